@@ -1,0 +1,1 @@
+"""Runtimes: one a file, behind the protocol of base.py."""

@@ -1,0 +1,106 @@
+"""PyTorch: a sequence classifier of transformers, in float32, on the GPU where there is one.
+
+Knows: loading safely, devices, the shared-text mask as the additive mask that attention layers take.
+Does not know: text, labels, what the logits mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from finetune.artifact import ModelFolder
+from finetune.attention import TEXT, AttentionMode, shared_text_mask
+from service.backends.base import Outputs
+from service.errors import BackendFailed
+
+SHARED_TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert")
+"""Families whose attention takes a 4-D mask as it is; a test runs each of them."""
+
+
+class TorchBackend:
+    """A loaded model; implements `service.backends.base.Backend`."""
+
+    def __init__(self, model: Any, *, family: str) -> None:
+        self.shared_text = family in SHARED_TEXT_FAMILIES
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = model.eval().to(self._device)
+
+    @classmethod
+    def load(cls, folder: ModelFolder) -> TorchBackend:
+        """The model of a checked folder: safetensors only, no remote code.
+
+        Raises:
+            BackendFailed: the folder's weights are not those of a sequence classifier.
+        """
+        from transformers import AutoModelForSequenceClassification
+
+        try:
+            with _quiet():
+                model, found = AutoModelForSequenceClassification.from_pretrained(
+                    str(folder.path),
+                    dtype=torch.float32,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    output_loading_info=True,
+                )
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise BackendFailed(f"{folder.path}: the model cannot be loaded ({first})") from error
+        if found["missing_keys"]:
+            missing = ", ".join(sorted(found["missing_keys"])[:3])
+            raise BackendFailed(
+                f"{folder.path}: these weights are not a classifier's, {missing} is missing",
+                hint="fine-tune it first (rehead finetune)",
+            )
+        return cls(model, family=str(folder.config.get("model_type", "")))
+
+    def run(
+        self, inputs: Mapping[str, npt.NDArray[np.int64]], *, attention: AttentionMode, embeddings: bool
+    ) -> Outputs:
+        """See `Backend.run`."""
+        segments = inputs["segments"]
+        tensors = {
+            name: torch.from_numpy(array).to(self._device) for name, array in inputs.items() if name != "segments"
+        }
+        if attention == "shared_text":
+            tensors["attention_mask"] = _additive(shared_text_mask(segments)).to(self._device)
+        with torch.inference_mode():
+            output = self._model(**tensors, output_hidden_states=embeddings)
+        means = _text_means(output.hidden_states[-1], segments) if embeddings else None
+        return Outputs(output.logits.float().cpu().numpy(), means)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar and no warnings of transformers: what is wrong with a folder becomes an error below."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _additive(visible: npt.NDArray[np.bool_]) -> torch.Tensor:
+    """`[B, L, L]` booleans as the `[B, 1, L, L]` float mask that is added to attention scores."""
+    mask = torch.from_numpy(visible)[:, None]
+    return torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(torch.float32).min)
+
+
+def _text_means(states: torch.Tensor, segments: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Mean of `[B, L, H]` over the tokens of the text; zeros where a text has no token at all."""
+    weights = torch.from_numpy((segments == TEXT).astype(np.float32)).to(states.device)[..., None]
+    means = (states.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
+    return np.asarray(means.cpu().numpy(), dtype=np.float32)

@@ -1,0 +1,230 @@
+"""The Python door: models as callables, shaped like the pipelines of transformers.
+
+Knows: names, what a caller may pass, the shapes that transformers' own pipelines return.
+Does not know: tokens, batches, how scores come about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from itertools import islice
+from os import PathLike
+from typing import Any, Final
+
+from finetune.artifact import ModelFolder, Scorer
+from finetune.attention import AttentionMode
+from service import zero_shot
+from service.engine import ROWS_PER_BATCH, Engine, nli_model
+from service.errors import BadRequest
+from service.schema import Answer, Function, TextInput, ZeroShotQuestion
+from service.store import resolve
+
+STREAMED_AT_ONCE = 256
+"""Texts taken from an iterator at a time."""
+
+UNSET: Final = object()
+ModelName = str | PathLike[str]
+
+
+class Classifier:
+    """A fine-tuned model: texts (or pairs) in, labels and scores out.
+
+    Args:
+        model: a path, a served name, or a Hub id.
+        models_dir: the folder of served names; the models that ship come after it.
+        batch_size: rows computed together at most.
+
+    Raises:
+        CheckpointError: the name leads to no usable folder.
+        BackendFailed: its weights are not a classifier's.
+    """
+
+    def __init__(
+        self,
+        model: ModelName = "sentiment",
+        *,
+        models_dir: ModelName | None = "models",
+        batch_size: int = ROWS_PER_BATCH,
+        engine: Engine | None = None,
+    ) -> None:
+        self.engine = engine or Engine.load(resolve(model, models_dir))
+        self.batch_size = batch_size
+
+    @property
+    def folder(self) -> ModelFolder:
+        """The model's folder: labels, task, metrics."""
+        return self.engine.folder
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label names, in the order of the model's outputs."""
+        return self.folder.labels.names
+
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        top_k: Any = UNSET,
+        function_to_apply: Function | None = None,
+        batch_size: int | None = None,
+        attention: AttentionMode | None = None,
+    ) -> Any:
+        """Labels and scores, in the shape that transformers' text-classification pipeline returns.
+
+        Args:
+            inputs: a string, a dict with `text` and `text_pair`, or any iterable of these.
+            top_k: how many labels to give for each text; None for all. Without it, only the best.
+            function_to_apply: `softmax`, `sigmoid`, `none`, or what the model's task wants (the default).
+            attention: `ordinary` or `shared_text`; default is what the model's folder records.
+
+        Returns:
+            For a collection, a list with `{"label", "score"}` for each text, or with `top_k` a list of lists,
+            best first; for an iterator, an iterator of these. For a string a list; for one dict the dict
+            (a list with `top_k`), as transformers does.
+
+        Raises:
+            BadRequest: an input or argument that cannot be used.
+        """
+        if not (top_k is UNSET or top_k is None or (isinstance(top_k, int) and top_k >= 1)):
+            raise BadRequest(f"top_k must be a whole number from 1, or None for all labels, and it is {top_k!r}")
+
+        def answer(part: list[Any]) -> list[Any]:
+            answers = self.engine.classify(
+                [TextInput.of(item) for item in part],
+                function=function_to_apply or "default",
+                attention=attention,
+                batch_size=batch_size or self.batch_size,
+            )
+            return [_best(one) if top_k is UNSET else _ranked(one, top_k) for one in answers]
+
+        if isinstance(inputs, str | Mapping):
+            result = answer([inputs])[0]
+            return [result] if isinstance(inputs, str) and top_k is UNSET else result
+        return _over(inputs, answer)
+
+
+class ZeroShotClassifier:
+    """An NLI model: texts and labels of your own in, scores out.
+
+    Args:
+        model: a path, a served name, or a Hub id of an NLI model.
+        hypothesis_template: the sentence a label is put into; default is what the model's folder records.
+        multi_label: whether several labels may hold at once.
+        scorer: `nli`, `embedding` or `both`; default is what the folder records.
+        attention: `ordinary` or `shared_text`; default is what the folder records.
+        models_dir, batch_size: as in `Classifier`.
+
+    Raises:
+        BadRequest: the model has no labels named entailment and contradiction.
+    """
+
+    def __init__(
+        self,
+        model: ModelName = "topics",
+        *,
+        models_dir: ModelName | None = "models",
+        hypothesis_template: str | None = None,
+        multi_label: bool = False,
+        scorer: Scorer | None = None,
+        attention: AttentionMode | None = None,
+        batch_size: int = ROWS_PER_BATCH,
+        engine: Engine | None = None,
+    ) -> None:
+        if engine is None:
+            folder = resolve(model, models_dir)
+            nli_model(folder)  # refuses before any weights are loaded
+            engine = Engine.load(folder)
+        self.engine = engine
+        self.hypothesis_template = hypothesis_template
+        self.multi_label, self.batch_size = multi_label, batch_size
+        self.scorer, self.attention = scorer, attention
+
+    @property
+    def folder(self) -> ModelFolder:
+        """The model's folder: its settings and metrics."""
+        return self.engine.folder
+
+    def __call__(
+        self,
+        sequences: Any,
+        candidate_labels: Any,
+        *,
+        multi_label: bool | None = None,
+        hypothesis_template: str | None = None,
+        scorer: Scorer | None = None,
+        attention: AttentionMode | None = None,
+        batch_size: int | None = None,
+    ) -> Any:
+        """Labels and scores, in the shape that transformers' zero-shot-classification pipeline returns.
+
+        Args:
+            sequences: a string, or any iterable of strings.
+            candidate_labels: a list of names, or one string with commas between them.
+
+        Returns:
+            `{"sequence", "labels", "scores"}`, best first, for a string; a list of these for a collection;
+            an iterator of these for an iterator.
+
+        Raises:
+            BadRequest: a text, label, template or argument that cannot be used.
+        """
+        question = ZeroShotQuestion(
+            labels=zero_shot.parse_labels(candidate_labels),
+            multi_label=self.multi_label if multi_label is None else multi_label,
+            hypothesis_template=self.hypothesis_template if hypothesis_template is None else hypothesis_template,
+            scorer=scorer or self.scorer,
+            attention=attention or self.attention,
+        )
+
+        def answer(part: list[Any]) -> list[Any]:
+            answers = self.engine.zero_shot(part, question, batch_size=batch_size or self.batch_size)
+            return [_sequence(text, one) for text, one in zip(part, answers, strict=True)]
+
+        return answer([sequences])[0] if isinstance(sequences, str) else _over(sequences, answer)
+
+
+def load(
+    model: ModelName, *, models_dir: ModelName | None = "models", batch_size: int = ROWS_PER_BATCH
+) -> Classifier | ZeroShotClassifier:
+    """The model of that name: a `ZeroShotClassifier` for an NLI model, else a `Classifier`.
+
+    Args:
+        model: a path, a served name, or a Hub id, tried in that order.
+
+    Raises:
+        CheckpointError: the name leads to no usable folder.
+        BackendFailed: its weights are not a classifier's.
+    """
+    folder = resolve(model, models_dir)
+    engine = Engine.load(folder)
+    if folder.is_zero_shot:
+        return ZeroShotClassifier(engine=engine, batch_size=batch_size)
+    return Classifier(engine=engine, batch_size=batch_size)
+
+
+def _over(inputs: Any, answer: Callable[[list[Any]], list[Any]]) -> list[Any] | Iterator[Any]:
+    """A list for a collection; for an iterator, an iterator that reads ahead a little."""
+    if not isinstance(inputs, Iterable):
+        raise BadRequest(f"inputs are a string or an iterable of strings, not {type(inputs).__name__}")
+    return answer(list(inputs)) if isinstance(inputs, Sized) else _stream(iter(inputs), answer)
+
+
+def _stream(inputs: Iterator[Any], answer: Callable[[list[Any]], list[Any]]) -> Iterator[Any]:
+    while part := list(islice(inputs, STREAMED_AT_ONCE)):
+        yield from answer(part)
+
+
+def _best(answer: Answer) -> dict[str, Any]:
+    return {"label": answer.best.label, "score": answer.best.score}
+
+
+def _ranked(answer: Answer, top_k: int | None) -> list[dict[str, Any]]:
+    return [{"label": one.label, "score": one.score} for one in answer.predictions[:top_k]]
+
+
+def _sequence(text: str, answer: Answer) -> dict[str, Any]:
+    return {
+        "sequence": text,
+        "labels": [one.label for one in answer.predictions],
+        "scores": [one.score for one in answer.predictions],
+    }

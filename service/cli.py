@@ -1,0 +1,49 @@
+"""The `rehead` command: both sides' commands in one list.
+
+Knows: command names and where each command lives.
+Does not know: what they do; nothing heavy is imported before a command is called.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from finetune import cli as finetune_cli
+
+SERVICE_COMMANDS = {
+    "predict": "service.commands.predict",
+    "zero-shot": "service.commands.zero_shot",
+    "models": "service.commands.models",
+    "serve": "service.commands.serve",
+}
+
+
+class _Commands(click.Group):
+    """Commands of the training side, and those of the serving side, imported by name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*finetune_cli.commands, *SERVICE_COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in SERVICE_COMMANDS:
+            command: click.Command = import_module(SERVICE_COMMANDS[cmd_name]).command
+            return command
+        return finetune_cli.commands.get(cmd_name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="rehead", prog_name="rehead")
+def rehead() -> None:
+    """Fine-tune text classifiers, sort texts into labels of your own, and serve both."""
+
+
+def main(args: list[str] | None = None) -> NoReturn:
+    """The entry point: runs a command, prints errors as one line, exits with the documented codes."""
+    finetune_cli.run(rehead, args)
+
+
+if __name__ == "__main__":
+    main()

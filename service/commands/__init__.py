@@ -1,0 +1,1 @@
+"""The serving commands, a file each, imported when they are called."""

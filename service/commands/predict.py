@@ -1,0 +1,46 @@
+"""`rehead predict`: texts or a table through a fine-tuned model.
+
+Knows: its own arguments.
+Does not know: how anything is computed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("model")
+@click.argument("texts", nargs=-1, required=True, metavar="TEXT... | FILE")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Write the scored table here (FILE only).")
+@click.option("--text", "text_column", metavar="COLUMN", help="The column of FILE that holds the text.")
+@click.option("--text-pair", "pair_column", metavar="COLUMN", help="The column of FILE that holds the second text.")
+@click.option("--top-k", type=click.IntRange(min=1), help="How many labels to show for each text.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--models", "models_dir", default="models", show_default=True, help="The folder of served names.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Rows computed together.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+def command(
+    model: str,
+    texts: tuple[str, ...],
+    out: Path | None,
+    text_column: str | None,
+    pair_column: str | None,
+    top_k: int | None,
+    as_json: bool,
+    models_dir: str,
+    batch_size: int,
+    overwrite: bool,
+) -> None:
+    """Classify texts, or a table of texts, with MODEL: a path, a served name or a Hub id.
+
+    A single argument that ends in .csv, .tsv, .jsonl or .parquet is a file.
+    """
+    from service.commands.answering import Request, answer
+    from service.store import resolve
+
+    folder = resolve(model, models_dir)
+    request = Request(texts, out, text_column, pair_column, top_k, as_json, batch_size, overwrite)
+    answer(request, folder, None)

@@ -1,0 +1,77 @@
+"""Answers as people read them on a terminal, as JSON, and as columns of a table.
+
+Knows: how answers look.
+Does not know: where they come from.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from finetune.encoding import without_surrogates
+from service.schema import Answer
+
+BAR_WIDTH = 24
+
+
+def show(
+    texts: Sequence[str], answers: Sequence[Answer], *, top_k: int | None, as_json: bool, bars: bool = True
+) -> None:
+    """Print answers: JSON, or all labels of a single text with bars, or a line for each of many texts."""
+    if as_json:
+        click.echo(json.dumps([_record(text, one, top_k) for text, one in zip(texts, answers, strict=True)], indent=2))
+    elif len(texts) == 1 or top_k is not None:
+        for text, answer in zip(texts, answers, strict=True):
+            click.echo(_printable(text))
+            _labels(answer, top_k, bars)
+    else:
+        width = max(len(answer.best.label) for answer in answers)
+        for text, answer in zip(texts, answers, strict=True):
+            first_line = " ".join(text.split())
+            click.echo(_printable(f"{answer.best.label:<{width}}  {answer.best.score:6.3f}  {first_line}"))
+    cut = sum(answer.truncated for answer in answers)
+    if cut:
+        click.echo(f"note: {cut} of {len(answers)} texts were longer than the model reads, and were cut", err=True)
+
+
+def columns(answer: Answer, *, task: str, thresholds: dict[str, float] | None = None) -> dict[str, Any]:
+    """What an answer adds to a row: label and score, then the score of every label in alphabetical order.
+
+    For a number only the number, under the label's name. For several labels at once, `label` is the list of
+    those that reach their threshold (0.5 where none is recorded).
+    """
+    if task == "regression":
+        return {answer.best.label: answer.best.score}
+    every = {f"score_{one.label}": one.score for one in sorted(answer.predictions, key=lambda one: one.label)}
+    if task == "multi_label":
+        wanted = thresholds or {}
+        return {"label": [one.label for one in answer.predictions if one.score >= wanted.get(one.label, 0.5)]} | every
+    return {"label": answer.best.label, "score": answer.best.score} | every
+
+
+def _record(text: str, answer: Answer, top_k: int | None) -> dict[str, Any]:
+    predictions = [{"label": one.label, "score": one.score} for one in answer.predictions[:top_k]]
+    return {"text": text, "predictions": predictions, "truncated": answer.truncated}
+
+
+def _labels(answer: Answer, top_k: int | None, bars: bool) -> None:
+    chosen = answer.predictions[:top_k]
+    width = max(len(one.label) for one in chosen)
+    for one in chosen:
+        bar = _bar(one.score) if bars else ""
+        click.echo(_printable(f"  {one.label:<{width}}  {one.score:6.3f}  {bar}".rstrip()))
+
+
+def _bar(score: float) -> str:
+    mark = "█" if (sys.stdout.encoding or "").lower().startswith("utf") else "#"
+    return mark * round(score * BAR_WIDTH)
+
+
+def _printable(text: str) -> str:
+    encoding = sys.stdout.encoding or "utf-8"
+    return without_surrogates(text).encode(encoding, "replace").decode(encoding)

@@ -1,0 +1,57 @@
+"""`rehead zero-shot`: texts or a table, and labels of your own.
+
+Knows: its own arguments, and the three ways to write labels.
+Does not know: how anything is computed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("texts", nargs=-1, required=True, metavar="TEXT... | FILE")
+@click.option("--labels", help="Labels with commas between them, or @FILE with a label on each line.")
+@click.option("--label", "single_labels", multiple=True, help="One label, which may hold a comma; repeat it.")
+@click.option("--multi-label", is_flag=True, help="Several labels may hold at once: score each on its own.")
+@click.option("--template", help='The sentence a label is put into, with exactly one {}: "This text is about {}."')
+@click.option("--scorer", type=click.Choice(["nli", "embedding", "both"]), help="Default: what the model records.")
+@click.option("--attention", type=click.Choice(["ordinary", "shared_text"]), help="Default: what the model records.")
+@click.option("--model", default="topics", show_default=True, help="A path, a served name or a Hub id.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Write the scored table here (FILE only).")
+@click.option("--text", "text_column", metavar="COLUMN", help="The column of FILE that holds the text.")
+@click.option("--top-k", type=click.IntRange(min=1), help="How many labels to show for each text.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--models", "models_dir", default="models", show_default=True, help="The folder of served names.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Rows computed together.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+def command(
+    texts: tuple[str, ...],
+    labels: str | None,
+    single_labels: tuple[str, ...],
+    multi_label: bool,
+    template: str | None,
+    scorer: str | None,
+    attention: str | None,
+    model: str,
+    out: Path | None,
+    text_column: str | None,
+    top_k: int | None,
+    as_json: bool,
+    models_dir: str,
+    batch_size: int,
+    overwrite: bool,
+) -> None:
+    """Sort texts, or a table of texts, into labels of your own.
+
+    A single argument that ends in .csv, .tsv, .jsonl or .parquet is a file.
+    """
+    from service.commands.answering import Request, answer, question
+    from service.store import resolve
+
+    asked = question(labels, single_labels, multi_label, template, scorer, attention)
+    folder = resolve(model, models_dir)
+    request = Request(texts, out, text_column, None, top_k, as_json, batch_size, overwrite)
+    answer(request, folder, asked)

@@ -1,0 +1,80 @@
+"""`GET /docs`: the API on one page that needs nothing from the network.
+
+Knows: how to lay out an OpenAPI description as plain HTML.
+Does not know: any route in particular.
+
+FastAPI's own page loads its script from a content delivery network, so it stays blank on a machine without one.
+"""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import HTMLResponse
+
+STYLE = """
+body { font: 16px/1.55 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #1f2937; }
+code, pre { font: 14px/1.5 ui-monospace, monospace; background: #f1f5f9; border-radius: 6px; padding: .1em .35em; }
+pre { padding: .8em 1em; overflow-x: auto; }
+h2 { margin-top: 2.2rem; font-size: 1.1rem; } b { color: #0f766e; } td { padding: .15rem 1rem .15rem 0; vertical-align: top; }
+@media (prefers-color-scheme: dark) { body { background: #0f172a; color: #e2e8f0; } code, pre { background: #1e293b; } }
+"""
+
+EXAMPLES = {
+    "/models/{name}": [
+        ("models/sentiment", {"inputs": "I loved it."}),
+        ("models/topics", {"inputs": "The match went to extra time.", "parameters": {"candidate_labels": ["sports", "business"]}}),
+    ],
+}  # fmt: skip
+
+
+def build(app: FastAPI) -> APIRouter:
+    """The page over the app's own OpenAPI description (`/openapi.json`)."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/docs")
+    def page() -> HTMLResponse:
+        return HTMLResponse(_page(app.openapi()))
+
+    return router
+
+
+def _page(description: dict[str, Any]) -> str:
+    parts = [
+        _operation(method, path, operation)
+        for path, methods in description["paths"].items()
+        for method, operation in methods.items()
+    ]
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>rehead API</title><style>{STYLE}</style>'
+        "<h1>rehead API</h1><p>Errors answer <code>{&quot;error&quot;: &quot;...&quot;}</code> with a matching status. "
+        'The same as data: <a href="/openapi.json">/openapi.json</a>. The page: <a href="/">/</a>.</p>'
+        f"{''.join(parts)}</html>"
+    )
+
+
+def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    rows = "".join(_fields(body, body.get("$defs", {})))
+    examples = "".join(f"<pre>{escape(_curl(address, content))}</pre>" for address, content in EXAMPLES.get(path, []))
+    return (
+        f"<h2><b>{method.upper()}</b> <code>{escape(path)}</code> {escape(operation.get('summary', ''))}</h2>"
+        f"<p>{escape(operation.get('description', ''))}</p><table>{rows}</table>{examples}"
+    )
+
+
+def _fields(schema: dict[str, Any], definitions: dict[str, Any], prefix: str = "") -> list[str]:
+    rows = []
+    for name, field in schema.get("properties", {}).items():
+        rows.append(f"<tr><td><code>{prefix}{name}</code></td><td>{escape(field.get('description', ''))}</td></tr>")
+        for choice in field.get("anyOf", []):
+            inner = definitions.get(choice.get("$ref", "").rpartition("/")[2])
+            rows += _fields(inner, definitions, f"{prefix}{name}.") if inner else []
+    return rows
+
+
+def _curl(address: str, content: dict[str, Any]) -> str:
+    return f"curl http://127.0.0.1:7860/{address} -d '{json.dumps(content)}'"

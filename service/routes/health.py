@@ -1,0 +1,57 @@
+"""Whether the server lives, can answer, and what it serves.
+
+Knows: what probes and clients ask, and at which address.
+Does not know: how anything is answered.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from service.engine import Engine
+from service.store import ModelStore, describe
+
+
+def build(store: ModelStore[Engine]) -> APIRouter:
+    """The probes, and the descriptions of models."""
+    router = APIRouter(tags=["status"])
+
+    def health(response: Response) -> dict[str, Any]:
+        """200 once at least one model can answer, 503 before."""
+        loaded = store.loaded()
+        response.status_code = 200 if loaded else 503
+        return {"status": "ok" if loaded else "no model is loaded", "models": loaded}
+
+    router.add_api_route("/health", health, summary="Can it answer?")
+    router.add_api_route("/health/ready", health, summary="Can it answer? (for orchestrators)")
+
+    @router.get("/health/live", summary="Is the process alive?")
+    def live() -> dict[str, str]:
+        """200 as long as the process runs."""
+        return {"status": "ok"}
+
+    @router.get("/models", summary="What is served")
+    def models() -> list[dict[str, Any]]:
+        """Every model that is loaded, with its task and labels."""
+        return [describe(name, store.get(name).folder) for name in store.loaded()]
+
+    @router.get("/models/{name}/health", summary="Can this model answer?")
+    def model_health(name: str) -> dict[str, Any]:
+        """200 once the model is loaded; loads it if need be."""
+        store.get(name)
+        return {"status": "ok", "models": [name]}
+
+    @router.get("/models/{name}/info", summary="What a model is")
+    def info(name: str) -> dict[str, Any]:
+        """The model's task, labels, base, size and headline metric."""
+        folder = store.get(name).folder
+        names = folder.labels.names
+        classifier = {
+            "id2label": dict(enumerate(names)),
+            "label2id": {label: index for index, label in enumerate(names)},
+        }
+        return {"model_id": name, "model_type": {"classifier": classifier}} | describe(name, folder)
+
+    return router

@@ -1,0 +1,82 @@
+"""Requests and answers: the same objects behind HTTP, the page, the command line and Python.
+
+Knows: what a text to classify, a zero-shot question and an answer consist of.
+Does not know: how an answer is computed, or how any door spells it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from finetune.artifact import Scorer
+from finetune.attention import AttentionMode
+from service.errors import BadRequest
+
+Function = Literal["default", "softmax", "sigmoid", "none"]
+FUNCTIONS: tuple[Function, ...] = get_args(Function)
+"""What may be applied to logits; `default` is what the model's task wants."""
+
+SCORERS: tuple[Scorer, ...] = get_args(Scorer)
+ATTENTION_MODES: tuple[AttentionMode, ...] = get_args(AttentionMode)
+
+
+@dataclass(frozen=True, slots=True)
+class TextInput:
+    """One text to classify, or a pair of texts."""
+
+    text: str
+    pair: str | None = None
+
+    @classmethod
+    def of(cls, value: Any) -> TextInput:
+        """What a caller gave: a string, or a mapping with `text` and perhaps `text_pair`.
+
+        Raises:
+            BadRequest: it is neither.
+        """
+        if isinstance(value, str):
+            return cls(value)
+        accepted = 'a text is a string, or {"text": ..., "text_pair": ...}'
+        if not isinstance(value, Mapping):
+            raise BadRequest(f"{accepted}, and this is {type(value).__name__}")
+        unknown = sorted(str(key) for key in value if key not in ("text", "text_pair"))
+        if unknown:
+            raise BadRequest(f"unknown key {unknown[0]!r} in a text: {accepted}")
+        text, pair = value.get("text"), value.get("text_pair")
+        if not isinstance(text, str) or not (pair is None or isinstance(pair, str)):
+            raise BadRequest(accepted)
+        return cls(text, pair)
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroShotQuestion:
+    """Which labels to weigh, and how. None means: as the model's folder records it."""
+
+    labels: tuple[str, ...]
+    multi_label: bool = False
+    hypothesis_template: str | None = None
+    scorer: Scorer | None = None
+    attention: AttentionMode | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A label and its score: a probability, or the value itself for regression."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Every label of one text, best first; `truncated` when the model could not read the whole text."""
+
+    predictions: tuple[Prediction, ...]
+    truncated: bool
+
+    @property
+    def best(self) -> Prediction:
+        """The label with the highest score."""
+        return self.predictions[0]

@@ -1,0 +1,1 @@
+"""The page: a tab each in tabs/, put together in build.py."""

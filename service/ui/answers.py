@@ -1,0 +1,72 @@
+"""How an answer, or a problem, appears on the page.
+
+Knows: bars, the red sentence, the choice of a model.
+Does not know: any tab.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from finetune.artifact import ModelFolder
+from finetune.errors import CheckpointError, FinetuneError
+from service.engine import Engine
+from service.errors import ServiceError
+from service.schema import Answer
+from service.store import ModelStore, describe
+
+
+def names_where(store: ModelStore[Engine], wanted: Callable[[ModelFolder], bool]) -> list[str]:
+    """The served names whose folder can be read and is of the wanted kind, the preferred default first."""
+    found = []
+    for name in store.names():
+        try:
+            if wanted(store.folder(name)):
+                found.append(name)
+        except CheckpointError:
+            continue  # the server said so when it started
+    return sorted(found, key=lambda name: name != store.default_name)
+
+
+def about(store: ModelStore[Engine], name: str | None) -> str:
+    """One line about a model, as HTML."""
+    if not name:
+        return '<div class="rehead-about">No model of this kind is served.</div>'
+    entry = describe(name, store.folder(name))
+    labels = "any labels that you name" if entry["task"] == "zero-shot" else ", ".join(entry["labels"][:12])
+    parts = [labels, f"from {entry['base']}", f"{entry['size_bytes'] / 1e6:.0f} MB"]
+    if entry["metric"]:
+        parts.append(f"{entry['metric']['name']} {entry['metric']['value']:.3f}")
+    return f'<div class="rehead-about">{escape(" · ".join(parts))}</div>'
+
+
+def guarded(act: Callable[..., Sequence[Any]], *, outputs: int) -> Callable[..., list[Any]]:
+    """The handler `act` with a sentence after its outputs: empty, or what was wrong, and the outputs cleared."""
+
+    def handler(*arguments: Any) -> list[Any]:
+        try:
+            return [*act(*arguments), gr.update(value="", visible=False)]
+        except (ServiceError, FinetuneError) as error:
+            sentence = str(error)[:1].upper() + str(error)[1:]
+            problem = f'<div class="rehead-problem" role="alert">{escape(sentence)}</div>'
+            return [*[None] * outputs, gr.update(value=problem, visible=True)]
+
+    return handler
+
+
+def bars(answer: Answer, *, number: bool = False) -> dict[str, float] | str:
+    """An answer as `gr.Label` takes it: scores by label, or the plain number of a regression."""
+    if number:
+        return f"{answer.best.score:.3f}"
+    return {one.label: one.score for one in answer.predictions}
+
+
+def note(answer: Answer) -> str:
+    """What there is to say about an answer, as HTML."""
+    if not answer.truncated:
+        return ""
+    return '<div class="rehead-note">The text is longer than the model reads; its end was cut off.</div>'

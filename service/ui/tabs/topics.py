@@ -1,0 +1,106 @@
+"""The Topics tab: a text and labels of your own.
+
+Knows: this tab's components and what its button does.
+Does not know: the other tabs, HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from finetune.artifact import DEFAULT_TEMPLATE
+from service import zero_shot
+from service.engine import Engine
+from service.errors import BadRequest
+from service.schema import ZeroShotQuestion
+from service.settings import ServeSettings
+from service.store import ModelStore
+from service.ui.answers import about, bars, guarded, names_where, note
+
+EXAMPLES = (
+    ["The match went to extra time before the visitors scored.", "sports, business, science, politics", False],
+    ["The central bank raised interest rates again.", "sports, business, science, politics", False],
+    ["How do I undo the last commit without losing my changes?", "version control, databases, networking", False],
+    ["My card was charged twice and nobody answers the phone.", "billing, customer service, delivery", True],
+)
+
+
+def build(page: gr.Blocks, store: ModelStore[Engine], settings: ServeSettings) -> None:
+    """Lay out the tab inside the block that is open, and connect it."""
+
+    def names() -> list[str]:
+        return names_where(store, lambda folder: folder.is_zero_shot)
+
+    first = next(iter(names()), None)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=5):
+            model = gr.Dropdown(names(), value=first, label="Model", elem_id="topics-model")
+            line = gr.HTML(about(store, first))
+            text = gr.Textbox(
+                label="Text", lines=4, max_lines=14, placeholder="Type or paste a text ...", elem_id="topics-text"
+            )
+            labels = gr.Textbox(
+                label="Labels",
+                info="With commas between them, or one on each line.",
+                value="sports, business, science, politics",
+                max_lines=10,
+                elem_id="topics-labels",
+            )
+            several = gr.Checkbox(label="Several labels may hold at once", elem_id="topics-several")
+            template = gr.Textbox(
+                label="Template",
+                info="The sentence a label is put into, with exactly one {}.",
+                value=_template(store, first),
+                max_lines=1,
+                elem_id="topics-template",
+            )
+            classify = gr.Button("Classify", variant="primary", elem_id="topics-classify")
+        with gr.Column(scale=4):
+            problem = gr.HTML(visible=False, elem_id="topics-problem")
+            scores = gr.Label(label="Scores", elem_id="topics-scores")
+            remark = gr.HTML()
+            gr.Examples(
+                [list(one) for one in EXAMPLES], inputs=[text, labels, several], label="Examples", cache_examples=False
+            )
+
+    act = guarded(lambda *given: _answer(store, settings, *given), outputs=2)
+    for event in (classify.click, text.submit, labels.submit):
+        event(act, [model, text, labels, several, template], [scores, remark, problem], api_name=False)
+    model.change(
+        lambda name: (about(store, name), _template(store, name)),
+        [model],
+        [line, template],
+        api_name=False,
+        show_progress="hidden",
+    )
+    page.load(lambda: gr.update(choices=names()), None, [model], api_name=False, show_progress="hidden")
+
+
+def _answer(
+    store: ModelStore[Engine],
+    settings: ServeSettings,
+    model: str | None,
+    text: str,
+    labels: str,
+    several: bool,
+    template: str,
+) -> list[Any]:
+    if not model:
+        raise BadRequest("no model for labels of your own is served")
+    if not text.strip():
+        raise BadRequest("there is no text yet: type one, or pick an example")
+    # a line may hold a comma where each label has a line of its own
+    names = zero_shot.parse_labels(labels.splitlines() if "\n" in labels.strip() else labels)
+    if len(names) < 2 and not several:
+        raise BadRequest("one label leaves nothing to choose: name at least two, or let several hold at once")
+    if len(names) > settings.max_labels:
+        raise BadRequest(f"these are {len(names)} labels, and {settings.max_labels} go at once")
+    (answer,) = store.get(model).zero_shot([text], ZeroShotQuestion(names, several, template))
+    return [bars(answer), note(answer)]
+
+
+def _template(store: ModelStore[Engine], model: str | None) -> str:
+    recorded = store.folder(model).settings.zero_shot if model else None
+    return recorded.hypothesis_template if recorded is not None else DEFAULT_TEMPLATE

@@ -1,0 +1,121 @@
+"""Zero-shot classification as arithmetic: texts and labels become sentence pairs, and logits become scores.
+
+Knows: templates, label lists, what the outputs of an NLI model and a cosine say about a label.
+Does not know: tokens, models, where a question came from. numpy, pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune.artifact import Mix, Scorer
+from finetune.labels import NliRoles
+from finetune.scores import Floats, log_softmax, sigmoid, softmax
+from service.errors import BadRequest
+
+BLANK = "{}"
+
+
+def check_template(template: Any) -> str:
+    """The template, if it has exactly one `{}`.
+
+    Raises:
+        BadRequest: it is no string, or has none or several.
+    """
+    if not isinstance(template, str) or template.count(BLANK) != 1:
+        raise BadRequest(
+            f"the template {template!r} cannot be used: "
+            'it needs exactly one {} where the label goes, as in "This text is about {}."'
+        )
+    return template
+
+
+def fill(template: str, label: str) -> str:
+    """The hypothesis for a label, by plain replacement: other braces and format codes stay as they are."""
+    return template.replace(BLANK, label, 1)
+
+
+def parse_labels(labels: Any) -> tuple[str, ...]:
+    """Label names from a list, or from one string with commas between them; surrounding blanks go.
+
+    Raises:
+        BadRequest: no label, an empty one, one that is no string, or the same one twice.
+    """
+    if isinstance(labels, str):
+        names = [part.strip() for part in labels.split(",") if part.strip()]
+    elif isinstance(labels, Sequence):
+        for label in labels:
+            if not isinstance(label, str):
+                raise BadRequest(f"a label must be a string, and {label!r} is {type(label).__name__}")
+        names = [label.strip() for label in labels]
+    else:
+        raise BadRequest(
+            f"labels are a list of strings, or one string with commas between them, not {type(labels).__name__}"
+        )
+    if not names:
+        raise BadRequest("there is no label to choose from: give at least one")
+    if "" in names:
+        raise BadRequest(f"label {names.index('') + 1} of {len(names)} is empty")
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise BadRequest(f"the label {name!r} is given twice")
+    return tuple(names)
+
+
+def expand(texts: Sequence[str], hypotheses: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Every text with every hypothesis, as two lists of N x L; the hypothesis changes fastest."""
+    return [text for text in texts for _ in hypotheses], list(hypotheses) * len(texts)
+
+
+def cosines(texts: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Floats:
+    """Cosine of each text with each label, `[N, L]`; 0 where an embedding is all zeros.
+
+    Args:
+        texts: embeddings `[N, 1, H]`, or `[N, L, H]` where each (text, label) pair has its own.
+        labels: embeddings `[L, H]`.
+    """
+    first, second = texts.astype(np.float64), labels.astype(np.float64)[None]
+    lengths = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
+    dots = (first * second).sum(axis=-1)
+    return np.asarray(np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0))
+
+
+def collapse(
+    logits: npt.NDArray[Any] | None,
+    cosine: Floats | None,
+    *,
+    roles: NliRoles,
+    scorer: Scorer,
+    mix: Mix,
+    multi_label: bool,
+) -> Floats:
+    """Scores `[N, L]` of the labels, each row on its own. A single label is weighed as if several could hold.
+
+    Args:
+        logits: `[N, L, C]` of the NLI model; not needed by scorer `embedding`.
+        cosine: `[N, L]`; not needed by scorer `nli`.
+    """
+    if scorer == "embedding":
+        several = _given(cosine).shape[1] == 1 or multi_label
+        return (
+            sigmoid(mix.cosine * _given(cosine) + mix.bias) if several else softmax(mix.cosine_weight * _given(cosine))
+        )
+    values = np.asarray(_given(logits), dtype=np.float64)
+    entailed, denied = values[..., roles.entailment], values[..., roles.contradiction]
+    several = multi_label or values.shape[1] == 1
+    if scorer == "nli":
+        # softmax over (contradiction, entailment) is the sigmoid of their difference
+        return sigmoid(entailed - denied) if several else softmax(entailed)
+    if several:
+        return sigmoid(mix.nli * (entailed - denied) + mix.cosine * _given(cosine) + mix.bias)
+    return softmax(log_softmax(values)[..., roles.entailment] + mix.cosine_weight * _given(cosine))
+
+
+def _given(values: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    if values is None:
+        raise TypeError("this scorer needs values that were not computed")
+    return values
