@@ -1,0 +1,29 @@
+"""The training side of rehead: a table of labelled texts in, a model folder out.
+
+from finetune import TrainConfig, train
+result = train(TrainConfig(base="topics", out="models/reviews", data={"train": "reviews.csv"}))
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from finetune.config import TrainConfig
+    from finetune.run import TrainResult, evaluate, train
+
+__all__ = ["TrainConfig", "TrainResult", "evaluate", "train"]
+
+_HOMES = {"TrainConfig": "config", "TrainResult": "run", "evaluate": "run", "train": "run"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f"finetune.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'finetune' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,218 @@
+"""The training commands: `rehead finetune`, `rehead evaluate`, `rehead choices`; also `python -m finetune`.
+
+Knows: flags, how a run's events are drawn on a terminal or as plain lines, exit codes.
+Does not know: how anything is done; what does the work is imported when a command runs.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from finetune.config import TrainConfig
+
+EXIT_OUR_FAULT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 130, 143
+
+MODELS = click.option("--models", "models_dir", default="models", show_default=True, help="Folder of named models.")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived: leave as after Ctrl-C, with another exit code."""
+
+
+def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
+    """Run a click command or group; errors meant for people become one line and an exit code."""
+
+    def terminate(number: int, frame: Any) -> NoReturn:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        group.main(args=args, standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.ClickException as wrong:
+        wrong.show()
+        sys.exit(2)
+    except Terminated:
+        sys.exit(EXIT_TERMINATED)
+    except (KeyboardInterrupt, click.Abort) as stop:
+        terminated = isinstance(stop.__cause__ or stop.__context__, Terminated)
+        sys.exit(EXIT_TERMINATED if terminated else EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if code is None:
+            raise  # our fault: Python prints the traceback and leaves with 1
+        click.echo(f"error: {error}", err=True)
+        sys.exit(code)
+    sys.exit(0)
+
+
+@click.command()
+@click.argument("data", required=False)
+@click.option("--base", help="Encoder to start from: a folder, a served name or a Hub id.")
+@click.option("--text", help="Column of the text.")
+@click.option("--label", help="Column of the label.")
+@click.option("--text-pair", help="Column of the second text of a pair.")
+@click.option("--task", help="binary, multiclass, multi-label or regression; inferred if not given.")
+@click.option("--epochs", type=float, help="Passes over the training rows.")
+@click.option("--batch-size", type=int, help="Rows in one batch.")
+@click.option("--lr", type=float, help="Peak learning rate.")
+@click.option("--loss", help="Loss by name; `rehead choices losses` lists them.")
+@click.option("--seed", type=int, help="Seed of the split, the new head and the order of rows.")
+@click.option("--out", help="Model folder to write.")
+@click.option("--config", "file", help="YAML file with any of the settings; flags win over it.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting by its dotted key; repeatable."
+)
+@click.option("--resume", is_flag=True, default=None, help="Go on from the last checkpoint of this run.")
+@click.option(
+    "--overwrite", is_flag=True, default=None, help="Replace the folder at --out, once the new one is complete."
+)
+@click.option("--dry-run", is_flag=True, help="Print the resolved config, the data counts and the number of updates.")
+@click.option("--models", "models_dir", help="Folder of named models.  [default: models]")
+def finetune(data: str | None, file: str | None, overrides: tuple[str, ...], dry_run: bool, **flags: Any) -> None:
+    """Fine-tune an encoder on a table of labelled texts (CSV, TSV, JSON Lines, Parquet, or a Hub dataset id).
+
+    \b
+    rehead finetune reviews.csv --base topics --text review --label sentiment --epochs 2 --out models/reviews
+    rehead finetune --config run.yaml --set optim.lr=3e-5
+    """
+    from finetune import configfile
+
+    named = {"base": "base", "out": "out", "seed": "seed", "resume": "resume", "overwrite": "overwrite"}
+    named |= {"models_dir": "models_dir", "loss": "loss__name"}
+    named |= {key: f"data__{key}" for key in ("text", "label", "text_pair", "task")}
+    named |= {key: f"optim__{key}" for key in ("epochs", "batch_size", "lr")}
+    settings = {named[key]: value for key, value in flags.items()}
+    config = configfile.load(file, overrides, data__train=data, **settings)
+    _quiet()
+    if dry_run:
+        _show_plan(config)
+        return
+    from finetune.run import train
+
+    with Drawing() as draw:
+        result = train(config, on_event=draw)
+    for split, values in {"validation": result.metrics, **result.tests}.items():
+        click.echo(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
+    click.echo(f"model: {result.path}")
+
+
+@click.command()
+@click.argument("table", type=click.Choice(["losses", "metrics", "auxiliary"]))
+def choices(table: str) -> None:
+    """List the choices of a table, each with its sentence and its knobs."""
+    from importlib import import_module
+
+    from finetune.registry import knobs_of, sentence_of
+
+    for name, function in getattr(import_module(f"finetune.{table}"), table.upper()).items():
+        knobs = ", ".join(f"{knob}={default}" for knob, default in knobs_of(function).items())
+        click.echo(f"{name}{f'  ({knobs})' if knobs else ''}\n    {sentence_of(function)}")
+
+
+def _quiet() -> None:
+    import warnings
+
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", module="torch")
+
+
+def _show_plan(config: TrainConfig) -> None:
+    from finetune import configfile
+    from finetune.run import plan
+
+    found = plan(config)
+    click.echo(configfile.dump(config))
+    for sentence in found.splits.said:
+        click.echo(f"# {sentence}")
+    click.echo("# labels: " + ", ".join(found.splits.labels.names))
+    for name, count in found.splits.counts.items():
+        click.echo(f"# {name.replace('_', ' ')}: {count}")
+    click.echo(f"# texts cut at {found.max_length} tokens: {found.truncated}")
+    click.echo(f"# updates: {found.updates} ({found.updates_per_epoch} an epoch)")
+
+
+class Drawing:
+    """Draws a run's events: a progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+        self.told_time = False
+
+    def __enter__(self) -> Drawing:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def __call__(self, event: Any) -> None:
+        from finetune import events
+
+        match event:
+            case events.Started():
+                self._say(
+                    f"training on {event.rows} rows, validating on {event.validation_rows}: "
+                    f"{event.updates} updates ({event.updates_per_epoch} an epoch)"
+                )
+                if sys.stderr.isatty():
+                    from tqdm import tqdm
+
+                    self.bar = tqdm(total=event.updates, unit="update", dynamic_ncols=True)
+            case events.Step():
+                self._step(event)
+            case events.Evaluated():
+                shown = {
+                    key: value
+                    for key, value in event.metrics.items()
+                    if not key.endswith(("_second", "runtime", "epoch"))
+                }
+                values = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
+                self._say(f"update {event.update}, epoch {event.epoch:.2f}: {values}{' (best)' if event.best else ''}")
+            case events.Warned():
+                self._say(f"warning: {event.text}")
+            case events.Said():
+                self._say(event.text)
+
+    def _step(self, event: Any) -> None:
+        left = f"{event.left_s / 60:.1f} min" if event.left_s >= 90 else f"{event.left_s:.0f} s"
+        if not self.told_time:
+            self._say(f"about {left} left, at {event.rows_per_s:.0f} rows/s")
+            self.told_time = True
+        if self.bar is not None:
+            self.bar.update(event.update - self.bar.n)
+            self.bar.set_postfix_str(f"loss {event.loss:.4f}, {event.rows_per_s:.0f} rows/s, {left} left")
+        else:
+            self._say(
+                f"update {event.update}/{event.updates}  loss {event.loss:.4f}  lr {event.lr:.2e}  "
+                f"{event.rows_per_s:.0f} rows/s  {left} left"
+            )
+
+    def _say(self, line: str) -> None:
+        if self.bar is not None:
+            self.bar.write(line, file=sys.stderr)
+        else:
+            click.echo(line, err=True)
+
+
+commands: dict[str, click.Command] = {"finetune": finetune, "choices": choices}
+
+
+def main() -> NoReturn:
+    """Entry of `python -m finetune`, which is `rehead finetune`, and of its subcommands by name."""
+    args = sys.argv[1:]
+    if args and args[0] in commands and not Path(args[0]).exists():
+        run(commands[args[0]], args[1:])
+    run(finetune, args)

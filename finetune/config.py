@@ -1,0 +1,275 @@
+"""Everything a training run can be told, as one frozen pydantic model.
+
+Knows: names, types, ranges and defaults; the sentence under a field is its help everywhere.
+Does not know: files on disk, or what a loss or metric of a given name does (the tables do).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Task = Literal["binary", "multiclass", "multi_label", "regression"]
+_TASK_WORDS: dict[str, Task] = {
+    "binary": "binary",
+    "two_labels": "binary",
+    "multiclass": "multiclass",
+    "multi_class": "multiclass",
+    "single_label": "multiclass",
+    "single_label_classification": "multiclass",
+    "multilabel": "multi_label",
+    "multi_label": "multi_label",
+    "multi_label_classification": "multi_label",
+    "regression": "regression",
+}
+
+
+class Part(BaseModel):
+    """A frozen piece of configuration that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Choice(BaseModel):
+    """A named entry of a table; keys beside `name` are its knobs."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    name: str
+    """The entry's name; `rehead choices` lists them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """The keys beside `name`."""
+        return dict(self.model_extra or {})
+
+
+class RecastConfig(Part):
+    """How labelled rows become (text, hypothesis, entailed) rows for training a zero-shot model."""
+
+    templates: tuple[str, ...] = (
+        "This text is about {}.",
+        "This example is {}.",
+        "The topic is {}.",
+        "It is {}.",
+        "{}",
+    )
+    """Hypothesis templates, one drawn for each row; `{}` stands for the label."""
+
+    negatives: int = Field(1, ge=1)
+    """How many other labels each text contradicts, beside its own label, which it entails."""
+
+    names: dict[str, str] = {}
+    """Label -> the words that stand for it; labels not listed are spelled out (book_flight: book flight)."""
+
+
+class Source(Part):
+    """One table of training or evaluation rows; columns left out follow `data`."""
+
+    path: str
+    """A CSV, TSV, JSON Lines or Parquet file, a folder of splits, or a Hub dataset id (`id`, `id:config` or `id@revision`)."""
+
+    text: str | None = None
+    """Column of the text, where it differs from `data.text`."""
+
+    text_pair: str | None = None
+    """Column of the second text, where it differs from `data.text_pair`."""
+
+    label: str | None = None
+    """Column of the label, where it differs from `data.label`."""
+
+    drop: dict[str, tuple[str, ...]] = {}
+    """Column -> values: rows that hold one of them are left out."""
+
+    keep: dict[str, tuple[str, ...]] = {}
+    """Column -> values: only rows that hold one of them are used."""
+
+    rows: int | None = Field(None, ge=1)
+    """Use this many rows, drawn with the seed; None for all."""
+
+    keep_out: int = Field(0, ge=0)
+    """Keep this many rows, drawn with the seed, out of training and report the metrics on them."""
+
+    recast: RecastConfig | None = None
+    """Turn labelled rows into entailment rows; only for training a zero-shot model."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_path(cls, value: Any) -> Any:
+        return {"path": str(value)} if not isinstance(value, dict | BaseModel) else value
+
+
+class DataConfig(Part):
+    """Where the rows are and what the columns mean."""
+
+    train: tuple[Source, ...] = ()
+    """Tables to train on."""
+
+    validation: tuple[Source, ...] = ()
+    """Tables to choose the best checkpoint on; empty for a split of the training rows."""
+
+    test: dict[str, Source] = {}
+    """Name -> table that is only reported on, never chosen by; its rows are kept out of training too."""
+
+    text: str | None = None
+    """Column of the text; None finds it when it is obvious."""
+
+    text_pair: str | None = None
+    """Column of the second text of a pair; None finds it when it is obvious."""
+
+    label: str | None = None
+    """Column of the label; None finds it when it is obvious."""
+
+    task: Task | None = None
+    """binary, multiclass, multi_label or regression; None infers it from the label column."""
+
+    label_names: tuple[str, ...] | None = None
+    """Names for a label column that holds 0, 1, 2 ...; None keeps the values as names."""
+
+    validation_size: float | int = 0.1
+    """Share (below 1) or number of training rows set aside for validation where none is given."""
+
+    max_length: int | None = Field(None, ge=4)
+    """Tokens a sequence may have; None takes what the base can read, at most 512."""
+
+    @field_validator("train", "validation", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | dict | BaseModel) else value
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _task_words(cls, value: Any) -> Any:
+        return _TASK_WORDS.get(value.lower().replace("-", "_"), value) if isinstance(value, str) else value
+
+    @field_validator("validation_size")
+    @classmethod
+    def _positive(cls, value: float | int) -> float | int:
+        if value <= 0 or (value > 1 and value != int(value)):
+            raise ValueError("give a share between 0 and 1, or a whole number of rows")
+        return value
+
+
+class ModelConfig(Part):
+    """The base and what is done to it."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a base on the Hub."""
+
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout of body and head; None keeps what the base's config says."""
+
+
+class OptimConfig(Part):
+    """Batches, learning rate and how long to train."""
+
+    epochs: float = Field(3, gt=0)
+    """Passes over the training rows."""
+
+    batch_size: int = Field(32, ge=1)
+    """Rows in one batch."""
+
+    accumulation: int = Field(1, ge=1)
+    """Batches whose gradients are added before each update."""
+
+    lr: float = Field(1e-4, gt=0)
+    """Peak learning rate of AdamW."""
+
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """How the learning rate falls after warm-up."""
+
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of all updates over which the learning rate rises from zero."""
+
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay; biases and norms are exempt."""
+
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Gradients are scaled down to this norm; 0 turns clipping off."""
+
+    early_stopping: int | None = Field(None, ge=1)
+    """Stop after this many evaluations without a better score; None trains to the end."""
+
+
+class CheckpointConfig(Part):
+    """How often progress is saved."""
+
+    every_steps: int | None = Field(None, ge=1)
+    """Updates between checkpoints (and evaluations); None saves after each epoch."""
+
+    keep: int = Field(2, ge=1)
+    """Checkpoints kept on disk beside the best one."""
+
+
+class ZeroShotConfig(Part):
+    """What a model trained on entailment labels should do as a zero-shot classifier."""
+
+    attention: Literal["ordinary", "alternate"] = "ordinary"
+    """`alternate` trains with the shared-text mask and the ordinary one in turn and records shared_text."""
+
+    hypothesis_template: str = "This text is about {}."
+    """The template used when a caller gives none."""
+
+    scorer: Literal["nli", "embedding", "both"] = "nli"
+    """What a topic's score is made of: entailment, similarity of embeddings, or a fitted mix of both."""
+
+    fit_on: tuple[Source, ...] = ()
+    """Labelled tables, none of them trained on, from which the weights of the mix are fitted."""
+
+
+class TrainConfig(Part):
+    """One training run, whole."""
+
+    base: str
+    """The encoder to start from: a folder, a served name or a Hub id."""
+
+    out: str
+    """The model folder to write."""
+
+    data: DataConfig = DataConfig()
+    """Where the rows are and what the columns mean."""
+
+    model: ModelConfig = ModelConfig()
+    """The base and what is done to it."""
+
+    loss: Choice | None = None
+    """Loss by name; None takes the task's default."""
+
+    auxiliary: tuple[Choice, ...] = ()
+    """Training terms beside the loss."""
+
+    metrics: tuple[str, ...] = ()
+    """Further metrics by name: ours, or any that `evaluate.load` finds."""
+
+    optim: OptimConfig = OptimConfig()
+    """Batches, learning rate and how long to train."""
+
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """How often progress is saved."""
+
+    zero_shot: ZeroShotConfig = ZeroShotConfig()
+    """For models trained on entailment labels."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of training; auto takes bfloat16 autocast where the processor has it."""
+
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the saved weights."""
+
+    seed: int = Field(42, ge=0)
+    """Seed of the split, the new head, the order of rows and dropout."""
+
+    overwrite: bool = False
+    """Replace a model folder that stands at `out`, once the new one is complete."""
+
+    resume: bool = False
+    """Go on from the last checkpoint of the same run, if there is one."""
+
+    models_dir: str = "models"
+    """Folder whose models can be named as `base`."""

@@ -1,0 +1,314 @@
+"""Any source of labelled texts to checked splits, with row numbers in every complaint.
+
+Knows: columns, tasks, label cells, hygiene, splits; every drop is counted.
+Does not know: tokens, models.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from finetune.config import DataConfig, Source
+from finetune.errors import ConfigError, DataError
+from finetune.labels import LabelSpace, Task, shown
+from finetune.pairs import recast
+from finetune.sources import Columns, find_columns, named_splits
+from finetune.tables import Table
+from finetune.targets import infer_task, parse_labels
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Checked rows: `values` are label names, lists of names or numbers; `numbers` are 1-based rows of `source`."""
+
+    texts: list[str]
+    pairs: list[str] | None
+    values: list[Any]
+    numbers: list[int]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, chosen: Sequence[int]) -> Rows:
+        """The rows at these positions, in this order."""
+        return Rows(
+            [self.texts[index] for index in chosen],
+            [self.pairs[index] for index in chosen] if self.pairs is not None else None,
+            [self.values[index] for index in chosen],
+            [self.numbers[index] for index in chosen],
+            self.source,
+        )
+
+    def keys(self) -> list[tuple[str, str]]:
+        """What makes two rows the same text."""
+        pairs = self.pairs if self.pairs is not None else [""] * len(self)
+        return [(text.strip(), pair.strip()) for text, pair in zip(self.texts, pairs, strict=True)]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a run trains on, chooses by and reports on; `counts` says what was read and dropped, `said` what was chosen."""
+
+    train: Rows
+    validation: Rows
+    tests: dict[str, Rows]
+    labels: LabelSpace
+    counts: dict[str, int]
+    said: list[str]
+
+
+def load_splits(config: DataConfig, *, seed: int, data: Any = None) -> Splits:
+    """Read, check and split the rows that `config` names, or the in-memory table `data` in place of `config.train`.
+
+    Raises:
+        DataError: no usable rows, one class only, unknown columns, mixed label cells ...; says where.
+    """
+    reading = _Reading(config, seed)
+    if data is not None:
+        splits = {split: [rows] for split, rows in reading.split_rows(Source(path="the given table"), data).items()}
+    elif config.train:
+        splits = {}
+        for source in config.train:
+            for split, rows in reading.split_rows(source).items():
+                splits.setdefault(split, []).append(rows)
+    else:
+        raise ConfigError("no data: name a table to train on, for example `rehead finetune reviews.csv`")
+    train = _joined(splits["train"])
+    validation = _joined(splits.get("validation", []) + [reading.one(source) for source in config.validation])
+    tests = {name: reading.one(source) for name, source in config.test.items()} | reading.kept_out
+    if "test" in splits:
+        tests["test"] = _joined(splits["test"])
+    return _checked(reading, train, validation, tests)
+
+
+def load_rows(path: str, config: DataConfig, labels: LabelSpace, *, seed: int = 42) -> tuple[Rows, dict[str, int]]:
+    """The rows of one table for evaluating a model, their labels among `labels`, and the counts of what was dropped."""
+    reading = _Reading(config.model_copy(update={"task": labels.task}), seed)
+    rows = reading.one(Source(path=path))
+    counts = Counter(reading.counts)
+    rows = _once(rows, counts, "duplicates")
+    _require_known(rows, labels)
+    return rows, dict(counts)
+
+
+def read_source(source: Source, config: DataConfig, *, seed: int) -> Rows:
+    """The checked rows of one unsplit source, duplicates dropped."""
+    return _once(_Reading(config, seed).one(source), Counter(), "duplicates")
+
+
+class _Reading:
+    """The state of one load: counts, remarks, the task once it is known, rows kept out on the way."""
+
+    def __init__(self, config: DataConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self.task: Task | None = config.task
+        self.counts: Counter[str] = Counter()
+        self.said: list[str] = []
+        self.kept_out: dict[str, Rows] = {}
+
+    def one(self, source: Source) -> Rows:
+        """All rows of a source that is not split."""
+        splits = self.split_rows(source)
+        if len(splits) == 1:
+            return next(iter(splits.values()))
+        raise DataError(f"this holds several splits ({', '.join(splits)}): name one file", file=source.path)
+
+    def split_rows(self, source: Source, data: Any = None) -> dict[str, Rows]:
+        """Split name -> checked rows of one source."""
+        found = {}
+        for split, table in named_splits(source, data).items():
+            if table.note:
+                self._say(f"{table.name}: {table.note}")
+            found[split] = self._rows(source, table)
+        return found
+
+    def _rows(self, source: Source, table: Table) -> Rows:
+        columns = find_columns(source, self.config, table)
+        self._say(f"{table.name}: {columns}")
+        numbers = self._filled(source, table, columns)
+        cells = [table.rows[number - 1][columns.label] for number in numbers]
+        where = {"file": table.name, "column": columns.label}
+        if source.recast is not None:
+            task: Task = infer_task(cells, numbers, **where)
+            values = parse_labels(cells, numbers, task, None, **where)
+        else:
+            if self.task is None:
+                self.task = infer_task(cells, numbers, **where)
+                self._say(f"task {self.task.replace('_', '-')}, from the column {columns.label!r}")
+            values = parse_labels(cells, numbers, self.task, self.config.label_names, **where)
+        texts = [str(table.rows[number - 1][columns.text]) for number in numbers]
+        pair = columns.text_pair
+        pairs = [str(table.rows[number - 1][pair]) for number in numbers] if pair is not None else None
+        rows = self._sampled(source, Rows(texts, pairs, values, numbers, table.name))
+        return self._recast(source, rows) if source.recast is not None else rows
+
+    def _filled(self, source: Source, table: Table, columns: Columns) -> list[int]:
+        for name in (*source.drop, *source.keep):
+            if name not in table.columns:
+                raise DataError(
+                    f"there is no such column (there are: {shown(table.columns)})", file=table.name, column=name
+                )
+        kept = []
+        self.counts["rows_read"] += len(table.rows)
+        for number, row in enumerate(table.rows, start=1):
+            if _is_left_out(row, source):
+                self.counts["left_out"] += 1
+            elif _is_empty(row.get(columns.text)) or (columns.text_pair and _is_empty(row.get(columns.text_pair))):
+                self.counts["empty_texts"] += 1
+            elif _is_missing(row.get(columns.label)):
+                self.counts["empty_labels"] += 1
+            else:
+                kept.append(number)
+        if not kept:
+            raise DataError("no row has both a text and a label", file=table.name)
+        return kept
+
+    def _sampled(self, source: Source, rows: Rows) -> Rows:
+        chance = random.Random(f"{self.seed}:{source.path}")
+        order = list(range(len(rows)))
+        if source.keep_out or source.rows is not None:
+            chance.shuffle(order)
+        if source.keep_out:
+            if source.keep_out >= len(rows):
+                raise DataError(f"keep_out {source.keep_out} leaves no row of {len(rows)}", file=source.path)
+            name = f"{_stem(source.path)}_kept_out"
+            self.kept_out[name] = rows.take(sorted(order[: source.keep_out]))
+            order = order[source.keep_out :]
+        return rows.take(sorted(order[: source.rows]))
+
+    def _recast(self, source: Source, rows: Rows) -> Rows:
+        made = recast(rows.texts, rows.values, source.recast, seed=self.seed)  # type: ignore[arg-type]
+        chosen = rows.take([index for index, _, _ in made])
+        return replace(chosen, pairs=[row[1] for row in made], values=[row[2] for row in made])
+
+    def _say(self, sentence: str) -> None:
+        if sentence not in self.said:
+            self.said.append(sentence)
+
+
+def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, Rows]) -> Splits:
+    counts = reading.counts
+    train = _once(train, counts, "duplicates")
+    validation = _once(validation, counts, "evaluation_duplicates")
+    held = {key for rows in (validation, *tests.values()) for key in rows.keys()}
+    fresh = [index for index, key in enumerate(train.keys()) if key not in held]
+    counts["also_in_evaluation"] += len(train) - len(fresh)
+    train = train.take(fresh)
+    task: Task = reading.task or "multiclass"
+    names = reading.config.label_names
+    if names is not None and task != "regression":
+        labels = LabelSpace("binary" if len(names) == 2 and task == "multiclass" else task, names)
+        LabelSpace.fit(train.values, task)
+    else:
+        labels = LabelSpace.fit(train.values, task, column=reading.config.label or "label")
+    if not len(validation):
+        train, validation = _split(train, reading.config.validation_size, labels, reading.seed)
+        held_keys = set(validation.keys())  # a text with two labels may fall on both sides
+        fresh = [index for index, key in enumerate(train.keys()) if key not in held_keys]
+        counts["also_in_evaluation"] += len(train) - len(fresh)
+        train = train.take(fresh)
+    for rows in (train, validation, *tests.values()):
+        _require_known(rows, labels)
+    if labels.task not in ("regression", "multi_label") and len(set(train.values)) < 2:
+        raise DataError("after the split the training rows hold one label only: give more rows", file=train.source)
+    counts |= {"train": len(train), "validation": len(validation)} | {f"test_{n}": len(t) for n, t in tests.items()}
+    return Splits(train, validation, tests, labels, dict(counts), reading.said)
+
+
+def _joined(parts: list[Rows]) -> Rows:
+    if not parts:
+        return Rows([], None, [], [], "")
+    if len({part.pairs is None for part in parts}) > 1:
+        raise DataError("some tables have pairs of texts and others single texts", file=parts[0].source)
+    pairs = [pair for part in parts for pair in part.pairs or ()] if parts[0].pairs is not None else None
+    return Rows(
+        [text for part in parts for text in part.texts],
+        pairs,
+        [value for part in parts for value in part.values],
+        [number for part in parts for number in part.numbers],
+        " + ".join(dict.fromkeys(part.source for part in parts)),
+    )
+
+
+def _once(rows: Rows, counts: Counter[str], name: str) -> Rows:
+    seen: set[tuple[Any, ...]] = set()
+    kept = []
+    for index, (key, value) in enumerate(zip(rows.keys(), rows.values, strict=True)):
+        whole = (*key, tuple(value) if isinstance(value, list) else value)
+        if whole not in seen:
+            seen.add(whole)
+            kept.append(index)
+    counts[name] += len(rows) - len(kept)
+    return rows.take(kept)
+
+
+def _split(rows: Rows, size: float | int, labels: LabelSpace, seed: int) -> tuple[Rows, Rows]:
+    from sklearn.model_selection import train_test_split
+
+    count = int(size) if size >= 1 else max(1, round(size * len(rows)))
+    if count >= len(rows):
+        raise DataError(f"validation would take {count} of {len(rows)} rows: give more rows", file=rows.source)
+    strata = _strata(rows, labels)
+    often = Counter(strata)
+    # rows whose stratum has no twin cannot be split and stay in training
+    able = [index for index, stratum in enumerate(strata) if often[stratum] > 1]
+    kinds = len({strata[index] for index in able})
+    stratify = [strata[index] for index in able] if kinds <= count <= len(able) - kinds else None
+    source = able if count < len(able) else list(range(len(rows)))
+    chosen = train_test_split(
+        source, test_size=count, random_state=seed, stratify=stratify if source is able else None
+    )[1]
+    held = set(chosen)
+    return rows.take([index for index in range(len(rows)) if index not in held]), rows.take(sorted(held))
+
+
+def _strata(rows: Rows, labels: LabelSpace) -> list[Any]:
+    if labels.task == "regression":
+        import numpy as np
+
+        edges = np.quantile(rows.values, np.linspace(0, 1, 11)[1:-1])
+        return [int(bucket) for bucket in np.digitize(rows.values, edges)]
+    if labels.task == "multi_label":
+        often = Counter(name for value in rows.values for name in value)
+        return [min(value, key=lambda name: often[name], default="") for value in rows.values]
+    return list(rows.values)
+
+
+def _require_known(rows: Rows, labels: LabelSpace) -> None:
+    if labels.task == "regression":
+        return
+    known = set(labels.names)
+    for number, value in zip(rows.numbers, rows.values, strict=True):
+        for name in value if isinstance(value, list) else (value,):
+            if name not in known:
+                raise DataError(
+                    f"label {name!r} was not seen in training (labels: {shown(labels.names)}): "
+                    "add training rows with it, or leave these rows out",
+                    file=rows.source,
+                    row=number,
+                )
+
+
+def _is_left_out(row: dict[str, Any], source: Source) -> bool:
+    dropped = any(str(row.get(name)) in values for name, values in source.drop.items())
+    return dropped or any(str(row.get(name)) not in values for name, values in source.keep.items())
+
+
+def _stem(path: str) -> str:
+    from pathlib import Path
+
+    file = Path(path)
+    return f"{file.parent.name}_{file.stem}" if file.parent.name else file.stem
+
+
+def _is_missing(cell: Any) -> bool:
+    return cell is None or cell == "" or (isinstance(cell, float) and cell != cell)
+
+
+def _is_empty(cell: Any) -> bool:
+    return _is_missing(cell) or not str(cell).strip()

@@ -1,0 +1,83 @@
+"""What a run reports while it runs; every door draws the same stream.
+
+Knows: the kinds of report and their fields.
+Does not know: who listens, or how it is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Started:
+    """Training begins: how much there is to do."""
+
+    updates: int
+    updates_per_epoch: int
+    rows: int
+    validation_rows: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress: `loss` is the mean since the last report, `rows_per_s` and `left_s` count training time only."""
+
+    update: int
+    updates: int
+    epoch: float
+    loss: float
+    lr: float
+    rows_per_s: float
+    left_s: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The validation split was scored."""
+
+    update: int
+    epoch: float
+    metrics: Mapping[str, float]
+    best: bool
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Something was written: a checkpoint, or at the end the model folder."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Said:
+    """A choice that was made for the user, or a fact worth knowing."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something looks wrong, and the run goes on."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The run ended without a model."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The model folder stands."""
+
+    path: str
+    metrics: Mapping[str, float]
+
+
+Event = Started | Step | Evaluated | Saved | Said | Warned | Failed | Finished
+Listener = Callable[[Event], None]

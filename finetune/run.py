@@ -1,0 +1,348 @@
+"""The story of a training run, top to bottom, and of an evaluation.
+
+Knows: the order of the steps, and that nothing at `out` is touched before the new folder is complete.
+Does not know: how any step works.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune import artifact, configfile, report
+from finetune.artifact import ClassifierSettings, ZeroShotSettings
+from finetune.auxiliary import AUXILIARY
+from finetune.config import Choice, TrainConfig
+from finetune.data import Rows, Splits, load_splits
+from finetune.encoding import Encoded, TextEncoder
+from finetune.errors import TrainingError
+from finetune.events import Finished, Listener, Said, Saved, Warned
+from finetune.labels import LabelSpace
+from finetune.losses import DEFAULT_LOSS, LOSSES, loss_for
+from finetune.metrics import METRICS_OF_TASK, Scored, compute, load_metric, score
+from finetune.model import base_config, body_of, build_model
+from finetune.registry import pick
+from finetune.scores import ACTIVATION_OF_TASK, activate, decide
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run gives: the model folder, the metrics by split, the counts of the data, and the updates made."""
+
+    path: Path
+    metrics: dict[str, float]
+    tests: dict[str, dict[str, float]]
+    data: dict[str, int]
+    updates: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do, known before any training: the data, the sequence length, and the number of updates."""
+
+    splits: Splits
+    max_length: int
+    truncated: int
+    updates_per_epoch: int
+    updates: int
+
+
+def plan(config: TrainConfig, data: Any = None) -> Plan:
+    """What `train` would do, without training."""
+    base = artifact.find(config.base, config.models_dir)
+    splits, encoder = _prepared(config, base, data)
+    encoded = _encoded(encoder, splits.train)
+    return _plan(config, splits, encoder, encoded)
+
+
+def train(config: TrainConfig, data: Any = None, on_event: Listener | None = None) -> TrainResult:
+    """Fine-tune `config.base` on a table and write a model folder to `config.out`.
+
+    Args:
+        data: an in-memory table in place of `config.data.train`: a pandas DataFrame, a `datasets.Dataset` or
+            `DatasetDict`, a list of dicts, or a dict of those by split.
+        on_event: called with each event of finetune.events.
+
+    Raises:
+        FinetuneError: bad settings, data or base (before any training), or a run that diverged.
+    """
+    from transformers import set_seed
+    from transformers.trainer_callback import PrinterCallback
+
+    from finetune import trainer as training
+
+    say = on_event or (lambda event: None)
+    out, work = Path(config.out), Path(config.out).with_name(f".{Path(config.out).name}.run")
+    if config.resume and _is_finished(config, out):
+        say(Said(f"{out} is finished: nothing to resume"))
+        return _known_result(out)
+    artifact.check_output(out, overwrite=config.overwrite)
+
+    # 1. everything that can be refused is refused before training
+    if config.loss is not None:
+        pick(LOSSES, config.loss.name, config.loss.knobs, what="loss")
+    terms = [pick(AUXILIARY, choice.name, choice.knobs, what="auxiliary term") for choice in config.auxiliary]
+    base = artifact.find(config.base, config.models_dir)
+    splits, encoder = _prepared(config, base, data)
+    labels = splits.labels
+    for sentence in splits.said:
+        say(Said(sentence))
+    loss = loss_for(labels.task, config.loss)
+    for name in config.metrics:
+        load_metric(name, labels.task)
+
+    # 2. texts to tokens, the base's body under a new head
+    shared = config.zero_shot.attention == "alternate"
+    encoded = _encoded(encoder, splits.train)
+    validation = _encoded(encoder, splits.validation)
+    planned = _plan(config, splits, encoder, encoded)
+    set_seed(config.seed)
+    built = build_model(base, labels, dropout=config.model.dropout, revision=config.model.revision)
+    say(Said(f"base {config.base}: {built}"))
+
+    # 3. train, from the last good checkpoint if that is asked for
+    if not config.resume:
+        shutil.rmtree(work, ignore_errors=True)
+    checkpoint = training.last_good_checkpoint(work) if config.resume else None
+    best_by = METRICS_OF_TASK[labels.task][0]
+    trainer = training.HeadTrainer(
+        loss=loss,
+        terms=[term(body_of(built.model)) for term in terms],
+        alternate=shared,
+        model=built.model,
+        args=training.training_arguments(config, work, len(splits.train), best_by),
+        train_dataset=_dataset(encoded, labels.encode(splits.train.values)),
+        eval_dataset=_dataset(validation, labels.encode(splits.validation.values)),
+        data_collator=training.Collator(encoder, with_segments=shared or bool(terms)),
+        processing_class=encoder.tokenizer,
+        compute_metrics=_trainer_metrics(labels),
+        callbacks=[
+            training.Reporting(say, len(splits.train), len(splits.validation), planned.updates_per_epoch, best_by)
+        ],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if checkpoint is not None:
+        say(Said(f"resuming from {checkpoint}"))
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    except KeyboardInterrupt:
+        _say_interrupted(say, trainer, work)
+        raise
+    _require_finite(built.model)
+
+    # 4. the finished folder, measured with the weights as they are saved, then moved into place
+    folder = work / "finished"
+    shutil.rmtree(folder, ignore_errors=True)
+    model = _rounded(trainer.model, config.save_dtype)
+    settings = _settings(config, labels, encoder)
+    if settings.zero_shot is not None and config.zero_shot.fit_on:
+        from finetune.mix import fit
+
+        mix = fit(model, encoder, settings.zero_shot, labels, config.zero_shot.fit_on, seed=config.seed, say=say)
+        settings = replace(settings, zero_shot=replace(settings.zero_shot, mix=mix))
+    measured = _measure(config, splits, labels, model, encoder, shared=shared, validation=validation)
+    _write(folder, config, settings, splits, encoder, measured, trainer.state.log_history)
+    _save_weights(trainer.model, folder, config.save_dtype)
+    encoder.tokenizer.save_pretrained(folder)
+    artifact.seal(folder)
+    artifact.read(folder, check_hashes=True)
+    artifact.publish(folder, out)
+    shutil.rmtree(work, ignore_errors=True)
+    values = {name: scored.values() for name, (scored, _) in measured.items()}
+    say(Saved(str(out)))
+    say(Finished(str(out), values["validation"]))
+    tests = {name: found for name, found in values.items() if name != "validation"}
+    return TrainResult(out, values["validation"], tests, splits.counts, trainer.state.global_step)
+
+
+def evaluate(
+    predict: Callable[[list[str], list[str] | None], Any],
+    rows: Rows,
+    labels: LabelSpace,
+    *,
+    thresholds: Sequence[float] | None = None,
+    train_targets: Any = None,
+    extra: Sequence[str] = (),
+) -> Scored:
+    """The metrics of a model on labelled rows.
+
+    Args:
+        predict: `(texts, pairs or None) -> scores [N, C]`, as `scores.activate` gives them.
+        train_targets: targets for the baseline; None takes the majority (or mean) of these rows themselves.
+    """
+    scores = np.asarray(predict(rows.texts, rows.pairs))
+    references = labels.encode(rows.values)
+    predictions = decide(scores, labels.task, thresholds)
+    if labels.task == "multi_label":
+        predictions, references = predictions.astype(int), references.astype(int)
+    known = references if train_targets is None else train_targets
+    return score(labels, predictions, references, train_targets=known, extra=extra)
+
+
+def _prepared(config: TrainConfig, base: artifact.Location, data: Any) -> tuple[Splits, TextEncoder]:
+    # the base is looked at first: a wrong name should not cost the reading of a large table
+    described = base_config(base, config.model.revision)
+    if base.path is not None:
+        artifact.check_weights(base.path)
+    splits = load_splits(config.data, seed=config.seed, data=data)
+    encoder = TextEncoder.load(
+        base.source,
+        described.to_dict(),
+        max_length=config.data.max_length,
+        truncation="only_first"
+        if splits.labels.nli is not None and splits.train.pairs is not None
+        else "longest_first",
+        revision=config.model.revision,
+    )
+    return splits, encoder
+
+
+def _plan(config: TrainConfig, splits: Splits, encoder: TextEncoder, encoded: list[Encoded]) -> Plan:
+    import math
+
+    from finetune.trainer import updates_per_epoch
+
+    each = updates_per_epoch(config, len(splits.train))
+    truncated = sum(row.truncated for row in encoded)
+    return Plan(splits, encoder.max_length, truncated, each, max(1, math.ceil(each * config.optim.epochs)))
+
+
+def _encoded(encoder: TextEncoder, rows: Rows) -> list[Encoded]:
+    return encoder(rows.texts, rows.pairs)
+
+
+def _dataset(encoded: list[Encoded], targets: Any) -> Any:
+    import datasets
+
+    return datasets.Dataset.from_dict(
+        {
+            "input_ids": [row.ids for row in encoded],
+            "type_ids": [row.type_ids for row in encoded],
+            "segments": [row.segments for row in encoded],
+            "length": [len(row) for row in encoded],
+            "labels": targets.tolist(),
+        }
+    )
+
+
+def _trainer_metrics(labels: LabelSpace) -> Callable[[Any], dict[str, float]]:
+    def metrics(prediction: Any) -> dict[str, float]:
+        scores = activate(prediction.predictions, ACTIVATION_OF_TASK[labels.task])
+        found, references = decide(scores, labels.task), prediction.label_ids
+        if labels.task == "multi_label":
+            found, references = found.astype(int), references.astype(int)
+        return compute(METRICS_OF_TASK[labels.task], labels.task, found, references)
+
+    return metrics
+
+
+def _measure(
+    config: TrainConfig,
+    splits: Splits,
+    labels: LabelSpace,
+    model: Any,
+    encoder: TextEncoder,
+    *,
+    shared: bool,
+    validation: list[Encoded],
+) -> dict[str, tuple[Scored, Any]]:
+    from finetune.trainer import predict
+
+    targets = labels.encode(splits.train.values)
+    found = {}
+    for name, rows in {"validation": splits.validation, **splits.tests}.items():
+        encoded = validation if name == "validation" else _encoded(encoder, rows)
+        logits = predict(model, encoder, encoded, shared=shared)
+        scores = activate(logits, ACTIVATION_OF_TASK[labels.task])
+
+        def known(texts: list[str], pairs: list[str] | None, scores: Any = scores) -> Any:
+            return scores
+
+        found[name] = (evaluate(known, rows, labels, train_targets=targets, extra=config.metrics), scores)
+    return found
+
+
+def _settings(config: TrainConfig, labels: LabelSpace, encoder: TextEncoder) -> ClassifierSettings:
+    zero = None
+    if labels.nli is not None:
+        attention = "shared_text" if config.zero_shot.attention == "alternate" else "ordinary"
+        zero = ZeroShotSettings(config.zero_shot.hypothesis_template, attention, config.zero_shot.scorer)  # type: ignore[arg-type]
+    return ClassifierSettings(
+        labels.task,
+        ACTIVATION_OF_TASK[labels.task],
+        base=config.base,
+        max_length=encoder.max_length,
+        zero_shot=zero,
+    )
+
+
+def _write(
+    folder: Path,
+    config: TrainConfig,
+    settings: ClassifierSettings,
+    splits: Splits,
+    encoder: TextEncoder,
+    measured: dict[str, tuple[Scored, Any]],
+    history: list[dict[str, Any]],
+) -> None:
+    folder.mkdir(parents=True)
+    artifact.write_settings(folder, settings)
+    resolved = _resolved(config, splits.labels, encoder)
+    (folder / artifact.TRAIN_CONFIG).write_text(configfile.dump(resolved), encoding="utf-8")
+    report.write(folder, config, settings, splits, measured, history)
+
+
+def _resolved(config: TrainConfig, labels: LabelSpace, encoder: TextEncoder) -> TrainConfig:
+    """The config with what was inferred written in, so that training with it repeats the run."""
+    data = config.data.model_copy(update={"task": labels.task, "max_length": encoder.max_length})
+    loss = config.loss or Choice(name=DEFAULT_LOSS[labels.task])
+    return config.model_copy(update={"data": data, "loss": loss, "overwrite": False, "resume": False})
+
+
+def _rounded(model: Any, dtype: str) -> Any:
+    import torch
+
+    return model.to(torch.bfloat16).to(torch.float32) if dtype == "bfloat16" else model
+
+
+def _save_weights(model: Any, folder: Path, dtype: str) -> None:
+    import torch
+
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+
+
+def _require_finite(model: Any) -> None:
+    import torch
+
+    if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
+        raise TrainingError("the run diverged: the weights are not finite. Lower the learning rate (--lr)")
+
+
+def _say_interrupted(say: Listener, trainer: Any, work: Path) -> None:
+    best = trainer.state.best_model_checkpoint
+    if best is not None:
+        say(Warned(f"interrupted: the best checkpoint so far is {best}; --resume goes on from the last one"))
+    else:
+        say(Warned("interrupted before the first checkpoint: nothing was saved"))
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _is_finished(config: TrainConfig, out: Path) -> bool:
+    file = out / artifact.TRAIN_CONFIG
+    return file.is_file() and (out / artifact.MANIFEST).is_file()
+
+
+def _known_result(out: Path) -> TrainResult:
+    folder = artifact.read(out)
+    metrics = dict(folder.metrics or {})
+    values = {name: entry["value"] for name, entry in metrics.get("metrics", {}).items()}
+    tests = {
+        name: {metric: entry["value"] for metric, entry in part["metrics"].items()}
+        for name, part in metrics.get("tests", {}).items()
+    }
+    return TrainResult(out, values, tests, dict(metrics.get("data", {})), 0)

@@ -1,0 +1,192 @@
+"""Where tables come from, and which of their columns is what.
+
+Knows: files, folders of splits, Hub datasets, pandas, `datasets` and lists of dicts; obvious column names.
+Does not know: tasks, labels, splits that have to be made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.config import DataConfig, Source
+from finetune.errors import DataError
+from finetune.labels import shown
+from finetune.tables import SUFFIXES, Table, read_table
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+
+TEXT_NAMES = ("text", "sentence", "review", "content", "body", "comment", "message", "tweet", "utterance", "document")
+TEXT_NAMES += ("description", "title", "headline", "question", "query", "input", "inputs")
+LABEL_NAMES = (
+    "label",
+    "labels",
+    "class",
+    "category",
+    "categories",
+    "target",
+    "sentiment",
+    "intent",
+    "emotion",
+    "topic",
+)
+LABEL_NAMES += ("tag", "tags", "rating", "stars", "score", "y")
+PAIR_NAMES = (
+    ("text", "text_pair"),
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("sentence_1", "sentence_2"),
+    ("question1", "question2"),
+    ("text_a", "text_b"),
+    ("text1", "text2"),
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that hold the text, the second text of a pair if there is one, and the label."""
+
+    text: str
+    text_pair: str | None
+    label: str
+
+    def __str__(self) -> str:
+        pair = f" + {self.text_pair!r}" if self.text_pair else ""
+        return f"text {self.text!r}{pair}, label {self.label!r}"
+
+
+def find_columns(source: Source, config: DataConfig, table: Table) -> Columns:
+    """The columns asked for, or the obvious ones.
+
+    Raises:
+        DataError: a column that is not there, or none that is obvious; lists the columns and names the flag.
+    """
+    by_name = {column.lower(): column for column in table.columns}
+    pair_asked = source.text_pair or config.text_pair
+    text = _asked(source.text or config.text, table, "--text")
+    pair = _asked(pair_asked, table, "--text-pair")
+    label = _asked(source.label or config.label, table, "--label")
+    if text is None and pair is None:
+        text, pair = _obvious_text(by_name, label)
+    elif text is None:
+        text = next((by_name[one] for one, two in PAIR_NAMES if by_name.get(two) == pair and one in by_name), None)
+    if label is None:
+        label = next(
+            (by_name[name] for name in LABEL_NAMES if name in by_name and by_name[name] not in (text, pair)), None
+        )
+    rest = [column for column in table.columns if column not in (text, pair, label)]
+    if len(rest) == 1 and (text is None) != (label is None):  # two columns, and one of them is known
+        text, label = (text or rest[0]), (label or rest[0])
+    for column, flag, what in ((text, "--text", "text"), (label, "--label", "label")):
+        if column is None:
+            raise DataError(
+                f"which column holds the {what}? Say it with {flag}; there are: {shown(table.columns)}", file=table.name
+            )
+    return Columns(str(text), pair, str(label))
+
+
+def named_splits(source: Source, data: Any = None) -> dict[str, Table]:
+    """`train`, `validation` and `test` tables of a source; an unsplit one is `train`.
+
+    Args:
+        data: a pandas DataFrame, `datasets.Dataset` or `DatasetDict`, list of dicts, or a dict of those by split.
+
+    Raises:
+        DataError: nothing there, or nothing that can be read.
+    """
+    if data is not None:
+        return _splits_of(data, source.path)
+    path = Path(source.path).expanduser()
+    if path.is_dir():
+        return _splits_of_folder(path)
+    if path.is_file() or path.suffix.lower() in SUFFIXES:
+        return {"train": read_table(path)}
+    if path.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?(@[\w./-]+)?", source.path):
+        raise DataError(f"no table: give a {', '.join(SUFFIXES)} file or a Hub dataset id", file=source.path)
+    return _splits_of(_from_hub(source.path), source.path)
+
+
+def _asked(name: str | None, table: Table, flag: str) -> str | None:
+    if name is not None and name not in table.columns:
+        raise DataError(
+            f"there is no column {name!r} ({flag}); there are: {shown(table.columns)}", file=table.name, column=name
+        )
+    return name
+
+
+def _obvious_text(by_name: Mapping[str, str], label: str | None) -> tuple[str | None, str | None]:
+    for one, two in PAIR_NAMES:
+        if one in by_name and two in by_name and label not in (by_name[one], by_name[two]):
+            return by_name[one], by_name[two]
+    return next((by_name[name] for name in TEXT_NAMES if name in by_name and by_name[name] != label), None), None
+
+
+def _splits_of_folder(folder: Path) -> dict[str, Table]:
+    found: dict[str, Table] = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() in SUFFIXES and file.stem.lower() in SPLIT_NAMES:
+            found[SPLIT_NAMES[file.stem.lower()]] = read_table(file)
+    if "train" not in found:
+        raise DataError("this folder holds no train.csv, train.jsonl or train.parquet", file=str(folder))
+    return found
+
+
+def _splits_of(data: Any, name: str) -> dict[str, Table]:
+    if isinstance(data, Mapping):  # DatasetDict is a dict as well
+        found = {SPLIT_NAMES[split]: _table(rows, name) for split, rows in data.items() if split in SPLIT_NAMES}
+        if "train" not in found:
+            raise DataError(f"there is no split 'train' (there are: {shown(list(data))})", file=name)
+        return found
+    return {"train": _table(data, name)}
+
+
+def _table(data: Any, name: str) -> Table:
+    rows: list[dict[str, Any]]
+    names_of: dict[str, Callable[[int], str]] = {}
+    if hasattr(data, "to_dict") and hasattr(data, "iloc"):  # pandas
+        columns = [str(column) for column in data.columns]
+        rows = [{str(key): value for key, value in row.items()} for row in data.to_dict(orient="records")]
+    elif hasattr(data, "features") and hasattr(data, "column_names"):  # datasets.Dataset
+        columns, rows = list(data.column_names), data.to_list()
+        names_of = {key: item.int2str for key, item in data.features.items() if hasattr(item, "int2str")}
+    elif isinstance(data, list) and all(isinstance(row, Mapping) for row in data):
+        rows = [dict(row) for row in data]
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+    else:
+        raise DataError(
+            f"a table should be a pandas DataFrame, a datasets.Dataset or a list of dicts, not {type(data).__name__}"
+        )
+    if not rows:
+        raise DataError("the table has no rows", file=name)
+    for column, int2str in names_of.items():
+        for row in rows:
+            if isinstance(row[column], int) and row[column] >= 0:
+                row[column] = int2str(row[column])
+    return Table(columns, rows, name)
+
+
+def _from_hub(name: str) -> Any:
+    import datasets
+
+    spec, _, revision = name.partition("@")
+    repo, _, config = spec.partition(":")
+    try:
+        return datasets.load_dataset(repo, config or None, revision=revision or None)
+    except (
+        Exception
+    ) as error:  # datasets raises a dozen unrelated kinds here, ConnectionError and ValueError among them
+        first = " ".join(str(error).split())[:300]
+        raise DataError(
+            f"neither a file here nor a dataset that the Hub gives now ({type(error).__name__}: {first})", file=name
+        ) from error

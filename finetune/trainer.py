@@ -1,0 +1,260 @@
+"""The one Trainer subclass, and TrainConfig -> TrainingArguments in one function.
+
+Knows: how a batch becomes tensors, which mask it is seen under, how its loss is made, what is reported, what is saved.
+Does not know: tables, label names, reports.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from finetune.artifact import sha256, write_json
+from finetune.attention import shared_text_mask
+from finetune.auxiliary import Term
+from finetune.config import TrainConfig
+from finetune.encoding import Encoded, TextEncoder
+from finetune.errors import TrainingError
+from finetune.events import Evaluated, Listener, Saved, Started, Step
+from finetune.losses import Loss
+from finetune.reduce import reduce
+
+STAMP = "stamp.json"
+"""Hashes of a checkpoint's files: a resumed run refuses a checkpoint that is damaged or incomplete."""
+
+RESUMABLE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+
+
+class Collator:
+    """Encoded rows to padded tensors; `segments` travel along where the model's mask needs them."""
+
+    def __init__(self, encoder: TextEncoder, *, with_segments: bool) -> None:
+        self.encoder, self.with_segments = encoder, with_segments
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        encoded = [Encoded(row["input_ids"], row["type_ids"], row["segments"], False) for row in rows]
+        arrays = self.encoder.pad(encoded)
+        if not self.with_segments:
+            del arrays["segments"]
+        batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
+        if "labels" in rows[0]:
+            targets = np.asarray([row["labels"] for row in rows])
+            kind = torch.float32 if targets.dtype.kind == "f" else torch.int64
+            batch["labels"] = torch.as_tensor(targets, dtype=kind)
+        return batch
+
+
+def shared_text_bias(segments: Tensor, model: Any) -> Tensor:
+    """The shared-text mask `[B, 1, L, L]` in the form that the model's attention takes as given."""
+    allowed = torch.from_numpy(shared_text_mask(segments.cpu().numpy())).unsqueeze(1).to(segments.device)
+    if model.config._attn_implementation == "sdpa":
+        return allowed
+    return torch.zeros(allowed.shape, device=segments.device).masked_fill(~allowed, torch.finfo(torch.float32).min)
+
+
+class HeadTrainer(Trainer):
+    """transformers' Trainer with our loss and reducer, auxiliary terms, and the two attention masks in turn.
+
+    Args:
+        loss: `(logits [B, C], targets) -> [B]`.
+        terms: auxiliary terms; they are computed in batches under the shared-text mask only where `alternate`.
+        alternate: even updates see the shared-text mask, odd ones the ordinary mask; evaluation sees the shared one.
+    """
+
+    def __init__(self, *, loss: Loss, terms: Sequence[Term] = (), alternate: bool = False, **rest: Any) -> None:
+        super().__init__(compute_loss_func=self._reduced, **rest)
+        self._loss, self._terms, self._alternate = loss, list(terms), alternate
+        self._batch: dict[str, Tensor] = {}
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **rest: Any) -> Any:
+        """The reduced loss of one batch; see `transformers.Trainer.compute_loss`."""
+        self._batch = dict(inputs)
+        inputs = {name: value for name, value in inputs.items() if name != "segments"}
+        if self._is_shared(model):
+            inputs["attention_mask"] = shared_text_bias(self._batch["segments"], self.model)
+        if self._wants_states(model):
+            inputs["output_hidden_states"] = True
+        return super().compute_loss(model, inputs, *args, **rest)
+
+    def _is_shared(self, model: Any) -> bool:
+        return self._alternate and (not model.training or self.state.global_step % 2 == 0)
+
+    def _wants_states(self, model: Any) -> bool:
+        return bool(self._terms) and model.training and (not self._alternate or self._is_shared(model))
+
+    def _reduced(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        losses = self._loss(outputs.logits, labels)
+        if outputs.hidden_states is not None:
+            for term in self._terms:
+                losses = losses + term(outputs.hidden_states[-1], self._batch)
+        return reduce(losses, labels, num_items_in_batch)
+
+
+class Reporting(TrainerCallback):
+    """Turns the Trainer's callbacks into our events, stamps checkpoints, and stops a run that diverges."""
+
+    def __init__(self, listener: Listener, rows: int, validation_rows: int, per_epoch: int, best_by: str) -> None:
+        self.listener, self.rows, self.validation_rows = listener, rows, validation_rows
+        self.per_epoch, self.best_by = per_epoch, best_by
+        self.began_s = 0.0
+        self.paused_s = 0.0
+        self.first = 0
+        self.best = -math.inf
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self.listener(Started(state.max_steps, self.per_epoch, self.rows, self.validation_rows))
+        self.first = state.global_step
+        self.best = state.best_metric if state.best_metric is not None else -math.inf
+        self.began_s = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self.paused_from_s = time.perf_counter()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if state.global_step > self.first:  # evaluation and saving happen between step_end and step_begin
+            self.paused_s += time.perf_counter() - self.paused_from_s
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]) or not math.isfinite(logs.get("grad_norm") or 0.0):
+            raise TrainingError(
+                f"the run diverged: the loss is {logs['loss']} at update {state.global_step}. "
+                "Lower the learning rate (--lr) or clip harder (--set optim.max_grad_norm=0.5)"
+            )
+        took_s = max(time.perf_counter() - self.began_s - self.paused_s, 1e-9)
+        done = state.global_step - self.first
+        batch = args.train_batch_size * args.gradient_accumulation_steps
+        left_s = took_s / done * (state.max_steps - state.global_step)
+        rate = done * batch / took_s
+        self.listener(
+            Step(
+                state.global_step,
+                state.max_steps,
+                state.epoch or 0.0,
+                logs["loss"],
+                logs["learning_rate"],
+                rate,
+                left_s,
+            )
+        )
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **rest: Any) -> None:
+        found = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items()}
+        better = found.get(self.best_by, -math.inf) > self.best
+        self.best = max(self.best, found.get(self.best_by, -math.inf))
+        self.listener(Evaluated(state.global_step, state.epoch or 0.0, found, better))
+
+    def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        stamp(folder)
+        self.listener(Saved(str(folder)))
+
+
+def stamp(folder: Path) -> None:
+    """Record the hashes of a checkpoint's files beside them."""
+    files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name != STAMP]
+    write_json(folder / STAMP, {file.name: sha256(file) for file in files})
+
+
+def last_good_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint whose files are all there and unchanged, or None."""
+    import json
+
+    found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        if not (path / STAMP).is_file():
+            continue
+        hashes = json.loads((path / STAMP).read_text(encoding="utf-8"))
+        whole = all(name in hashes for name in RESUMABLE)
+        if whole and all((path / name).is_file() and sha256(path / name) == known for name, known in hashes.items()):
+            return path
+    return None
+
+
+def use_bfloat16(precision: str) -> bool:
+    """Whether training runs under bfloat16 autocast: asked for, or the processor multiplies it faster."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.backends.cpu.get_cpu_capability().startswith("AVX512")) and bool(
+        torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
+def updates_per_epoch(config: TrainConfig, rows: int) -> int:
+    """Updates in one pass: batches, rounded up, over the batches of one update, rounded up."""
+    return math.ceil(math.ceil(rows / config.optim.batch_size) / config.optim.accumulation)
+
+
+def training_arguments(config: TrainConfig, folder: Path, rows: int, best_by: str) -> TrainingArguments:
+    """The Trainer's arguments for a config. Beside what the config says, these differ from the Trainer's defaults:
+    batches grouped by length, no filter over NaN losses, no external reporting, best model loaded at the end."""
+    optim = config.optim
+    total = max(1, math.ceil(updates_per_epoch(config, rows) * optim.epochs))
+    every = config.checkpoint.every_steps
+    when = "steps" if every else "epoch"
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=optim.epochs,
+        per_device_train_batch_size=optim.batch_size,
+        per_device_eval_batch_size=max(64, optim.batch_size),
+        gradient_accumulation_steps=optim.accumulation,
+        learning_rate=optim.lr,
+        lr_scheduler_type=optim.schedule,
+        warmup_steps=math.ceil(total * optim.warmup),
+        weight_decay=optim.weight_decay,
+        max_grad_norm=optim.max_grad_norm,
+        train_sampling_strategy="group_by_length",
+        eval_strategy=when,
+        save_strategy=when,
+        eval_steps=every,
+        save_steps=every or 500,
+        save_total_limit=config.checkpoint.keep,
+        load_best_model_at_end=True,
+        metric_for_best_model=f"eval_{best_by}",
+        greater_is_better=True,
+        bf16=use_bfloat16(config.precision),
+        use_cpu=not torch.cuda.is_available(),
+        seed=config.seed,
+        data_seed=config.seed,
+        logging_steps=max(1, min(50, total // 40)),
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def predict(model: Any, encoder: TextEncoder, rows: Sequence[Encoded], *, shared: bool, tokens: int = 8192) -> Any:
+    """Logits `[N, C]` float32 in row order, computed in batches of like length of at most `tokens` padded tokens."""
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    found: Any = None
+    model.eval()
+    while order:
+        size = max(1, tokens // len(rows[order[-1]]))
+        chosen, order = order[-size:], order[:-size]
+        batch = {
+            name: torch.from_numpy(array).to(model.device)
+            for name, array in encoder.pad([rows[i] for i in chosen]).items()
+        }
+        segments = batch.pop("segments")
+        if shared:
+            batch["attention_mask"] = shared_text_bias(segments, model)
+        with torch.inference_mode():
+            logits = model(**batch).logits.float().cpu().numpy()
+        if found is None:
+            found = np.zeros((len(rows), logits.shape[1]), dtype=np.float32)
+        found[chosen] = logits
+    return found
