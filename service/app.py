@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import gradio
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -24,13 +25,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from finetune.errors import FinetuneError
-
 from service.engine import Engine
 from service.errors import BackendFailed, BadRequest, ServiceError
 from service.routes import docs, health, huggingface
 from service.settings import ServeSettings
 from service.store import ModelStore, describe
-from service.ui.build import mount_page
+from service.ui import build as page
 
 Say = Callable[[str], None]
 STOP_WITHIN_S = 2
@@ -57,7 +57,7 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None) -> Fast
         app.include_router(router)
     for kind, handler in ERROR_HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    mount_page(app, store, settings)
+    _mount_page(app, store, settings)
     return app
 
 
@@ -73,6 +73,22 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
             app, log_level="warning", timeout_graceful_shutdown=STOP_WITHIN_S, server_header=False, lifespan="on"
         )
         _Server(config, say).run(sockets=[listener])
+
+
+def _mount_page(app: FastAPI, store: ModelStore[Engine], settings: ServeSettings) -> None:
+    """The page at `/`, behind the routes that the app has already."""
+    gradio.mount_gradio_app(
+        app,
+        page.build(store, settings),
+        path="/",
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        app_kwargs={"max_body_size": settings.max_body_bytes},
+        max_file_size=settings.max_body_bytes,
+        theme=page.theme(),
+        css=page.CSS,
+    )
 
 
 class RequestId:
@@ -97,7 +113,7 @@ class RequestId:
         await self._app(scope, receive, marked)
 
 
-class _Server(uvicorn.Server):
+class _Server(uvicorn.Server):  # type: ignore[misc]  # pyproject skips uvicorn's types
     def __init__(self, config: uvicorn.Config, say: Say) -> None:
         super().__init__(config)
         self._say = say

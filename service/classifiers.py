@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from itertools import islice
 from os import PathLike
-from typing import Any, Final
+from typing import Any
 
 from finetune.artifact import ModelFolder, Scorer
-from finetune.attention import AttentionMode
 from service import zero_shot
 from service.engine import ROWS_PER_BATCH, Engine, nli_model
 from service.errors import BadRequest
-from service.schema import Answer, Function, TextInput, ZeroShotQuestion
+from service.schema import Answer, AttentionMode, Function, TextInput, ZeroShotQuestion
 from service.store import resolve
 
 STREAMED_AT_ONCE = 256
 """Texts taken from an iterator at a time."""
 
-UNSET: Final = object()
+UNSET: Any = object()
 ModelName = str | PathLike[str]
 
 

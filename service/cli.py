@@ -14,6 +14,7 @@ import click
 from finetune import cli as finetune_cli
 
 SERVICE_COMMANDS = {
+    "evaluate": "service.commands.evaluate",
     "predict": "service.commands.predict",
     "zero-shot": "service.commands.zero_shot",
     "models": "service.commands.models",

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.artifact import ModelFolder, Scorer, ZeroShotSettings
-from finetune.attention import AttentionMode
 from finetune.encoding import Encoded, TextEncoder
 from finetune.labels import NliRoles, shown
 from finetune.scores import Activation, Floats, activate
@@ -30,6 +29,7 @@ from service.schema import (
     FUNCTIONS,
     SCORERS,
     Answer,
+    AttentionMode,
     Function,
     Prediction,
     TextInput,
@@ -118,6 +118,14 @@ class Engine:
                 names = self.folder.labels.names
                 answers.update(zip(part, _answers(scores, names, [row.truncated for row in rows]), strict=True))
         return [answers[item] for item in inputs]
+
+    def scores(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Floats:
+        """Scores `[N, C]` of texts (or pairs) in the order of the model's labels; raises as `classify` does."""
+        seconds = pairs if pairs is not None else [None] * len(texts)
+        answers = self.classify([TextInput(text, pair) for text, pair in zip(texts, seconds, strict=True)])
+        names = self.folder.labels.names
+        found = [{one.label: one.score for one in answer.predictions} for answer in answers]
+        return np.array([[scores[name] for name in names] for scores in found], dtype=np.float64)
 
     def zero_shot(
         self, texts: Sequence[str], question: ZeroShotQuestion, *, batch_size: int = ROWS_PER_BATCH

@@ -6,7 +6,8 @@
     ├── ModelNotFound   no model of that name is served: names those that are
     └── BackendFailed   the model could not be loaded, or answered with something that is not a number
 
-Every message is a sentence or two that a person can act on. `status` is what HTTP answers, `exit_code` what a command does.
+Every message is a sentence or two that a person can act on. `status` is what HTTP answers, `exit_code` is what
+a command leaves with.
 """
 
 from __future__ import annotations

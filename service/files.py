@@ -6,7 +6,6 @@ Does not know: how scores come about.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,15 +63,13 @@ def texts_of(table: Table, text: str | None = None, text_pair: str | None = None
     column = _column(table, text)
     if text_pair is not None and text_pair not in table.columns:
         raise BadRequest(f"{table.name} has no column {text_pair!r}: it has {shown(table.columns)}")
-    found = []
-    for number, row in enumerate(table.rows, start=1):
-        cells = [row.get(name) for name in (column, text_pair) if name is not None]
-        for cell in cells:
-            if not isinstance(cell, str):
-                what = "empty" if cell is None else type(cell).__name__
-                raise BadRequest(f"{table.name}, row {number}, column {column!r}: a text is wanted, and this is {what}")
-        found.append(TextInput(*cells))
-    return found
+    return [
+        TextInput(
+            _cell(table, number, column, row),
+            _cell(table, number, text_pair, row) if text_pair is not None else None,
+        )
+        for number, row in enumerate(table.rows, start=1)
+    ]
 
 
 def score_table(
@@ -109,7 +106,7 @@ def score_table(
     partial = out.with_name(f".{out.stem}.partial{out.suffix}")
     try:
         write_table(partial, rows)
-        os.replace(partial, out)
+        partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
     return list(names.values())
@@ -130,6 +127,14 @@ def _column(table: Table, asked: str | None) -> str:
     if obvious or len(table.columns) == 1:
         return obvious[0] if obvious else table.columns[0]
     raise BadRequest(f"{table.name}: name the column that holds the text with --text; it has {shown(table.columns)}")
+
+
+def _cell(table: Table, number: int, column: str, row: dict[str, Any]) -> str:
+    cell = row.get(column)
+    if not isinstance(cell, str):
+        what = "empty" if cell is None else type(cell).__name__
+        raise BadRequest(f"{table.name}, row {number}, column {column!r}: a text is wanted, and this is {what}")
+    return cell
 
 
 def _free_names(fresh: Iterable[str], taken: Sequence[str]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What every test stands on: no network, and tiny real checkpoints made on the spot.
 
-Knows: how to build a small BERT offline, and how to keep a test process on loopback.
+Knows: which checkpoints tests share, and how to keep a test process on loopback.
 Does not know: any single test.
 """
 
@@ -12,115 +12,27 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of huggingface_hub, whic
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
-import json
 import shutil
-import socket
-import string
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
+SUPPORT = Path(__file__).parent / "support"
+sys.path.insert(0, str(SUPPORT))
+# Python imports sitecustomize as it starts: the processes that tests start are under the same guard
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SUPPORT), os.environ.get("PYTHONPATH")]))
 
+import loopback_only  # noqa: E402 (found only now)
+from checkpoints import save_base, save_classifier  # noqa: E402
 
-def guard_sockets() -> None:
-    """Make every attempt to reach beyond loopback fail in this process."""
-    connect, resolve = socket.socket.connect, socket.getaddrinfo
-
-    def checked_connect(self: socket.socket, address: Any) -> Any:
-        if self.family in (socket.AF_INET, socket.AF_INET6) and not str(address[0]).startswith(LOOPBACK):
-            raise OSError(f"a test tried to reach {address}: only loopback is allowed")
-        return connect(self, address)
-
-    def checked_resolve(host: Any, *args: Any, **kwargs: Any) -> Any:
-        name = host.decode() if isinstance(host, bytes) else host
-        if name and not str(name).startswith(LOOPBACK):
-            raise OSError(f"a test tried to look up {name!r}: only loopback is allowed")
-        return resolve(host, *args, **kwargs)
-
-    socket.socket.connect = checked_connect  # type: ignore[method-assign]
-    socket.getaddrinfo = checked_resolve
-
-
-guard_sockets()
-
-
-def pytest_configure() -> None:
-    """Guard the processes that tests start as well."""
-    here = str(Path(__file__).parent / "loopback_only")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-
-
-WORDS = (
-    "the a an this that is was were and or not about text it i you we film movie good bad great awful loved hated "
-    "sports business science football match market goal player bank money space planet entails . , ! ? ' -"
-).split()
-
-
-def save_tokenizer(folder: Path, *, max_length: int = 128) -> int:
-    """Write a WordPiece tokenizer that can spell any ASCII text; returns the size of its vocabulary."""
-    from transformers import BertTokenizerFast
-
-    folder.mkdir(parents=True, exist_ok=True)
-    letters = list(string.ascii_lowercase + string.digits + string.punctuation)
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters]
-    pieces += [f"##{letter}" for letter in string.ascii_lowercase + string.digits]
-    pieces = list(dict.fromkeys(pieces))
-    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
-    tokenizer = BertTokenizerFast.from_pretrained(str(folder), model_max_length=max_length)
-    tokenizer.save_pretrained(str(folder))
-    return len(tokenizer)
-
-
-def tiny_config(vocabulary: int, **more: Any) -> Any:
-    """A BERT of two layers, 32 wide."""
-    from transformers import BertConfig
-
-    return BertConfig(
-        vocab_size=vocabulary,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=128,
-        **more,
-    )
-
-
-def save_classifier(
-    folder: Path, labels: list[str], *, seed: int = 0, settings: dict[str, Any] | None = None, **more: Any
-) -> Path:
-    """Write a random classifier with large enough weights that its scores differ visibly from text to text."""
-    import torch
-    from transformers import BertForSequenceClassification
-
-    vocabulary = save_tokenizer(folder)
-    names = dict(enumerate(labels))
-    torch.manual_seed(seed)
-    config = tiny_config(vocabulary, id2label=names, label2id={name: index for index, name in names.items()}, **more)
-    model = BertForSequenceClassification(config).eval()
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.ndim == 2:
-                weight.mul_(40.0 if "classifier" in name else 6.0)
-    model.save_pretrained(str(folder))
-    if settings is not None:
-        (folder / "classifier.json").write_text(json.dumps({"format": 1, **settings}), encoding="utf-8")
-    return folder
+loopback_only.install()
 
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A headless BERT, as a base for fine-tuning."""
-    import torch
-    from transformers import BertModel
-
-    folder = tmp_path_factory.mktemp("base") / "tiny_base"
-    vocabulary = save_tokenizer(folder)
-    torch.manual_seed(0)
-    BertModel(tiny_config(vocabulary)).save_pretrained(str(folder))
-    return folder
+    return save_base(tmp_path_factory.mktemp("base") / "tiny_base")
 
 
 @pytest.fixture(scope="session")

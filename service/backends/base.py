@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from finetune.attention import AttentionMode
+from finetune.artifact import AttentionMode
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from finetune.artifact import ModelFolder
-from finetune.attention import TEXT, AttentionMode, shared_text_mask
+from finetune.artifact import AttentionMode, ModelFolder
+from finetune.attention import TEXT, shared_text_mask
 from service.backends.base import Outputs
 from service.errors import BackendFailed
 

@@ -19,16 +19,15 @@ STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #1f2937; }
 code, pre { font: 14px/1.5 ui-monospace, monospace; background: #f1f5f9; border-radius: 6px; padding: .1em .35em; }
 pre { padding: .8em 1em; overflow-x: auto; }
-h2 { margin-top: 2.2rem; font-size: 1.1rem; } b { color: #0f766e; } td { padding: .15rem 1rem .15rem 0; vertical-align: top; }
+h2 { margin-top: 2.2rem; font-size: 1.1rem; } b { color: #0f766e; }
+td { padding: .15rem 1rem .15rem 0; vertical-align: top; }
 @media (prefers-color-scheme: dark) { body { background: #0f172a; color: #e2e8f0; } code, pre { background: #1e293b; } }
 """
 
-EXAMPLES = {
-    "/models/{name}": [
-        ("models/sentiment", {"inputs": "I loved it."}),
-        ("models/topics", {"inputs": "The match went to extra time.", "parameters": {"candidate_labels": ["sports", "business"]}}),
-    ],
-}  # fmt: skip
+TOPIC = {"inputs": "The match went to extra time.", "parameters": {"candidate_labels": ["sports", "business"]}}
+EXAMPLES: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "/models/{name}": [("models/sentiment", {"inputs": "I loved it."}), ("models/topics", TOPIC)],
+}
 
 
 def build(app: FastAPI) -> APIRouter:

@@ -19,9 +19,11 @@ from service.errors import ServiceError
 from service.schema import Answer
 from service.store import ModelStore, describe
 
+SHOWN_FIRST = ("sentiment", "topics")
+
 
 def names_where(store: ModelStore[Engine], wanted: Callable[[ModelFolder], bool]) -> list[str]:
-    """The served names whose folder can be read and is of the wanted kind, the preferred default first."""
+    """The served names whose folder can be read and is of the wanted kind, the default first."""
     found = []
     for name in store.names():
         try:
@@ -29,7 +31,7 @@ def names_where(store: ModelStore[Engine], wanted: Callable[[ModelFolder], bool]
                 found.append(name)
         except CheckpointError:
             continue  # the server said so when it started
-    return sorted(found, key=lambda name: name != store.default_name)
+    return sorted(found, key=lambda name: (name != store.default_name, name not in SHOWN_FIRST))
 
 
 def about(store: ModelStore[Engine], name: str | None) -> str:
@@ -65,8 +67,7 @@ def bars(answer: Answer, *, number: bool = False) -> dict[str, float] | str:
     return {one.label: one.score for one in answer.predictions}
 
 
-def note(answer: Answer) -> str:
-    """What there is to say about an answer, as HTML."""
-    if not answer.truncated:
-        return ""
-    return '<div class="rehead-note">The text is longer than the model reads; its end was cut off.</div>'
+def note(answer: Answer) -> Any:
+    """What there is to say about an answer, as an update of the HTML below it."""
+    sentence = '<div class="rehead-note">The text is longer than the model reads; its end was cut off.</div>'
+    return gr.update(value=sentence if answer.truncated else "", visible=answer.truncated)

@@ -1,4 +1,4 @@
-"""The page, put together and mounted at `/`.
+"""The page, put together.
 
 Knows: which tabs there are, how the page looks, that it must not ask the network for anything.
 Does not know: what happens in a tab.
@@ -7,7 +7,6 @@ Does not know: what happens in a tab.
 from __future__ import annotations
 
 import gradio as gr
-from fastapi import FastAPI
 
 from service.engine import Engine
 from service.settings import ServeSettings
@@ -20,7 +19,7 @@ MONO_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"
 HEADER = """
 <div class="rehead-header">
   <h1>rehead</h1>
-  <p>Text classifiers, running on this machine. The same answers as an API: <a href="/docs">/docs</a>.</p>
+  <p>Text classifiers, running on this machine. The same answers come from the <a href="/docs">API</a></p>
 </div>
 """
 
@@ -29,30 +28,16 @@ CSS = """
 .rehead-header { padding: 1.4rem 0 .4rem; }
 .rehead-header h1 { font-size: 1.7rem; font-weight: 650; letter-spacing: -.02em; margin: 0; }
 .rehead-header p { color: var(--body-text-color-subdued); margin: .2rem 0 0; }
-.rehead-header a { color: var(--link-text-color); }
-.rehead-about { color: var(--body-text-color-subdued); font-size: .88rem; padding: 0 .2rem; }
+.rehead-header a { color: var(--link-text-color); text-decoration: underline; }
+.rehead-about { color: var(--body-text-color-subdued); font-size: .85rem; margin: -.5rem 0 0 .2rem; }
+.rehead-note { color: var(--body-text-color-subdued); font-size: .85rem; margin-left: .2rem; }
 .rehead-problem { background: #fef2f2; color: #991b1b; border: 1px solid #fecaca; border-radius: 8px;
   padding: .7rem .95rem; }
 .dark .rehead-problem { background: #450a0a; color: #fecaca; border-color: #7f1d1d; }
-.rehead-note { color: var(--body-text-color-subdued); font-size: .88rem; padding: 0 .2rem; }
+.rehead-scores .bar { height: 8px !important; border-radius: 4px; border: 0; }
+.rehead-scores .confidence-set { font-family: inherit !important; font-size: .95rem; }
+.rehead-scores dl, .rehead-scores dt, .rehead-scores dd, .rehead-scores .text { font-family: inherit !important; }
 """
-
-
-def mount_page(app: FastAPI, store: ModelStore[Engine], settings: ServeSettings) -> None:
-    """Mount the page at `/`; routes that the app has already go first."""
-    gr.mount_gradio_app(
-        app,
-        build(store, settings),
-        path="/",
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        show_error=True,
-        app_kwargs={"max_body_size": settings.max_body_bytes},
-        max_file_size=settings.max_body_bytes,
-        theme=_theme(),
-        css=CSS,
-    )
 
 
 def build(store: ModelStore[Engine], settings: ServeSettings) -> gr.Blocks:
@@ -65,9 +50,36 @@ def build(store: ModelStore[Engine], settings: ServeSettings) -> gr.Blocks:
     return page
 
 
-def _theme() -> gr.themes.Base:
-    return gr.themes.Soft(
+def theme() -> gr.themes.Base:
+    """Quiet colours, and fonts that every system has: a font from elsewhere would be a request to elsewhere."""
+    look = gr.themes.Soft(
         primary_hue="teal", secondary_hue="teal", neutral_hue="slate", font=SYSTEM_FONTS, font_mono=MONO_FONTS
+    )
+    return look.set(
+        # white on teal-500 is too faint to read
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_600",
+        block_title_background_fill="transparent",
+        block_title_background_fill_dark="transparent",
+        block_title_text_color="*neutral_700",
+        block_title_text_color_dark="*neutral_200",
+        block_title_padding="0",
+        block_label_background_fill="transparent",
+        block_label_background_fill_dark="transparent",
+        block_label_text_color="*neutral_700",
+        block_label_text_color_dark="*neutral_200",
+        stat_background_fill="*primary_600",
+        stat_background_fill_dark="*primary_500",
+        input_border_width="1px",
+        input_border_color="*neutral_300",
+        input_border_color_dark="*neutral_600",
+        input_shadow="none",
+        checkbox_border_color="*neutral_400",
+        block_border_width="1px",
+        block_border_color="*neutral_200",
+        block_border_color_dark="*neutral_700",
     )
 
 

@@ -35,22 +35,26 @@ def build(page: gr.Blocks, store: ModelStore[Engine], settings: ServeSettings) -
     with gr.Row(equal_height=False):
         with gr.Column(scale=5):
             model = gr.Dropdown(names(), value=first, label="Model", elem_id="sentiment-model")
-            line = gr.HTML(about(store, first))
+            line = gr.HTML(about(store, first), padding=False)
             text = gr.Textbox(
                 label="Text", lines=5, max_lines=14, placeholder="Type or paste a text ...", elem_id="sentiment-text"
             )
             classify = gr.Button("Classify", variant="primary", elem_id="sentiment-classify")
             gr.Examples([[example] for example in EXAMPLES], inputs=[text], label="Examples", cache_examples=False)
         with gr.Column(scale=4):
-            problem = gr.HTML(visible=False, elem_id="sentiment-problem")
-            scores = gr.Label(label="Scores", elem_id="sentiment-scores")
-            remark = gr.HTML()
+            problem = gr.HTML(visible=False, padding=False, elem_id="sentiment-problem")
+            scores = gr.Label(label="Scores", elem_id="sentiment-scores", elem_classes="rehead-scores")
+            remark = gr.HTML(visible=False, padding=False)
     with gr.Accordion("Many texts at once", open=False, elem_id="sentiment-many"):
         lines = gr.Textbox(label="One text on each line", lines=6, max_lines=20, elem_id="sentiment-lines")
         classify_lines = gr.Button("Classify every line", elem_id="sentiment-classify-lines")
-        problem_lines = gr.HTML(visible=False, elem_id="sentiment-lines-problem")
+        problem_lines = gr.HTML(visible=False, padding=False, elem_id="sentiment-lines-problem")
         table = gr.Dataframe(
-            headers=["label", "score", "text"], interactive=False, wrap=True, elem_id="sentiment-table"
+            headers=["label", "score", "text"],
+            column_widths=["16%", "12%", "72%"],
+            interactive=False,
+            wrap=True,
+            elem_id="sentiment-table",
         )
 
     one = guarded(lambda *given: _one(store, *given), outputs=2)

@@ -37,7 +37,7 @@ def build(page: gr.Blocks, store: ModelStore[Engine], settings: ServeSettings) -
     with gr.Row(equal_height=False):
         with gr.Column(scale=5):
             model = gr.Dropdown(names(), value=first, label="Model", elem_id="topics-model")
-            line = gr.HTML(about(store, first))
+            line = gr.HTML(about(store, first), padding=False)
             text = gr.Textbox(
                 label="Text", lines=4, max_lines=14, placeholder="Type or paste a text ...", elem_id="topics-text"
             )
@@ -57,13 +57,17 @@ def build(page: gr.Blocks, store: ModelStore[Engine], settings: ServeSettings) -
                 elem_id="topics-template",
             )
             classify = gr.Button("Classify", variant="primary", elem_id="topics-classify")
-        with gr.Column(scale=4):
-            problem = gr.HTML(visible=False, elem_id="topics-problem")
-            scores = gr.Label(label="Scores", elem_id="topics-scores")
-            remark = gr.HTML()
             gr.Examples(
-                [list(one) for one in EXAMPLES], inputs=[text, labels, several], label="Examples", cache_examples=False
+                [list(one) for one in EXAMPLES],
+                inputs=[text, labels, several],
+                label="Examples",
+                example_labels=[one[0] for one in EXAMPLES],
+                cache_examples=False,
             )
+        with gr.Column(scale=4):
+            problem = gr.HTML(visible=False, padding=False, elem_id="topics-problem")
+            scores = gr.Label(label="Scores", elem_id="topics-scores", elem_classes="rehead-scores")
+            remark = gr.HTML(visible=False, padding=False)
 
     act = guarded(lambda *given: _answer(store, settings, *given), outputs=2)
     for event in (classify.click, text.submit, labels.submit):

@@ -1,0 +1,172 @@
+"""What the engine computes, how often, and under which mask."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from checkpoints import save_tokenizer
+
+from finetune.artifact import read
+from finetune.attention import TEXT
+from service.backends.base import Outputs
+from service.backends.torch import SHARED_TEXT_FAMILIES, TorchBackend
+from service.engine import TOKENS_PER_BATCH, Engine
+from service.errors import BadRequest
+from service.schema import TextInput, ZeroShotQuestion
+
+
+class CountingBackend:
+    """Passes every batch on and remembers it."""
+
+    def __init__(self, backend):
+        self.backend, self.batches = backend, []
+        self.shared_text = backend.shared_text
+
+    def run(self, inputs, *, attention, embeddings) -> Outputs:
+        self.batches.append((inputs["input_ids"].shape, attention, embeddings))
+        return self.backend.run(inputs, attention=attention, embeddings=embeddings)
+
+    @property
+    def rows(self) -> int:
+        return sum(shape[0] for shape, _, _ in self.batches)
+
+
+@pytest.fixture
+def counted(tiny_topics):
+    engine = Engine.load(read(tiny_topics))
+    engine._backend = CountingBackend(engine._backend)
+    return engine, engine._backend
+
+
+def test_identical_texts_are_computed_once(counted):
+    engine, backend = counted
+    answers = engine.zero_shot(["a", "b", "a", "a"], ZeroShotQuestion(("x", "y"), scorer="nli"))
+    assert backend.rows == 4 and answers[0] == answers[2] == answers[3] != answers[1]
+    backend.batches.clear()
+    engine.classify([TextInput("a", "b"), TextInput("a", "c"), TextInput("a", "b")])
+    assert backend.rows == 2
+
+
+def test_label_sentences_are_embedded_once_per_label_set(counted):
+    engine, backend = counted
+    question = ZeroShotQuestion(("x", "y"), scorer="embedding")
+    engine.zero_shot(["a"], question)
+    assert backend.rows == 3
+    engine.zero_shot(["b"], question)
+    assert backend.rows == 4
+
+
+def test_the_mixed_scorer_takes_embeddings_from_the_same_pass(counted):
+    engine, backend = counted
+    engine.zero_shot(["a", "b"], ZeroShotQuestion(("x", "y"), scorer="both", attention="shared_text"))
+    assert backend.rows == 4 + 2 and all(attention == "shared_text" for _, attention, _ in backend.batches)
+    backend.batches.clear()
+    engine.zero_shot(["a", "b"], ZeroShotQuestion(("x", "y"), scorer="both", attention="ordinary"))
+    assert [attention for _, attention, _ in backend.batches] == ["ordinary", "shared_text"]
+
+
+def test_batches_hold_rows_of_like_length_within_the_token_budget(counted):
+    engine, backend = counted
+    texts = [TextInput("a " * (1 + index % 100), "b") for index in range(300)]
+    engine.classify(texts, batch_size=10_000)
+    shapes = [shape for shape, _, _ in backend.batches]
+    assert all(rows * longest <= TOKENS_PER_BATCH for rows, longest in shapes)
+    assert [longest for _, longest in shapes] == sorted((longest for _, longest in shapes), reverse=True)
+
+
+def text_states(folder, attention, hypothesis):
+    engine = Engine.load(read(folder))
+    rows = engine._pair_encoder(["the match was great"], [hypothesis])
+    inputs = engine._encoder.pad(rows)
+    return engine._backend.run(inputs, attention=attention, embeddings=True).embeddings[0]
+
+
+def test_under_the_shared_mask_a_text_does_not_see_its_hypothesis(tiny_topics):
+    one, other = (text_states(tiny_topics, "shared_text", about) for about in ("about sports", "it is a long story"))
+    assert np.abs(one - other).max() < 1e-6
+    one, other = (text_states(tiny_topics, "ordinary", about) for about in ("about sports", "it is a long story"))
+    assert np.abs(one - other).max() > 1e-3
+
+
+def test_under_the_shared_mask_the_text_of_a_pair_is_the_text_alone_except_for_padding(tiny_topics):
+    engine = Engine.load(read(tiny_topics))
+    alone = engine._embed(engine._encode(engine._encoder, ["the match", "the match and a long, long film"]), 2)
+    assert np.abs(alone[0] - engine._embed(engine._encode(engine._encoder, ["the match"]), 1)[0]).max() < 1e-6
+
+
+def tiny_family(family):
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    if family == "distilbert":
+        sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
+    if family in ("electra", "albert"):
+        sizes["embedding_size"] = 16
+    torch.manual_seed(0)
+    names = {0: "entailment", 1: "neutral", 2: "contradiction"}
+    config = AutoConfig.for_model(
+        family, vocab_size=50, max_position_embeddings=40, pad_token_id=0, type_vocab_size=2, id2label=names, **sizes
+    )
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+@pytest.mark.parametrize("family", SHARED_TEXT_FAMILIES)
+def test_every_family_listed_keeps_text_states_apart_from_the_hypothesis(family):
+    backend = TorchBackend(tiny_family(family), family=family)
+    segments = np.array([[0, 1, 1, 1, 2, 2, 2]])
+    found = []
+    for last in (11, 12):
+        ids = np.array([[2, 5, 6, 3, last, last + 5, 3]])
+        inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "segments": segments}
+        found.append(backend.run(inputs, attention="shared_text", embeddings=True))
+    assert np.abs(found[0].embeddings - found[1].embeddings).max() < 1e-6
+    assert np.abs(found[0].logits - found[1].logits).max() > 1e-7
+    assert (segments == TEXT).sum() == 3
+
+
+def test_a_family_without_the_shared_mask_still_classifies_and_says_what_it_cannot_do(tmp_path):
+    from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+
+    names = {0: "contradiction", 1: "entailment", 2: "neutral"}
+    config = DebertaV2Config(
+        vocab_size=save_tokenizer(tmp_path),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=128,
+        id2label=names,
+        label2id={name: index for index, name in names.items()},
+    )
+    DebertaV2ForSequenceClassification(config).save_pretrained(str(tmp_path))
+    engine = Engine.load(read(tmp_path))
+    (answer,) = engine.zero_shot(["the match"], ZeroShotQuestion(("sports", "business")))
+    assert sum(one.score for one in answer.predictions) == pytest.approx(1.0)
+    with pytest.raises(BadRequest, match="attention shared_text is not available for models of the family deberta-v2"):
+        engine.zero_shot(["the match"], ZeroShotQuestion(("sports", "business"), attention="shared_text"))
+    with pytest.raises(BadRequest, match="scorer both is not available"):
+        engine.zero_shot(["the match"], ZeroShotQuestion(("sports", "business"), scorer="both"))
+
+
+def test_many_threads_get_the_answers_that_one_gets(tiny_topics):
+    engine = Engine.load(read(tiny_topics))
+    texts = [f"the match {'good ' * index}" for index in range(12)]
+    question = ZeroShotQuestion(("sports", "business"))
+    expected = engine.zero_shot(texts, question)
+    found = {}
+
+    def ask(start: int) -> None:
+        for index in range(start, len(texts), 4):
+            found[index] = (engine.zero_shot([texts[index]], question)[0], engine.classify([TextInput("a", "b")]))
+
+    threads = [threading.Thread(target=ask, args=(start,)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, answer in enumerate(expected):
+        scores = {one.label: one.score for one in found[index][0].predictions}
+        assert scores == {one.label: pytest.approx(one.score, abs=2e-6) for one in answer.predictions}

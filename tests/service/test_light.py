@@ -1,0 +1,51 @@
+"""What is imported before it is needed, and how fast help comes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+HEAVY = ("torch", "transformers", "datasets", "gradio", "pydantic", "fastapi", "pandas", "huggingface_hub")
+
+
+def imported(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys\nprint(*sorted(name for name in sys.modules if '.' not in name))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_the_packages_and_the_command_import_nothing_heavy():
+    found = imported("import service, finetune, service.cli, service.errors, service.schema")
+    assert not found.intersection(HEAVY)
+
+
+def test_help_imports_nothing_heavy_and_lists_every_command():
+    statement = """
+from click.testing import CliRunner
+from service.cli import rehead
+text = CliRunner().invoke(rehead, ['--help']).output
+assert all(name in text for name in ('predict', 'zero-shot', 'models', 'serve', 'finetune')), text
+"""
+    assert not imported(statement).intersection(HEAVY)
+
+
+def test_settings_import_nothing_that_computes():
+    assert not imported("import service.settings").intersection(HEAVY) - {"pydantic"}
+
+
+def test_help_answers_at_once():
+    took = []
+    for _ in range(5):  # the best of five: other work on the machine is not our promise
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "service.cli", "--help"], capture_output=True, check=True)
+        took.append(time.perf_counter() - start)
+    assert min(took) < 0.3
+
+
+def test_public_names_are_these():
+    import service
+
+    assert dir(service) == ["Classifier", "ZeroShotClassifier", "load"] and all(
+        getattr(service, name) for name in dir(service)
+    )

@@ -1,0 +1,78 @@
+"""Tiny real checkpoints, made offline in a moment.
+
+Knows: how to write a small BERT with a tokenizer that can spell any ASCII text.
+Does not know: any single test.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from pathlib import Path
+from typing import Any
+
+COMMON = "the a an this that is was were and or not about text it i you we film movie good bad great awful loved hated"
+TOPICAL = "sports business science football match market goal player bank money space planet"
+
+
+def save_tokenizer(folder: Path, *, max_length: int = 128) -> int:
+    """Write a WordPiece tokenizer that can spell any ASCII text; returns the size of its vocabulary."""
+    from transformers import BertTokenizerFast
+
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = list(string.ascii_lowercase + string.digits + string.punctuation)
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *COMMON.split(), *TOPICAL.split(), *letters]
+    pieces += [f"##{letter}" for letter in string.ascii_lowercase + string.digits]
+    pieces = list(dict.fromkeys(pieces))
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    tokenizer = BertTokenizerFast.from_pretrained(str(folder), model_max_length=max_length)
+    tokenizer.save_pretrained(str(folder))
+    return len(tokenizer)
+
+
+def tiny_config(vocabulary: int, **more: Any) -> Any:
+    """A BERT of two layers, 32 wide."""
+    from transformers import BertConfig
+
+    return BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=128,
+        **more,
+    )
+
+
+def save_classifier(
+    folder: Path, labels: list[str], *, seed: int = 0, settings: dict[str, Any] | None = None, **more: Any
+) -> Path:
+    """Write a random classifier with large enough weights that its scores differ visibly from text to text."""
+    import torch
+    from transformers import BertForSequenceClassification
+
+    vocabulary = save_tokenizer(folder)
+    names = dict(enumerate(labels))
+    torch.manual_seed(seed)
+    config = tiny_config(vocabulary, id2label=names, label2id={name: index for index, name in names.items()}, **more)
+    model = BertForSequenceClassification(config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2:
+                weight.mul_(40.0 if "classifier" in name else 8.0)
+    model.save_pretrained(str(folder))
+    if settings is not None:
+        (folder / "classifier.json").write_text(json.dumps({"format": 1, **settings}), encoding="utf-8")
+    return folder
+
+
+def save_base(folder: Path, *, seed: int = 0) -> Path:
+    """Write a headless BERT, as a base for fine-tuning."""
+    import torch
+    from transformers import BertModel
+
+    vocabulary = save_tokenizer(folder)
+    torch.manual_seed(seed)
+    BertModel(tiny_config(vocabulary)).save_pretrained(str(folder))
+    return folder
