@@ -7,6 +7,7 @@ Does not know: any wire dialect, and what the page looks like.
 from __future__ import annotations
 
 import errno
+import logging
 import re
 import socket
 import uuid
@@ -66,9 +67,10 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
 
     Raises:
         BadRequest: the address cannot be listened on.
+        ModelNotFound, BackendFailed: there is nothing to serve.
     """
-    app = create_app(settings, say=say)
     with _listen(settings.host, settings.port) as listener:
+        app = create_app(settings, say=say)
         config = uvicorn.Config(
             app, log_level="warning", timeout_graceful_shutdown=STOP_WITHIN_S, server_header=False, lifespan="on"
         )
@@ -126,6 +128,11 @@ class _Server(uvicorn.Server):  # type: ignore[misc]  # pyproject skips uvicorn'
             self._say(
                 f"rehead answers at http://{shown}:{port}   (page at /, API at /models/NAME, its description at /docs)"
             )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # streams of open pages are cut off now, and uvicorn would log a traceback for each
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        await super().shutdown(sockets)
 
 
 def _preload(store: ModelStore[Engine], say: Say) -> None:

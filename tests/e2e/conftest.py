@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -62,7 +63,7 @@ def start_server():
 
 @pytest.fixture(scope="session")
 def server(tiny_models):
-    """A server of the tiny models."""
+    """A server of the tiny models; it must leave cleanly when it is told to."""
     running = Server(tiny_models)
     yield running
-    running.stop()
+    assert running.stop(signal.SIGTERM) == (143, "\n")  # click ends the line that ^C stands on

@@ -6,7 +6,6 @@ import concurrent.futures
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -121,25 +120,10 @@ def test_probes_answer_while_a_long_request_is_computed(server):
         assert answered >= 2 and len(long.result()) == 200
 
 
-def test_a_port_in_use_is_one_clear_sentence(tiny_models):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        done = subprocess.run(
-            [sys.executable, "-m", "service.cli", "serve", "--models", str(tiny_models), "--port", str(port)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-    assert done.returncode == 2
-    assert done.stderr == f"error: port {port} of 127.0.0.1 is in use: choose another with --port\n"
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_server_at_once_and_without_a_traceback(start_server, tiny_models, number, code):
+def test_ctrl_c_ends_the_server_at_once_and_without_a_traceback(start_server, tiny_models):
     running = start_server(tiny_models, "--default", "topics")
     # a page keeps a stream open for as long as it is shown
     stream = urllib.request.urlopen(f"{running.address}/gradio_api/heartbeat/abc", timeout=30)
     assert get(f"{running.address}/health") == 200
-    left, said = running.stop(number, seconds=20)
+    assert running.stop(signal.SIGINT) == (130, "\n")  # click ends the line that ^C stands on
     stream.close()
-    assert left in (code, -number) and "Traceback" not in said

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 
 import pytest
 from starlette.testclient import TestClient
 
 from service import Classifier, ZeroShotClassifier
-from service.app import create_app
+from service.app import create_app, serve
+from service.errors import BadRequest, ModelNotFound
 from service.settings import ServeSettings
 
 LABELS = ["sports", "business"]
@@ -204,7 +206,17 @@ def test_a_crash_inside_is_told_without_its_details(client, monkeypatch):
 
 
 def test_a_server_without_a_usable_default_does_not_start(tiny_models):
-    from service.errors import ModelNotFound
-
     with pytest.raises(ModelNotFound, match="no model 'nope' is served"):
         create_app(ServeSettings(models=tiny_models, default="nope"))
+
+
+def test_a_port_in_use_is_one_clear_sentence(tiny_models):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(BadRequest, match=f"^port {port} of 127.0.0.1 is in use: choose another with --port$"):
+            serve(ServeSettings(models=tiny_models, port=port), say=print)
+
+
+def test_an_address_that_is_not_ours_is_one_clear_sentence(tiny_models):
+    with pytest.raises(BadRequest, match=r"^cannot listen on 192\.0\.2\.1:0 "):
+        serve(ServeSettings(models=tiny_models, host="192.0.2.1", port=0), say=print)

@@ -1,0 +1,186 @@
+"""`rehead predict`, `zero-shot` and `models`, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from finetune.tables import read_table, write_table
+from service import Classifier, ZeroShotClassifier, cli
+
+LABELS = ["sports", "business", "food, drink"]
+
+
+@pytest.fixture
+def rehead(tiny_models, tmp_path, capsys, monkeypatch):
+    """Runs a command in this process, in an empty folder; gives exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "none").mkdir()
+    monkeypatch.setattr("finetune.artifact.shipped_dir", lambda: tmp_path / "none")
+    shutil.copytree(tiny_models, tmp_path / "models")
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: str):
+        with pytest.raises(SystemExit) as left:
+            cli.main(list(arguments))
+        printed = capsys.readouterr()
+        return left.value.code, printed.out, printed.err
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def table(tmp_path):
+    write_table(
+        tmp_path / "in.csv", [{"id": "007", "text": "great film", "label": "x"}, {"id": "8", "text": "NA", "label": ""}]
+    )
+    return tmp_path / "in.csv"
+
+
+def test_a_text_is_shown_with_all_its_labels_as_bars(rehead, tiny_sentiment):
+    code, out, err = rehead("predict", "sentiment", "I loved it.")
+    best, other = Classifier(tiny_sentiment)("I loved it.", top_k=None)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "I loved it."
+    assert lines[1].split()[:2] == [best["label"], f"{best['score']:.3f}"] and "█" in lines[1]
+    assert lines[2].split()[0] == other["label"]
+
+
+def test_many_texts_are_a_line_each(rehead, tiny_sentiment):
+    texts = ["great film", "the match\nwas long"]
+    code, out, _ = rehead("predict", "sentiment", *texts)
+    expected = Classifier(tiny_sentiment)(texts)
+    assert code == 0 and [line.split()[0] for line in out.splitlines()] == [one["label"] for one in expected]
+    assert out.splitlines()[1].endswith("the match was long")
+
+
+def test_json_has_every_text_with_its_predictions(rehead, tiny_sentiment):
+    code, out, _ = rehead("predict", "sentiment", "great film", "NA", "--json")
+    found = json.loads(out)
+    assert code == 0 and [one["text"] for one in found] == ["great film", "NA"]
+    expected = Classifier(tiny_sentiment)(["great film", "NA"], top_k=None)
+    assert [one["predictions"][0]["label"] for one in found] == [row[0]["label"] for row in expected]
+    (one,) = json.loads(rehead("predict", "sentiment", "great film", "--json", "--top-k", "1")[1])
+    assert len(one["predictions"]) == 1 and one["truncated"] is False
+
+
+def test_a_table_is_scored_into_a_table(rehead, table, tiny_sentiment):
+    code, out, err = rehead("predict", "sentiment", "in.csv", "-o", "out.csv")
+    assert (code, out) == (0, "") and "wrote out.csv, with new columns predicted_label, score" in err
+    rows = read_table("out.csv").rows
+    assert list(rows[0]) == ["id", "text", "label", "predicted_label", "score", "score_negative", "score_positive"]
+    assert rows[0]["id"] == "007" and rows[1]["text"] == "NA"
+    for row, one in zip(rows, Classifier(tiny_sentiment)(["great film", "NA"]), strict=True):
+        assert row["predicted_label"] == one["label"] and float(row["score"]) == pytest.approx(one["score"], abs=2e-6)
+    code, _, err = rehead("predict", "sentiment", "in.csv", "-o", "out.csv")
+    assert code == 2 and "exists already" in err
+    assert rehead("predict", "sentiment", "in.csv", "-o", "out.csv", "--overwrite", "--text", "id")[0] == 0
+
+
+def test_a_table_without_an_output_is_shown(rehead, table):
+    code, out, _ = rehead("predict", "sentiment", "in.csv")
+    assert code == 0 and len(out.splitlines()) == 2 and out.splitlines()[0].endswith("great film")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--label", "sports", "--label", "business", "--label", "food, drink"],
+        ["--labels", "sports,business", "--label", "food, drink"],
+        ["--labels", "@labels.txt"],
+    ],
+)
+def test_labels_are_given_in_any_of_three_ways(rehead, tmp_path, tiny_topics, flags):
+    (tmp_path / "labels.txt").write_text("sports\n\nbusiness\r\nfood, drink\n", encoding="utf-8")
+    code, out, err = rehead("zero-shot", "the match", *flags, "--json")
+    expected = ZeroShotClassifier(tiny_topics)("the match", LABELS)
+    assert (code, err) == (0, "")
+    scores = {one["label"]: one["score"] for one in json.loads(out)[0]["predictions"]}
+    assert scores == {
+        label: pytest.approx(score, abs=2e-6)
+        for label, score in zip(expected["labels"], expected["scores"], strict=True)
+    }
+
+
+def test_zero_shot_flags_are_followed(rehead, tiny_topics):
+    flags = ["--multi-label", "--template", "It is {}.", "--scorer", "nli", "--attention", "ordinary"]
+    code, out, _ = rehead("zero-shot", "the match", "--labels", "sports,business", *flags, "--json")
+    knobs = {"multi_label": True, "hypothesis_template": "It is {}.", "scorer": "nli", "attention": "ordinary"}
+    expected = ZeroShotClassifier(tiny_topics)("the match", ["sports", "business"], **knobs)
+    assert code == 0
+    found = json.loads(out)[0]["predictions"]
+    assert [one["score"] for one in found] == pytest.approx(expected["scores"], abs=2e-6)
+
+
+def test_several_labels_of_a_table_row_are_a_list(rehead, table):
+    arguments = ["zero-shot", "in.csv", "--labels", "sports,business", "--multi-label", "-o", "out.jsonl"]
+    assert rehead(*arguments)[0] == 0
+    row = read_table("out.jsonl").rows[0]
+    chosen = [name for name in ("sports", "business") if row[f"score_{name}"] >= 0.5]
+    assert sorted(row["predicted_label"]) == sorted(chosen)
+
+
+def test_models_are_listed_with_what_each_is_for(rehead, tmp_path):
+    (tmp_path / "models" / "broken").mkdir()
+    (tmp_path / "models" / "broken" / "config.json").write_text("{}")
+    code, out, err = rehead("models")
+    assert code == 0 and out.splitlines()[0].split() == ["name", "task", "labels", "base", "size", "metric"]
+    assert "any that you name" in out and "negative, positive" in out
+    assert "broken cannot be used" in err and "model.safetensors is missing" in err
+    entries = {entry["name"]: entry for entry in json.loads(rehead("models", "--json")[1])}
+    assert entries["sentiment"]["task"] == "binary" and "error" in entries["broken"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["predict", "sentimental", "a", "--models", "nowhere"], "no model 'sentimental'"),
+        (["predict", "sentiment", "nowhere.csv"], "there is no file nowhere.csv"),
+        (["predict", "sentiment", "in.csv", "--text", "body"], "has no column 'body': it has id, text, label"),
+        (["predict", "sentiment", "in.csv", "-o", "in.csv", "--overwrite"], "is the input itself"),
+        (["predict", "sentiment", "a text", "-o", "out.csv"], "go with a FILE"),
+        (["predict", "sentiment", " "], "a text is empty"),
+        (["predict", "sentiment"], "Missing argument"),
+        (["predict", "topics", "a text"], "use rehead zero-shot"),
+        (["predict", "sentiment", "a", "--top-k", "0"], "--top-k"),
+        (["zero-shot", "a text"], "there are no labels: pass --labels"),
+        (["zero-shot", "a text", "--labels", "@nowhere.txt"], "there is no label file nowhere.txt"),
+        (["zero-shot", "a text", "--labels", "a,b", "--template", "x"], "exactly one {}"),
+        (["zero-shot", "a text", "--labels", "a,a"], "'a' is given twice"),
+        (["zero-shot", "a text", "--labels", "a,b", "--model", "sentiment"], "labels of your own"),
+        (["serve", "--default", "nope", "--port", "0"], "no model 'nope' is served"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(rehead, table, arguments, sentence):
+    code, out, err = rehead(*arguments)
+    assert code == 2 and out == "" and sentence in err and "Traceback" not in err
+    assert err.startswith("Usage:") or err.count("\n") == 1
+
+
+def test_a_real_process_prints_the_answer_and_nothing_else(tiny_models):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "service.cli",
+            "predict",
+            "sentiment",
+            "I loved it.",
+            "--json",
+            "--models",
+            str(tiny_models),
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "") and json.loads(done.stdout)[0]["text"] == "I loved it."

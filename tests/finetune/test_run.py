@@ -1,0 +1,280 @@
+"""A training run from table to folder, as a user meets it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune import artifact, events
+from finetune.config import TrainConfig
+from finetune.errors import CheckpointError, ConfigError, DataError, TrainingError
+from finetune.run import evaluate, plan, train
+
+Make = Callable[..., TrainConfig]
+
+STOCK = """
+import json, sys
+from transformers import pipeline
+answer = pipeline("text-classification", sys.argv[1])(json.loads(sys.argv[2]), top_k=None)
+assert not any(name in sys.modules for name in ("finetune", "service"))
+print(json.dumps(answer))
+"""
+
+
+def stock_pipeline(folder: Path, inputs: Any) -> Any:
+    """The answer of transformers alone, in a process that never imports our packages."""
+    done = subprocess.run(
+        [sys.executable, "-c", STOCK, str(folder), json.dumps(inputs)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=folder,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_two_labels_become_a_folder_that_transformers_reads_alone(config: Make, reviews: Any) -> None:
+    result = train(config(optim={"epochs": 3}), reviews)
+    assert result.metrics["accuracy"] == 1.0
+    folder = artifact.read(result.path, check_hashes=True)
+    assert folder.labels.names == ("no", "yes")
+    stored = json.loads((result.path / "metrics.json").read_text())
+    assert set(stored) >= {"split", "rows", "metrics", "baseline", "data"}
+    assert stored["baseline"]["accuracy"] == 0.5
+    assert set(stored["metrics"]["accuracy"]) == {"value", "low", "high"}
+    assert {file.name for file in (result.path / "report").iterdir()} == {"training_curve.png", "confusion_matrix.png"}
+    answers = stock_pipeline(result.path, ["good great film", "bad awful film"])
+    assert [answer[0]["label"] for answer in answers] == ["yes", "no"]
+
+
+@pytest.mark.parametrize(
+    ("label", "task", "metric"),
+    [
+        (lambda i: "abc"[i % 3], "multiclass", "accuracy"),
+        (lambda i: [["a"], ["a", "b"], []][i % 3], "multi_label", "micro_f1"),
+        (lambda i: 0.5 + i % 3, "regression", "r2"),
+    ],
+)
+@pytest.mark.parametrize("paired", [False, True])
+def test_every_task_trains_on_texts_and_on_pairs(
+    config: Make, label: Any, task: str, metric: str, paired: bool
+) -> None:
+    words = ["good great", "bad awful", "sports money"]
+    rows: list[dict[str, Any]] = [{"text": f"{words[i % 3]} film {i}", "label": label(i)} for i in range(60)]
+    if paired:
+        rows = [row | {"text_pair": f"about {row['text']}"} for row in rows]
+    result = train(config(optim={"epochs": 4}), rows)
+    stored = json.loads((result.path / "metrics.json").read_text())
+    assert artifact.read(result.path).settings.task == task
+    assert stored["metrics"][metric]["value"] > stored["baseline"][metric]
+
+
+def test_the_same_seed_repeats_bit_equal_and_another_does_not(config: Make, reviews: Any, tmp_path: Path) -> None:
+    runs = [
+        train(config(out=str(tmp_path / name), seed=seed), reviews).path
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    one, same, other = (artifact.sha256(run / "model.safetensors") for run in runs)
+    assert one == same != other
+
+
+def test_a_resumed_run_ends_bit_equal_to_an_unbroken_one(config: Make, reviews: Any, tmp_path: Path) -> None:
+    unbroken = train(config(out=str(tmp_path / "whole"), optim={"epochs": 2}), reviews)
+    broken = config(out=str(tmp_path / "broken"), optim={"epochs": 2})
+    seen: list[events.Event] = []
+
+    def stop_at_first_checkpoint(event: events.Event) -> None:
+        seen.append(event)
+        if isinstance(event, events.Saved):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, reviews, stop_at_first_checkpoint)
+    assert isinstance(seen[-1], events.Warned)
+    best = Path(seen[-1].text.split(" is ")[1].split(";")[0])
+    assert artifact.read(best).labels.names == ("no", "yes"), "Ctrl-C keeps a loadable best checkpoint"
+    assert not Path(broken.out).exists()
+
+    said: list[events.Event] = []
+    resumed = train(broken.model_copy(update={"resume": True}), reviews, said.append)
+    assert any(isinstance(event, events.Said) and "resuming from" in event.text for event in said)
+    hashes = [artifact.sha256(run.path / "model.safetensors") for run in (unbroken, resumed)]
+    assert hashes[0] == hashes[1]
+    again: list[events.Event] = []
+    train(broken.model_copy(update={"resume": True}), reviews, again.append)
+    assert [event.text for event in again if isinstance(event, events.Said)] == [
+        f"{broken.out} is finished: nothing to resume"
+    ]
+
+
+@pytest.mark.parametrize("harm", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "flip"])
+def test_a_damaged_checkpoint_is_not_resumed_from(config: Make, reviews: Any, harm: str) -> None:
+    from finetune.trainer import last_good_checkpoint
+
+    broken = config()
+
+    def stop(event: events.Event) -> None:
+        if isinstance(event, events.Saved):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, reviews, stop)
+    work = Path(broken.out).with_name(".model.run")
+    found = last_good_checkpoint(work)
+    assert found is not None
+    if harm == "flip":
+        weights = bytearray((found / "model.safetensors").read_bytes())
+        weights[-5] ^= 1
+        (found / "model.safetensors").write_bytes(weights)
+    else:
+        (found / harm).unlink()
+    assert last_good_checkpoint(work) is None
+
+
+def test_the_number_of_updates_is_said_beforehand(config: Make) -> None:
+    rows = [{"text": f"t {index}", "label": "ab"[index % 2]} for index in range(250)]
+    found = plan(config(data={"validation_size": 50}, optim={"batch_size": 10, "epochs": 2}), rows)
+    assert (found.updates_per_epoch, found.updates) == (20, 40)
+    assert not Path(config().out).exists()
+
+
+def test_events_tell_the_whole_story(config: Make, reviews: Any) -> None:
+    seen: list[events.Event] = []
+    train(config(), reviews, seen.append)
+    kinds = [type(event).__name__ for event in seen]
+    assert [kind for kind in dict.fromkeys(kinds)] == ["Said", "Started", "Step", "Evaluated", "Saved", "Finished"]
+    base = next(event.text for event in seen if isinstance(event, events.Said) and event.text.startswith("base"))
+    assert "kept 37 tensors" in base
+    assert "new: classifier" in base
+
+
+def test_an_existing_model_is_refused_and_untouched_without_overwrite(config: Make, reviews: Any) -> None:
+    first = train(config(), reviews)
+    before = artifact.sha256(first.path / "manifest.json")
+    with pytest.raises(ConfigError, match="already holds a model.*--overwrite"):
+        train(config(), reviews)
+    with pytest.raises(DataError):
+        train(config(overwrite=True), [{"text": "t", "label": "one class"}] * 5)
+    assert artifact.sha256(first.path / "manifest.json") == before
+    train(config(overwrite=True, seed=9), reviews)
+    assert artifact.sha256(first.path / "manifest.json") != before
+    assert [path.name for path in first.path.parent.iterdir()] == ["model"], "nothing is left beside the model"
+
+
+def test_a_diverging_run_says_so_and_writes_nothing(config: Make) -> None:
+    rows = [{"text": f"t {index}", "label": float(index) * 1e30 + 0.5} for index in range(40)]
+    with pytest.raises(TrainingError, match="diverged.*--lr"):
+        train(config(optim={"lr": 1e30, "max_grad_norm": 0}), rows)
+    assert not Path(config().out).exists()
+
+
+def test_a_changed_file_is_noticed(config: Make, reviews: Any) -> None:
+    path = train(config(), reviews).path
+    settings = json.loads((path / "classifier.json").read_text())
+    (path / "classifier.json").write_text(json.dumps(settings | {"temperature": 2.0}))
+    with pytest.raises(CheckpointError, match=r"classifier\.json is missing or differs from manifest"):
+        artifact.read(path, check_hashes=True)
+
+
+def test_a_trained_model_serves_as_a_base_by_its_name(config: Make, reviews: Any, tmp_path: Path) -> None:
+    first = train(config(), reviews)
+    rows = [{"text": f"t {index}", "label": "xyz"[index % 3]} for index in range(60)]
+    second = train(config(base="model", models_dir=str(first.path.parent), out=str(tmp_path / "second")), rows)
+    assert artifact.read(second.path).labels.names == ("x", "y", "z")
+
+
+def test_entailment_rows_make_a_zero_shot_model_under_both_masks(config: Make, tmp_path: Path) -> None:
+    from finetune.tables import write_table
+
+    rows = [{"text": f"the {'goal' if i % 2 else 'bank'} {i}", "label": ["sports", "money"][i % 2]} for i in range(80)]
+    write_table(tmp_path / "topics.csv", rows)
+    source = {"path": str(tmp_path / "topics.csv"), "text": "text", "label": "label"}
+    seen: list[events.Event] = []
+    result = train(
+        config(
+            data={"train": [source | {"recast": {"templates": ["about {}."]}}]},
+            zero_shot={
+                "attention": "alternate",
+                "scorer": "both",
+                "fit_on": [source],
+                "hypothesis_template": "about {}.",
+            },
+            auxiliary=[{"name": "keep_embedding", "weight": 1.0}],
+            optim={"epochs": 2},
+        ),
+        on_event=seen.append,
+    )
+    zero = artifact.read(result.path).settings.zero_shot
+    assert zero is not None
+    assert (zero.attention, zero.scorer, zero.hypothesis_template) == ("shared_text", "both", "about {}.")
+    assert zero.mix != artifact.Mix(), "the mix was fitted"
+    assert any(isinstance(event, events.Said) and event.text.startswith("mix on") for event in seen)
+
+
+def test_the_auxiliary_term_keeps_the_text_embedding_near_the_base(
+    config: Make, tiny_base: Path, tmp_path: Path
+) -> None:
+    import numpy as np
+    from transformers import AutoModelForSequenceClassification
+
+    from finetune.encoding import TextEncoder
+    from finetune.mix import embeddings
+
+    rows = [
+        {"premise": f"the goal {i}", "hypothesis": "about sports", "label": ["entailment", "contradiction"][i % 2]}
+        for i in range(60)
+    ]
+    moved = {}
+    for weight in (0.0, 20.0):
+        result = train(
+            config(
+                out=str(tmp_path / f"w{weight}"),
+                zero_shot={"attention": "alternate"},
+                auxiliary=[{"name": "keep_embedding", "weight": weight}],
+                optim={"epochs": 4},
+            ),
+            rows,
+        )
+        model = AutoModelForSequenceClassification.from_pretrained(result.path)
+        folder = artifact.read(result.path)
+        encoder = TextEncoder.load(result.path, folder.config)
+        texts = ["the goal 3", "a bank of money"]
+        base = AutoModelForSequenceClassification.from_pretrained(tiny_base)
+        batch = encoder.tokenizer(texts, return_tensors="pt", padding=True)
+        states = base.bert(**batch).last_hidden_state * batch["attention_mask"][..., None]
+        target = states.sum(1).detach().numpy()
+        target /= np.linalg.norm(target, axis=1, keepdims=True)
+        moved[weight] = 1 - float((embeddings(model, encoder, texts) * target).sum(axis=1).mean())
+    assert moved[20.0] < moved[0.0] / 2
+
+
+def test_evaluate_reads_any_table_and_measures_by_hand_checked_numbers(tmp_path: Path) -> None:
+    import numpy as np
+
+    from finetune.labels import LabelSpace
+
+    rows = [{"text": f"t{i}", "label": "ab"[i % 2]} for i in range(4)] + [{"text": "t0", "label": "a"}]
+
+    def always_a(texts: list[str], pairs: list[str] | None) -> Any:
+        return np.tile([0.9, 0.1], (len(texts), 1))
+
+    scored, counts = evaluate(always_a, rows, LabelSpace("binary", ("a", "b")))
+    assert (scored.rows, counts["duplicates"]) == (4, 1)
+    assert scored.values() == {"accuracy": 0.5, "macro_f1": pytest.approx(1 / 3)}
+    assert scored.per_class["b"]["recall"] == 0.0
+
+
+def test_an_unknown_metric_is_refused_before_training(config: Make, reviews: Any) -> None:
+    with pytest.raises(ConfigError, match="'no_such_metric' is none of ours"):
+        train(config(metrics=["no_such_metric"]), reviews)
+
+
+def test_a_moved_folder_still_reads(config: Make, reviews: Any, tmp_path: Path) -> None:
+    path = train(config(), reviews).path
+    shutil.copytree(path, tmp_path / "elsewhere")
+    assert artifact.read(tmp_path / "elsewhere", check_hashes=True).headline is not None
