@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune.attention import AttentionMode
 from finetune.errors import CheckpointError, ConfigError
 from finetune.labels import LabelSpace
 from finetune.scores import ACTIVATION_OF_TASK, Activation
@@ -39,6 +38,7 @@ HASHED = (
 )
 
 Scorer = Literal["nli", "embedding", "both"]
+AttentionMode = Literal["ordinary", "shared_text"]
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,10 @@ serve any number of labels. The sequence itself stays as the model knows it: `[C
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-AttentionMode = Literal["ordinary", "shared_text"]
 
 PADDING, LEADING, TEXT, HYPOTHESIS = -1, 0, 1, 2
 """Segments of a token: padding; [CLS]; the text and its [SEP]; the hypothesis and its [SEP]."""
@@ -31,4 +29,4 @@ def shared_text_mask(segments: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """
     is_text = segments == TEXT
     visible = segments != PADDING
-    return np.where(is_text[:, :, None], is_text[:, None, :], visible[:, None, :])
+    return np.asarray(np.where(is_text[:, :, None], is_text[:, None, :], visible[:, None, :]), dtype=np.bool_)

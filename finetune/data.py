@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from finetune.config import DataConfig, Source
@@ -44,7 +45,7 @@ class Rows:
             self.source,
         )
 
-    def keys(self) -> list[tuple[str, str]]:
+    def identities(self) -> list[tuple[str, str]]:
         """What makes two rows the same text."""
         pairs = self.pairs if self.pairs is not None else [""] * len(self)
         return [(text.strip(), pair.strip()) for text, pair in zip(self.texts, pairs, strict=True)]
@@ -52,7 +53,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run trains on, chooses by and reports on; `counts` says what was read and dropped, `said` what was chosen."""
+    """What a run trains on, chooses by and reports on.
+
+    `counts` says what was read and dropped, `said` what was chosen for the user.
+    """
 
     train: Rows
     validation: Rows
@@ -86,11 +90,18 @@ def load_splits(config: DataConfig, *, seed: int, data: Any = None) -> Splits:
     return _checked(reading, train, validation, tests)
 
 
-def load_rows(path: str, config: DataConfig, labels: LabelSpace, *, seed: int = 42) -> tuple[Rows, dict[str, int]]:
-    """The rows of one table for evaluating a model, their labels among `labels`, and the counts of what was dropped."""
-    reading = _Reading(config.model_copy(update={"task": labels.task}), seed)
-    rows = reading.one(Source(path=path))
-    counts = Counter(reading.counts)
+def load_rows(source: Any, config: DataConfig, labels: LabelSpace) -> tuple[Rows, dict[str, int]]:
+    """The rows of one table (a path, or in memory) for evaluating a model, and the counts of what was dropped.
+
+    Raises:
+        DataError: no usable rows, or a label that is none of `labels`.
+    """
+    reading = _Reading(config.model_copy(update={"task": labels.task}), seed=0)
+    if isinstance(source, str | Path):
+        rows = reading.one(Source(path=str(source)))
+    else:
+        rows = reading.one(Source(path="the given table"), source)
+    counts = reading.counts
     rows = _once(rows, counts, "duplicates")
     _require_known(rows, labels)
     return rows, dict(counts)
@@ -111,9 +122,9 @@ class _Reading:
         self.said: list[str] = []
         self.kept_out: dict[str, Rows] = {}
 
-    def one(self, source: Source) -> Rows:
+    def one(self, source: Source, data: Any = None) -> Rows:
         """All rows of a source that is not split."""
-        splits = self.split_rows(source)
+        splits = self.split_rows(source, data)
         if len(splits) == 1:
             return next(iter(splits.values()))
         raise DataError(f"this holds several splits ({', '.join(splits)}): name one file", file=source.path)
@@ -195,8 +206,8 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
     counts = reading.counts
     train = _once(train, counts, "duplicates")
     validation = _once(validation, counts, "evaluation_duplicates")
-    held = {key for rows in (validation, *tests.values()) for key in rows.keys()}
-    fresh = [index for index, key in enumerate(train.keys()) if key not in held]
+    held = {key for rows in (validation, *tests.values()) for key in rows.identities()}
+    fresh = [index for index, key in enumerate(train.identities()) if key not in held]
     counts["also_in_evaluation"] += len(train) - len(fresh)
     train = train.take(fresh)
     task: Task = reading.task or "multiclass"
@@ -208,8 +219,8 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
         labels = LabelSpace.fit(train.values, task, column=reading.config.label or "label")
     if not len(validation):
         train, validation = _split(train, reading.config.validation_size, labels, reading.seed)
-        held_keys = set(validation.keys())  # a text with two labels may fall on both sides
-        fresh = [index for index, key in enumerate(train.keys()) if key not in held_keys]
+        held_keys = set(validation.identities())  # a text with two labels may fall on both sides
+        fresh = [index for index, key in enumerate(train.identities()) if key not in held_keys]
         counts["also_in_evaluation"] += len(train) - len(fresh)
         train = train.take(fresh)
     for rows in (train, validation, *tests.values()):
@@ -238,7 +249,7 @@ def _joined(parts: list[Rows]) -> Rows:
 def _once(rows: Rows, counts: Counter[str], name: str) -> Rows:
     seen: set[tuple[Any, ...]] = set()
     kept = []
-    for index, (key, value) in enumerate(zip(rows.keys(), rows.values, strict=True)):
+    for index, (key, value) in enumerate(zip(rows.identities(), rows.values, strict=True)):
         whole = (*key, tuple(value) if isinstance(value, list) else value)
         if whole not in seen:
             seen.add(whole)
@@ -300,8 +311,6 @@ def _is_left_out(row: dict[str, Any], source: Source) -> bool:
 
 
 def _stem(path: str) -> str:
-    from pathlib import Path
-
     file = Path(path)
     return f"{file.parent.name}_{file.stem}" if file.parent.name else file.stem
 

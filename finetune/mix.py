@@ -60,8 +60,8 @@ def fit(
         alone = np.mean(cosines.argmax(axis=1) == right)
         say(
             Said(
-                f"mix on {rows.source} ({len(rows)} rows, {len(names)} labels): nli {found[0]:.3f}, embedding {alone:.3f}, "
-                f"both {max(found):.3f} at {COSINE_WEIGHTS[int(np.argmax(found))]:g}"
+                f"mix on {rows.source} ({len(rows)} rows, {len(names)} labels): nli {found[0]:.3f}, "
+                f"embedding {alone:.3f}, both {max(found):.3f} at {COSINE_WEIGHTS[int(np.argmax(found))]:g}"
             )
         )
         accuracies.append(found)

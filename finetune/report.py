@@ -175,9 +175,8 @@ def _score_table(measured: Measured) -> str:
 def _class_table(scored: Scored) -> str:
     lines = ["| label | precision | recall | F1 | rows |", "|---|---|---|---|---|"]
     for name, row in scored.per_class.items():
-        lines.append(
-            f"| {name.replace('|', '/')} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f} | {row['support']} |"
-        )
+        shares = " | ".join(f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
+        lines.append(f"| {name.replace('|', '/')} | {shares} | {row['support']} |")
     return "\n".join(lines)
 
 

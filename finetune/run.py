@@ -17,8 +17,8 @@ import numpy as np
 from finetune import artifact, configfile, report
 from finetune.artifact import ClassifierSettings, ZeroShotSettings
 from finetune.auxiliary import AUXILIARY
-from finetune.config import Choice, TrainConfig
-from finetune.data import Rows, Splits, load_splits
+from finetune.config import Choice, DataConfig, TrainConfig
+from finetune.data import Rows, Splits, load_rows, load_splits
 from finetune.encoding import Encoded, TextEncoder
 from finetune.errors import TrainingError
 from finetune.events import Finished, Listener, Said, Saved, Warned
@@ -116,8 +116,8 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
         alternate=shared,
         model=built.model,
         args=training.training_arguments(config, work, len(splits.train), best_by),
-        train_dataset=_dataset(encoded, labels.encode(splits.train.values)),
-        eval_dataset=_dataset(validation, labels.encode(splits.validation.values)),
+        train_dataset=training.as_dataset(encoded, labels.encode(splits.train.values)),
+        eval_dataset=training.as_dataset(validation, labels.encode(splits.validation.values)),
         data_collator=training.Collator(encoder, with_segments=shared or bool(terms)),
         processing_class=encoder.tokenizer,
         compute_metrics=_trainer_metrics(labels),
@@ -162,20 +162,42 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
 
 def evaluate(
     predict: Callable[[list[str], list[str] | None], Any],
-    rows: Rows,
+    rows: Any,
     labels: LabelSpace,
     *,
+    columns: DataConfig | None = None,
     thresholds: Sequence[float] | None = None,
-    train_targets: Any = None,
     extra: Sequence[str] = (),
-) -> Scored:
-    """The metrics of a model on labelled rows.
+) -> tuple[Scored, dict[str, int]]:
+    """The metrics of a model on labelled rows, and the counts of what was read and dropped.
+
+    The baseline gives the commonest label (or the mean) of these rows themselves.
 
     Args:
         predict: `(texts, pairs or None) -> scores [N, C]`, as `scores.activate` gives them.
-        train_targets: targets for the baseline; None takes the majority (or mean) of these rows themselves.
+        rows: a path, or an in-memory table as in `train`.
+        columns: which column is what, where it is not obvious.
+        thresholds: one a label, for multi-label.
+        extra: further metrics by name.
+
+    Raises:
+        DataError: no usable rows, or labels that are none of the model's; says where.
     """
-    scores = np.asarray(predict(rows.texts, rows.pairs))
+    checked, counts = load_rows(rows, columns or DataConfig(), labels)
+    scores = np.asarray(predict(checked.texts, checked.pairs))
+    scored = _scored(labels, scores, checked, None, thresholds=thresholds, extra=extra)
+    return scored, counts | {"rows": len(checked)}
+
+
+def _scored(
+    labels: LabelSpace,
+    scores: Any,
+    rows: Rows,
+    train_targets: Any,
+    *,
+    thresholds: Sequence[float] | None = None,
+    extra: Sequence[str] = (),
+) -> Scored:
     references = labels.encode(rows.values)
     predictions = decide(scores, labels.task, thresholds)
     if labels.task == "multi_label":
@@ -216,20 +238,6 @@ def _encoded(encoder: TextEncoder, rows: Rows) -> list[Encoded]:
     return encoder(rows.texts, rows.pairs)
 
 
-def _dataset(encoded: list[Encoded], targets: Any) -> Any:
-    import datasets
-
-    return datasets.Dataset.from_dict(
-        {
-            "input_ids": [row.ids for row in encoded],
-            "type_ids": [row.type_ids for row in encoded],
-            "segments": [row.segments for row in encoded],
-            "length": [len(row) for row in encoded],
-            "labels": targets.tolist(),
-        }
-    )
-
-
 def _trainer_metrics(labels: LabelSpace) -> Callable[[Any], dict[str, float]]:
     def metrics(prediction: Any) -> dict[str, float]:
         scores = activate(prediction.predictions, ACTIVATION_OF_TASK[labels.task])
@@ -259,11 +267,7 @@ def _measure(
         encoded = validation if name == "validation" else _encoded(encoder, rows)
         logits = predict(model, encoder, encoded, shared=shared)
         scores = activate(logits, ACTIVATION_OF_TASK[labels.task])
-
-        def known(texts: list[str], pairs: list[str] | None, scores: Any = scores) -> Any:
-            return scores
-
-        found[name] = (evaluate(known, rows, labels, train_targets=targets, extra=config.metrics), scores)
+        found[name] = (_scored(labels, scores, rows, targets, extra=config.metrics), scores)
     return found
 
 

@@ -52,8 +52,9 @@ def activate(logits: npt.ArrayLike, activation: Activation, *, temperature: floa
 
 
 def decide(scores: Floats, task: str, thresholds: npt.ArrayLike | None = None) -> npt.NDArray[Any]:
-    """What the scores say: ids `[B]` for one label of many, booleans `[B, C]` for multi-label, values `[B]` for regression.
+    """What the scores say.
 
+    Ids `[B]` for one label of many, booleans `[B, C]` for multi-label, values `[B]` for regression;
     `thresholds` (one a label, default 0.5) matter for multi-label only.
     """
     if task == "regression":

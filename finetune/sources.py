@@ -27,21 +27,14 @@ SPLIT_NAMES = {
     "test": "test",
 }
 
-TEXT_NAMES = ("text", "sentence", "review", "content", "body", "comment", "message", "tweet", "utterance", "document")
-TEXT_NAMES += ("description", "title", "headline", "question", "query", "input", "inputs")
-LABEL_NAMES = (
-    "label",
-    "labels",
-    "class",
-    "category",
-    "categories",
-    "target",
-    "sentiment",
-    "intent",
-    "emotion",
-    "topic",
+TEXT_NAMES = (
+    *("text", "sentence", "review", "content", "body", "comment", "message", "tweet", "utterance", "document"),
+    *("description", "title", "headline", "question", "query", "input", "inputs"),
 )
-LABEL_NAMES += ("tag", "tags", "rating", "stars", "score", "y")
+LABEL_NAMES = (
+    *("label", "labels", "class", "category", "categories", "target", "sentiment", "intent", "emotion", "topic"),
+    *("tag", "tags", "rating", "stars", "score", "y"),
+)
 PAIR_NAMES = (
     ("text", "text_pair"),
     ("premise", "hypothesis"),

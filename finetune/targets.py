@@ -32,7 +32,8 @@ def infer_task(cells: Sequence[Any], numbers: Sequence[int], *, file: str, colum
     if words is not None and digits is not None:
         raise DataError(
             f"labels are numbers in some rows ({cells[digits]!r} in row {numbers[digits]}) and words in others "
-            f"({cells[words]!r} in row {numbers[words]}): mend the column, or say --task multiclass to take all as names",
+            f"({cells[words]!r} in row {numbers[words]}): mend the column, or say --task multiclass to take all as "
+            "names",
             file=file,
             column=column,
         )

@@ -33,6 +33,21 @@ STAMP = "stamp.json"
 RESUMABLE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 
 
+def as_dataset(encoded: Sequence[Encoded], targets: Any) -> Any:
+    """Encoded rows and their targets as the `datasets.Dataset` that `Collator` reads."""
+    import datasets
+
+    return datasets.Dataset.from_dict(
+        {
+            "input_ids": [row.ids for row in encoded],
+            "type_ids": [row.type_ids for row in encoded],
+            "segments": [row.segments for row in encoded],
+            "length": [len(row) for row in encoded],
+            "labels": targets.tolist(),
+        }
+    )
+
+
 class Collator:
     """Encoded rows to padded tensors; `segments` travel along where the model's mask needs them."""
 
@@ -185,7 +200,7 @@ def use_bfloat16(precision: str) -> bool:
     if precision != "auto":
         return precision == "bfloat16"
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.backends.cpu.get_cpu_capability().startswith("AVX512")) and bool(
         torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
