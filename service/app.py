@@ -6,13 +6,13 @@ Does not know: any wire dialect, and what the page looks like.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import re
 import socket
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import gradio
@@ -34,6 +34,7 @@ from service.store import ModelStore, describe
 from service.ui import build as page
 
 Say = Callable[[str], None]
+REQUEST_ID = "rehead.request_id"
 STOP_WITHIN_S = 2
 """Seconds that open connections get when the server stops; a page keeps one open for as long as it is shown."""
 
@@ -47,7 +48,7 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None) -> Fast
     store = ModelStore(settings.models, Engine.load, default=settings.default)
     store.folder_path(store.default_name)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(_preload, store, say)
         yield
@@ -107,6 +108,8 @@ class RequestId:
         given = Headers(scope=scope).get("x-request-id", "")
         identity = given if re.fullmatch(r"[\w.:-]{1,128}", given, re.ASCII) else uuid.uuid4().hex
 
+        scope[REQUEST_ID] = identity  # for the answer to a crash, which is made outside of this middleware
+
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["X-Request-Id"] = identity
@@ -150,9 +153,11 @@ def _preload(store: ModelStore[Engine], say: Say) -> None:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        with contextlib.ExitStack() as on_failure:
+            listener = on_failure.enter_context(socket.socket(family, kind, protocol))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            on_failure.pop_all()  # from here on the caller closes it
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise BadRequest(f"port {port} of {host} is in use: choose another with --port") from error
@@ -184,7 +189,8 @@ async def _invalid(request: Request, error: Any) -> JSONResponse:
 
 
 async def _crash(request: Request, error: Any) -> JSONResponse:
-    return _failure(500, f"the server failed ({type(error).__name__}); its log says more")
+    identity = {"X-Request-Id": request.scope[REQUEST_ID]} if REQUEST_ID in request.scope else None
+    return _failure(500, f"the server failed ({type(error).__name__}); its log says more", identity)
 
 
 ERROR_HANDLERS: dict[Any, Any] = {

@@ -77,9 +77,8 @@ class Classifier:
             attention: `ordinary` or `shared_text`; default is what the model's folder records.
 
         Returns:
-            For a collection, a list with `{"label", "score"}` for each text, or with `top_k` a list of lists,
-            best first; for an iterator, an iterator of these. For a string a list; for one dict the dict
-            (a list with `top_k`), as transformers does.
+            As transformers does: for a collection, a list with `{"label", "score"}` for each text, or with `top_k`
+            a list of lists, best first; for an iterator, an iterator of these; for a string a list; for a dict one.
 
         Raises:
             BadRequest: an input or argument that cannot be used.
@@ -92,7 +91,7 @@ class Classifier:
                 [TextInput.of(item) for item in part],
                 function=function_to_apply or "default",
                 attention=attention,
-                batch_size=batch_size or self.batch_size,
+                batch_size=self.batch_size if batch_size is None else batch_size,
             )
             return [_best(one) if top_k is UNSET else _ranked(one, top_k) for one in answers]
 
@@ -176,7 +175,9 @@ class ZeroShotClassifier:
         )
 
         def answer(part: list[Any]) -> list[Any]:
-            answers = self.engine.zero_shot(part, question, batch_size=batch_size or self.batch_size)
+            answers = self.engine.zero_shot(
+                part, question, batch_size=self.batch_size if batch_size is None else batch_size
+            )
             return [_sequence(text, one) for text, one in zip(part, answers, strict=True)]
 
         return answer([sequences])[0] if isinstance(sequences, str) else _over(sequences, answer)
@@ -203,9 +204,11 @@ def load(
 
 def _over(inputs: Any, answer: Callable[[list[Any]], list[Any]]) -> list[Any] | Iterator[Any]:
     """A list for a collection; for an iterator, an iterator that reads ahead a little."""
-    if not isinstance(inputs, Iterable):
-        raise BadRequest(f"inputs are a string or an iterable of strings, not {type(inputs).__name__}")
-    return answer(list(inputs)) if isinstance(inputs, Sized) else _stream(iter(inputs), answer)
+    if isinstance(inputs, Iterable):
+        return answer(list(inputs)) if isinstance(inputs, Sized) else _stream(iter(inputs), answer)
+    if isinstance(inputs, Sized) and hasattr(inputs, "__getitem__"):  # a torch Dataset
+        return answer([inputs[index] for index in range(len(inputs))])
+    raise BadRequest(f"inputs are a string or an iterable of strings, not {type(inputs).__name__}")
 
 
 def _stream(inputs: Iterator[Any], answer: Callable[[list[Any]], list[Any]]) -> Iterator[Any]:

@@ -51,8 +51,7 @@ class TorchBackend:
                     output_loading_info=True,
                 )
         except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise BackendFailed(f"{folder.path}: the model cannot be loaded ({first})") from error
+            raise BackendFailed(f"{folder.path}: the model cannot be loaded ({_first_line(error)})") from error
         if found["missing_keys"]:
             missing = ", ".join(sorted(found["missing_keys"])[:3])
             raise BackendFailed(
@@ -71,8 +70,13 @@ class TorchBackend:
         }
         if attention == "shared_text":
             tensors["attention_mask"] = _additive(shared_text_mask(segments)).to(self._device)
-        with torch.inference_mode():
-            output = self._model(**tensors, output_hidden_states=embeddings)
+        try:
+            with torch.inference_mode():
+                output = self._model(**tensors, output_hidden_states=embeddings)
+        except RuntimeError as error:  # out of memory, above all
+            raise BackendFailed(
+                f"the model failed on a batch of {len(segments)} rows ({_first_line(error)})"
+            ) from error
         means = _text_means(output.hidden_states[-1], segments) if embeddings else None
         return Outputs(output.logits.float().cpu().numpy(), means)
 
@@ -91,6 +95,10 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _additive(visible: npt.NDArray[np.bool_]) -> torch.Tensor:

@@ -47,11 +47,7 @@ def build(store: ModelStore[Engine]) -> APIRouter:
     def info(name: str) -> dict[str, Any]:
         """The model's task, labels, base, size and headline metric."""
         folder = store.get(name).folder
-        names = folder.labels.names
-        classifier = {
-            "id2label": dict(enumerate(names)),
-            "label2id": {label: index for index, label in enumerate(names)},
-        }
+        classifier = {"id2label": folder.labels.id2label, "label2id": folder.labels.label2id}
         return {"model_id": name, "model_type": {"classifier": classifier}} | describe(name, folder)
 
     return router

@@ -103,9 +103,7 @@ def test_an_iterator_is_answered_by_an_iterator_that_does_not_read_it_all(sentim
 def test_any_collection_of_texts_gives_a_list_in_input_order(sentiment, kind):
     texts = ["the film", "a", "the match and the market"]
     inputs = kind(texts)
-    assert sentiment(inputs) == [sentiment(text)[0] for text in texts] or [
-        one["label"] for one in sentiment(inputs)
-    ] == [sentiment(text)[0]["label"] for text in texts]
+    same(sentiment(inputs), sentiment(texts))
 
 
 def test_a_datasets_column_can_be_classified(sentiment):
@@ -113,6 +111,17 @@ def test_a_datasets_column_can_be_classified(sentiment):
     table = datasets.Dataset.from_dict({"text": SHORT})
     assert len(sentiment(table["text"])) == len(SHORT)
     assert len(list(sentiment(iter(table["text"])))) == len(SHORT)
+
+
+def test_a_torch_dataset_can_be_classified(sentiment):
+    class Films:  # as torch.utils.data.Dataset has it: a length and items, and no end of its own
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return f"film {index}"
+
+    assert sentiment(Films()) == sentiment(["film 0", "film 1", "film 2"])
 
 
 def test_results_come_in_input_order_whatever_the_lengths_and_the_batch_size(sentiment):
@@ -148,7 +157,7 @@ def test_a_special_token_inside_a_text_stays_text(sentiment):
         ("a", {"top_k": 0}, "top_k must be a whole number from 1"),
         ("a", {"function_to_apply": "tanh"}, "use one of default, softmax, sigmoid, none"),
         ("a", {"attention": "sideways"}, "use one of ordinary, shared_text"),
-        (["a"], {"batch_size": -1}, "batch_size must be at least 1"),
+        (["a"], {"batch_size": 0}, "batch_size must be at least 1"),
     ],
 )
 def test_a_wrong_argument_is_one_clear_sentence(sentiment, inputs, knobs, sentence):

@@ -13,7 +13,7 @@ from finetune.attention import TEXT
 from service.backends.base import Outputs
 from service.backends.torch import SHARED_TEXT_FAMILIES, TorchBackend
 from service.engine import TOKENS_PER_BATCH, Engine
-from service.errors import BadRequest
+from service.errors import BackendFailed, BadRequest
 from service.schema import TextInput, ZeroShotQuestion
 
 
@@ -149,6 +149,17 @@ def test_a_family_without_the_shared_mask_still_classifies_and_says_what_it_cann
         engine.zero_shot(["the match"], ZeroShotQuestion(("sports", "business"), attention="shared_text"))
     with pytest.raises(BadRequest, match="scorer both is not available"):
         engine.zero_shot(["the match"], ZeroShotQuestion(("sports", "business"), scorer="both"))
+
+
+def test_a_failing_runtime_is_an_error_with_its_reason(counted):
+    engine, backend = counted
+
+    def fails(**tensors):
+        raise RuntimeError("out of memory\nlong details")
+
+    backend.backend._model = fails
+    with pytest.raises(BackendFailed, match=r"failed on a batch of 2 rows \(out of memory\)"):
+        engine.classify([TextInput("a", "b"), TextInput("a", "c")])
 
 
 def test_many_threads_get_the_answers_that_one_gets(tiny_topics):

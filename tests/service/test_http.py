@@ -203,6 +203,7 @@ def test_a_crash_inside_is_told_without_its_details(client, monkeypatch):
     monkeypatch.setattr("service.engine.Engine.classify", crash)
     answer = ask(client, inputs="a")
     assert answer.status_code == 500 and "ZeroDivisionError" in answer.json()["error"] and "secret" not in answer.text
+    assert answer.headers["X-Request-Id"] and answer.headers["X-Error-Message"]
 
 
 def test_a_server_without_a_usable_default_does_not_start(tiny_models):

@@ -38,24 +38,7 @@ def build(page: gr.Blocks, store: ModelStore[Engine], settings: ServeSettings) -
         with gr.Column(scale=5):
             model = gr.Dropdown(names(), value=first, label="Model", elem_id="topics-model")
             line = gr.HTML(about(store, first), padding=False)
-            text = gr.Textbox(
-                label="Text", lines=4, max_lines=14, placeholder="Type or paste a text ...", elem_id="topics-text"
-            )
-            labels = gr.Textbox(
-                label="Labels",
-                info="With commas between them, or one on each line.",
-                value="sports, business, science, politics",
-                max_lines=10,
-                elem_id="topics-labels",
-            )
-            several = gr.Checkbox(label="Several labels may hold at once", elem_id="topics-several")
-            template = gr.Textbox(
-                label="Template",
-                info="The sentence a label is put into, with exactly one {}.",
-                value=_template(store, first),
-                max_lines=1,
-                elem_id="topics-template",
-            )
+            text, labels, several, template = question = _question(_template(store, first))
             classify = gr.Button("Classify", variant="primary", elem_id="topics-classify")
             gr.Examples(
                 [list(one) for one in EXAMPLES],
@@ -71,15 +54,35 @@ def build(page: gr.Blocks, store: ModelStore[Engine], settings: ServeSettings) -
 
     act = guarded(lambda *given: _answer(store, settings, *given), outputs=2)
     for event in (classify.click, text.submit, labels.submit):
-        event(act, [model, text, labels, several, template], [scores, remark, problem], api_name=False)
-    model.change(
-        lambda name: (about(store, name), _template(store, name)),
-        [model],
-        [line, template],
-        api_name=False,
-        show_progress="hidden",
-    )
+        event(act, [model, *question], [scores, remark, problem], api_name=False)
+
+    def describe_model(name: str | None) -> tuple[str, str]:
+        return about(store, name), _template(store, name)
+
+    model.change(describe_model, [model], [line, template], api_name=False, show_progress="hidden")
     page.load(lambda: gr.update(choices=names()), None, [model], api_name=False, show_progress="hidden")
+
+
+def _question(template: str) -> tuple[gr.Textbox, gr.Textbox, gr.Checkbox, gr.Textbox]:
+    """The fields that make a question: text, labels, whether several may hold, template."""
+    return (
+        gr.Textbox(label="Text", lines=4, max_lines=14, placeholder="Type or paste a text ...", elem_id="topics-text"),
+        gr.Textbox(
+            label="Labels",
+            info="With commas between them, or one on each line.",
+            value="sports, business, science, politics",
+            max_lines=10,
+            elem_id="topics-labels",
+        ),
+        gr.Checkbox(label="Several labels may hold at once", elem_id="topics-several"),
+        gr.Textbox(
+            label="Template",
+            info="The sentence a label is put into, with exactly one {}.",
+            value=template,
+            max_lines=1,
+            elem_id="topics-template",
+        ),
+    )
 
 
 def _answer(
