@@ -78,7 +78,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
 
     say = on_event or (lambda event: None)
     out, work = Path(config.out), Path(config.out).with_name(f".{Path(config.out).name}.run")
-    if config.resume and _is_finished(config, out):
+    if config.resume and _is_finished(out):
         say(Said(f"{out} is finished: nothing to resume"))
         return _known_result(out)
     artifact.check_output(out, overwrite=config.overwrite)
@@ -336,9 +336,8 @@ def _say_interrupted(say: Listener, trainer: Any, work: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _is_finished(config: TrainConfig, out: Path) -> bool:
-    file = out / artifact.TRAIN_CONFIG
-    return file.is_file() and (out / artifact.MANIFEST).is_file()
+def _is_finished(out: Path) -> bool:
+    return (out / artifact.TRAIN_CONFIG).is_file() and (out / artifact.MANIFEST).is_file()
 
 
 def _known_result(out: Path) -> TrainResult:

@@ -51,7 +51,7 @@ ACTIVATIONS: dict[Function, Activation] = {"softmax": "softmax", "sigmoid": "sig
 
 
 @dataclass(frozen=True, slots=True)
-class _Evidence:
+class Evidence:
     """NLI logits `[N, L, C]` and cosines `[N, L]` of texts and labels, and which texts were cut."""
 
     logits: npt.NDArray[np.float32] | None
@@ -119,10 +119,13 @@ class Engine:
                 answers.update(zip(part, _answers(scores, names, [row.truncated for row in rows]), strict=True))
         return [answers[item] for item in inputs]
 
-    def scores(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Floats:
+    def scores(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, attention: AttentionMode | None = None
+    ) -> Floats:
         """Scores `[N, C]` of texts (or pairs) in the order of the model's labels; raises as `classify` does."""
         seconds = pairs if pairs is not None else [None] * len(texts)
-        answers = self.classify([TextInput(text, pair) for text, pair in zip(texts, seconds, strict=True)])
+        inputs = [TextInput(text, pair) for text, pair in zip(texts, seconds, strict=True)]
+        answers = self.classify(inputs, attention=attention)
         names = self.folder.labels.names
         found = [{one.label: one.score for one in answer.predictions} for answer in answers]
         return np.array([[scores[name] for name in names] for scores in found], dtype=np.float64)
@@ -151,7 +154,7 @@ class Engine:
         self._check_hypotheses(labels, hypotheses)
         answers: dict[str, Answer] = {}
         for part in _parts(list(dict.fromkeys(texts)), max(1, ROWS_AT_ONCE // len(labels))):
-            evidence = self._weigh(part, hypotheses, scorer, attention, batch_size)
+            evidence = self.weigh(part, hypotheses, scorer, attention, batch_size)
             scores = zero_shot.collapse(
                 evidence.logits,
                 evidence.cosine,
@@ -163,9 +166,14 @@ class Engine:
             answers.update(zip(part, _answers(scores, labels, evidence.truncated), strict=True))
         return [answers[text] for text in texts]
 
-    def _weigh(
-        self, texts: Sequence[str], hypotheses: Sequence[str], scorer: Scorer, attention: AttentionMode, batch_size: int
-    ) -> _Evidence:
+    def weigh(
+        self,
+        texts: Sequence[str],
+        hypotheses: Sequence[str],
+        scorer: Scorer,
+        attention: AttentionMode,
+        batch_size: int = ROWS_PER_BATCH,
+    ) -> Evidence:
         """What the model has to say about every text and hypothesis, as far as the scorer needs it."""
         shape = (len(texts), len(hypotheses), -1)
         logits, means, cut = None, None, [False] * len(texts)
@@ -177,12 +185,12 @@ class Engine:
             logits = outputs.logits.reshape(shape)
             means = outputs.embeddings.reshape(shape) if outputs.embeddings is not None else None
         if scorer == "nli":
-            return _Evidence(logits, None, cut)
+            return Evidence(logits, None, cut)
         if means is None:
             rows = self._encode(self._encoder, texts)
             cut = [row.truncated for row in rows] if scorer == "embedding" else cut
             means = self._embed(rows, batch_size)[:, None]
-        return _Evidence(logits, zero_shot.cosines(means, self._embed_labels(hypotheses, batch_size)), cut)
+        return Evidence(logits, zero_shot.cosines(means, self._embed_labels(hypotheses, batch_size)), cut)
 
     def _attention(self, attention: AttentionMode, scorer: Scorer = "nli") -> AttentionMode:
         _one_of("attention", attention, ATTENTION_MODES)

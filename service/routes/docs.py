@@ -9,6 +9,7 @@ FastAPI's own page loads its script from a content delivery network, so it stays
 from __future__ import annotations
 
 import json
+import re
 from html import escape
 from typing import Any
 
@@ -61,18 +62,24 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
     examples = "".join(f"<pre>{escape(_curl(address, content))}</pre>" for address, content in EXAMPLES.get(path, []))
     return (
         f"<h2><b>{method.upper()}</b> <code>{escape(path)}</code> {escape(operation.get('summary', ''))}</h2>"
-        f"<p>{escape(operation.get('description', ''))}</p><table>{rows}</table>{examples}"
+        f"<p>{_text(operation)}</p><table>{rows}</table>{examples}"
     )
 
 
 def _fields(schema: dict[str, Any], definitions: dict[str, Any], prefix: str = "") -> list[str]:
     rows = []
     for name, field in schema.get("properties", {}).items():
-        rows.append(f"<tr><td><code>{prefix}{name}</code></td><td>{escape(field.get('description', ''))}</td></tr>")
+        rows.append(f"<tr><td><code>{prefix}{name}</code></td><td>{_text(field)}</td></tr>")
         for choice in field.get("anyOf", []):
             inner = definitions.get(choice.get("$ref", "").rpartition("/")[2])
             rows += _fields(inner, definitions, f"{prefix}{name}.") if inner else []
     return rows
+
+
+def _text(described: dict[str, Any]) -> str:
+    sentence = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(described.get("description", "")))
+    choices = "".join(f" <code>{escape(choice)}</code>" for choice in described.get("enum", []))
+    return sentence + (f" One of{choices}." if choices else "")
 
 
 def _curl(address: str, content: dict[str, Any]) -> str:

@@ -18,7 +18,9 @@ def build(store: ModelStore[Engine]) -> APIRouter:
     """The probes, and the descriptions of models."""
     router = APIRouter(tags=["status"])
 
-    def health(response: Response) -> dict[str, Any]:
+    # async, so that a probe never waits for a worker thread behind requests that compute
+
+    async def health(response: Response) -> dict[str, Any]:
         """200 once at least one model can answer, 503 before."""
         loaded = store.loaded()
         response.status_code = 200 if loaded else 503
@@ -28,7 +30,7 @@ def build(store: ModelStore[Engine]) -> APIRouter:
     router.add_api_route("/health/ready", health, summary="Can it answer? (for orchestrators)")
 
     @router.get("/health/live", summary="Is the process alive?")
-    def live() -> dict[str, str]:
+    async def live() -> dict[str, str]:
         """200 as long as the process runs."""
         return {"status": "ok"}
 

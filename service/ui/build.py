@@ -70,6 +70,8 @@ def theme() -> gr.themes.Base:
         block_label_background_fill_dark="transparent",
         block_label_text_color="*neutral_700",
         block_label_text_color_dark="*neutral_200",
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
         stat_background_fill="*primary_600",
         stat_background_fill_dark="*primary_500",
         input_border_width="1px",
