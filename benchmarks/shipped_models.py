@@ -137,9 +137,8 @@ def main() -> None:
         for what, value in parts[name]().items():
             print(json.dumps({"what": what, "accuracy": round(value, 4)}), flush=True)
     where = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
-    print(
-        f"# {where}, torch {torch.__version__}, transformers {transformers.__version__}, {time.perf_counter() - began:.0f} s"
-    )
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    print(f"# {where}, {versions}, {time.perf_counter() - began:.0f} s")
 
 
 if __name__ == "__main__":

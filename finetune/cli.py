@@ -64,7 +64,7 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
 @click.option("--task", help="binary, multiclass, multi-label or regression; inferred if not given.")
 @click.option("--epochs", type=float, help="Passes over the training rows.")
 @click.option("--batch-size", type=int, help="Rows in one batch.")
-@click.option("--lr", type=float, help="Peak learning rate.")
+@click.option("--lr", type=float, help="Peak learning rate; if not given, one that suits the base's width.")
 @click.option("--loss", help="Loss by name; `rehead choices losses` lists them.")
 @click.option("--seed", type=int, help="Seed of the split, the new head and the order of rows.")
 @click.option("--out", help="Model folder to write.")
@@ -134,13 +134,13 @@ def _show_plan(config: TrainConfig) -> None:
     from finetune.run import plan
 
     found = plan(config)
-    click.echo(configfile.dump(config))
+    click.echo(configfile.dump(found.config))
     for sentence in found.splits.said:
         click.echo(f"# {sentence}")
     click.echo("# labels: " + ", ".join(found.splits.labels.names))
     for name, count in found.splits.counts.items():
         click.echo(f"# {name.replace('_', ' ')}: {count}")
-    click.echo(f"# texts cut at {found.max_length} tokens: {found.truncated}")
+    click.echo(f"# texts cut at {found.config.data.max_length} tokens: {found.truncated}")
     click.echo(f"# updates: {found.updates} ({found.updates_per_epoch} an epoch)")
 
 

@@ -178,8 +178,8 @@ class OptimConfig(Part):
     accumulation: int = Field(1, ge=1)
     """Batches whose gradients are added before each update."""
 
-    lr: float = Field(1e-4, gt=0)
-    """Peak learning rate of AdamW."""
+    lr: float | None = Field(None, gt=0)
+    """Peak learning rate of AdamW; None takes 5e-5 for a base 768 wide, more for narrower ones, less for wider."""
 
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     """How the learning rate falls after warm-up."""

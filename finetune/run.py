@@ -29,6 +29,9 @@ from finetune.model import base_config, body_of, build_model
 from finetune.registry import pick
 from finetune.scores import ACTIVATION_OF_TASK, activate, decide
 
+LR_AT_WIDTH, LR_WIDTH = 5e-5, 768
+"""Default learning rate, and the width of the base it is for; it falls in proportion to the width."""
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -43,10 +46,10 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do, known before any training: the data, the sequence length, and the number of updates."""
+    """What a run would do, known before any training; `config` has what was inferred written in."""
 
+    config: TrainConfig
     splits: Splits
-    max_length: int
     truncated: int
     updates_per_epoch: int
     updates: int
@@ -55,9 +58,8 @@ class Plan:
 def plan(config: TrainConfig, data: Any = None) -> Plan:
     """What `train` would do, without training."""
     base = artifact.find(config.base, config.models_dir)
-    splits, encoder = _prepared(config, base, data)
-    encoded = _encoded(encoder, splits.train)
-    return _plan(config, splits, encoder, encoded)
+    config, splits, encoder = _prepared(config, base, data)
+    return _plan(config, splits, _encoded(encoder, splits.train))
 
 
 def train(config: TrainConfig, data: Any = None, on_event: Listener | None = None) -> TrainResult:
@@ -88,7 +90,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
         pick(LOSSES, config.loss.name, config.loss.knobs, what="loss")
     terms = [pick(AUXILIARY, choice.name, choice.knobs, what="auxiliary term") for choice in config.auxiliary]
     base = artifact.find(config.base, config.models_dir)
-    splits, encoder = _prepared(config, base, data)
+    config, splits, encoder = _prepared(config, base, data)
     labels = splits.labels
     for sentence in splits.said:
         say(Said(sentence))
@@ -100,7 +102,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     shared = config.zero_shot.attention == "alternate"
     encoded = _encoded(encoder, splits.train)
     validation = _encoded(encoder, splits.validation)
-    planned = _plan(config, splits, encoder, encoded)
+    planned = _plan(config, splits, encoded)
     set_seed(config.seed)
     built = build_model(base, labels, dropout=config.model.dropout, revision=config.model.revision)
     say(Said(f"base {config.base}: {built}"))
@@ -146,7 +148,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
         mix = fit(model, encoder, settings.zero_shot, labels, config.zero_shot.fit_on, seed=config.seed, say=say)
         settings = replace(settings, zero_shot=replace(settings.zero_shot, mix=mix))
     measured = _measure(config, splits, labels, model, encoder, shared=shared, validation=validation)
-    _write(folder, config, settings, splits, encoder, measured, trainer.state.log_history)
+    _write(folder, config, settings, splits, measured, trainer.state.log_history)
     _save_weights(trainer.model, folder, config.save_dtype)
     encoder.tokenizer.save_pretrained(folder)
     artifact.seal(folder)
@@ -206,7 +208,7 @@ def _scored(
     return score(labels, predictions, references, train_targets=known, extra=extra)
 
 
-def _prepared(config: TrainConfig, base: artifact.Location, data: Any) -> tuple[Splits, TextEncoder]:
+def _prepared(config: TrainConfig, base: artifact.Location, data: Any) -> tuple[TrainConfig, Splits, TextEncoder]:
     # the base is looked at first: a wrong name should not cost the reading of a large table
     described = base_config(base, config.model.revision)
     if base.path is not None:
@@ -221,17 +223,30 @@ def _prepared(config: TrainConfig, base: artifact.Location, data: Any) -> tuple[
         else "longest_first",
         revision=config.model.revision,
     )
-    return splits, encoder
+    return _resolved(config, described, splits.labels, encoder), splits, encoder
 
 
-def _plan(config: TrainConfig, splits: Splits, encoder: TextEncoder, encoded: list[Encoded]) -> Plan:
+def _resolved(config: TrainConfig, base: Any, labels: LabelSpace, encoder: TextEncoder) -> TrainConfig:
+    """The config with what was inferred written in, so that training with it repeats the run."""
+    width = int(getattr(base, "hidden_size", 0) or getattr(base, "dim", 0) or LR_WIDTH)
+    lr = config.optim.lr or LR_AT_WIDTH * LR_WIDTH / width
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"task": labels.task, "max_length": encoder.max_length}),
+            "optim": config.optim.model_copy(update={"lr": lr}),
+            "loss": config.loss or Choice(name=DEFAULT_LOSS[labels.task]),
+        }
+    )
+
+
+def _plan(config: TrainConfig, splits: Splits, encoded: list[Encoded]) -> Plan:
     import math
 
     from finetune.trainer import updates_per_epoch
 
     each = updates_per_epoch(config, len(splits.train))
     truncated = sum(row.truncated for row in encoded)
-    return Plan(splits, encoder.max_length, truncated, each, max(1, math.ceil(each * config.optim.epochs)))
+    return Plan(config, splits, truncated, each, max(1, math.ceil(each * config.optim.epochs)))
 
 
 def _encoded(encoder: TextEncoder, rows: Rows) -> list[Encoded]:
@@ -290,22 +305,14 @@ def _write(
     config: TrainConfig,
     settings: ClassifierSettings,
     splits: Splits,
-    encoder: TextEncoder,
     measured: dict[str, tuple[Scored, Any]],
     history: list[dict[str, Any]],
 ) -> None:
     folder.mkdir(parents=True)
     artifact.write_settings(folder, settings)
-    resolved = _resolved(config, splits.labels, encoder)
-    (folder / artifact.TRAIN_CONFIG).write_text(configfile.dump(resolved), encoding="utf-8")
+    repeatable = config.model_copy(update={"overwrite": False, "resume": False})
+    (folder / artifact.TRAIN_CONFIG).write_text(configfile.dump(repeatable), encoding="utf-8")
     report.write(folder, config, settings, splits, measured, history)
-
-
-def _resolved(config: TrainConfig, labels: LabelSpace, encoder: TextEncoder) -> TrainConfig:
-    """The config with what was inferred written in, so that training with it repeats the run."""
-    data = config.data.model_copy(update={"task": labels.task, "max_length": encoder.max_length})
-    loss = config.loss or Choice(name=DEFAULT_LOSS[labels.task])
-    return config.model_copy(update={"data": data, "loss": loss, "overwrite": False, "resume": False})
 
 
 def _rounded(model: Any, dtype: str) -> Any:

@@ -22,7 +22,7 @@ from finetune.attention import shared_text_mask
 from finetune.auxiliary import Term
 from finetune.config import TrainConfig
 from finetune.encoding import Encoded, TextEncoder
-from finetune.errors import TrainingError
+from finetune.errors import ConfigError, TrainingError
 from finetune.events import Evaluated, Listener, Saved, Started, Step
 from finetune.losses import Loss
 from finetune.reduce import reduce
@@ -215,6 +215,8 @@ def training_arguments(config: TrainConfig, folder: Path, rows: int, best_by: st
     """The Trainer's arguments for a config. Beside what the config says, these differ from the Trainer's defaults:
     batches grouped by length, no filter over NaN losses, no external reporting, best model loaded at the end."""
     optim = config.optim
+    if optim.lr is None:
+        raise ConfigError("optim.lr is not resolved")
     total = max(1, math.ceil(updates_per_epoch(config, rows) * optim.epochs))
     every = config.checkpoint.every_steps
     when = "steps" if every else "epoch"

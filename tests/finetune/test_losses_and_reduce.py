@@ -1,4 +1,4 @@
-"""Losses against hand-computed numbers and float64 definitions; the reducer against one large step, in the real Trainer."""
+"""Losses against hand-computed numbers; the reducer against one large step, in the real Trainer."""
 
 import json
 import math
@@ -97,7 +97,7 @@ def gradients(
 
     _, values = example(task, rows)
     labels = LabelSpace.fit(values, task)
-    optim = {"batch_size": batch_size, "accumulation": accumulation, "epochs": 1, "max_grad_norm": 0}
+    optim = {"batch_size": batch_size, "accumulation": accumulation, "epochs": 1, "max_grad_norm": 0, "lr": 1e-3}
     settings: TrainConfig = build(
         {"base": "b", "out": "o", "optim": optim, "loss": name, "precision": "float32", "model": {"dropout": 0}}
     )

@@ -143,11 +143,17 @@ def test_the_number_of_updates_is_said_beforehand(config: Make) -> None:
     assert not Path(config().out).exists()
 
 
+def test_the_default_learning_rate_suits_the_width_of_the_base(config: Make, reviews: Any) -> None:
+    found = plan(config(optim={"lr": None}), reviews).config
+    assert found.optim.lr == 5e-5 * 768 / 32
+    assert (found.data.task, found.data.max_length) == ("binary", 128)
+
+
 def test_events_tell_the_whole_story(config: Make, reviews: Any) -> None:
     seen: list[events.Event] = []
     train(config(), reviews, seen.append)
     kinds = [type(event).__name__ for event in seen]
-    assert [kind for kind in dict.fromkeys(kinds)] == ["Said", "Started", "Step", "Evaluated", "Saved", "Finished"]
+    assert list(dict.fromkeys(kinds)) == ["Said", "Started", "Step", "Evaluated", "Saved", "Finished"]
     base = next(event.text for event in seen if isinstance(event, events.Said) and event.text.startswith("base"))
     assert "kept 39 tensors" in base
     assert "new: classifier" in base
