@@ -37,14 +37,14 @@ def browser():
                 pytest.fail(f"{reason}, and REHEAD_REQUIRE_BROWSER forbids skipping")
             pytest.skip(reason)
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
+        yield browser.new_context(viewport={"width": 1280, "height": 900})  # its pages share a cache
         browser.close()
 
 
 @pytest.fixture
 def page(browser, server):
     """The page, freshly opened; every request it makes must stay on the server."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page = browser.new_page()
     page.set_default_timeout(PATIENCE_MS)
     requested = []
     page.on("request", lambda request: requested.append(request.url))
@@ -83,9 +83,15 @@ def test_the_sentiment_tab_shows_the_models_scores_as_bars(page, tiny_sentiment)
         assert found[one["label"]] == pytest.approx(100 * one["score"], abs=1)
 
 
-def test_an_example_fills_the_text(page):
+def test_an_example_fills_the_text_and_is_classified_at_once(page, tiny_sentiment):
     page.get_by_text("Two hours of my life").first.click()
     page.wait_for_function("document.querySelector('#sentiment-text textarea').value.startsWith('Two hours')")
+    text = page.input_value("#sentiment-text textarea")
+    assert next(iter(shown_bars(page, "#sentiment-scores"))) == Classifier(tiny_sentiment)(text)[0]["label"]
+    open_topics(page)
+    page.get_by_text("My card was charged").first.click()
+    assert sorted(shown_bars(page, "#topics-scores")) == ["billing", "customer service", "delivery"]
+    assert page.is_checked("#topics-several input")
 
 
 def test_many_lines_become_a_table(page, tiny_sentiment):

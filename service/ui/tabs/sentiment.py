@@ -40,7 +40,9 @@ def build(page: gr.Blocks, store: ModelStore[Engine], settings: ServeSettings) -
                 label="Text", lines=5, max_lines=14, placeholder="Type or paste a text ...", elem_id="sentiment-text"
             )
             classify = gr.Button("Classify", variant="primary", elem_id="sentiment-classify")
-            gr.Examples([[example] for example in EXAMPLES], inputs=[text], label="Examples", cache_examples=False)
+            examples = gr.Examples(
+                [[example] for example in EXAMPLES], inputs=[text], label="Examples", cache_examples=False
+            )
         with gr.Column(scale=4):
             problem = gr.HTML(visible=False, padding=False, elem_id="sentiment-problem")
             scores = gr.Label(label="Scores", elem_id="sentiment-scores", elem_classes="rehead-scores")
@@ -59,7 +61,7 @@ def build(page: gr.Blocks, store: ModelStore[Engine], settings: ServeSettings) -
 
     one = guarded(lambda *given: _one(store, *given), outputs=2)
     many = guarded(lambda *given: _many(store, settings, *given), outputs=1)
-    for event in (classify.click, text.submit):
+    for event in (classify.click, text.submit, examples.load_input_event.then):
         event(one, [model, text], [scores, remark, problem], api_name=False)
     classify_lines.click(many, [model, lines], [table, problem_lines], api_name=False)
     model.change(lambda name: about(store, name), [model], [line], api_name=False, show_progress="hidden")

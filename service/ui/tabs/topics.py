@@ -40,7 +40,7 @@ def build(page: gr.Blocks, store: ModelStore[Engine], settings: ServeSettings) -
             line = gr.HTML(about(store, first), padding=False)
             text, labels, several, template = question = _question(_template(store, first))
             classify = gr.Button("Classify", variant="primary", elem_id="topics-classify")
-            gr.Examples(
+            examples = gr.Examples(
                 [list(one) for one in EXAMPLES],
                 inputs=[text, labels, several],
                 label="Examples",
@@ -53,7 +53,7 @@ def build(page: gr.Blocks, store: ModelStore[Engine], settings: ServeSettings) -
             remark = gr.HTML(visible=False, padding=False)
 
     act = guarded(lambda *given: _answer(store, settings, *given), outputs=2)
-    for event in (classify.click, text.submit, labels.submit):
+    for event in (classify.click, text.submit, labels.submit, examples.load_input_event.then):
         event(act, [model, *question], [scores, remark, problem], api_name=False)
 
     def describe_model(name: str | None) -> tuple[str, str]:
