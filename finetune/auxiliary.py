@@ -35,7 +35,7 @@ def keep_embedding(body: nn.Module, *, weight: float = 3.0) -> Term:
         longest = int(alone.sum(dim=1).max())
         ids, mask = inputs["input_ids"][:, :longest], alone[:, :longest]
         with torch.no_grad():
-            base_states = frozen(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+            base_states = frozen.to(ids.device)(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         chosen = mask.unsqueeze(-1).to(base_states.dtype)
         target = (base_states * chosen).sum(dim=1) / chosen.sum(dim=1)
         return weight * (1 - F.cosine_similarity(mean_of_text(states, segments).float(), target.float(), dim=-1))

@@ -83,12 +83,13 @@ def embeddings(model: Any, encoder: TextEncoder, texts: Sequence[str]) -> npt.ND
     encoded, found = encoder(texts), []
     body = body_of(model).eval()
     for start in range(0, len(encoded), 64):
-        batch = {name: torch.from_numpy(array) for name, array in encoder.pad(encoded[start : start + 64]).items()}
+        arrays = encoder.pad(encoded[start : start + 64])
+        batch = {name: torch.from_numpy(array).to(model.device) for name, array in arrays.items()}
         segments = batch.pop("segments")
         batch["attention_mask"] = shared_text_bias(segments, model)
         with torch.inference_mode():
             states = body(**batch).last_hidden_state
-            found.append(torch.nn.functional.normalize(mean_of_text(states, segments), dim=-1).double().numpy())
+            found.append(torch.nn.functional.normalize(mean_of_text(states, segments), dim=-1).double().cpu().numpy())
     return np.concatenate(found)
 
 

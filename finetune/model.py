@@ -101,9 +101,8 @@ def _no_base(base: Location, error: Exception) -> str:
     if base.kind == "hub":
         if "safetensors" in text:
             return f"base {base.name!r} on the Hub has no safetensors weights, and pickles are not loaded"
-        return (
-            f"base {base.name!r} is neither a folder, a served name, nor a model that the Hub gives now ({text[:200]})"
-        )
+        why = f"the Hub does not give it now: {text[:120]}"
+        return f"base {base.name!r} is neither a folder nor a served name (`rehead models` lists those), and {why}"
     return f"base {base.name!r} cannot be loaded: {text[:300]}"
 
 

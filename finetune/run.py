@@ -73,7 +73,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     Raises:
         FinetuneError: bad settings, data or base (before any training), or a run that diverged.
     """
-    from transformers import set_seed
+    from transformers import EarlyStoppingCallback, set_seed
     from transformers.trainer_callback import PrinterCallback
 
     from finetune import trainer as training
@@ -124,7 +124,8 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
         processing_class=encoder.tokenizer,
         compute_metrics=_trainer_metrics(labels),
         callbacks=[
-            training.Reporting(say, len(splits.train), len(splits.validation), planned.updates_per_epoch, best_by)
+            training.Reporting(say, len(splits.train), len(splits.validation), planned.updates_per_epoch, best_by),
+            *([EarlyStoppingCallback(config.optim.early_stopping)] if config.optim.early_stopping else []),
         ],
     )
     trainer.remove_callback(PrinterCallback)

@@ -30,6 +30,9 @@ from finetune.reduce import reduce
 STAMP = "stamp.json"
 """Hashes of a checkpoint's files: a resumed run refuses a checkpoint that is damaged or incomplete."""
 
+FIRST_ESTIMATE = 5
+"""Updates after which the time left is first reported."""
+
 RESUMABLE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 
 
@@ -121,6 +124,7 @@ class Reporting(TrainerCallback):
         self.per_epoch, self.best_by = per_epoch, best_by
         self.began_s = 0.0
         self.paused_s = 0.0
+        self.paused_from_s = 0.0
         self.first = 0
         self.best = -math.inf
 
@@ -131,6 +135,8 @@ class Reporting(TrainerCallback):
         self.began_s = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if state.global_step == self.first + FIRST_ESTIMATE:
+            control.should_log = True  # so that the time left is known early
         self.paused_from_s = time.perf_counter()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:

@@ -78,7 +78,7 @@ def test_cut_short_weights_are_refused(tiny_base: Path, tmp_path: Path, keep: in
 
 
 def test_a_base_that_does_not_exist_is_refused_by_name() -> None:
-    with pytest.raises(CheckpointError, match="'nobody/nothing' is neither a folder, a served name, nor a model"):
+    with pytest.raises(CheckpointError, match="'nobody/nothing' is neither a folder nor a served name"):
         build_model(find("nobody/nothing"), LABELS)
     with pytest.raises(CheckpointError, match="no model './nothing'"):
         find("./nothing")

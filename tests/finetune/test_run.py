@@ -159,6 +159,15 @@ def test_events_tell_the_whole_story(config: Make, reviews: Any) -> None:
     assert "new: classifier" in base
 
 
+def test_training_stops_early_once_nothing_gets_better(config: Make, reviews: Any) -> None:
+    seen: list[events.Event] = []
+    result = train(config(optim={"epochs": 30, "early_stopping": 2}), reviews, seen.append)
+    scores = [event.metrics["accuracy"] for event in seen if isinstance(event, events.Evaluated)]
+    best = scores.index(max(scores))
+    assert len(scores) == best + 3 < 30
+    assert result.metrics["accuracy"] == max(scores)
+
+
 def test_an_existing_model_is_refused_and_untouched_without_overwrite(config: Make, reviews: Any) -> None:
     first = train(config(), reviews)
     before = artifact.sha256(first.path / "manifest.json")
