@@ -87,15 +87,15 @@ class TextEncoder:
             return []
         first, cut_first = self._clean(texts)
         second, cut_second = self._clean(pairs) if pairs is not None else (None, [False] * len(texts))
+        found: list[Encoded] = []
         try:
             batch = self._tokenize(first, second, self.truncation)
-        except ValueError:
-            raise
-        except Exception as error:  # tokenizers raises bare Exception when the untouched side alone is too long
+        except Exception as error:  # tokenizers raises bare Exception when the side that stays whole is too long alone
             if self.truncation == "longest_first" or "Truncation error" not in str(error):
                 raise
+            if len(first) > 1:  # find the offender; how a row is cut must not depend on its neighbours
+                return [row for one, two in zip(texts, pairs or (), strict=True) for row in self([one], [two])]
             batch = self._tokenize(first, second, "longest_first")
-        found = []
         for index, encoding in enumerate(batch.encodings):
             truncated = cut_first[index] or cut_second[index] or bool(encoding.overflowing)
             segments = _segments(encoding.sequence_ids)

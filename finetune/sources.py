@@ -15,7 +15,7 @@ from typing import Any
 from finetune.config import DataConfig, Source
 from finetune.errors import DataError
 from finetune.labels import shown
-from finetune.tables import SUFFIXES, Table, read_table
+from finetune.tables import SUFFIXES, TEXT_NAMES, Table, read_table
 
 SPLIT_NAMES = {
     "train": "train",
@@ -27,10 +27,6 @@ SPLIT_NAMES = {
     "test": "test",
 }
 
-TEXT_NAMES = (
-    *("text", "sentence", "review", "content", "body", "comment", "message", "tweet", "utterance", "document"),
-    *("description", "title", "headline", "question", "query", "input", "inputs"),
-)
 LABEL_NAMES = (
     *("label", "labels", "class", "category", "categories", "target", "sentiment", "intent", "emotion", "topic"),
     *("tag", "tags", "rating", "stars", "score", "y"),

@@ -14,6 +14,12 @@ from typing import Any
 
 from finetune.errors import DataError
 
+TEXT_NAMES = (
+    *("text", "sentence", "review", "content", "body", "comment", "message", "tweet", "utterance", "document"),
+    *("description", "title", "headline", "question", "query", "input", "inputs"),
+)
+"""Columns that obviously hold the text, in the order in which they are looked for."""
+
 
 @dataclass(frozen=True)
 class Table:

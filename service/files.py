@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune.labels import shown
-from finetune.tables import SUFFIXES, Table, read_table, write_table
+from finetune.tables import SUFFIXES, TEXT_NAMES, Table, read_table, write_table
 from service.errors import BadRequest
 from service.schema import Answer, TextInput
 
 ROWS_AT_ONCE = 512
-TEXT_NAMES = ("text", "sentence", "review", "content", "body", "comment", "message", "title")
 PREFIX = "predicted_"
 
 Score = Callable[[list[TextInput]], list[Answer]]

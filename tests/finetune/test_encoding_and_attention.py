@@ -46,6 +46,14 @@ def test_only_first_keeps_the_hypothesis_whole(encoder: TextEncoder) -> None:
     assert encoder.tokenizer.convert_ids_to_tokens(hypothesis) == ["it", "was", "bad", "[SEP]"]
 
 
+def test_a_hypothesis_too_long_alone_is_cut_and_changes_no_other_row(encoder: TextEncoder) -> None:
+    pairs = TextEncoder(encoder.tokenizer, 16, "only_first")
+    good = ("good " * 50, "it was bad")
+    rows = pairs([good[0], "a film"], [good[1], "bad " * 50])
+    assert rows[0] == pairs([good[0]], [good[1]])[0]
+    assert (len(rows[1]), rows[1].truncated) == (16, True)
+
+
 def test_truncation_is_reported_exactly(encoder: TextEncoder) -> None:
     assert [row.truncated for row in encoder(["good " * 14, "good " * 15])] == [False, True]
 

@@ -1,0 +1,90 @@
+"""The two models that ship: whole, named as the README says, and right on plain sentences."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune import artifact
+from service import Classifier, ZeroShotClassifier, load
+
+ROOT = Path(__file__).parents[2]
+
+STOCK = """
+import json, sys
+from transformers import pipeline
+print(json.dumps(pipeline(sys.argv[1], sys.argv[2], dtype="float32")(*json.loads(sys.argv[3]), **json.loads(sys.argv[4]))))
+"""
+
+
+@pytest.fixture(scope="module")
+def sentiment() -> Classifier:
+    found = load("sentiment", models_dir=None)
+    assert isinstance(found, Classifier)
+    return found
+
+
+@pytest.fixture(scope="module")
+def topics() -> ZeroShotClassifier:
+    return ZeroShotClassifier(models_dir=None)
+
+
+def stock(task: str, name: str, *arguments: Any, **knobs: Any) -> Any:
+    """The answer of transformers alone on a shipped folder."""
+    folder = artifact.shipped_dir() / name
+    command = [sys.executable, "-c", STOCK, task, str(folder), json.dumps(arguments), json.dumps(knobs)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", ["sentiment", "topics"])
+def test_the_folder_is_whole_and_says_where_it_comes_from(name: str) -> None:
+    folder = artifact.read(artifact.shipped_dir() / name, check_hashes=True)
+    assert folder.settings.base == "sentence-transformers/all-MiniLM-L6-v2"
+    assert folder.size_bytes < 50e6
+    card = (folder.path / "README.md").read_text(encoding="utf-8")
+    assert "licence" in card.lower()
+    assert (folder.path / "train_config.yaml").is_file()
+
+
+def test_rows_kept_out_of_sentiment_are_named_one_by_one(sentiment: Classifier) -> None:
+    held = (sentiment.folder.metrics or {})["tests"]["imdb_train_kept_out"]
+    assert len(held["row_numbers"]) == len(set(held["row_numbers"])) == 2000
+
+
+def test_plain_sentences_get_the_plain_answer(sentiment: Classifier, topics: ZeroShotClassifier) -> None:
+    answers = sentiment(["I loved every minute.", "A waste of an evening.", "Never again."])
+    assert [answer["label"] for answer in answers] == ["positive", "negative", "negative"]
+    answer = topics("The match went to extra time before the visitors scored.", ["business", "sports", "science"])
+    assert answer["labels"][0] == "sports"
+
+
+def test_transformers_alone_gives_the_same_sentiment(sentiment: Classifier) -> None:
+    texts = ["I loved every minute.", "[SEP] is not a word, and neither is this."]
+    for ours, theirs in zip(sentiment(texts), stock("text-classification", "sentiment", texts), strict=True):
+        assert ours["label"] == theirs["label"]
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
+
+
+def test_transformers_alone_gives_the_same_topics_under_the_ordinary_mask(topics: ZeroShotClassifier) -> None:
+    text, labels, template = "The bank raised its rates.", ["finance", "sports", "cooking"], "This text is about {}."
+    ours = topics(text, labels, scorer="nli", attention="ordinary")
+    theirs = stock("zero-shot-classification", "topics", text, labels, hypothesis_template=template)
+    assert ours["labels"] == theirs["labels"]
+    assert ours["scores"] == pytest.approx(theirs["scores"], abs=1e-5)
+
+
+def test_the_readme_tells_the_truth_about_python(capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [block] = [code for code in re.findall(r"```python\n(.*?)```", readme, re.S) if "load(" in code]
+    names: dict[str, Any] = {}
+    setup, *calls = (part for part in block.split("\n\n") if part.strip())
+    exec(setup, names)
+    for call in calls:
+        shown = call.split("\n# ")[1]
+        answer = eval(call.split("\n#")[0], names)
+        assert re.fullmatch(re.escape(shown.strip()).replace(r"\.\.\.", ".+"), str(answer)), (shown, answer)
