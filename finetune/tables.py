@@ -6,7 +6,9 @@ Does not know: which column is what.
 
 from __future__ import annotations
 
+import io
 import json
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,15 +70,15 @@ def _read_separated(file: Path) -> Table:
     text, encoding = _decoded(file)
     head = text.partition("\n")[0]
     separator = "\t" if file.suffix.lower() == ".tsv" else _separator(head)
-    import io
-
     try:
-        frame = pd.read_csv(
-            io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, na_filter=False, index_col=False
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would lose cells
+            frame = pd.read_csv(
+                io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, na_filter=False, index_col=False
+            )
     except pd.errors.EmptyDataError as error:
         raise DataError("the file is empty", file=str(file)) from error
-    except (pd.errors.ParserError, ValueError) as error:
+    except (pd.errors.ParserError, pd.errors.ParserWarning, ValueError) as error:
         raise DataError(f"not a well-formed table: {' '.join(str(error).split())}", file=str(file)) from error
     found = [] if encoding == "UTF-8" else [f"encoding {encoding}"]
     found += [] if separator in ",\t" else [f"separator {separator!r}"]

@@ -47,6 +47,7 @@ def test_encodings_and_separators_are_found_and_said(tmp_path: Path) -> None:
         ("empty.csv", b"", "empty.csv: the file is empty"),
         ("head.csv", b"text,label\n", "the table has no rows"),
         ("odd.csv", b"text,label\na,b\nc,d,e\n", "not a well-formed table.*line 3"),
+        ("first.csv", b"text,label\na,b,c\n", "not a well-formed table"),
         ("odd.jsonl", b'{"text": "a"}\n{oops\n', "odd.jsonl, row 2: this line is not JSON"),
         ("odd.parquet", b"no", "not a readable Parquet file"),
         ("bin.csv", b"\x00\xff\x81", "not a text file"),
