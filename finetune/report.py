@@ -132,7 +132,7 @@ def model_card(config: TrainConfig, settings: ClassifierSettings, splits: Splits
     head = ["---", "library_name: transformers", f"pipeline_tag: {task}", f"base_model: {config.base}"]
     head += ["tags:", "- rehead", "---", "", f"# {name}", ""]
     kind = labels.task.replace("_", "-")
-    head += [f"`{config.base}` fine-tuned with [rehead](https://pypi.org/project/rehead) for {kind} classification."]
+    head += [f"`{config.base}` fine-tuned with rehead for {kind} classification."]
     if labels.task == "regression":
         head[-1] = f"`{config.base}` fine-tuned with rehead to predict a number."
     else:
