@@ -21,6 +21,9 @@ from finetune.sources import Columns, find_columns, named_splits
 from finetune.tables import Table
 from finetune.targets import infer_task, parse_labels
 
+COUNTED = ("rows_read", "left_out", "empty_texts", "empty_labels", "duplicates")
+"""What is counted of every table, also where it is nothing."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -118,7 +121,8 @@ class _Reading:
     def __init__(self, config: DataConfig, seed: int) -> None:
         self.config, self.seed = config, seed
         self.task: Task | None = config.task
-        self.counts: Counter[str] = Counter()
+        self.label_column = config.label or "label"
+        self.counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
         self.said: list[str] = []
         self.kept_out: dict[str, Rows] = {}
 
@@ -141,6 +145,7 @@ class _Reading:
     def _rows(self, source: Source, table: Table) -> Rows:
         columns = find_columns(source, self.config, table)
         self._say(f"{table.name}: {columns}")
+        self.label_column = columns.label
         numbers = self._filled(source, table, columns)
         cells = [table.rows[number - 1][columns.label] for number in numbers]
         where = {"file": table.name, "column": columns.label}
@@ -216,7 +221,7 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
         labels = LabelSpace("binary" if len(names) == 2 and task == "multiclass" else task, names)
         LabelSpace.fit(train.values, task)
     else:
-        labels = LabelSpace.fit(train.values, task, column=reading.config.label or "label")
+        labels = LabelSpace.fit(train.values, task, column=reading.label_column)
     if not len(validation):
         train, validation = _split(train, reading.config.validation_size, labels, reading.seed)
         held_keys = set(validation.identities())  # a text with two labels may fall on both sides
@@ -227,8 +232,8 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
         _require_known(rows, labels)
     if labels.task not in ("regression", "multi_label") and len(set(train.values)) < 2:
         raise DataError("after the split the training rows hold one label only: give more rows", file=train.source)
-    counts |= {"train": len(train), "validation": len(validation)} | {f"test_{n}": len(t) for n, t in tests.items()}
-    return Splits(train, validation, tests, labels, dict(counts), reading.said)
+    sizes = {"train": len(train), "validation": len(validation)} | {f"test_{n}": len(t) for n, t in tests.items()}
+    return Splits(train, validation, tests, labels, {**counts, **sizes}, reading.said)
 
 
 def _joined(parts: list[Rows]) -> Rows:

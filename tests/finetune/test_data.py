@@ -125,6 +125,21 @@ def test_every_dropped_row_is_counted_and_none_is_on_both_sides() -> None:
     assert not set(found.train.texts) & set(found.validation.texts)
 
 
+def test_nothing_dropped_is_counted_as_nothing() -> None:
+    counts = splits(table(20)).counts
+    assert counts == {
+        "rows_read": 20,
+        "left_out": 0,
+        "empty_texts": 0,
+        "empty_labels": 0,
+        "duplicates": 0,
+        "evaluation_duplicates": 0,
+        "also_in_evaluation": 0,
+        "train": 18,
+        "validation": 2,
+    }
+
+
 def test_a_text_with_two_labels_never_stands_on_both_sides() -> None:
     rows = [{"text": f"t{index // 2}", "label": "pn"[index % 2]} for index in range(200)]
     found = splits(rows)
