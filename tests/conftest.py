@@ -13,10 +13,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 import pytest
+
+# a job in the background ignores Ctrl-C, and so would the processes that tests start and stop with it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SUPPORT = Path(__file__).parent / "support"
 sys.path.insert(0, str(SUPPORT))
