@@ -93,8 +93,7 @@ def training_curve(history: list[dict[str, Any]], file: Path) -> None:
             at, [entry[names[0]] for entry in evaluated], "s--", color="#55a868", label=names[0].removeprefix("eval_")
         )
         right.set_ylabel(names[0].removeprefix("eval_"))
-        right.legend(loc="upper right")
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside upper center", ncols=3)  # above the axes, where it hides no curve
     axes.grid(alpha=0.3)
     figure.savefig(file, dpi=110)
 
