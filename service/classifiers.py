@@ -11,11 +11,11 @@ from itertools import islice
 from os import PathLike
 from typing import Any
 
-from finetune.artifact import ModelFolder, Scorer
+from finetune.artifact import AttentionMode, ModelFolder, Scorer
 from service import zero_shot
 from service.engine import ROWS_PER_BATCH, Engine, nli_model
 from service.errors import BadRequest
-from service.schema import Answer, AttentionMode, Function, TextInput, ZeroShotQuestion
+from service.schema import Answer, Function, TextInput, ZeroShotQuestion
 from service.store import resolve
 
 STREAMED_AT_ONCE = 256

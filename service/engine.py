@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finetune.artifact import ModelFolder, Scorer, ZeroShotSettings
+from finetune.artifact import AttentionMode, ModelFolder, Scorer, ZeroShotSettings
 from finetune.encoding import Encoded, TextEncoder
 from finetune.labels import NliRoles, shown
 from finetune.scores import Activation, Floats, activate
@@ -29,7 +29,6 @@ from service.schema import (
     FUNCTIONS,
     SCORERS,
     Answer,
-    AttentionMode,
     Function,
     Prediction,
     TextInput,

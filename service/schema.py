@@ -10,15 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from finetune.artifact import Scorer
+from finetune.artifact import AttentionMode, Scorer
 from service.errors import BadRequest
 
 Function = Literal["default", "softmax", "sigmoid", "none"]
 FUNCTIONS: tuple[Function, ...] = get_args(Function)
 """What may be applied to logits; `default` is what the model's task wants."""
-
-AttentionMode = Literal["ordinary", "shared_text"]
-"""Which mask a model runs under; the masks themselves are the backends' business."""
 
 SCORERS: tuple[Scorer, ...] = get_args(Scorer)
 ATTENTION_MODES: tuple[AttentionMode, ...] = get_args(AttentionMode)
