@@ -33,6 +33,10 @@ STAMP = "stamp.json"
 FIRST_ESTIMATE = 5
 """Updates after which the time left is first reported."""
 
+EAGER_UP_TO = 192
+"""Under bfloat16 autocast on a CPU, batches padded to at most this many tokens train up to 1.8 times faster with
+eager attention than with torch's CPU kernel for SDPA (torch 2.13); longer ones, and float32, do not."""
+
 RESUMABLE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 
 
@@ -91,16 +95,24 @@ class HeadTrainer(Trainer):
         super().__init__(compute_loss_func=self._reduced, **rest)
         self._loss, self._terms, self._alternate = loss, list(terms), alternate
         self._batch: dict[str, Tensor] = {}
+        self._may_choose = (
+            self.args.bf16 and self.args.device.type == "cpu" and self.model.config._attn_implementation == "sdpa"
+        )
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **rest: Any) -> Any:
         """The reduced loss of one batch; see `transformers.Trainer.compute_loss`."""
         self._batch = dict(inputs)
+        self._choose_attention(inputs["input_ids"].shape[1])
         inputs = {name: value for name, value in inputs.items() if name != "segments"}
         if self._is_shared(model):
             inputs["attention_mask"] = shared_text_bias(self._batch["segments"], self.model)
         if self._wants_states(model):
             inputs["output_hidden_states"] = True
         return super().compute_loss(model, inputs, *args, **rest)
+
+    def _choose_attention(self, length: int) -> None:
+        if self._may_choose:
+            self.model.set_attn_implementation("eager" if length <= EAGER_UP_TO else "sdpa")
 
     def _is_shared(self, model: Any) -> bool:
         return self._alternate and (not model.training or self.state.global_step % 2 == 0)

@@ -115,3 +115,38 @@ def test_text_states_are_equal_for_two_hypotheses_under_the_shared_mask_only(
     one, other = "it is about sports", "not about money"
     assert torch.allclose(states["shared_text", one], states["shared_text", other], atol=1e-6)
     assert not torch.allclose(states["ordinary", one], states["ordinary", other], atol=1e-3)
+
+
+def test_keep_embedding_holds_the_hypothesis_read_alone_to_the_base_as_well(tiny_nli: Path, encoder: TextEncoder) -> None:
+    import copy
+
+    import torch
+    from transformers import AutoModel
+
+    from finetune.auxiliary import keep_embedding, mean_of_text
+    from finetune.trainer import shared_text_bias
+
+    def tensors(texts: list[str], pairs: list[str] | None = None) -> dict[str, torch.Tensor]:
+        return {key: torch.from_numpy(array) for key, array in encoder.pad(encoder(texts, pairs)).items()}
+
+    def read(body: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        masked = batch | {"attention_mask": shared_text_bias(batch["segments"], body)}
+        return body(**{key: value for key, value in masked.items() if key != "segments"}).last_hidden_state
+
+    base = AutoModel.from_pretrained(tiny_nli).eval()
+    body = copy.deepcopy(base)
+    term = keep_embedding(body, weight=2.0, of_hypotheses=True)
+    torch.nn.init.normal_(body.encoder.layer[0].output.dense.weight)  # as if trained away from the base
+    texts, hypotheses = ["a good film", "the match"], ["it is about sports", "money"]
+
+    found = term(read(body, tensors(texts, hypotheses)), tensors(texts, hypotheses))
+
+    expected = torch.zeros(2)
+    for part in (texts, hypotheses):
+        for row, text in enumerate(part):
+            alone = tensors([text])
+            now = mean_of_text(read(body, alone), alone["segments"])
+            then = base(alone["input_ids"]).last_hidden_state.mean(dim=1)
+            expected[row] += 1 - torch.nn.functional.cosine_similarity(now, then)[0]
+    assert torch.allclose(found, expected, atol=1e-5)  # weight 2, over the two parts
+    assert found.min() > 0.1
