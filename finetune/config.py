@@ -193,6 +193,10 @@ class OptimConfig(Part):
     max_grad_norm: float = Field(1.0, ge=0)
     """Gradients are scaled down to this norm; 0 turns clipping off."""
 
+    average: float | None = Field(None, gt=0, lt=1)
+    """Decay of an exponential mean of the weights that is evaluated and kept in their place: 0.999 spans about the last
+    thousand updates; None keeps the weights of the last update or best checkpoint."""
+
     early_stopping: int | None = Field(None, ge=1)
     """Stop after this many evaluations without a better score; None trains to the end."""
 

@@ -321,7 +321,8 @@ def _stem(path: str) -> str:
 
 
 def _is_missing(cell: Any) -> bool:
-    return cell is None or cell == "" or (isinstance(cell, float) and cell != cell)
+    # a cell may be an array, whose comparison is no truth value
+    return cell is None or (isinstance(cell, str) and not cell) or (isinstance(cell, float) and cell != cell)
 
 
 def _is_empty(cell: Any) -> bool:

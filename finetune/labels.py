@@ -117,6 +117,17 @@ class LabelSpace:
             return targets
         return np.array([self._id(ids, name, row) for row, name in enumerate(values)], dtype=np.int64)
 
+    def prior(self, targets: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """The logits `[C]` that say no more than these targets' own distribution: the log of each label's share, its
+        log odds for multi-label, the mean for regression. A label without a row counts as half a row."""
+        if self.task == "regression":
+            return np.asarray([targets.mean()], dtype=np.float32)
+        if self.task == "multi_label":
+            shares = (targets.sum(axis=0) + 0.5) / (len(targets) + 1)
+            return np.asarray(np.log(shares / (1 - shares)), dtype=np.float32)
+        counts = np.bincount(targets, minlength=len(self)) + 0.5
+        return np.asarray(np.log(counts / counts.sum()), dtype=np.float32)
+
     def _id(self, ids: Mapping[str, int], name: str, row: int) -> int:
         if name not in ids:
             raise DataError(f"label {name!r} is none of the model's labels ({shown(self.names)})", row=row + 1)

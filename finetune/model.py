@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy.typing as npt
+
 from finetune.artifact import Location, check_weights
 from finetune.errors import CheckpointError
 from finetune.labels import LabelSpace
@@ -94,6 +96,19 @@ def build_model(
         raise CheckpointError(f"{base.name}: none of its weights fits a {config.model_type} body")
     new = sorted(set(model.state_dict()) - set(kept))
     return Built(model, original, kept, new, sorted(report["unexpected_keys"]))
+
+
+def start_at_prior(model: Any, prior: npt.NDArray[Any]) -> None:
+    """Set the bias of the new output layer to `prior [C]` (LabelSpace.prior), so that training starts from the labels'
+    shares and not from one half for each: with 28 rare labels it would spend its first 150 updates getting there.
+    A head without such a bias stays as it is."""
+    import torch
+
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    output = next((layer for layer in reversed(layers) if layer.out_features == len(prior)), None)
+    if output is not None and output.bias is not None:
+        with torch.no_grad():
+            output.bias.copy_(torch.as_tensor(prior))
 
 
 def _no_base(base: Location, error: Exception) -> str:

@@ -25,7 +25,7 @@ from finetune.events import Finished, Listener, Said, Saved, Warned
 from finetune.labels import LabelSpace
 from finetune.losses import DEFAULT_LOSS, LOSSES, loss_for
 from finetune.metrics import METRICS_OF_TASK, Scored, compute, load_metric, score
-from finetune.model import base_config, body_of, build_model
+from finetune.model import base_config, body_of, build_model, start_at_prior
 from finetune.registry import pick
 from finetune.scores import ACTIVATION_OF_TASK, activate, decide
 
@@ -105,6 +105,8 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     planned = _plan(config, splits, encoded)
     set_seed(config.seed)
     built = build_model(base, labels, dropout=config.model.dropout, revision=config.model.revision)
+    targets = labels.encode(splits.train.values)
+    start_at_prior(built.model, labels.prior(targets))
     say(Said(f"base {config.base}: {built}"))
 
     # 3. train, from the last good checkpoint if that is asked for
@@ -116,9 +118,10 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
         loss=loss,
         terms=[term(body_of(built.model)) for term in terms],
         alternate=shared,
+        average=config.optim.average,
         model=built.model,
         args=training.training_arguments(config, work, len(splits.train), best_by),
-        train_dataset=training.as_dataset(encoded, labels.encode(splits.train.values)),
+        train_dataset=training.as_dataset(encoded, targets),
         eval_dataset=training.as_dataset(validation, labels.encode(splits.validation.values)),
         data_collator=training.Collator(encoder, with_segments=shared or bool(terms)),
         processing_class=encoder.tokenizer,

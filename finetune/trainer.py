@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from finetune.artifact import sha256, write_json
 from finetune.attention import shared_text_mask
 from finetune.auxiliary import Term
+from finetune.average import WeightAverage
 from finetune.config import TrainConfig
 from finetune.encoding import Encoded, TextEncoder
 from finetune.errors import ConfigError, TrainingError
@@ -89,11 +91,23 @@ class HeadTrainer(Trainer):
         loss: `(logits [B, C], targets) -> [B]`.
         terms: auxiliary terms; they are computed in batches under the shared-text mask only where `alternate`.
         alternate: even updates see the shared-text mask, odd ones the ordinary mask; evaluation sees the shared one.
+        average: decay of the mean of the weights that is evaluated and, at the end, kept; None for the weights themselves.
     """
 
-    def __init__(self, *, loss: Loss, terms: Sequence[Term] = (), alternate: bool = False, **rest: Any) -> None:
+    def __init__(
+        self,
+        *,
+        loss: Loss,
+        terms: Sequence[Term] = (),
+        alternate: bool = False,
+        average: float | None = None,
+        **rest: Any,
+    ) -> None:
         super().__init__(compute_loss_func=self._reduced, **rest)
         self._loss, self._terms, self._alternate = loss, list(terms), alternate
+        self._average = WeightAverage(self.model, average) if average is not None else None
+        if self._average is not None:
+            self.add_callback(_Averaging(self._average))
         self._batch: dict[str, Tensor] = {}
         self._may_choose = (
             self.args.bf16 and self.args.device.type == "cpu" and self.model.config._attn_implementation == "sdpa"
@@ -109,6 +123,27 @@ class HeadTrainer(Trainer):
         if self._wants_states(model):
             inputs["output_hidden_states"] = True
         return super().compute_loss(model, inputs, *args, **rest)
+
+    def evaluate(self, *args: Any, **rest: Any) -> dict[str, float]:
+        """The metrics of the weights that would be kept; see `transformers.Trainer.evaluate`."""
+        with self._average.in_place() if self._average is not None else nullcontext():
+            return dict(super().evaluate(*args, **rest))
+
+    def _save_checkpoint(self, *args: Any, **rest: Any) -> None:
+        super()._save_checkpoint(*args, **rest)
+        if self._average is not None:
+            self._average.save(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._average is not None:
+            self._average.load(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self._average is not None:
+            self._average.load(Path(self.state.best_model_checkpoint))
+            self._average.give()
 
     def _choose_attention(self, length: int) -> None:
         if self._may_choose:
@@ -126,6 +161,14 @@ class HeadTrainer(Trainer):
             for term in self._terms:
                 losses = losses + term(outputs.hidden_states[-1], self._batch)
         return reduce(losses, labels, num_items_in_batch)
+
+
+class _Averaging(TrainerCallback):
+    def __init__(self, average: WeightAverage) -> None:
+        self.average = average
+
+    def on_optimizer_step(self, *args: Any, **rest: Any) -> None:
+        self.average.update()
 
 
 class Reporting(TrainerCallback):

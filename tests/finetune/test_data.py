@@ -177,6 +177,17 @@ def test_separated_labels_in_a_cell_are_several_labels() -> None:
     assert splits(rows, task="multi-label").labels.names == ("blue", "red")
 
 
+def test_label_lists_in_a_frame_may_be_arrays() -> None:
+    import numpy as np
+    import pandas as pd
+
+    cells = [np.array(["a", "b"], dtype=object), np.array(["b"], dtype=object)] * 10
+    frame = pd.DataFrame({"text": [f"t{index}" for index in range(20)], "labels": cells})
+    splits = load_splits(DataConfig(), seed=0, data=frame)
+    assert (splits.labels.task, splits.labels.names) == ("multi_label", ("a", "b"))
+    assert sorted(splits.train.values + splits.validation.values) == [["a", "b"]] * 10 + [["b"]] * 10
+
+
 def test_pairs_are_found_by_their_usual_names() -> None:
     rows = [{"premise": f"p{i}", "hypothesis": f"h{i}", "label": "ab"[i % 2]} for i in range(20)]
     assert splits(rows).train.pairs is not None

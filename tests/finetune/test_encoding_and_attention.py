@@ -117,7 +117,9 @@ def test_text_states_are_equal_for_two_hypotheses_under_the_shared_mask_only(
     assert not torch.allclose(states["ordinary", one], states["ordinary", other], atol=1e-3)
 
 
-def test_keep_embedding_holds_the_hypothesis_read_alone_to_the_base_as_well(tiny_nli: Path, encoder: TextEncoder) -> None:
+def test_keep_embedding_holds_the_hypothesis_read_alone_to_the_base_as_well(
+    tiny_nli: Path, encoder: TextEncoder
+) -> None:
     import copy
 
     import torch

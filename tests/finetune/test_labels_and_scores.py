@@ -33,6 +33,15 @@ def test_an_unknown_label_is_refused_with_its_row() -> None:
         LabelSpace("binary", ("a", "b")).encode(["a", "c"])
 
 
+def test_the_prior_says_no_more_than_the_targets_own_distribution() -> None:
+    single = LabelSpace("multiclass", ("a", "b", "c"))
+    shares = softmax(single.prior(single.encode(["a"] * 30 + ["b"] * 10)))
+    assert shares == pytest.approx([30.5 / 41.5, 10.5 / 41.5, 0.5 / 41.5])
+    several = LabelSpace("multi_label", ("x", "y"))
+    assert sigmoid(several.prior(several.encode([["x"], [], [], []]))) == pytest.approx([1.5 / 5, 0.5 / 5])
+    assert LabelSpace("regression", ("score",)).prior(np.array([1.0, 4.0])).tolist() == [2.5]
+
+
 @pytest.mark.parametrize(
     ("names", "roles"),
     [

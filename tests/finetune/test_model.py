@@ -4,13 +4,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from finetune.artifact import find
 from finetune.errors import CheckpointError
 from finetune.labels import LabelSpace
-from finetune.model import body_of, build_model
+from finetune.model import body_of, build_model, start_at_prior
 
 LABELS = LabelSpace("multiclass", ("a", "b", "c"))
 FAMILIES = ["bert", "roberta", "distilbert", "deberta-v2", "electra", "albert", "xlm-roberta", "modernbert"]
@@ -45,8 +46,12 @@ def test_the_body_is_kept_and_the_head_is_new(family: str, tmp_path: Path) -> No
     assert any("embeddings" in name for name in built.kept)
     assert any("classifier" in name for name in built.new)
     assert built.model.config.id2label == {0: "a", 1: "b", 2: "c"}
-    logits = built.model(input_ids=torch.tensor([[5, 6, 7]])).logits
+    logits = built.model.eval()(input_ids=torch.tensor([[5, 6, 7]])).logits
     assert logits.shape == (1, 3)
+    prior = np.array([-3.0, 0.5, 1.0], dtype=np.float32)
+    start_at_prior(built.model, prior)
+    moved = built.model(input_ids=torch.tensor([[5, 6, 7]])).logits - logits
+    assert torch.allclose(moved, torch.from_numpy(prior), atol=1e-5)
 
 
 def test_a_head_of_the_same_size_is_replaced_too(tiny_nli: Path) -> None:

@@ -83,7 +83,10 @@ def test_the_same_seed_repeats_bit_equal_and_another_does_not(config: Make, revi
     assert one == same != other
 
 
-def test_a_resumed_run_ends_bit_equal_to_an_unbroken_one(config: Make, reviews: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_a_resumed_run_ends_bit_equal_to_an_unbroken_one(
+    config: Make, reviews: Any, tmp_path: Path, average: float | None
+) -> None:
     unbroken = train(config(out=str(tmp_path / "whole"), optim={"epochs": 2}), reviews)
     broken = config(out=str(tmp_path / "broken"), optim={"epochs": 2})
     seen: list[events.Event] = []
