@@ -61,6 +61,7 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
 @click.option("--text", help="Column of the text.")
 @click.option("--label", help="Column of the label.")
 @click.option("--text-pair", help="Column of the second text of a pair.")
+@click.option("--group", help="Column of what belongs together: no group is both trained and evaluated on.")
 @click.option("--task", help="binary, multiclass, multi-label or regression; inferred if not given.")
 @click.option("--epochs", type=float, help="Passes over the training rows.")
 @click.option("--batch-size", type=int, help="Rows in one batch.")
@@ -89,7 +90,7 @@ def finetune(data: str | None, file: str | None, overrides: tuple[str, ...], dry
 
     named = {"base": "base", "out": "out", "seed": "seed", "resume": "resume", "overwrite": "overwrite"}
     named |= {"models_dir": "models_dir", "loss": "loss__name"}
-    named |= {key: f"data__{key}" for key in ("text", "label", "text_pair", "task")}
+    named |= {key: f"data__{key}" for key in ("text", "label", "text_pair", "group", "task")}
     named |= {key: f"optim__{key}" for key in ("epochs", "batch_size", "lr")}
     settings = {named[key]: value for key, value in flags.items()}
     config = configfile.load(file, overrides, data__train=data, **settings)
@@ -102,7 +103,8 @@ def finetune(data: str | None, file: str | None, overrides: tuple[str, ...], dry
     with Drawing() as draw:
         result = train(config, on_event=draw)
     for split, values in {"validation": result.metrics, **result.tests}.items():
-        click.echo(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
+        first = list(values.items())[:3]  # the headline and what is beside it; the rest stands in the model card
+        click.echo(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in first))
     click.echo(f"model: {result.path}")
 
 

@@ -126,6 +126,9 @@ class DataConfig(Part):
     label: str | None = None
     """Column of the label; None finds it when it is obvious."""
 
+    group: str | None = None
+    """Column of what belongs together (an author, a document), so that no group is both trained and evaluated on."""
+
     task: Task | None = None
     """binary, multiclass, multi_label or regression; None infers it from the label column."""
 
@@ -250,6 +253,9 @@ class TrainConfig(Part):
 
     metrics: tuple[str, ...] = ()
     """Further metrics by name: ours, or any that `evaluate.load` finds."""
+
+    tfidf_baseline: bool = True
+    """Measure TF-IDF with logistic regression on the same rows, so that the report says what the encoder adds."""
 
     optim: OptimConfig = OptimConfig()
     """Batches, learning rate and how long to train."""

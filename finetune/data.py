@@ -17,41 +17,14 @@ from finetune.config import DataConfig, Source
 from finetune.errors import ConfigError, DataError
 from finetune.labels import LabelSpace, Task, shown
 from finetune.pairs import recast
+from finetune.rows import Rows, contradicted, joined, once, without
 from finetune.sources import Columns, find_columns, named_splits
+from finetune.splits import split
 from finetune.tables import Table
 from finetune.targets import infer_task, parse_labels
 
-COUNTED = ("rows_read", "left_out", "empty_texts", "empty_labels", "duplicates")
+COUNTED = ("rows_read", "left_out", "empty_texts", "empty_labels", "duplicates", "conflicting_labels")
 """What is counted of every table, also where it is nothing."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Checked rows: `values` are label names, lists of names or numbers; `numbers` are 1-based rows of `source`."""
-
-    texts: list[str]
-    pairs: list[str] | None
-    values: list[Any]
-    numbers: list[int]
-    source: str
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def take(self, chosen: Sequence[int]) -> Rows:
-        """The rows at these positions, in this order."""
-        return Rows(
-            [self.texts[index] for index in chosen],
-            [self.pairs[index] for index in chosen] if self.pairs is not None else None,
-            [self.values[index] for index in chosen],
-            [self.numbers[index] for index in chosen],
-            self.source,
-        )
-
-    def identities(self) -> list[tuple[str, str]]:
-        """What makes two rows the same text."""
-        pairs = self.pairs if self.pairs is not None else [""] * len(self)
-        return [(text.strip(), pair.strip()) for text, pair in zip(self.texts, pairs, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -81,15 +54,15 @@ def load_splits(config: DataConfig, *, seed: int, data: Any = None) -> Splits:
     elif config.train:
         splits = {}
         for source in config.train:
-            for split, rows in reading.split_rows(source).items():
-                splits.setdefault(split, []).append(rows)
+            for name, rows in reading.split_rows(source).items():
+                splits.setdefault(name, []).append(rows)
     else:
         raise ConfigError("no data: name a table to train on, for example `rehead finetune reviews.csv`")
-    train = _joined(splits["train"])
-    validation = _joined(splits.get("validation", []) + [reading.one(source) for source in config.validation])
+    train = joined(splits["train"])
+    validation = joined(splits.get("validation", []) + [reading.one(source) for source in config.validation])
     tests = {name: reading.one(source) for name, source in config.test.items()} | reading.kept_out
     if "test" in splits:
-        tests["test"] = _joined(splits["test"])
+        tests["test"] = joined(splits["test"])
     return _checked(reading, train, validation, tests)
 
 
@@ -105,14 +78,14 @@ def load_rows(source: Any, config: DataConfig, labels: LabelSpace) -> tuple[Rows
     else:
         rows = reading.one(Source(path="the given table"), source)
     counts = reading.counts
-    rows = _once(rows, counts, "duplicates")
+    rows = once(rows, counts, "duplicates")
     _require_known(rows, labels)
     return rows, dict(counts)
 
 
 def read_source(source: Source, config: DataConfig, *, seed: int) -> Rows:
     """The checked rows of one unsplit source, duplicates dropped."""
-    return _once(_Reading(config, seed).one(source), Counter(), "duplicates")
+    return once(_Reading(config, seed).one(source), Counter(), "duplicates")
 
 
 class _Reading:
@@ -136,10 +109,10 @@ class _Reading:
     def split_rows(self, source: Source, data: Any = None) -> dict[str, Rows]:
         """Split name -> checked rows of one source."""
         found = {}
-        for split, table in named_splits(source, data).items():
+        for name, table in named_splits(source, data).items():
             if table.note:
                 self._say(f"{table.name}: {table.note}")
-            found[split] = self._rows(source, table)
+            found[name] = self._rows(source, table)
         return found
 
     def _rows(self, source: Source, table: Table) -> Rows:
@@ -160,8 +133,23 @@ class _Reading:
         texts = [str(table.rows[number - 1][columns.text]) for number in numbers]
         pair = columns.text_pair
         pairs = [str(table.rows[number - 1][pair]) for number in numbers] if pair is not None else None
-        rows = self._sampled(source, Rows(texts, pairs, values, numbers, table.name))
+        rows = self._sampled(source, Rows(texts, pairs, values, numbers, table.name, self._groups(table, numbers)))
         return self._recast(source, rows) if source.recast is not None else rows
+
+    def _groups(self, table: Table, numbers: list[int]) -> list[str] | None:
+        column = self.config.group
+        if column is None:
+            return None
+        if column not in table.columns:
+            raise DataError(
+                f"there is no column {column!r} (--group); there are: {shown(table.columns)}", file=table.name
+            )
+        cells = [table.rows[number - 1].get(column) for number in numbers]
+        # a row without a group is one of its own
+        return [
+            f"row {number} of {table.name}" if _is_empty(cell) else str(cell)
+            for number, cell in zip(numbers, cells, strict=True)
+        ]
 
     def _filled(self, source: Source, table: Table, columns: Columns) -> list[int]:
         for name in (*source.drop, *source.keep):
@@ -209,13 +197,18 @@ class _Reading:
 
 def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, Rows]) -> Splits:
     counts = reading.counts
-    train = _once(train, counts, "duplicates")
-    validation = _once(validation, counts, "evaluation_duplicates")
-    held = {key for rows in (validation, *tests.values()) for key in rows.identities()}
-    fresh = [index for index, key in enumerate(train.identities()) if key not in held]
-    counts["also_in_evaluation"] += len(train) - len(fresh)
-    train = train.take(fresh)
     task: Task = reading.task or "multiclass"
+    train = once(train, counts, "duplicates")
+    validation = once(validation, counts, "evaluation_duplicates")
+    if task in ("binary", "multiclass"):  # several labels, and several people's numbers, may stand side by side
+        torn = contradicted(train, validation)
+        train = without(train, torn, counts, "conflicting_labels")
+        validation = without(validation, torn, counts, "conflicting_labels")
+        if not len(train):
+            raise DataError("every text carries different labels in different rows: mend the label column")
+    evaluated = (validation, *tests.values())
+    train = without(train, {key for rows in evaluated for key in rows.identities()}, counts, "also_in_evaluation")
+    train = _without_groups(train, evaluated, counts)
     names = reading.config.label_names
     if names is not None and task != "regression":
         labels = LabelSpace("binary" if len(names) == 2 and task == "multiclass" else task, names)
@@ -223,11 +216,9 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
     else:
         labels = LabelSpace.fit(train.values, task, column=reading.label_column)
     if not len(validation):
-        train, validation = _split(train, reading.config.validation_size, labels, reading.seed)
-        held_keys = set(validation.identities())  # a text with two labels may fall on both sides
-        fresh = [index for index, key in enumerate(train.identities()) if key not in held_keys]
-        counts["also_in_evaluation"] += len(train) - len(fresh)
-        train = train.take(fresh)
+        train, validation = split(train, reading.config.validation_size, labels, reading.seed)
+        # a text with two numbers or two sets of labels may fall on both sides
+        train = without(train, set(validation.identities()), counts, "also_in_evaluation")
     for rows in (train, validation, *tests.values()):
         _require_known(rows, labels)
     if labels.task not in ("regression", "multi_label") and len(set(train.values)) < 2:
@@ -236,63 +227,15 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
     return Splits(train, validation, tests, labels, {**counts, **sizes}, reading.said)
 
 
-def _joined(parts: list[Rows]) -> Rows:
-    if not parts:
-        return Rows([], None, [], [], "")
-    if len({part.pairs is None for part in parts}) > 1:
-        raise DataError("some tables have pairs of texts and others single texts", file=parts[0].source)
-    pairs = [pair for part in parts for pair in part.pairs or ()] if parts[0].pairs is not None else None
-    return Rows(
-        [text for part in parts for text in part.texts],
-        pairs,
-        [value for part in parts for value in part.values],
-        [number for part in parts for number in part.numbers],
-        " + ".join(dict.fromkeys(part.source for part in parts)),
-    )
-
-
-def _once(rows: Rows, counts: Counter[str], name: str) -> Rows:
-    seen: set[tuple[Any, ...]] = set()
-    kept = []
-    for index, (key, value) in enumerate(zip(rows.identities(), rows.values, strict=True)):
-        whole = (*key, tuple(value) if isinstance(value, list) else value)
-        if whole not in seen:
-            seen.add(whole)
-            kept.append(index)
-    counts[name] += len(rows) - len(kept)
-    return rows.take(kept)
-
-
-def _split(rows: Rows, size: float | int, labels: LabelSpace, seed: int) -> tuple[Rows, Rows]:
-    from sklearn.model_selection import train_test_split
-
-    count = int(size) if size >= 1 else max(1, round(size * len(rows)))
-    if count >= len(rows):
-        raise DataError(f"validation would take {count} of {len(rows)} rows: give more rows", file=rows.source)
-    strata = _strata(rows, labels)
-    often = Counter(strata)
-    # rows whose stratum has no twin cannot be split and stay in training
-    able = [index for index, stratum in enumerate(strata) if often[stratum] > 1]
-    kinds = len({strata[index] for index in able})
-    stratify = [strata[index] for index in able] if kinds <= count <= len(able) - kinds else None
-    source = able if count < len(able) else list(range(len(rows)))
-    chosen = train_test_split(
-        source, test_size=count, random_state=seed, stratify=stratify if source is able else None
-    )[1]
-    held = set(chosen)
-    return rows.take([index for index in range(len(rows)) if index not in held]), rows.take(sorted(held))
-
-
-def _strata(rows: Rows, labels: LabelSpace) -> list[Any]:
-    if labels.task == "regression":
-        import numpy as np
-
-        edges = np.quantile(rows.values, np.linspace(0, 1, 11)[1:-1])
-        return [int(bucket) for bucket in np.digitize(rows.values, edges)]
-    if labels.task == "multi_label":
-        often = Counter(name for value in rows.values for name in value)
-        return [min(value, key=lambda name: often[name], default="") for value in rows.values]
-    return list(rows.values)
+def _without_groups(train: Rows, evaluated: Sequence[Rows], counts: Counter[str]) -> Rows:
+    held = {group for rows in evaluated for group in rows.groups or ()}
+    if train.groups is None or not held:
+        return train
+    kept = [index for index, group in enumerate(train.groups) if group not in held]
+    counts["group_in_evaluation"] += len(train) - len(kept)
+    if not kept:
+        raise DataError("every group of the training rows stands in evaluation too", file=train.source)
+    return train.take(kept)
 
 
 def _require_known(rows: Rows, labels: LabelSpace) -> None:

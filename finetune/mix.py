@@ -15,13 +15,14 @@ import numpy.typing as npt
 from finetune.artifact import Mix, ZeroShotSettings
 from finetune.auxiliary import mean_of_text
 from finetune.config import DataConfig, Source
-from finetune.data import Rows, read_source
+from finetune.data import read_source
 from finetune.encoding import TextEncoder
 from finetune.errors import ConfigError
 from finetune.events import Listener, Said
 from finetune.labels import LabelSpace
 from finetune.model import body_of
 from finetune.pairs import spelled_out
+from finetune.rows import Rows
 from finetune.scores import log_softmax
 from finetune.trainer import predict, shared_text_bias
 

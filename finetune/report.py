@@ -13,9 +13,10 @@ import numpy as np
 
 from finetune.artifact import METRICS, ClassifierSettings, write_json
 from finetune.config import TrainConfig
-from finetune.data import Rows, Splits
+from finetune.data import Splits
 from finetune.labels import LabelSpace
 from finetune.metrics import Scored
+from finetune.rows import Rows
 from finetune.scores import decide
 
 Measured = dict[str, tuple[Scored, Any]]
@@ -60,6 +61,7 @@ def _part(scored: Scored) -> dict[str, Any]:
         "rows": scored.rows,
         "metrics": scored.metrics,
         "baseline": scored.baseline,
+        "tfidf": scored.tfidf,
         "per_class": scored.per_class,
     }
 
@@ -162,13 +164,25 @@ def _usage(name: str, *, zero_shot: bool) -> str:
 
 
 def _score_table(measured: Measured) -> str:
-    lines = ["| split | rows | metric | value | 95% interval | baseline |", "|---|---|---|---|---|---|"]
+    compared = any(scored.tfidf for scored, _ in measured.values())
+    head = ["split", "rows", "metric", "value", "95% interval", "baseline", *(["TF-IDF"] if compared else [])]
+    lines = [_line(head), _line(["---"] * len(head))]
     for split, (scored, _) in measured.items():
         for metric, entry in scored.metrics.items():
             interval = f"{entry['low']:.3f} to {entry['high']:.3f}" if "low" in entry else ""
-            baseline = f"{scored.baseline[metric]:.3f}" if metric in scored.baseline else ""
-            lines.append(f"| {split} | {scored.rows} | {metric} | {entry['value']:.3f} | {interval} | {baseline} |")
-    return "\n".join(lines) + "\n\nThe baseline always gives the commonest label of the training rows (or their mean)."
+            others = [scored.baseline, *([scored.tfidf] if compared else [])]
+            beside = [f"{other[metric]:.3f}" if metric in other else "" for other in others]
+            lines.append(_line([split, str(scored.rows), metric, f"{entry['value']:.3f}", interval, *beside]))
+    lines += [
+        "",
+        "The baseline always gives the commonest label of the training rows (or their mean), with their shares as",
+    ]
+    lines[-1] += " scores." + (" TF-IDF is logistic regression (ridge) on words and word pairs." if compared else "")
+    return "\n".join(lines)
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def _class_table(scored: Scored) -> str:

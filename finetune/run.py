@@ -17,16 +17,18 @@ import numpy as np
 from finetune import artifact, configfile, report
 from finetune.artifact import ClassifierSettings, ZeroShotSettings
 from finetune.auxiliary import AUXILIARY
+from finetune.baseline import tfidf_scores
 from finetune.config import Choice, DataConfig, TrainConfig
-from finetune.data import Rows, Splits, load_rows, load_splits
+from finetune.data import Splits, load_rows, load_splits
 from finetune.encoding import Encoded, TextEncoder
 from finetune.errors import TrainingError
 from finetune.events import Finished, Listener, Said, Saved, Warned
-from finetune.labels import LabelSpace
+from finetune.labels import LabelSpace, Task
 from finetune.losses import DEFAULT_LOSS, LOSSES, loss_for
-from finetune.metrics import METRICS_OF_TASK, Scored, compute, load_metric, score
+from finetune.metrics import METRICS_OF_TASK, Scored, compute, load_metric, measured, score
 from finetune.model import base_config, body_of, build_model, start_at_prior
 from finetune.registry import pick
+from finetune.rows import Rows
 from finetune.scores import ACTIVATION_OF_TASK, activate, decide
 
 LR_AT_WIDTH, LR_WIDTH = 5e-5, 768
@@ -151,15 +153,15 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
 
         mix = fit(model, encoder, settings.zero_shot, labels, config.zero_shot.fit_on, seed=config.seed, say=say)
         settings = replace(settings, zero_shot=replace(settings.zero_shot, mix=mix))
-    measured = _measure(config, splits, labels, model, encoder, shared=shared, validation=validation)
-    _write(folder, config, settings, splits, measured, trainer.state.log_history)
+    figures = _measure(config, splits, labels, model, encoder, shared=shared, validation=validation)
+    _write(folder, config, settings, splits, figures, trainer.state.log_history)
     _save_weights(trainer.model, folder, config.save_dtype)
     encoder.tokenizer.save_pretrained(folder)
     artifact.seal(folder)
     artifact.read(folder, check_hashes=True)
     artifact.publish(folder, out)
     shutil.rmtree(work, ignore_errors=True)
-    values = {name: scored.values() for name, (scored, _) in measured.items()}
+    values = {name: scored.values() for name, (scored, _) in figures.items()}
     say(Saved(str(out)))
     say(Finished(str(out), values["validation"]))
     tests = {name: found for name, found in values.items() if name != "validation"}
@@ -204,12 +206,9 @@ def _scored(
     thresholds: Sequence[float] | None = None,
     extra: Sequence[str] = (),
 ) -> Scored:
-    references = labels.encode(rows.values)
-    predictions = decide(scores, labels.task, thresholds)
-    if labels.task == "multi_label":
-        predictions, references = predictions.astype(int), references.astype(int)
+    predictions, references = _decided(scores, labels.encode(rows.values), labels.task, thresholds)
     known = references if train_targets is None else train_targets
-    return score(labels, predictions, references, train_targets=known, extra=extra)
+    return score(labels, predictions, references, np.asarray(scores), train_targets=known, extra=extra)
 
 
 def _prepared(config: TrainConfig, base: artifact.Location, data: Any) -> tuple[TrainConfig, Splits, TextEncoder]:
@@ -260,12 +259,18 @@ def _encoded(encoder: TextEncoder, rows: Rows) -> list[Encoded]:
 def _trainer_metrics(labels: LabelSpace) -> Callable[[Any], dict[str, float]]:
     def metrics(prediction: Any) -> dict[str, float]:
         scores = activate(prediction.predictions, ACTIVATION_OF_TASK[labels.task])
-        found, references = decide(scores, labels.task), prediction.label_ids
-        if labels.task == "multi_label":
-            found, references = found.astype(int), references.astype(int)
+        found, references = _decided(scores, prediction.label_ids, labels.task)
         return compute(METRICS_OF_TASK[labels.task], labels.task, found, references)
 
     return metrics
+
+
+def _decided(scores: Any, references: Any, task: Task, thresholds: Sequence[float] | None = None) -> tuple[Any, Any]:
+    """Predictions and references as the metrics take them: multi-label decisions as zeros and ones."""
+    predictions = decide(scores, task, thresholds)
+    if task == "multi_label":
+        return predictions.astype(int), references.astype(int)
+    return predictions, references
 
 
 def _measure(
@@ -281,12 +286,20 @@ def _measure(
     from finetune.trainer import predict
 
     targets = labels.encode(splits.train.values)
+    evaluated = {"validation": splits.validation, **splits.tests}
+    plain = [None] * len(evaluated)
+    if config.tfidf_baseline and labels.nli is None:  # entailment is not in the words
+        plain = tfidf_scores(labels, splits.train, list(evaluated.values()), seed=config.seed)
     found = {}
-    for name, rows in {"validation": splits.validation, **splits.tests}.items():
+    for (name, rows), without_encoder in zip(evaluated.items(), plain, strict=True):
         encoded = validation if name == "validation" else _encoded(encoder, rows)
         logits = predict(model, encoder, encoded, shared=shared)
         scores = activate(logits, ACTIVATION_OF_TASK[labels.task])
-        found[name] = (_scored(labels, scores, rows, targets, extra=config.metrics), scores)
+        scored = _scored(labels, scores, rows, targets, extra=config.metrics)
+        if without_encoder is not None:
+            decided = _decided(without_encoder, labels.encode(rows.values), labels.task)
+            scored = replace(scored, tfidf=measured(tuple(scored.baseline), *decided, without_encoder))
+        found[name] = (scored, scores)
     return found
 
 
@@ -309,14 +322,14 @@ def _write(
     config: TrainConfig,
     settings: ClassifierSettings,
     splits: Splits,
-    measured: dict[str, tuple[Scored, Any]],
+    figures: dict[str, tuple[Scored, Any]],
     history: list[dict[str, Any]],
 ) -> None:
     folder.mkdir(parents=True)
     artifact.write_settings(folder, settings)
     repeatable = config.model_copy(update={"overwrite": False, "resume": False})
     (folder / artifact.TRAIN_CONFIG).write_text(configfile.dump(repeatable), encoding="utf-8")
-    report.write(folder, config, settings, splits, measured, history)
+    report.write(folder, config, settings, splits, figures, history)
 
 
 def _rounded(model: Any, dtype: str) -> Any:

@@ -91,7 +91,7 @@ class HeadTrainer(Trainer):
         loss: `(logits [B, C], targets) -> [B]`.
         terms: auxiliary terms; they are computed in batches under the shared-text mask only where `alternate`.
         alternate: even updates see the shared-text mask, odd ones the ordinary mask; evaluation sees the shared one.
-        average: decay of the mean of the weights that is evaluated and, at the end, kept; None for the weights themselves.
+        average: decay of the mean of the weights that is evaluated and kept; None for the weights themselves.
     """
 
     def __init__(
@@ -158,8 +158,10 @@ class HeadTrainer(Trainer):
     def _reduced(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         losses = self._loss(outputs.logits, labels)
         if outputs.hidden_states is not None:
-            for term in self._terms:
-                losses = losses + term(outputs.hidden_states[-1], self._batch)
+            # the Trainer's own autocast ends with the model's forward, and terms run bodies of their own
+            with torch.autocast(labels.device.type, torch.bfloat16, enabled=self.args.bf16):
+                added = [term(outputs.hidden_states[-1], self._batch) for term in self._terms]
+            losses = losses + sum(added)
         return reduce(losses, labels, num_items_in_batch)
 
 

@@ -58,10 +58,11 @@ def command(
     click.echo(
         f"{scored.rows} rows of {file}  (" + ", ".join(f"{name}: {count}" for name, count in counts.items()) + ")"
     )
+    wide = max(len(name) for name in scored.metrics)
     for name, entry in scored.metrics.items():
         interval = f"  [{entry['low']:.4f}, {entry['high']:.4f}]" if "low" in entry else ""
         baseline = f"  baseline {scored.baseline[name]:.4f}" if name in scored.baseline else ""
-        click.echo(f"{name:<12} {entry['value']:.4f}{interval}{baseline}")
+        click.echo(f"{name:<{wide}} {entry['value']:.4f}{interval}{baseline}")
     if scored.per_class:
         width = max(len(name) for name in scored.per_class)
         click.echo(f"\n{'label':<{width}}  precision  recall      f1  rows")

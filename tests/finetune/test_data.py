@@ -133,6 +133,7 @@ def test_nothing_dropped_is_counted_as_nothing() -> None:
         "empty_texts": 0,
         "empty_labels": 0,
         "duplicates": 0,
+        "conflicting_labels": 0,
         "evaluation_duplicates": 0,
         "also_in_evaluation": 0,
         "train": 18,
@@ -140,11 +141,56 @@ def test_nothing_dropped_is_counted_as_nothing() -> None:
     }
 
 
-def test_a_text_with_two_labels_never_stands_on_both_sides() -> None:
-    rows = [{"text": f"t{index // 2}", "label": "pn"[index % 2]} for index in range(200)]
+def test_texts_with_two_labels_leave_both_splits_and_are_counted() -> None:
+    torn = [{"text": "torn", "label": "p"}, {"text": "torn ", "label": "n"}]
+    found = splits([*table(40), *torn])
+    assert found.counts["conflicting_labels"] == 2
+    assert "torn" not in [text.strip() for text in found.train.texts + found.validation.texts]
+    across = splits({"train": [*table(20), torn[0]], "validation": [torn[1], {"text": "other", "label": "p"}]})
+    assert (across.counts["conflicting_labels"], across.validation.texts) == (2, ["other"])
+    with pytest.raises(DataError, match="every text carries different labels"):
+        splits(torn)
+
+
+def test_texts_with_two_sets_of_labels_are_kept_on_one_side() -> None:
+    rows = [{"text": f"t{index // 2}", "labels": ["a"] if index % 2 else ["a", "b"]} for index in range(200)]
     found = splits(rows)
+    assert found.counts["conflicting_labels"] == 0
     assert len(found.validation) == 20
     assert not set(found.train.texts) & set(found.validation.texts)
+
+
+@pytest.mark.parametrize("form", ["single", "several", "number"])
+def test_no_group_is_on_both_sides_and_the_shares_stay(form: str) -> None:
+    rows = []
+    for index in range(300):
+        rare = index % 5 == 0
+        label = {"single": "rare" if rare else "common", "several": ["c", "r"] if rare else ["c"]}.get(form, index / 3)
+        rows.append({"text": f"t{index}", "label": label, "author": f"a{index // 3 % 40}"})
+    found = splits(rows, group="author")
+    sides = [set(rows.groups or ()) for rows in (found.train, found.validation)]
+    assert sides[0] and sides[1] and not sides[0] & sides[1]
+    assert 20 <= len(found.validation) <= 40
+    if form == "single":
+        assert 0.1 < found.validation.values.count("rare") / len(found.validation) < 0.3
+    again = load_splits(DataConfig(group="author"), seed=0, data=rows)
+    assert again.validation.texts == load_splits(DataConfig(group="author"), seed=0, data=rows).validation.texts
+
+
+def test_a_group_that_stands_in_a_given_validation_split_is_not_trained_on() -> None:
+    train = [{"text": f"t{i}", "label": "pn"[i % 2], "by": f"a{i % 4}"} for i in range(20)]
+    found = splits({"train": train, "validation": [{"text": "v", "label": "p", "by": "a3"}]}, group="by")
+    assert (found.counts["group_in_evaluation"], len(found.train)) == (5, 15)
+    assert "a3" not in (found.train.groups or ())
+
+
+def test_rows_without_a_group_stand_alone_and_one_group_only_is_refused() -> None:
+    rows = [{"text": f"t{i}", "label": "pn"[i % 2], "by": ""} for i in range(40)]
+    assert len(splits(rows, group="by").validation) == 4
+    with pytest.raises(DataError, match="all rows belong to one group, 'x'"):
+        splits([row | {"by": "x"} for row in rows], group="by")
+    with pytest.raises(DataError, match=r"there is no column 'writer' \(--group\); there are: text, label, by"):
+        splits(rows, group="writer")
 
 
 @pytest.mark.parametrize(

@@ -283,7 +283,11 @@ def test_evaluate_reads_any_table_and_measures_by_hand_checked_numbers(tmp_path:
 
     scored, counts = evaluate(always_a, rows, LabelSpace("binary", ("a", "b")))
     assert (scored.rows, counts["duplicates"]) == (4, 1)
-    assert scored.values() == {"accuracy": 0.5, "macro_f1": pytest.approx(1 / 3)}
+    values = scored.values()
+    assert list(values)[:2] == ["accuracy", "macro_f1"]
+    assert (values["accuracy"], values["macro_f1"]) == (0.5, pytest.approx(1 / 3))
+    assert values["log_loss"] == pytest.approx(-(np.log(0.9) + np.log(0.1)) / 2)
+    assert values["calibration_error"] == pytest.approx(0.4)
     assert scored.per_class["b"]["recall"] == 0.0
 
 

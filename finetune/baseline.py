@@ -1,0 +1,67 @@
+"""What a person would get without a pretrained encoder: TF-IDF with logistic regression (ridge for a number).
+
+Knows: which scikit-learn pipeline stands for that, for every task.
+Does not know: encoders, metrics, reports.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune.labels import LabelSpace
+from finetune.rows import Rows
+
+MOST_ROWS = 20_000
+"""Rows that it is trained on at most, so that a large table does not wait for it."""
+
+MOST_TERMS = 100_000
+SECOND = "second:"
+"""Put before the words of a pair's second text, so that the two sides stay apart."""
+
+
+def tfidf_scores(labels: LabelSpace, train: Rows, evaluated: list[Rows], *, seed: int) -> list[npt.NDArray[Any]]:
+    """Scores `[N, C]` (a number `[N, 1]`) of each table, by a TF-IDF model of the training rows."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+
+    if len(train) > MOST_ROWS:
+        train = train.take(np.random.default_rng(seed).permutation(len(train))[:MOST_ROWS].tolist())
+    targets = labels.encode(train.values)
+    vectorizer = TfidfVectorizer(
+        ngram_range=(1, 2), sublinear_tf=True, max_features=MOST_TERMS, token_pattern=r"(?u)[\w:]+"
+    )
+    regression = labels.task == "regression"
+    model = make_pipeline(vectorizer, Ridge() if regression else _classifier(labels, seed))
+    model.fit(_joined(train), targets)
+    if regression:
+        return [model.predict(_joined(rows))[:, None] for rows in evaluated]
+    return [_spread(labels, model, rows) for rows in evaluated]
+
+
+def _classifier(labels: LabelSpace, seed: int) -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+
+    regression = LogisticRegression(C=10, max_iter=500, random_state=seed)
+    # one against the rest is many times faster than the multinomial fit where labels are many
+    return regression if len(labels) == 2 and labels.task == "binary" else OneVsRestClassifier(regression)
+
+
+def _spread(labels: LabelSpace, model: Any, rows: Rows) -> npt.NDArray[Any]:
+    found = model.predict_proba(_joined(rows))
+    scores = np.zeros((len(rows), len(labels)))
+    if labels.task == "multi_label":
+        return np.asarray(found)
+    scores[:, model.classes_] = found  # a label without a training row has no column
+    return scores
+
+
+def _joined(rows: Rows) -> list[str]:
+    if rows.pairs is None:
+        return rows.texts
+    seconds = (" ".join(SECOND + word for word in pair.split()) for pair in rows.pairs)
+    return [f"{text} {second}" for text, second in zip(rows.texts, seconds, strict=True)]

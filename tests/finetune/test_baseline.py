@@ -1,0 +1,48 @@
+"""TF-IDF with logistic regression, for every task, on texts and on pairs."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finetune.baseline import tfidf_scores
+from finetune.labels import LabelSpace
+from finetune.rows import Rows
+from finetune.scores import decide
+
+WORDS = ["red apple", "blue sky", "green leaf"]
+
+
+def rows(label: Any, count: int, pairs: bool = False) -> Rows:
+    texts = [f"{WORDS[i % 3]} {i}" for i in range(count)]
+    seconds = [f"{WORDS[i % 2]} {i}" for i in range(count)] if pairs else None
+    return Rows(texts, seconds, [label(i) for i in range(count)], list(range(1, count + 1)), "t")
+
+
+@pytest.mark.parametrize(
+    ("labels", "label"),
+    [
+        (LabelSpace("binary", ("a", "b")), lambda i: "ab"[i % 3 == 0]),
+        (LabelSpace("multiclass", ("a", "b", "c")), lambda i: "abc"[i % 3]),
+        (LabelSpace("multi_label", ("a", "b")), lambda i: [["a"], ["a", "b"], []][i % 3]),
+    ],
+)
+def test_it_learns_what_the_words_say(labels: LabelSpace, label: Any) -> None:
+    held = rows(label, 12)
+    scores = tfidf_scores(labels, rows(label, 60), [held], seed=0)[0]
+    assert scores.shape == (12, len(labels))
+    assert (decide(scores, labels.task) == labels.encode(held.values)).all()
+
+
+def test_numbers_and_the_second_text_of_a_pair_count_too() -> None:
+    labels = LabelSpace("regression", ("score",))
+    held = rows(lambda i: float(i % 2), 12, pairs=True)  # only the second text tells
+    scores = tfidf_scores(labels, rows(lambda i: float(i % 2), 60, pairs=True), [held], seed=0)[0]
+    assert np.abs(scores[:, 0] - labels.encode(held.values)).max() < 0.3
+
+
+def test_a_label_without_a_training_row_scores_nothing() -> None:
+    labels = LabelSpace("multiclass", ("a", "b", "never"))
+    scores = tfidf_scores(labels, rows(lambda i: "ab"[i % 2], 30), [rows(lambda i: "a", 3)], seed=0)[0]
+    assert scores.shape == (3, 3)
+    assert not scores[:, 2].any()

@@ -1,0 +1,97 @@
+"""Metrics against figures worked out by hand."""
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finetune.labels import LabelSpace
+from finetune.metrics import METRICS, REPORT_OF_TASK, SCORE_METRICS, load_metric, score
+
+# six rows of three labels: label 0 is found 2 of 3 times, label 1 always, label 2 never
+REFERENCES = np.array([0, 0, 0, 1, 1, 2])
+PREDICTIONS = np.array([0, 0, 1, 1, 1, 0])
+
+
+def single(name: str) -> float:
+    return METRICS[name](PREDICTIONS, REFERENCES)
+
+
+def test_metrics_of_decisions_are_the_ones_worked_out_by_hand() -> None:
+    f1 = [2 * 2 / (3 + 3), 2 * 2 / (3 + 2), 0.0]
+    assert single("accuracy") == single("micro_f1") == pytest.approx(4 / 6)
+    assert single("balanced_accuracy") == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert single("macro_f1") == pytest.approx(sum(f1) / 3)
+    assert single("weighted_f1") == pytest.approx((3 * f1[0] + 2 * f1[1] + f1[2]) / 6)
+    # (c s - sum p t) / sqrt((s^2 - sum p^2)(s^2 - sum t^2)) with c 4 right of s 6 rows
+    assert single("mcc") == pytest.approx((24 - 15) / math.sqrt((36 - 18) * (36 - 14)))
+
+
+def test_metrics_of_sets_of_labels_are_the_ones_worked_out_by_hand() -> None:
+    predictions, references = np.array([[1, 0], [1, 1], [0, 0]]), np.array([[1, 0], [0, 1], [0, 1]])
+    assert METRICS["samples_f1"](predictions, references) == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert METRICS["accuracy"](predictions, references) == pytest.approx(1 / 3)  # every label of a row is right
+    assert METRICS["micro_f1"](predictions, references) == pytest.approx(2 * 2 / (3 + 3))
+
+
+def test_metrics_of_numbers_are_the_ones_worked_out_by_hand() -> None:
+    predictions, references = np.array([1.0, 2.0, 6.0]), np.array([1.0, 4.0, 4.0])
+    assert METRICS["mae"](predictions, references) == pytest.approx(4 / 3)
+    assert METRICS["mse"](predictions, references) == pytest.approx(8 / 3)
+    assert METRICS["msle"](predictions, references) == pytest.approx((math.log(3 / 5) ** 2 + math.log(7 / 5) ** 2) / 3)
+    assert METRICS["pearson"](predictions, references) == pytest.approx(6 / math.sqrt(14 * 6))
+    assert math.isnan(METRICS["msle"](np.array([-2.0, 1.0]), np.array([1.0, 1.0])))
+
+
+def test_metrics_of_scores_are_the_ones_worked_out_by_hand() -> None:
+    # label 1: of the 2 x 2 (positive, negative) pairs three are in order
+    scores = np.array([[0.9, 0.1], [0.4, 0.6], [0.55, 0.45], [0.2, 0.8]])
+    references = np.array([0, 0, 1, 1])
+    assert SCORE_METRICS["roc_auc"](scores, references) == pytest.approx(3 / 4)
+    logs = math.log(0.9) + math.log(0.4) + math.log(0.45) + math.log(0.8)
+    assert SCORE_METRICS["log_loss"](scores, references) == pytest.approx(-logs / 4)
+    # each confidence (0.9, 0.6, 0.55, 0.8) but the middle two in a bin of its own: |1-0.9|, |0-0.575| x 2, |1-0.8|
+    assert SCORE_METRICS["calibration_error"](scores, references) == pytest.approx((0.1 + 2 * 0.575 + 0.2) / 4)
+    several = np.array([[1, 0], [0, 0], [1, 0]])
+    # label 1 never occurs and is left out; label 0: precision 1 at the first hit, 2/3 at the second
+    found = SCORE_METRICS["mean_average_precision"](np.array([[0.9, 0.5], [0.6, 0.1], [0.3, 0.2]]), several)
+    assert found == pytest.approx((1 + 2 / 3) / 2)
+
+
+@pytest.mark.parametrize(
+    ("task", "references", "scores"),
+    [
+        ("binary", [0, 1, 1, 0], [[0.8, 0.2], [0.3, 0.7], [0.6, 0.4], [0.9, 0.1]]),
+        ("binary", [1, 1, 1, 1], [[0.8, 0.2], [0.3, 0.7], [0.6, 0.4], [0.9, 0.1]]),
+        ("multiclass", [0, 1, 1], [[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.1, 0.1, 0.8]]),
+        ("multi_label", [[1, 0], [0, 0], [1, 0]], [[0.7, 0.2], [0.3, 0.6], [0.1, 0.8]]),
+        ("regression", [1.0, 2.0, 4.0], [[1.5], [2.0], [3.0]]),
+    ],
+)
+def test_every_report_holds_its_metrics_with_interval_and_baseline_and_no_nan(
+    task: Any, references: list[Any], scores: list[Any]
+) -> None:
+    from finetune.scores import decide
+
+    given, truth = np.array(scores, dtype=float), np.array(references)
+    names = ("number",) if task == "regression" else ("a", "b", "c")[: given.shape[1]]
+    predictions = decide(given, task)
+    predictions = predictions.astype(int) if task == "multi_label" else predictions
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = score(LabelSpace(task, names), predictions, truth, given, train_targets=truth)
+    missing = set(REPORT_OF_TASK[task]) - set(found.metrics)
+    assert missing <= {"roc_auc"}, "left out only where one label fills all rows"
+    assert ("roc_auc" in missing) == (references == [1, 1, 1, 1])
+    for name, entry in found.metrics.items():
+        assert entry["low"] <= entry["value"] + 1e-9 and entry["value"] <= entry["high"] + 1e-9, name
+        assert math.isfinite(found.baseline[name]), name
+
+
+@pytest.mark.parametrize("name", SCORE_METRICS)
+def test_score_metrics_are_evaluate_modules_too(name: str) -> None:
+    scores, references = [[0.9, 0.1], [0.4, 0.6], [0.55, 0.45], [0.2, 0.8]], [0, 0, 1, 1]
+    found = load_metric(name, "binary").compute(predictions=scores, references=references)
+    assert found == {name: pytest.approx(SCORE_METRICS[name](np.array(scores), np.array(references)))}
