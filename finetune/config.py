@@ -257,6 +257,9 @@ class TrainConfig(Part):
     tfidf_baseline: bool = True
     """Measure TF-IDF with logistic regression on the same rows, so that the report says what the encoder adds."""
 
+    error_rows: int = Field(50, ge=0)
+    """Rows of each kind in report/errors.csv, which holds texts of the validation split; 0 writes no such table."""
+
     optim: OptimConfig = OptimConfig()
     """Batches, learning rate and how long to train."""
 

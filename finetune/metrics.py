@@ -128,7 +128,7 @@ def roc_auc(scores: Array, references: Array) -> float:
     truth = _one_hot(scores, references)
     if scores.shape[1] == 2 and references.ndim == 1:
         scores, truth = scores[:, 1:], truth[:, 1:]  # the other label is its mirror image
-    defined = (truth.min(axis=0) != truth.max(axis=0)).nonzero()[0]
+    defined = np.flatnonzero(truth.min(axis=0) != truth.max(axis=0))
     if not len(defined):
         return float("nan")
     return float(roc_auc_score(truth[:, defined], scores[:, defined], average="macro"))
@@ -163,7 +163,7 @@ def mean_average_precision(scores: Array, references: Array) -> float:
     from sklearn.metrics import average_precision_score
 
     truth = _one_hot(scores, references)
-    present = truth.any(axis=0).nonzero()[0]
+    present = np.flatnonzero(truth.any(axis=0))
     if not len(present):
         return float("nan")
     return float(average_precision_score(truth[:, present], scores[:, present], average="macro"))

@@ -1,62 +1,145 @@
-"""What a finished run leaves for people: metrics.json, pictures, the model card.
+"""What a finished run leaves for people: metrics.json, pictures, the table of errors, the model card.
 
-Knows: how figures are drawn and how a card is laid out.
-Does not know: how anything was computed.
+Knows: which of them each task wants, and where they lie in the model folder.
+Does not know: how anything was computed, how a picture is drawn (pictures.py) or a card laid out (card.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from finetune.artifact import METRICS, ClassifierSettings, write_json
-from finetune.config import TrainConfig
-from finetune.data import Splits
+from finetune import pictures
+from finetune.artifact import METRICS, write_json
 from finetune.labels import LabelSpace
 from finetune.metrics import Scored
 from finetune.rows import Rows
 from finetune.scores import decide
+from finetune.tables import write_table
 
-Measured = dict[str, tuple[Scored, Any]]
-"""Split -> its metrics and its scores `[N, C]`."""
+ERRORS = "errors.csv"
 
-MOST_NAMED_CLASSES = 40
-"""Confusion matrices of more classes than this carry no names on their axes."""
+
+@dataclass(frozen=True)
+class Measured:
+    """One split as the model answers it: metrics, scores `[N, C]`, the rows, and the length of each in tokens."""
+
+    scored: Scored
+    scores: Any
+    rows: Rows
+    lengths: list[int]
 
 
 def write(
     folder: Path,
-    config: TrainConfig,
-    settings: ClassifierSettings,
-    splits: Splits,
-    measured: Measured,
+    labels: LabelSpace,
+    measured: Mapping[str, Measured],
+    counts: Mapping[str, int],
     history: list[dict[str, Any]],
-) -> None:
-    """Write metrics.json, report/*.png and README.md into `folder`."""
-    write_json(folder / METRICS, metrics_json(measured, splits))
-    (folder / "report").mkdir()
-    training_curve(history, folder / "report" / "training_curve.png")
-    if splits.labels.task in ("binary", "multiclass"):
-        references = splits.labels.encode(splits.validation.values)
-        predictions = decide(measured["validation"][1], splits.labels.task)
-        confusion_matrix(splits.labels, references, predictions, folder / "report" / "confusion_matrix.png")
-    (folder / "README.md").write_text(model_card(config, settings, splits, measured), encoding="utf-8")
+    *,
+    error_rows: int,
+) -> list[str]:
+    """Write metrics.json and report/ into `folder`; the pictures show the validation split.
+
+    Returns:
+        The names of the pictures, in the order in which a card shows them.
+    """
+    write_json(folder / METRICS, metrics_json(measured, counts))
+    report = folder / "report"
+    report.mkdir()
+    pictures.training_curve(history, report / "training_curve.png")
+    pictures.learning_rate(history, report / "learning_rate.png")
+    shown = measured["validation"]
+    drawn = draw(report, labels, shown)
+    wrong = errors(labels, shown, error_rows)
+    if wrong:
+        write_table(report / ERRORS, wrong)
+    return ["training_curve.png", "learning_rate.png", *drawn]
 
 
-def metrics_json(measured: Measured, splits: Splits) -> dict[str, Any]:
+def draw(report: Path, labels: LabelSpace, measured: Measured) -> list[str]:
+    """Draw one split's pictures into the folder `report`; returns their names."""
+    references = labels.encode(measured.rows.values)
+    predictions = decide(measured.scores, labels.task)
+    drawn = []
+    if labels.task in ("binary", "multiclass"):
+        pictures.confusion_matrix(labels, references, predictions, report / "confusion_matrix.png")
+        drawn += ["confusion_matrix.png"]
+    if labels.task == "regression":
+        pictures.residuals(predictions, references, report / "residuals.png")
+        drawn += ["residuals.png"]
+        wrong, what = np.abs(predictions - references), "mean absolute error"
+    else:
+        references = references.astype(int)
+        pictures.reliability(measured.scores, references, report / "reliability.png")
+        pictures.precision_recall(labels, measured.scores, references, report / "precision_recall.png")
+        drawn += ["reliability.png", "precision_recall.png"]
+        wrong = predictions != references
+        wrong, what = (wrong.mean(axis=1), "share of wrong decisions") if wrong.ndim == 2 else (wrong, "share wrong")
+    pictures.length_and_error(measured.lengths, wrong, what, report / "length_and_error.png")
+    return [*drawn, "length_and_error.png"]
+
+
+def errors(labels: LabelSpace, measured: Measured, count: int) -> list[dict[str, Any]]:
+    """Up to `count` rows that the model got most wrong, and up to `count` that it was least sure of.
+
+    Worst: wrong answers with the highest score, the largest wrong score or missed label, the largest residual.
+    Most uncertain: the smallest lead of the best label, or the score nearest to one half; none for a number.
+    """
+    references = labels.encode(measured.rows.values)
+    scores, predictions = measured.scores, decide(measured.scores, labels.task)
+    if labels.task == "regression":
+        badness = np.abs(predictions - references)
+        doubt = None
+    elif labels.task == "multi_label":
+        badness = np.where(predictions != references.astype(bool), np.abs(scores - references), 0).max(axis=1)
+        doubt = np.abs(scores - 0.5).min(axis=1)
+    else:
+        ordered = np.sort(scores, axis=1)
+        badness = np.where(predictions != references, ordered[:, -1], 0)
+        doubt = ordered[:, -1] - ordered[:, -2]
+    worst = [int(index) for index in np.argsort(-badness, kind="stable")[:count] if badness[index] > 0]
+    unsure = [] if doubt is None else [int(index) for index in np.argsort(doubt, kind="stable")[:count]]
+    return [
+        _error(labels, measured, predictions, index, kind)
+        for kind, chosen in (("worst", worst), ("uncertain", unsure))
+        for index in chosen
+    ]
+
+
+def _error(labels: LabelSpace, measured: Measured, predictions: Any, index: int, kind: str) -> dict[str, Any]:
+    rows, scores = measured.rows, measured.scores[index]
+    pair = {"text_pair": rows.pairs[index]} if rows.pairs is not None else {}
+    if labels.task == "regression":
+        said, score = f"{predictions[index]:.4f}", ""
+    elif labels.task == "multi_label":
+        chosen = [name for name, held in zip(labels.names, predictions[index], strict=True) if held]
+        said, score = "|".join(chosen), f"{scores.max():.4f}"
+    else:
+        said, score = labels.names[int(predictions[index])], f"{scores.max():.4f}"
+    value = rows.values[index]
+    label = "|".join(value) if isinstance(value, list) else str(value)
+    found = {"kind": kind, "row": rows.numbers[index], "text": rows.texts[index]} | pair
+    return found | {"label": label, "prediction": said, "score": score}
+
+
+def metrics_json(measured: Mapping[str, Measured], counts: Mapping[str, int]) -> dict[str, Any]:
     """The content of metrics.json: the validation split, and under `tests` the splits that were only reported on."""
-    content = {"split": "validation"} | _part(measured["validation"][0]) | {"data": splits.counts}
-    tests = {}
-    for name, (scored, _) in measured.items():
-        if name != "validation":
-            rows = splits.tests[name]
-            tests[name] = {"split": name} | _part(scored) | _origin(name, rows)
+    content = {"split": "validation"} | part(measured["validation"].scored) | {"data": dict(counts)}
+    tests = {
+        name: {"split": name} | part(one.scored) | _origin(name, one.rows)
+        for name, one in measured.items()
+        if name != "validation"
+    }
     return content | {"tests": tests}
 
 
-def _part(scored: Scored) -> dict[str, Any]:
+def part(scored: Scored) -> dict[str, Any]:
+    """One split's figures as metrics.json has them."""
     return {
         "rows": scored.rows,
         "metrics": scored.metrics,
@@ -69,131 +152,3 @@ def _part(scored: Scored) -> dict[str, Any]:
 def _origin(name: str, rows: Rows) -> dict[str, Any]:
     # rows drawn out of a training table are named one by one, so that anyone can check that they were kept out
     return {"row_numbers": rows.numbers} if name.endswith("_kept_out") else {}
-
-
-def training_curve(history: list[dict[str, Any]], file: Path) -> None:
-    """Loss and validation metrics over updates, as a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    steps = [entry["step"] for entry in history if "loss" in entry]
-    axes.plot(steps, [entry["loss"] for entry in history if "loss" in entry], color="#4c72b0", label="training loss")
-    evaluated = [entry for entry in history if "eval_loss" in entry]
-    at = [entry["step"] for entry in evaluated]
-    axes.plot(at, [entry["eval_loss"] for entry in evaluated], "o-", color="#c44e52", label="validation loss")
-    axes.set_xlabel("update")
-    axes.set_ylabel("loss")
-    names = [
-        key
-        for key in (evaluated[0] if evaluated else {})
-        if key.removeprefix("eval_") in ("accuracy", "micro_f1", "r2")
-    ]
-    if names:
-        right = axes.twinx()
-        right.plot(
-            at, [entry[names[0]] for entry in evaluated], "s--", color="#55a868", label=names[0].removeprefix("eval_")
-        )
-        right.set_ylabel(names[0].removeprefix("eval_"))
-    figure.legend(loc="outside upper center", ncols=3)  # above the axes, where it hides no curve
-    axes.grid(alpha=0.3)
-    figure.savefig(file, dpi=110)
-
-
-def confusion_matrix(labels: LabelSpace, references: Any, predictions: Any, file: Path) -> None:
-    """Rows are true labels and add up to 1; readable names up to MOST_NAMED_CLASSES, as a PNG."""
-    from matplotlib.figure import Figure
-    from sklearn.metrics import confusion_matrix as count
-
-    matrix = count(references, predictions, labels=list(range(len(labels)))).astype(float)
-    matrix /= np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    size = min(max(4.0, 0.32 * len(labels) + 2), 18)
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
-    axes = figure.add_subplot()
-    image = axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true label")
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    if len(labels) <= MOST_NAMED_CLASSES:
-        axes.set_xticks(range(len(labels)), labels.names, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(labels)), labels.names)
-    if len(labels) <= 12:
-        for row, column in np.ndindex(matrix.shape):
-            value = matrix[row, column]
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.5 else "black")
-    figure.savefig(file, dpi=110)
-
-
-def model_card(config: TrainConfig, settings: ClassifierSettings, splits: Splits, measured: Measured) -> str:
-    """README.md in the Hub's model card format."""
-    labels = splits.labels
-    zero_shot = settings.zero_shot is not None
-    task = "zero-shot-classification" if zero_shot else "text-classification"
-    name = Path(config.out).name
-    head = ["---", "library_name: transformers", f"pipeline_tag: {task}", f"base_model: {config.base}"]
-    head += ["tags:", "- rehead", "---", "", f"# {name}", ""]
-    kind = labels.task.replace("_", "-")
-    head += [f"`{config.base}` fine-tuned with rehead for {kind} classification."]
-    if labels.task == "regression":
-        head[-1] = f"`{config.base}` fine-tuned with rehead to predict a number."
-    else:
-        head += ["", "Labels: " + ", ".join(f"`{label}`" for label in labels.names)]
-    parts = ["\n".join(head), "## Use\n\n" + _usage(name, zero_shot=zero_shot)]
-    parts += ["## Scores\n\n" + _score_table(measured)]
-    if labels.task != "regression" and len(labels) <= 200:
-        parts += ["Per label, on the validation split:\n\n" + _class_table(measured["validation"][0])]
-    pictures = "![training curve](report/training_curve.png)"
-    if labels.task in ("binary", "multiclass"):
-        pictures += "\n\n![confusion matrix](report/confusion_matrix.png)"
-    parts += [pictures, "## Data\n\n" + _data(splits)]
-    parts += [
-        "## Training\n\nThe whole configuration is in `train_config.yaml`; this repeats the run:\n\n"
-        f"```\nrehead finetune --config train_config.yaml --out {name}\n```"
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _usage(name: str, *, zero_shot: bool) -> str:
-    if zero_shot:
-        call = f'ZeroShotClassifier("{name}")("Shares fell sharply.", ["sports", "business"])'
-        return f"```python\nfrom service import ZeroShotClassifier\n\n{call}\n```"
-    return (
-        f'```python\nfrom service import load\n\nload("{name}")(["a text"])\n```\n\nor without rehead:\n\n'
-        f'```python\nfrom transformers import pipeline\n\npipeline("text-classification", "{name}")(["a text"])\n```'
-    )
-
-
-def _score_table(measured: Measured) -> str:
-    compared = any(scored.tfidf for scored, _ in measured.values())
-    head = ["split", "rows", "metric", "value", "95% interval", "baseline", *(["TF-IDF"] if compared else [])]
-    lines = [_line(head), _line(["---"] * len(head))]
-    for split, (scored, _) in measured.items():
-        for metric, entry in scored.metrics.items():
-            interval = f"{entry['low']:.3f} to {entry['high']:.3f}" if "low" in entry else ""
-            others = [scored.baseline, *([scored.tfidf] if compared else [])]
-            beside = [f"{other[metric]:.3f}" if metric in other else "" for other in others]
-            lines.append(_line([split, str(scored.rows), metric, f"{entry['value']:.3f}", interval, *beside]))
-    lines += [
-        "",
-        "The baseline always gives the commonest label of the training rows (or their mean), with their shares as",
-    ]
-    lines[-1] += " scores." + (" TF-IDF is logistic regression (ridge) on words and word pairs." if compared else "")
-    return "\n".join(lines)
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _class_table(scored: Scored) -> str:
-    lines = ["| label | precision | recall | F1 | rows |", "|---|---|---|---|---|"]
-    for name, row in scored.per_class.items():
-        shares = " | ".join(f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
-        lines.append(f"| {name.replace('|', '/')} | {shares} | {row['support']} |")
-    return "\n".join(lines)
-
-
-def _data(splits: Splits) -> str:
-    lines = ["| | rows |", "|---|---|"]
-    lines += [f"| {name.replace('_', ' ')} | {count} |" for name, count in splits.counts.items()]
-    return "\n".join(lines)

@@ -18,6 +18,7 @@ from finetune import artifact, configfile, report
 from finetune.artifact import ClassifierSettings, ZeroShotSettings
 from finetune.auxiliary import AUXILIARY
 from finetune.baseline import tfidf_scores
+from finetune.card import model_card
 from finetune.config import Choice, DataConfig, TrainConfig
 from finetune.data import Splits, load_rows, load_splits
 from finetune.encoding import Encoded, TextEncoder
@@ -28,6 +29,7 @@ from finetune.losses import DEFAULT_LOSS, LOSSES, loss_for
 from finetune.metrics import METRICS_OF_TASK, Scored, compute, load_metric, measured, score
 from finetune.model import base_config, body_of, build_model, start_at_prior
 from finetune.registry import pick
+from finetune.report import Measured
 from finetune.rows import Rows
 from finetune.scores import ACTIVATION_OF_TASK, activate, decide
 
@@ -161,7 +163,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     artifact.read(folder, check_hashes=True)
     artifact.publish(folder, out)
     shutil.rmtree(work, ignore_errors=True)
-    values = {name: scored.values() for name, (scored, _) in figures.items()}
+    values = {name: one.scored.values() for name, one in figures.items()}
     say(Saved(str(out)))
     say(Finished(str(out), values["validation"]))
     tests = {name: found for name, found in values.items() if name != "validation"}
@@ -282,12 +284,12 @@ def _measure(
     *,
     shared: bool,
     validation: list[Encoded],
-) -> dict[str, tuple[Scored, Any]]:
+) -> dict[str, Measured]:
     from finetune.trainer import predict
 
     targets = labels.encode(splits.train.values)
     evaluated = {"validation": splits.validation, **splits.tests}
-    plain = [None] * len(evaluated)
+    plain: list[Any] = [None] * len(evaluated)
     if config.tfidf_baseline and labels.nli is None:  # entailment is not in the words
         plain = tfidf_scores(labels, splits.train, list(evaluated.values()), seed=config.seed)
     found = {}
@@ -299,7 +301,7 @@ def _measure(
         if without_encoder is not None:
             decided = _decided(without_encoder, labels.encode(rows.values), labels.task)
             scored = replace(scored, tfidf=measured(tuple(scored.baseline), *decided, without_encoder))
-        found[name] = (scored, scores)
+        found[name] = Measured(scored, scores, rows, [len(row) for row in encoded])
     return found
 
 
@@ -322,14 +324,16 @@ def _write(
     config: TrainConfig,
     settings: ClassifierSettings,
     splits: Splits,
-    figures: dict[str, tuple[Scored, Any]],
+    figures: dict[str, Measured],
     history: list[dict[str, Any]],
 ) -> None:
     folder.mkdir(parents=True)
     artifact.write_settings(folder, settings)
     repeatable = config.model_copy(update={"overwrite": False, "resume": False})
     (folder / artifact.TRAIN_CONFIG).write_text(configfile.dump(repeatable), encoding="utf-8")
-    report.write(folder, config, settings, splits, figures, history)
+    drawn = report.write(folder, splits.labels, figures, splits.counts, history, error_rows=config.error_rows)
+    card = model_card(config, settings, splits, figures, drawn)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _rounded(model: Any, dtype: str) -> Any:

@@ -47,7 +47,10 @@ def test_two_labels_become_a_folder_that_transformers_reads_alone(config: Make, 
     assert set(stored) >= {"split", "rows", "metrics", "baseline", "data"}
     assert stored["baseline"]["accuracy"] == 0.5
     assert set(stored["metrics"]["accuracy"]) == {"value", "low", "high"}
-    assert {file.name for file in (result.path / "report").iterdir()} == {"training_curve.png", "confusion_matrix.png"}
+    assert {file.stem for file in (result.path / "report").iterdir()} == {
+        *("training_curve", "learning_rate", "confusion_matrix", "reliability", "precision_recall"),
+        *("length_and_error", "errors"),
+    }
     answers = stock_pipeline(result.path, ["good great film", "bad awful film"])
     assert [answer[0]["label"] for answer in answers] == ["yes", "no"]
 

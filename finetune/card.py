@@ -1,0 +1,137 @@
+"""The model card: README.md in the Hub's format.
+
+Knows: how a card is laid out, and the metadata that the Hub reads from it, evaluation results among them.
+Does not know: how anything was computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from finetune.artifact import ClassifierSettings
+from finetune.config import TrainConfig
+from finetune.data import Splits
+from finetune.metrics import METRICS_OF_TASK, Scored
+from finetune.report import Measured
+
+MOST_LABELS_LISTED = 200
+
+
+def model_card(
+    config: TrainConfig,
+    settings: ClassifierSettings,
+    splits: Splits,
+    measured: Mapping[str, Measured],
+    pictures: list[str],
+) -> str:
+    """The card of a finished run: metadata, use, scores, pictures, data, training."""
+    from huggingface_hub import ModelCard
+
+    labels = splits.labels
+    zero_shot = settings.zero_shot is not None
+    name = Path(config.out).name
+    made = (
+        "to predict a number" if labels.task == "regression" else f"for {labels.task.replace('_', '-')} classification"
+    )
+    parts = [f"# {name}", f"`{config.base}` fine-tuned with rehead {made}."]
+    if labels.task != "regression":
+        parts += ["Labels: " + ", ".join(f"`{label}`" for label in labels.names)]
+    parts += ["## Use", _usage(name, zero_shot=zero_shot), "## Scores", _score_table(measured)]
+    if labels.task != "regression" and len(labels) <= MOST_LABELS_LISTED:
+        parts += ["Per label, on the validation split:", _class_table(measured["validation"].scored)]
+    parts += [f"![{_words(picture)}](report/{picture})" for picture in pictures]
+    parts += ["## Data", _data(splits)]
+    limits = (
+        f"Texts are cut at {settings.max_length} tokens. The scores above hold for texts like those of the data, and"
+    )
+    parts += ["## Limits", f"{limits} for no others: measure your own with `rehead evaluate`."]
+    parts += [
+        "## Training",
+        "The whole configuration is in `train_config.yaml`; this repeats the run:",
+        f"```\nrehead finetune --config train_config.yaml --out {name}\n```",
+    ]
+    return str(
+        ModelCard(
+            f"---\n{_metadata(config, splits, measured, zero_shot=zero_shot)}\n---\n\n" + "\n\n".join(parts) + "\n"
+        )
+    )
+
+
+def _metadata(config: TrainConfig, splits: Splits, measured: Mapping[str, Measured], *, zero_shot: bool) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    task = "zero-shot-classification" if zero_shot else "text-classification"
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type="text",
+            dataset_name=one.rows.source or split,
+            dataset_split=split,
+            metric_type=metric,
+            metric_value=round(one.scored.metrics[metric]["value"], 4),
+        )
+        for split, one in measured.items()
+        for metric in METRICS_OF_TASK[splits.labels.task]
+        if metric in one.scored.metrics
+    ]
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=task,
+        base_model=config.base,
+        tags=["rehead"],
+        model_name=Path(config.out).name,
+        eval_results=results,
+    )
+    return data.to_yaml()
+
+
+def _words(picture: str) -> str:
+    return Path(picture).stem.replace("_", " ")
+
+
+def _usage(name: str, *, zero_shot: bool) -> str:
+    if zero_shot:
+        call = f'ZeroShotClassifier("{name}")("Shares fell sharply.", ["sports", "business"])'
+        return f"```python\nfrom service import ZeroShotClassifier\n\n{call}\n```"
+    return (
+        f'```python\nfrom service import load\n\nload("{name}")(["a text"])\n```\n\nor without rehead:\n\n'
+        f'```python\nfrom transformers import pipeline\n\npipeline("text-classification", "{name}")(["a text"])\n```'
+    )
+
+
+def _score_table(measured: Mapping[str, Measured]) -> str:
+    compared = any(one.scored.tfidf for one in measured.values())
+    head = ["split", "rows", "metric", "value", "95% interval", "baseline", *(["TF-IDF"] if compared else [])]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for split, one in measured.items():
+        scored = one.scored
+        for metric, entry in scored.metrics.items():
+            interval = f"{entry['low']:.3f} to {entry['high']:.3f}" if "low" in entry else ""
+            others = [scored.baseline, *([scored.tfidf] if compared else [])]
+            beside = [f"{other[metric]:.3f}" if metric in other else "" for other in others]
+            lines.append(_line([split, str(scored.rows), metric, f"{entry['value']:.3f}", interval, *beside]))
+    lines += [
+        "",
+        "The baseline always gives the commonest label of the training rows (or their mean), with their shares as",
+    ]
+    lines[-1] += " scores." + (" TF-IDF is logistic regression (ridge) on words and word pairs." if compared else "")
+    return "\n".join(lines)
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _class_table(scored: Scored) -> str:
+    lines = ["| label | precision | recall | F1 | rows |", "|---|---|---|---|---|"]
+    for name, row in scored.per_class.items():
+        shares = " | ".join(f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
+        lines.append(f"| {name.replace('|', '/')} | {shares} | {row['support']} |")
+    return "\n".join(lines)
+
+
+def _data(splits: Splits) -> str:
+    lines = ["| | rows |", "|---|---|"]
+    lines += [f"| {name.replace('_', ' ')} | {count} |" for name, count in splits.counts.items()]
+    return "\n".join(lines)
