@@ -25,6 +25,9 @@ _TASK_WORDS: dict[str, Task] = {
 }
 
 
+DEFAULT_ERROR_ROWS = 50
+
+
 class Part(BaseModel):
     """A frozen piece of configuration that refuses keys it does not know."""
 
@@ -257,7 +260,7 @@ class TrainConfig(Part):
     tfidf_baseline: bool = True
     """Measure TF-IDF with logistic regression on the same rows, so that the report says what the encoder adds."""
 
-    error_rows: int = Field(50, ge=0)
+    error_rows: int = Field(DEFAULT_ERROR_ROWS, ge=0)
     """Rows of each kind in report/errors.csv, which holds texts of the validation split; 0 writes no such table."""
 
     optim: OptimConfig = OptimConfig()

@@ -7,31 +7,32 @@ Does not know: how any step works.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from finetune import artifact, configfile, report
 from finetune.artifact import ClassifierSettings, ZeroShotSettings
 from finetune.auxiliary import AUXILIARY
 from finetune.baseline import tfidf_scores
 from finetune.card import model_card
-from finetune.config import Choice, DataConfig, TrainConfig
-from finetune.data import Splits, load_rows, load_splits
+from finetune.config import Choice, TrainConfig
+from finetune.data import Splits, load_splits
 from finetune.encoding import Encoded, TextEncoder
 from finetune.errors import TrainingError
 from finetune.events import Finished, Listener, Said, Saved, Warned
-from finetune.labels import LabelSpace, Task
+from finetune.labels import LabelSpace
 from finetune.losses import DEFAULT_LOSS, LOSSES, loss_for
-from finetune.metrics import METRICS_OF_TASK, Scored, compute, load_metric, measured, score
+from finetune.measure import decided, evaluate, evaluation_json, scored_rows, write_evaluation
+from finetune.metrics import METRICS_OF_TASK, compute, load_metric, measured
 from finetune.model import base_config, body_of, build_model, start_at_prior
 from finetune.registry import pick
 from finetune.report import Measured
 from finetune.rows import Rows
-from finetune.scores import ACTIVATION_OF_TASK, activate, decide
+from finetune.scores import ACTIVATION_OF_TASK, activate
+
+__all__ = ["Plan", "TrainResult", "evaluate", "evaluation_json", "plan", "train", "write_evaluation"]
 
 LR_AT_WIDTH, LR_WIDTH = 5e-5, 768
 """Default learning rate, and the width of the base it is for; it falls in proportion to the width."""
@@ -170,49 +171,6 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     return TrainResult(out, values["validation"], tests, splits.counts, trainer.state.global_step)
 
 
-def evaluate(
-    predict: Callable[[list[str], list[str] | None], Any],
-    rows: Any,
-    labels: LabelSpace,
-    *,
-    columns: DataConfig | None = None,
-    thresholds: Sequence[float] | None = None,
-    extra: Sequence[str] = (),
-) -> tuple[Scored, dict[str, int]]:
-    """The metrics of a model on labelled rows, and the counts of what was read and dropped.
-
-    The baseline gives the commonest label (or the mean) of these rows themselves.
-
-    Args:
-        predict: `(texts, pairs or None) -> scores [N, C]`, as `scores.activate` gives them.
-        rows: a path, or an in-memory table as in `train`.
-        columns: which column is what, where it is not obvious.
-        thresholds: one a label, for multi-label.
-        extra: further metrics by name.
-
-    Raises:
-        DataError: no usable rows, or labels that are none of the model's; says where.
-    """
-    checked, counts = load_rows(rows, columns or DataConfig(), labels)
-    scores = np.asarray(predict(checked.texts, checked.pairs))
-    scored = _scored(labels, scores, checked, None, thresholds=thresholds, extra=extra)
-    return scored, counts | {"rows": len(checked)}
-
-
-def _scored(
-    labels: LabelSpace,
-    scores: Any,
-    rows: Rows,
-    train_targets: Any,
-    *,
-    thresholds: Sequence[float] | None = None,
-    extra: Sequence[str] = (),
-) -> Scored:
-    predictions, references = _decided(scores, labels.encode(rows.values), labels.task, thresholds)
-    known = references if train_targets is None else train_targets
-    return score(labels, predictions, references, np.asarray(scores), train_targets=known, extra=extra)
-
-
 def _prepared(config: TrainConfig, base: artifact.Location, data: Any) -> tuple[TrainConfig, Splits, TextEncoder]:
     # the base is looked at first: a wrong name should not cost the reading of a large table
     described = base_config(base, config.model.revision)
@@ -261,18 +219,10 @@ def _encoded(encoder: TextEncoder, rows: Rows) -> list[Encoded]:
 def _trainer_metrics(labels: LabelSpace) -> Callable[[Any], dict[str, float]]:
     def metrics(prediction: Any) -> dict[str, float]:
         scores = activate(prediction.predictions, ACTIVATION_OF_TASK[labels.task])
-        found, references = _decided(scores, prediction.label_ids, labels.task)
+        found, references = decided(scores, prediction.label_ids, labels.task)
         return compute(METRICS_OF_TASK[labels.task], labels.task, found, references)
 
     return metrics
-
-
-def _decided(scores: Any, references: Any, task: Task, thresholds: Sequence[float] | None = None) -> tuple[Any, Any]:
-    """Predictions and references as the metrics take them: multi-label decisions as zeros and ones."""
-    predictions = decide(scores, task, thresholds)
-    if task == "multi_label":
-        return predictions.astype(int), references.astype(int)
-    return predictions, references
 
 
 def _measure(
@@ -297,10 +247,10 @@ def _measure(
         encoded = validation if name == "validation" else _encoded(encoder, rows)
         logits = predict(model, encoder, encoded, shared=shared)
         scores = activate(logits, ACTIVATION_OF_TASK[labels.task])
-        scored = _scored(labels, scores, rows, targets, extra=config.metrics)
+        scored = scored_rows(labels, scores, rows, targets, extra=config.metrics)
         if without_encoder is not None:
-            decided = _decided(without_encoder, labels.encode(rows.values), labels.task)
-            scored = replace(scored, tfidf=measured(tuple(scored.baseline), *decided, without_encoder))
+            answers = decided(without_encoder, labels.encode(rows.values), labels.task)
+            scored = replace(scored, tfidf=measured(tuple(scored.baseline), *answers, without_encoder))
         found[name] = Measured(scored, scores, rows, [len(row) for row in encoded])
     return found
 

@@ -7,9 +7,12 @@ Does not know: how metrics are computed.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
+
+from service.errors import BadRequest
 
 
 @click.command()
@@ -22,6 +25,8 @@ import click
 @click.option(
     "--metric", "extra", multiple=True, help="A further metric, by the name that evaluate.load knows; repeat it."
 )
+@click.option("--by", help="A column of FILE; the metrics are printed for each of its values too.")
+@click.option("--report", type=click.Path(path_type=Path), help="A new folder for pictures, errors, metrics.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, in the shape of metrics.json.")
 @click.option("--models", "models_dir", default="models", show_default=True, help="The folder of served names.")
 def command(
@@ -29,41 +34,57 @@ def command(
     file: str,
     label_names: str | None,
     extra: tuple[str, ...],
+    by: str | None,
+    report: Path | None,
     as_json: bool,
     models_dir: str,
     **columns: Any,
 ) -> None:
     """Print the metrics of MODEL on FILE, a table of labelled texts, beside the majority (or mean) baseline."""
     from finetune.config import DataConfig
-    from finetune.run import evaluate
+    from finetune.run import evaluate, evaluation_json, write_evaluation
     from service import zero_shot
     from service.engine import Engine
     from service.store import resolve
 
+    if report is not None and report.exists():
+        raise BadRequest(f"{report} is there already", hint="name a new folder with --report")
     folder = resolve(model, models_dir)
     names = zero_shot.parse_labels(label_names) if label_names is not None else None
     engine = Engine.load(folder)
-    scored, counts = evaluate(
+    found = evaluate(
         engine.scores,
         file,
         folder.labels,
         columns=DataConfig(**columns, label_names=names),
         thresholds=folder.settings.thresholds,
         extra=extra,
+        by=by,
     )
+    shape = evaluation_json(file, found)
+    if report is not None:
+        write_evaluation(report, folder.labels, found.measured, shape)
     if as_json:
-        shape = {"split": file, "rows": scored.rows, "metrics": scored.metrics, "baseline": scored.baseline}
-        click.echo(json.dumps(shape | {"per_class": scored.per_class, "data": counts}, indent=2))
+        click.echo(json.dumps(shape, indent=2))
         return
-    click.echo(
-        f"{scored.rows} rows of {file}  (" + ", ".join(f"{name}: {count}" for name, count in counts.items()) + ")"
-    )
+    scored = found.measured.scored
+    counts = ", ".join(f"{name}: {count}" for name, count in found.counts.items())
+    click.echo(f"{scored.rows} rows of {file}  ({counts})")
+    _table(scored)
+    for name, part in found.by.items():
+        click.echo(f"\n{by} {name} ({part.rows} rows)")
+        _table(part, labels=False)
+    if report is not None:
+        click.echo(f"report: {report}")
+
+
+def _table(scored: Any, *, labels: bool = True) -> None:
     wide = max(len(name) for name in scored.metrics)
     for name, entry in scored.metrics.items():
         interval = f"  [{entry['low']:.4f}, {entry['high']:.4f}]" if "low" in entry else ""
         baseline = f"  baseline {scored.baseline[name]:.4f}" if name in scored.baseline else ""
         click.echo(f"{name:<{wide}} {entry['value']:.4f}{interval}{baseline}")
-    if scored.per_class:
+    if labels and scored.per_class:
         width = max(len(name) for name in scored.per_class)
         click.echo(f"\n{'label':<{width}}  precision  recall      f1  rows")
         for name, row in scored.per_class.items():

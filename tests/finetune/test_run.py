@@ -284,14 +284,32 @@ def test_evaluate_reads_any_table_and_measures_by_hand_checked_numbers(tmp_path:
     def always_a(texts: list[str], pairs: list[str] | None) -> Any:
         return np.tile([0.9, 0.1], (len(texts), 1))
 
-    scored, counts = evaluate(always_a, rows, LabelSpace("binary", ("a", "b")))
-    assert (scored.rows, counts["duplicates"]) == (4, 1)
+    found = evaluate(always_a, rows, LabelSpace("binary", ("a", "b")))
+    scored = found.measured.scored
+    assert (scored.rows, found.counts["duplicates"]) == (4, 1)
     values = scored.values()
     assert list(values)[:2] == ["accuracy", "macro_f1"]
     assert (values["accuracy"], values["macro_f1"]) == (0.5, pytest.approx(1 / 3))
     assert values["log_loss"] == pytest.approx(-(np.log(0.9) + np.log(0.1)) / 2)
     assert values["calibration_error"] == pytest.approx(0.4)
     assert scored.per_class["b"]["recall"] == 0.0
+
+
+def test_evaluate_gives_the_figures_by_any_column() -> None:
+    import numpy as np
+
+    from finetune.labels import LabelSpace
+
+    rows = [{"text": f"t{i}", "label": "ab"[i % 2], "lang": "de" if i < 3 else "fr"} for i in range(6)]
+    found = evaluate(
+        lambda texts, pairs: np.tile([0.9, 0.1], (len(texts), 1)), rows, LabelSpace("binary", ("a", "b")), by="lang"
+    )
+    assert {name: (part.rows, part.values()["accuracy"]) for name, part in found.by.items()} == {
+        "de": (3, pytest.approx(2 / 3)),
+        "fr": (3, pytest.approx(1 / 3)),
+    }
+    with pytest.raises(DataError, match="there is no column 'language'"):
+        evaluate(lambda texts, pairs: None, rows, LabelSpace("binary", ("a", "b")), by="language")
 
 
 def test_an_unknown_metric_is_refused_before_training(config: Make, reviews: Any) -> None:

@@ -1,0 +1,120 @@
+"""How a model's scores on labelled rows become figures, for a run's own splits and for any other table.
+
+Knows: the way from a table over scores and decisions to metrics, whole and by a column.
+Does not know: where scores come from, or how a metric is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune import report
+from finetune.artifact import METRICS, write_json
+from finetune.config import DEFAULT_ERROR_ROWS, DataConfig
+from finetune.data import load_rows
+from finetune.labels import LabelSpace, Task
+from finetune.metrics import Scored, score
+from finetune.report import Measured
+from finetune.rows import Rows
+from finetune.scores import decide
+from finetune.tables import write_table
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found: the rows as the model answers them, the counts of the data, the figures by a column."""
+
+    measured: Measured
+    counts: dict[str, int]
+    by: dict[str, Scored]
+
+
+def evaluate(
+    predict: Callable[[list[str], list[str] | None], Any],
+    rows: Any,
+    labels: LabelSpace,
+    *,
+    columns: DataConfig | None = None,
+    thresholds: Sequence[float] | None = None,
+    extra: Sequence[str] = (),
+    by: str | None = None,
+) -> Evaluation:
+    """The metrics of a model on labelled rows, and the counts of what was read and dropped.
+
+    The baseline gives the commonest label (or the mean) of these rows themselves.
+
+    Args:
+        predict: `(texts, pairs or None) -> scores [N, C]`, as `scores.activate` gives them.
+        rows: a path, or an in-memory table as in `train`.
+        columns: which column is what, where it is not obvious.
+        thresholds: one a label, for multi-label.
+        extra: further metrics by name.
+        by: a column; the metrics are given for each of its values too.
+
+    Raises:
+        DataError: no usable rows, or labels that are none of the model's; says where.
+    """
+    # the column of `by` travels as the rows' group
+    columns = (columns or DataConfig()).model_copy(update={"group": by})
+    checked, counts = load_rows(rows, columns, labels)
+    scores = np.asarray(predict(checked.texts, checked.pairs))
+
+    def measure(chosen: list[int]) -> Measured:
+        some = checked.take(chosen)
+        scored = scored_rows(labels, scores[chosen], some, None, thresholds=thresholds, extra=extra)
+        # without the model's tokenizer a text's length is counted in words
+        return Measured(scored, scores[chosen], some, [len(text.split()) for text in some.texts])
+
+    members: dict[str, list[int]] = {}
+    for index, group in enumerate(checked.groups or ()):
+        members.setdefault(group, []).append(index)
+    parts = {group: measure(members[group]).scored for group in sorted(members)}
+    return Evaluation(measure(list(range(len(checked)))), counts | {"rows": len(checked)}, parts)
+
+
+def evaluation_json(source: str, found: Evaluation) -> dict[str, Any]:
+    """An evaluation in the shape of metrics.json, with `by` beside it."""
+    by = {"by": {name: report.part(scored) for name, scored in found.by.items()}} if found.by else {}
+    return {"split": source} | report.part(found.measured.scored) | {"data": found.counts} | by
+
+
+def write_evaluation(folder: Path, labels: LabelSpace, measured: Measured, content: dict[str, Any]) -> None:
+    """Write metrics.json, the pictures and the table of errors of an evaluation into a new folder."""
+    folder.mkdir(parents=True)
+    write_json(folder / METRICS, content)
+    report.draw(folder, labels, measured)
+    wrong = report.errors(labels, measured, DEFAULT_ERROR_ROWS)
+    if wrong:
+        write_table(folder / report.ERRORS, wrong)
+
+
+def scored_rows(
+    labels: LabelSpace,
+    scores: Any,
+    rows: Rows,
+    train_targets: Any,
+    *,
+    thresholds: Sequence[float] | None = None,
+    extra: Sequence[str] = (),
+) -> Scored:
+    """The metrics of `scores [N, C]` on these rows.
+
+    Args:
+        train_targets: targets whose shares make the baseline; None takes the rows' own.
+    """
+    predictions, references = decided(scores, labels.encode(rows.values), labels.task, thresholds)
+    known = references if train_targets is None else train_targets
+    return score(labels, predictions, references, np.asarray(scores), train_targets=known, extra=extra)
+
+
+def decided(scores: Any, references: Any, task: Task, thresholds: Sequence[float] | None = None) -> tuple[Any, Any]:
+    """Predictions and references as the metrics take them: multi-label decisions as zeros and ones."""
+    predictions = decide(scores, task, thresholds)
+    if task == "multi_label":
+        return predictions.astype(int), references.astype(int)
+    return predictions, references

@@ -1,0 +1,72 @@
+"""`rehead evaluate`, as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from finetune.tables import read_table, write_table
+from service import Classifier
+from service.commands.evaluate import command
+
+TEXTS = ["great film", "a good match", "awful movie", "the bank", "it was bad", "loved the planet"]
+
+
+@pytest.fixture
+def table(tmp_path: Path, tiny_sentiment: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """Rows whose labels are the model's own answers, but for the last."""
+    answers = [answer["label"] for answer in Classifier(tiny_sentiment)(TEXTS)]
+    other = next(name for name in Classifier(tiny_sentiment).labels if name != answers[-1])
+    labels = [*answers[:-1], other]
+    rows = [
+        {"text": text, "label": label, "lang": "de" if index < 2 else "fr"}
+        for index, (text, label) in enumerate(zip(TEXTS, labels, strict=True))
+    ]
+    write_table(tmp_path / "held.csv", rows)
+    return tmp_path / "held.csv", rows
+
+
+def evaluate(*arguments: object) -> Any:
+    return CliRunner().invoke(command, [str(one) for one in arguments])
+
+
+def test_it_prints_every_metric_beside_its_baseline_and_by_a_column(table: Any, tiny_sentiment: Path) -> None:
+    file, _ = table
+    done = evaluate(tiny_sentiment, file, "--by", "lang")
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    assert lines[0].startswith(f"6 rows of {file}")
+    accuracy = next(line for line in lines if line.startswith("accuracy"))
+    assert accuracy.split()[1] == f"{5 / 6:.4f}" and "baseline" in accuracy
+    assert lines[lines.index("lang de (2 rows)") + 1].split()[:2] == ["accuracy", "1.0000"]
+    assert lines[lines.index("lang fr (4 rows)") + 1].split()[:2] == ["accuracy", "0.7500"]
+
+
+def test_its_report_holds_the_figures_the_pictures_and_the_error(
+    table: Any, tiny_sentiment: Path, tmp_path: Path
+) -> None:
+    file, rows = table
+    report = tmp_path / "report"
+    done = evaluate(tiny_sentiment, file, "--by", "lang", "--report", report, "--json")
+    assert done.exit_code == 0, done.output
+    printed = json.loads(done.output)
+    assert json.loads((report / "metrics.json").read_text()) == printed
+    assert printed["metrics"]["accuracy"]["value"] == pytest.approx(5 / 6)
+    assert set(printed["by"]) == {"de", "fr"}
+    pictures = {"confusion_matrix.png", "reliability.png", "precision_recall.png", "length_and_error.png"}
+    assert {path.name for path in report.glob("*.png")} == pictures
+    worst = [row for row in read_table(report / "errors.csv").rows if row["kind"] == "worst"]
+    assert [(row["text"], row["label"]) for row in worst] == [(TEXTS[-1], rows[-1]["label"])]
+
+
+def test_a_report_folder_that_exists_is_refused_and_untouched(table: Any, tiny_sentiment: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.txt"
+    kept.write_text("mine")
+    done = evaluate(tiny_sentiment, table[0], "--report", tmp_path)
+    assert "is there already" in str(done.exception)
+    assert kept.read_text() == "mine"
+    assert not (tmp_path / "metrics.json").exists()

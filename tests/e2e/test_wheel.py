@@ -1,0 +1,62 @@
+"""The wheel and the source archive: what a person installs, outside the checkout, with the models inside."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LEFT_BEHIND = shutil.ignore_patterns(".git", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", ".venv*", "docs")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the source archive, built from a copy of the tree without the network."""
+    folder = tmp_path_factory.mktemp("built")
+    tree = folder / "tree"
+    shutil.copytree(ROOT, tree, ignore=LEFT_BEHIND)
+    build = "import sys; from setuptools import build_meta as b; b.build_wheel(sys.argv[1]); b.build_sdist(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", build, str(folder)], cwd=tree, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder
+
+
+def test_a_wheel_outside_the_checkout_serves_the_models_inside_it(built: Path, tmp_path: Path) -> None:
+    installed = tmp_path / "site"
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
+        wheel.extractall(installed)
+    ask = (
+        "import finetune, service; from service import ZeroShotClassifier, load; print(finetune.__file__);"
+        'print(load("sentiment")("A wonderful film.")[0]["label"]);'
+        'print(ZeroShotClassifier()("The match went to extra time.", ["cooking", "sports"])["labels"][0])'
+    )
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", ask], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    where, sentiment, topic = done.stdout.split()[-3:]
+    assert Path(where).is_relative_to(installed), "the checkout was not what answered"
+    assert (sentiment, topic) == ("positive", "sports")
+
+
+def test_both_archives_carry_licence_notice_and_recipes(built: Path) -> None:
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
+        names = wheel.namelist()
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        sources = [name.partition("/")[2] for name in archive.getnames()]
+    for name in ("LICENSE", "NOTICE"):
+        assert any(entry.endswith(f"licenses/{name}") for entry in names)
+        assert name in sources
+    for model in ("sentiment", "topics"):
+        assert f"finetune/shipped/{model}/model.safetensors" in names
+        assert f"models/{model}/model.safetensors" in sources
+    assert "finetune/recipes/reviews.yaml" in names
+    assert "tests/conftest.py" in sources
