@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from finetune.artifact import ClassifierSettings
+from finetune.base_fit import BaseFit
 from finetune.config import TrainConfig
 from finetune.data import Splits
 from finetune.metrics import METRICS_OF_TASK, Scored
@@ -22,6 +23,7 @@ def model_card(
     config: TrainConfig,
     settings: ClassifierSettings,
     splits: Splits,
+    fit: BaseFit,
     measured: Mapping[str, Measured],
     pictures: list[str],
 ) -> str:
@@ -41,7 +43,9 @@ def model_card(
     if labels.task != "regression" and len(labels) <= MOST_LABELS_LISTED:
         parts += ["Per label, on the validation split:", _class_table(measured["validation"].scored)]
     parts += [f"![{_words(picture)}](report/{picture})" for picture in pictures]
-    parts += ["## Data", _data(splits)]
+    sentence = str(fit)
+    parts += ["## Data", _data(splits), f"{sentence[0].upper()}{sentence[1:]}."]
+    parts += [f"Warning: {each}." for each in fit.warnings]
     limits = (
         f"Texts are cut at {settings.max_length} tokens. The scores above hold for texts like those of the data, and"
     )

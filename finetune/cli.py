@@ -142,7 +142,9 @@ def _show_plan(config: TrainConfig) -> None:
     click.echo("# labels: " + ", ".join(found.splits.labels.names))
     for name, count in found.splits.counts.items():
         click.echo(f"# {name.replace('_', ' ')}: {count}")
-    click.echo(f"# texts cut at {found.config.data.max_length} tokens: {found.truncated}")
+    click.echo(f"# {found.fit}")
+    for sentence in found.fit.warnings:
+        click.echo(f"# warning: {sentence}")
     click.echo(f"# updates: {found.updates} ({found.updates_per_epoch} an epoch)")
 
 

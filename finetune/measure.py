@@ -22,7 +22,6 @@ from finetune.metrics import Scored, score
 from finetune.report import Measured
 from finetune.rows import Rows
 from finetune.scores import decide
-from finetune.tables import write_table
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,7 @@ def write_evaluation(folder: Path, labels: LabelSpace, measured: Measured, conte
     folder.mkdir(parents=True)
     write_json(folder / METRICS, content)
     report.draw(folder, labels, measured)
-    wrong = report.errors(labels, measured, DEFAULT_ERROR_ROWS)
-    if wrong:
-        write_table(folder / report.ERRORS, wrong)
+    report.write_errors(folder, labels, measured, DEFAULT_ERROR_ROWS)
 
 
 def scored_rows(

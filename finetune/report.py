@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from finetune import pictures
-from finetune.artifact import METRICS, write_json
 from finetune.labels import LabelSpace
 from finetune.metrics import Scored
 from finetune.rows import Rows
@@ -35,30 +34,26 @@ class Measured:
 
 
 def write(
-    folder: Path,
-    labels: LabelSpace,
-    measured: Mapping[str, Measured],
-    counts: Mapping[str, int],
-    history: list[dict[str, Any]],
-    *,
-    error_rows: int,
+    report: Path, labels: LabelSpace, measured: Measured, history: list[dict[str, Any]], *, error_rows: int
 ) -> list[str]:
-    """Write metrics.json and report/ into `folder`; the pictures show the validation split.
+    """Write a run's pictures, and the errors on its validation split, into the new folder `report`.
 
     Returns:
         The names of the pictures, in the order in which a card shows them.
     """
-    write_json(folder / METRICS, metrics_json(measured, counts))
-    report = folder / "report"
     report.mkdir()
     pictures.training_curve(history, report / "training_curve.png")
     pictures.learning_rate(history, report / "learning_rate.png")
-    shown = measured["validation"]
-    drawn = draw(report, labels, shown)
-    wrong = errors(labels, shown, error_rows)
+    drawn = draw(report, labels, measured)
+    write_errors(report, labels, measured, error_rows)
+    return ["training_curve.png", "learning_rate.png", *drawn]
+
+
+def write_errors(report: Path, labels: LabelSpace, measured: Measured, count: int) -> None:
+    """Write the table of `errors`, if there are any."""
+    wrong = errors(labels, measured, count)
     if wrong:
         write_table(report / ERRORS, wrong)
-    return ["training_curve.png", "learning_rate.png", *drawn]
 
 
 def draw(report: Path, labels: LabelSpace, measured: Measured) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 from finetune import artifact, configfile, report
 from finetune.artifact import ClassifierSettings, ZeroShotSettings
 from finetune.auxiliary import AUXILIARY
+from finetune.base_fit import BaseFit, look
 from finetune.baseline import tfidf_scores
 from finetune.card import model_card
 from finetune.config import Choice, TrainConfig
@@ -55,7 +56,7 @@ class Plan:
 
     config: TrainConfig
     splits: Splits
-    truncated: int
+    fit: BaseFit
     updates_per_epoch: int
     updates: int
 
@@ -64,7 +65,7 @@ def plan(config: TrainConfig, data: Any = None) -> Plan:
     """What `train` would do, without training."""
     base = artifact.find(config.base, config.models_dir)
     config, splits, encoder = _prepared(config, base, data)
-    return _plan(config, splits, _encoded(encoder, splits.train))
+    return _plan(config, splits, encoder, _encoded(encoder, splits.train))
 
 
 def train(config: TrainConfig, data: Any = None, on_event: Listener | None = None) -> TrainResult:
@@ -107,7 +108,10 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     shared = config.zero_shot.attention == "alternate"
     encoded = _encoded(encoder, splits.train)
     validation = _encoded(encoder, splits.validation)
-    planned = _plan(config, splits, encoded)
+    planned = _plan(config, splits, encoder, encoded)
+    say(Said(str(planned.fit)))
+    for sentence in planned.fit.warnings:
+        say(Warned(sentence))
     set_seed(config.seed)
     built = build_model(base, labels, dropout=config.model.dropout, revision=config.model.revision)
     targets = labels.encode(splits.train.values)
@@ -157,7 +161,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
         mix = fit(model, encoder, settings.zero_shot, labels, config.zero_shot.fit_on, seed=config.seed, say=say)
         settings = replace(settings, zero_shot=replace(settings.zero_shot, mix=mix))
     figures = _measure(config, splits, labels, model, encoder, shared=shared, validation=validation)
-    _write(folder, config, settings, splits, figures, trainer.state.log_history)
+    _write(folder, config, settings, planned, figures, trainer.state.log_history)
     _save_weights(trainer.model, folder, config.save_dtype)
     encoder.tokenizer.save_pretrained(folder)
     artifact.seal(folder)
@@ -202,14 +206,14 @@ def _resolved(config: TrainConfig, base: Any, labels: LabelSpace, encoder: TextE
     )
 
 
-def _plan(config: TrainConfig, splits: Splits, encoded: list[Encoded]) -> Plan:
+def _plan(config: TrainConfig, splits: Splits, encoder: TextEncoder, encoded: list[Encoded]) -> Plan:
     import math
 
     from finetune.trainer import updates_per_epoch
 
     each = updates_per_epoch(config, len(splits.train))
-    truncated = sum(row.truncated for row in encoded)
-    return Plan(config, splits, truncated, each, max(1, math.ceil(each * config.optim.epochs)))
+    fit = look(encoder, splits.train.texts, encoded, base=config.base, seed=config.seed)
+    return Plan(config, splits, fit, each, max(1, math.ceil(each * config.optim.epochs)))
 
 
 def _encoded(encoder: TextEncoder, rows: Rows) -> list[Encoded]:
@@ -273,7 +277,7 @@ def _write(
     folder: Path,
     config: TrainConfig,
     settings: ClassifierSettings,
-    splits: Splits,
+    planned: Plan,
     figures: dict[str, Measured],
     history: list[dict[str, Any]],
 ) -> None:
@@ -281,8 +285,11 @@ def _write(
     artifact.write_settings(folder, settings)
     repeatable = config.model_copy(update={"overwrite": False, "resume": False})
     (folder / artifact.TRAIN_CONFIG).write_text(configfile.dump(repeatable), encoding="utf-8")
-    drawn = report.write(folder, splits.labels, figures, splits.counts, history, error_rows=config.error_rows)
-    card = model_card(config, settings, splits, figures, drawn)
+    splits = planned.splits
+    content = report.metrics_json(figures, splits.counts) | {"base_fit": planned.fit.to_json()}
+    artifact.write_json(folder / artifact.METRICS, content)
+    drawn = report.write(folder / "report", splits.labels, figures["validation"], history, error_rows=config.error_rows)
+    card = model_card(config, settings, splits, planned.fit, figures, drawn)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from finetune.artifact import ClassifierSettings
+from finetune.base_fit import BaseFit
 from finetune.card import model_card
 from finetune.config import TrainConfig
 from finetune.data import Splits
@@ -107,7 +108,8 @@ def test_the_card_carries_its_results_where_the_hub_reads_them(task: Task, tmp_p
     config = TrainConfig(base="org/base", out=str(tmp_path / "mine"))
     splits = Splits(found.rows, found.rows, {}, labels, {"rows_read": 4}, [])
     settings = ClassifierSettings(task, "softmax", max_length=64)
-    text = model_card(config, settings, splits, {"validation": found}, ["length_and_error.png"])
+    fit = BaseFit(0.0, 1.2, 0.1, {"0.5": 9, "1.0": 64}, {"Latin": 1.0}, {"en": 1.0}, ("too hard",))
+    text = model_card(config, settings, splits, fit, {"validation": found}, ["length_and_error.png"])
     card = ModelCard(text)
     assert card.data.base_model == "org/base"
     results = {result.metric_type: result.metric_value for result in card.data.eval_results or ()}
@@ -116,3 +118,4 @@ def test_the_card_carries_its_results_where_the_hub_reads_them(task: Task, tmp_p
     assert "![length and error](report/length_and_error.png)" in text
     assert "Texts are cut at 64 tokens" in text
     assert "| validation |" in text
+    assert "1.20 tokens a word" in text and "Warning: too hard." in text
