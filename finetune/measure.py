@@ -18,7 +18,7 @@ from finetune.artifact import METRICS, write_json
 from finetune.config import DEFAULT_ERROR_ROWS, DataConfig
 from finetune.data import load_rows
 from finetune.labels import LabelSpace, Task
-from finetune.metrics import Scored, score
+from finetune.metrics import METRICS_OF_TASK, Scored, difference, score
 from finetune.report import Measured
 from finetune.rows import Rows
 from finetune.scores import decide
@@ -74,6 +74,17 @@ def evaluate(
         members.setdefault(group, []).append(index)
     parts = {group: measure(members[group]).scored for group in sorted(members)}
     return Evaluation(measure(list(range(len(checked)))), counts | {"rows": len(checked)}, parts)
+
+
+def differences(labels: LabelSpace, one: Measured, other: Measured) -> dict[str, dict[str, float]]:
+    """Metric -> by how much `other` differs from `one` on the same rows, with a paired 95% bootstrap interval."""
+    references = labels.encode(one.rows.values)
+    answers = []
+    for each in (one, other):
+        predictions, truth = decided(each.scores, references, labels.task)
+        answers.append((predictions, each.scores))
+    found = {name: difference(name, answers[0], answers[1], truth) for name in METRICS_OF_TASK[labels.task]}
+    return {name: gap for name, gap in found.items() if gap is not None}
 
 
 def evaluation_json(source: str, found: Evaluation) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from finetune.errors import TrainingError
 from finetune.events import Finished, Listener, Said, Saved, Warned
 from finetune.labels import LabelSpace
 from finetune.losses import DEFAULT_LOSS, LOSSES, loss_for
-from finetune.measure import decided, evaluate, evaluation_json, scored_rows, write_evaluation
+from finetune.measure import decided, differences, evaluate, evaluation_json, scored_rows, write_evaluation
 from finetune.metrics import METRICS_OF_TASK, compute, load_metric, measured
 from finetune.model import base_config, body_of, build_model, start_at_prior
 from finetune.registry import pick
@@ -33,7 +33,7 @@ from finetune.report import Measured
 from finetune.rows import Rows
 from finetune.scores import ACTIVATION_OF_TASK, activate
 
-__all__ = ["Plan", "TrainResult", "evaluate", "evaluation_json", "plan", "train", "write_evaluation"]
+__all__ = ["Plan", "TrainResult", "differences", "evaluate", "evaluation_json", "plan", "train", "write_evaluation"]
 
 LR_AT_WIDTH, LR_WIDTH = 5e-5, 768
 """Default learning rate, and the width of the base it is for; it falls in proportion to the width."""

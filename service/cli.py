@@ -15,6 +15,7 @@ from finetune import cli as finetune_cli
 
 SERVICE_COMMANDS = {
     "evaluate": "service.commands.evaluate",
+    "compare": "service.commands.compare",
     "predict": "service.commands.predict",
     "zero-shot": "service.commands.zero_shot",
     "models": "service.commands.models",

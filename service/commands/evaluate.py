@@ -7,28 +7,41 @@ Does not know: how metrics are computed.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from service.errors import BadRequest
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def labelled_table(command: Command) -> Command:
+    """The options of a command that reads a labelled table."""
+    options = (
+        click.option("--text", help="The column of FILE that holds the text."),
+        click.option("--label", help="The column of FILE that holds the label."),
+        click.option("--text-pair", help="The column of FILE that holds the second text."),
+        click.option("--label-names", help="Names for a label column of 0, 1, 2 ..., with commas between them."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON, in the shape of metrics.json."),
+        click.option("--models", "models_dir", default="models", show_default=True, help="Folder of served names."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
 
 @click.command()
 @click.argument("model")
 @click.argument("file")
-@click.option("--text", help="The column of FILE that holds the text.")
-@click.option("--label", help="The column of FILE that holds the label.")
-@click.option("--text-pair", help="The column of FILE that holds the second text.")
-@click.option("--label-names", help="Names for a label column of 0, 1, 2 ..., with commas between them.")
+@labelled_table
 @click.option(
     "--metric", "extra", multiple=True, help="A further metric, by the name that evaluate.load knows; repeat it."
 )
 @click.option("--by", help="A column of FILE; the metrics are printed for each of its values too.")
 @click.option("--report", type=click.Path(path_type=Path), help="A new folder for pictures, errors, metrics.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, in the shape of metrics.json.")
-@click.option("--models", "models_dir", default="models", show_default=True, help="The folder of served names.")
 def command(
     model: str,
     file: str,

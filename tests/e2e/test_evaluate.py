@@ -1,4 +1,4 @@
-"""`rehead evaluate`, as a user types it."""
+"""`rehead evaluate` and `rehead compare`, as a user types them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import save_classifier
 from click.testing import CliRunner
 
 from finetune.tables import read_table, write_table
 from service import Classifier
+from service.commands import compare
 from service.commands.evaluate import command
 
 TEXTS = ["great film", "a good match", "awful movie", "the bank", "it was bad", "loved the planet"]
@@ -70,3 +72,41 @@ def test_a_report_folder_that_exists_is_refused_and_untouched(table: Any, tiny_s
     assert "is there already" in str(done.exception)
     assert kept.read_text() == "mine"
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_two_models_stand_in_one_table_with_the_difference_and_its_interval(
+    table: Any, tiny_sentiment: Path, tmp_path: Path
+) -> None:
+    labels = list(Classifier(tiny_sentiment).labels)
+    other = save_classifier(tmp_path / "other", labels[::-1], seed=5)  # the labels in another order
+    file, rows = table
+    done = CliRunner().invoke(compare.command, [str(tiny_sentiment), str(other), str(file), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    right = {
+        path: sum(answer["label"] == row["label"] for answer, row in zip(Classifier(path)(TEXTS), rows, strict=True))
+        / 6
+        for path in (tiny_sentiment, other)
+    }
+    assert [entry["metrics"]["accuracy"] for entry in found["models"]] == pytest.approx([*right.values()])
+    gap = found["models"][1]["difference"]["accuracy"]
+    assert gap["value"] == pytest.approx(right[other] - right[tiny_sentiment])
+    assert gap["low"] <= gap["value"] <= gap["high"]
+    printed = CliRunner().invoke(compare.command, [str(tiny_sentiment), str(other), str(file)]).output
+    assert f"above or below {tiny_sentiment.name}" in printed
+
+
+def test_a_model_compared_with_itself_differs_by_nothing(table: Any, tiny_sentiment: Path) -> None:
+    done = CliRunner().invoke(compare.command, [str(tiny_sentiment), str(tiny_sentiment), str(table[0]), "--json"])
+    gap = json.loads(done.output)["models"][1]["difference"]["accuracy"]
+    assert gap == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_models_with_other_labels_and_a_missing_model_are_refused(
+    table: Any, tiny_sentiment: Path, tmp_path: Path
+) -> None:
+    other = save_classifier(tmp_path / "other", ["x", "y"])
+    done = CliRunner().invoke(compare.command, [str(tiny_sentiment), str(other), str(table[0])])
+    assert "only models with the same labels can be compared" in str(done.exception)
+    done = CliRunner().invoke(compare.command, [str(tiny_sentiment), str(table[0])])
+    assert "compare needs two models or more" in str(done.exception)

@@ -1,0 +1,80 @@
+"""`rehead compare`: several models on the same labelled table.
+
+Knows: its own arguments, how a comparison looks on a terminal.
+Does not know: how metrics or intervals are computed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from service.commands.evaluate import labelled_table
+from service.errors import BadRequest
+
+
+@click.command()
+@click.argument("arguments", nargs=-1, metavar="MODEL MODEL... FILE")
+@labelled_table
+def command(
+    arguments: tuple[str, ...], label_names: str | None, as_json: bool, models_dir: str, **columns: Any
+) -> None:
+    """Print the metrics of every MODEL on FILE in one table, and by how much each differs from the first.
+
+    The differences have paired 95% bootstrap intervals: where one does not hold zero, chance alone hardly explains it.
+    """
+    from finetune.config import DataConfig
+    from finetune.run import differences, evaluate
+    from service import zero_shot
+    from service.engine import Engine
+    from service.store import resolve
+
+    if len(arguments) < 3:
+        raise BadRequest("compare needs two models or more, and a labelled table", hint="rehead compare A B test.csv")
+    *names, file = arguments
+    folders = [resolve(name, models_dir) for name in names]
+    labels = folders[0].labels
+    for name, folder in zip(names, folders, strict=True):
+        if (folder.labels.task, set(folder.labels.names)) != (labels.task, set(labels.names)):
+            raise BadRequest(
+                f"{name} answers {folder.labels.task} with {len(folder.labels)} labels and {names[0]} {labels.task} "
+                f"with {len(labels)}, or other names: only models with the same labels can be compared"
+            )
+    given = zero_shot.parse_labels(label_names) if label_names is not None else None
+    found = []
+    for folder in folders:
+        engine = Engine.load(folder)
+        order = [folder.labels.names.index(name) for name in labels.names]
+
+        def predict(texts: list[str], pairs: list[str] | None, engine: Engine = engine, order: Any = order) -> Any:
+            return engine.scores(texts, pairs)[:, order]
+
+        found.append(evaluate(predict, file, labels, columns=DataConfig(**columns, label_names=given)))
+    gaps = [differences(labels, found[0].measured, other.measured) for other in found[1:]]
+    metrics = [{key: one["value"] for key, one in each.measured.scored.metrics.items()} for each in found]
+    if as_json:
+        content = {"file": file, "rows": found[0].measured.scored.rows, "first": names[0]}
+        models = [{"model": name, "metrics": values} for name, values in zip(names, metrics, strict=True)]
+        for entry, gap in zip(models[1:], gaps, strict=True):
+            entry["difference"] = gap
+        click.echo(json.dumps(content | {"models": models}, indent=2))
+        return
+    click.echo(f"{found[0].measured.scored.rows} rows of {file}")
+    _print(
+        ["", *(Path(name).name for name in names)], [[key, *(f"{m[key]:.4f}" for m in metrics)] for key in metrics[0]]
+    )
+    click.echo(f"\nabove or below {Path(names[0]).name}, with 95% intervals")
+    rows = [
+        [key, *(f"{gap[key]['value']:+.4f} [{gap[key]['low']:+.4f}, {gap[key]['high']:+.4f}]" for gap in gaps)]
+        for key in gaps[0]
+    ]
+    _print(["", *(Path(name).name for name in names[1:])], rows)
+
+
+def _print(head: list[str], rows: list[list[str]]) -> None:
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for row in (head, *rows):
+        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
