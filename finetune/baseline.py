@@ -6,6 +6,7 @@ Does not know: encoders, metrics, reports.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,14 @@ def tfidf_scores(labels: LabelSpace, train: Rows, evaluated: list[Rows], *, seed
         train = train.take(np.random.default_rng(seed).permutation(len(train))[:MOST_ROWS].tolist())
     targets = labels.encode(train.values)
     vectorizer = TfidfVectorizer(
-        ngram_range=(1, 2), sublinear_tf=True, max_features=MOST_TERMS, token_pattern=r"(?u)[\w:]+"
+        ngram_range=(1, 2), sublinear_tf=True, max_features=MOST_TERMS, token_pattern=r"(?u)[\w:]+|[^\w\s]"
     )
     regression = labels.task == "regression"
     model = make_pipeline(vectorizer, Ridge() if regression else _classifier(labels, seed))
-    model.fit(_joined(train), targets)
+    with warnings.catch_warnings():
+        # a label that all rows have or none, and a fit that is not quite at its optimum, are good enough here
+        warnings.simplefilter("ignore", UserWarning)
+        model.fit(_joined(train), targets)
     if regression:
         return [model.predict(_joined(rows))[:, None] for rows in evaluated]
     return [_spread(labels, model, rows) for rows in evaluated]

@@ -46,3 +46,10 @@ def test_a_label_without_a_training_row_scores_nothing() -> None:
     scores = tfidf_scores(labels, rows(lambda i: "ab"[i % 2], 30), [rows(lambda i: "a", 3)], seed=0)[0]
     assert scores.shape == (3, 3)
     assert not scores[:, 2].any()
+
+
+def test_texts_of_symbols_and_a_label_that_every_row_has_are_no_trouble() -> None:
+    labels = LabelSpace("multi_label", ("always", "smile"))
+    table = Rows(["!!!", "🙂", "?", "🙂 🙂"] * 5, None, [["always"], ["always", "smile"]] * 10, list(range(20)), "t")
+    scores = tfidf_scores(labels, table, [table], seed=0)[0]
+    assert (decide(scores, "multi_label") == labels.encode(table.values)).all()
