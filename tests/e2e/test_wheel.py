@@ -20,7 +20,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("built")
     tree = folder / "tree"
     shutil.copytree(ROOT, tree, ignore=LEFT_BEHIND)
-    build = "import sys; from setuptools import build_meta as b; b.build_wheel(sys.argv[1]); b.build_sdist(sys.argv[1])"
+    build = "import sys; to = sys.argv[1]; from setuptools.build_meta import *; build_wheel(to); build_sdist(to)"
     done = subprocess.run(
         [sys.executable, "-c", build, str(folder)], cwd=tree, capture_output=True, text=True, check=False
     )
