@@ -67,7 +67,7 @@ def evaluate(
         some = checked.take(chosen)
         scored = scored_rows(labels, scores[chosen], some, None, thresholds=thresholds, extra=extra)
         # without the model's tokenizer a text's length is counted in words
-        return Measured(scored, scores[chosen], some, [len(text.split()) for text in some.texts])
+        return Measured(scored, scores[chosen], some, [len(text.split()) for text in some.texts], "words")
 
     members: dict[str, list[int]] = {}
     for index, group in enumerate(checked.groups or ()):

@@ -134,8 +134,8 @@ def residuals(predictions: Any, references: Any, file: Path) -> None:
     figure.savefig(file, dpi=DPI)
 
 
-def length_and_error(lengths: Any, errors: Any, what: str, file: Path) -> None:
-    """The mean error of texts by their length in tokens, in groups of equally many texts."""
+def length_and_error(lengths: Any, unit: str, errors: Any, what: str, file: Path) -> None:
+    """The mean error of texts by their length in `unit`, in groups of equally many texts."""
     lengths, errors = np.asarray(lengths), np.asarray(errors, dtype=float)
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, 9)))
     group = np.digitize(lengths, edges[1:-1])
@@ -143,7 +143,7 @@ def length_and_error(lengths: Any, errors: Any, what: str, file: Path) -> None:
     names = [f"{lengths[group == i].min()}-{lengths[group == i].max()}\n({(group == i).sum()})" for i in found]
     figure, axes = _figure(8, 4)
     axes.bar(names, [errors[group == index].mean() for index in found], color=BLUE, alpha=0.8)
-    axes.set_xlabel("tokens (texts)")
+    axes.set_xlabel(f"{unit} (texts)")
     axes.set_ylabel(what)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3, axis="y")

@@ -25,12 +25,13 @@ ERRORS = "errors.csv"
 
 @dataclass(frozen=True)
 class Measured:
-    """One split as the model answers it: metrics, scores `[N, C]`, the rows, and the length of each in tokens."""
+    """One split as the model answers it: metrics, scores `[N, C]`, the rows, and the length of each in `unit`s."""
 
     scored: Scored
     scores: Any
     rows: Rows
     lengths: list[int]
+    unit: str = "tokens"
 
 
 def write(
@@ -75,7 +76,7 @@ def draw(report: Path, labels: LabelSpace, measured: Measured) -> list[str]:
         drawn += ["reliability.png", "precision_recall.png"]
         wrong = predictions != references
         wrong, what = (wrong.mean(axis=1), "share of wrong decisions") if wrong.ndim == 2 else (wrong, "share wrong")
-    pictures.length_and_error(measured.lengths, wrong, what, report / "length_and_error.png")
+    pictures.length_and_error(measured.lengths, measured.unit, wrong, what, report / "length_and_error.png")
     return [*drawn, "length_and_error.png"]
 
 

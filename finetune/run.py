@@ -160,7 +160,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
 
         mix = fit(model, encoder, settings.zero_shot, labels, config.zero_shot.fit_on, seed=config.seed, say=say)
         settings = replace(settings, zero_shot=replace(settings.zero_shot, mix=mix))
-    figures = _measure(config, splits, labels, model, encoder, shared=shared, validation=validation)
+    figures = _measure(config, splits, targets, model, encoder, shared=shared, validation=validation)
     _write(folder, config, settings, planned, figures, trainer.state.log_history)
     _save_weights(trainer.model, folder, config.save_dtype)
     encoder.tokenizer.save_pretrained(folder)
@@ -232,7 +232,7 @@ def _trainer_metrics(labels: LabelSpace) -> Callable[[Any], dict[str, float]]:
 def _measure(
     config: TrainConfig,
     splits: Splits,
-    labels: LabelSpace,
+    targets: Any,
     model: Any,
     encoder: TextEncoder,
     *,
@@ -241,7 +241,7 @@ def _measure(
 ) -> dict[str, Measured]:
     from finetune.trainer import predict
 
-    targets = labels.encode(splits.train.values)
+    labels = splits.labels
     evaluated = {"validation": splits.validation, **splits.tests}
     plain: list[Any] = [None] * len(evaluated)
     if config.tfidf_baseline and labels.nli is None:  # entailment is not in the words

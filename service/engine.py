@@ -119,15 +119,22 @@ class Engine:
         return [answers[item] for item in inputs]
 
     def scores(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, attention: AttentionMode | None = None
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        function: Function = "default",
+        attention: AttentionMode | None = None,
     ) -> Floats:
         """Scores `[N, C]` of texts (or pairs) in the order of the model's labels; raises as `classify` does."""
         seconds = pairs if pairs is not None else [None] * len(texts)
         inputs = [TextInput(text, pair) for text, pair in zip(texts, seconds, strict=True)]
-        answers = self.classify(inputs, attention=attention)
+        answers = self.classify(inputs, function=function, attention=attention)
         names = self.folder.labels.names
         found = [{one.label: one.score for one in answer.predictions} for answer in answers]
-        return np.array([[scores[name] for name in names] for scores in found], dtype=np.float64)
+        return np.array([[scores[name] for name in names] for scores in found], dtype=np.float64).reshape(
+            -1, len(names)
+        )
 
     def zero_shot(
         self, texts: Sequence[str], question: ZeroShotQuestion, *, batch_size: int = ROWS_PER_BATCH

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from finetune.artifact import Scorer, read
 from finetune.config import TrainConfig
 from finetune.scores import decide
-from service.classifiers import Classifier, ZeroShotClassifier
+from service.classifiers import ZeroShotClassifier
 from service.engine import Engine
 from service.errors import BadRequest
 from service.schema import Function
@@ -39,6 +39,8 @@ class _FineTuned(BaseEstimator):  # type: ignore[misc]
         settings: any further settings by their dotted keys, as `--set` takes them: `{"optim.warmup": 0.2}`.
         models_dir: the folder of named models.
     """
+
+    _remove: Callable[[], Any]  # takes the temporary model folder away
 
     def __init__(
         self,
@@ -104,14 +106,7 @@ class _FineTuned(BaseEstimator):  # type: ignore[misc]
 
     def _scores(self, texts: Any, function: Function = "default") -> Array:
         check_is_fitted(self, "folder_")
-        given = _texts(texts)
-        names = self._engine.folder.labels.names
-        if not given:
-            return np.zeros((0, len(names)))
-        answers = Classifier(engine=self._engine)(given, top_k=None, function_to_apply=function)
-        return np.array(
-            [[{one["label"]: one["score"] for one in answer}[name] for name in names] for answer in answers]
-        )
+        return self._engine.scores(_texts(texts), function=function)
 
     def __getstate__(self) -> dict[str, Any]:
         """The parameters and the model folder: its path where `out` was given, else its files."""
