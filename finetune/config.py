@@ -171,6 +171,9 @@ class ModelConfig(Part):
     dropout: float | None = Field(None, ge=0, lt=1)
     """Dropout of body and head; None keeps what the base's config says."""
 
+    attention_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout of the attention weights; None follows `dropout`. On a CPU, 0 trains up to twice as fast."""
+
 
 class OptimConfig(Part):
     """Batches, learning rate and how long to train."""

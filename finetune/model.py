@@ -49,8 +49,18 @@ def base_config(base: Location, revision: str | None = None) -> Any:
     return config
 
 
+BODY_DROPOUT = ("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout")
+ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
+"""Names that the families' configs give to dropout of states and of attention weights."""
+
+
 def build_model(
-    base: Location, labels: LabelSpace, *, dropout: float | None = None, revision: str | None = None
+    base: Location,
+    labels: LabelSpace,
+    *,
+    dropout: float | None = None,
+    attention_dropout: float | None = None,
+    revision: str | None = None,
 ) -> Built:
     """The base's own sequence-classification class: its body's weights kept, its head new for `labels`.
 
@@ -68,10 +78,11 @@ def build_model(
     config.num_labels = len(labels)
     config.id2label, config.label2id = labels.id2label, labels.label2id
     config.problem_type = labels.problem_type
-    if dropout is not None:
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
-            if hasattr(config, name):
-                setattr(config, name, dropout)
+    attention_dropout = dropout if attention_dropout is None else attention_dropout
+    for names, value in ((BODY_DROPOUT, dropout), (ATTENTION_DROPOUT, attention_dropout)):
+        for name in names:
+            if value is not None and hasattr(config, name):
+                setattr(config, name, value)
     config.dtype = "float32"
     model = AutoModelForSequenceClassification.from_config(config)
     try:

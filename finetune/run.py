@@ -113,7 +113,10 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     for sentence in planned.fit.warnings:
         say(Warned(sentence))
     set_seed(config.seed)
-    built = build_model(base, labels, dropout=config.model.dropout, revision=config.model.revision)
+    body = config.model
+    built = build_model(
+        base, labels, dropout=body.dropout, attention_dropout=body.attention_dropout, revision=body.revision
+    )
     targets = labels.encode(splits.train.values)
     start_at_prior(built.model, labels.prior(targets))
     say(Said(f"base {config.base}: {built}"))

@@ -97,3 +97,10 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
     ).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="has no sequence classifier"):
         build_model(find(str(tmp_path)), LABELS)
+
+
+def test_dropout_of_attention_can_differ_from_that_of_the_body(tiny_base: Path) -> None:
+    one = build_model(find(str(tiny_base)), LABELS, dropout=0.2).model.config
+    two = build_model(find(str(tiny_base)), LABELS, dropout=0.2, attention_dropout=0.0).model.config
+    assert (one.hidden_dropout_prob, one.attention_probs_dropout_prob) == (0.2, 0.2)
+    assert (two.hidden_dropout_prob, two.attention_probs_dropout_prob) == (0.2, 0.0)
