@@ -21,7 +21,7 @@ from finetune.encoding import Encoded, TextEncoder, without_surrogates
 ROWS = 2000
 """Texts that are looked at, drawn with the seed; lengths and cuts are counted on all."""
 
-MOST_TOKENS_PER_WORD = 1.8
+MOST_TOKENS_PERWORD = 1.8
 """An English WordPiece base makes 1.1 to 1.4 tokens of an English word, over 16 sets from intents to programmers'
 questions, and 2.2 to 2.4 of one in eleven languages of Indonesia."""
 
@@ -33,10 +33,10 @@ MULTILINGUAL = (
     "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
 )
 
-# scripts written without spaces: each letter counts as a word
-_WORD = re.compile(
+WORD = re.compile(
     r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff]|[^\W_]+"
 )
+"""A word; in scripts written without spaces, each letter."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def look(encoder: TextEncoder, texts: Sequence[str], encoded: Sequence[Encoded],
     ids = tokenizer(clean, add_special_tokens=False, verbose=False)["input_ids"]
     tokens = sum(map(len, ids))
     unknown = sum(row.count(tokenizer.unk_token_id) for row in ids) if tokenizer.unk_token_id is not None else 0
-    words = sum(len(_WORD.findall(text)) for text in clean)
+    words = sum(len(WORD.findall(text)) for text in clean)
     lengths = [len(row) for row in encoded]
     found = BaseFit(
         unknown=unknown / max(1, tokens),
@@ -94,7 +94,7 @@ def look(encoder: TextEncoder, texts: Sequence[str], encoded: Sequence[Encoded],
 def _warnings(found: BaseFit, encoder: TextEncoder, base: str) -> list[str]:
     said = []
     others = f"bases that read many languages: {', '.join(MULTILINGUAL)}"
-    if found.tokens_per_word > MOST_TOKENS_PER_WORD:
+    if found.tokens_per_word > MOST_TOKENS_PERWORD:
         said.append(
             f"{base} cuts a word into {found.tokens_per_word:.1f} tokens here, where 1.3 is usual, so it hardly knows "
             f"these words (language {_shown(found.languages)}); {others}"

@@ -264,7 +264,7 @@ class TrainConfig(Part):
     """Measure TF-IDF with logistic regression on the same rows, so that the report says what the encoder adds."""
 
     error_rows: int = Field(DEFAULT_ERROR_ROWS, ge=0)
-    """Rows of each kind in report/errors.csv, which holds texts of the validation split; 0 writes no such table."""
+    """Rows of each kind in report/errors.csv and in report/near_duplicates.csv, which hold texts; 0 writes no such tables."""
 
     optim: OptimConfig = OptimConfig()
     """Batches, learning rate and how long to train."""

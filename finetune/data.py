@@ -41,6 +41,10 @@ class Splits:
     counts: dict[str, int]
     said: list[str]
 
+    def by_name(self) -> dict[str, Rows]:
+        """Every split under its name: `train`, `validation`, and the tests."""
+        return {"train": self.train, "validation": self.validation, **self.tests}
+
 
 def load_splits(config: DataConfig, *, seed: int, data: Any = None) -> Splits:
     """Read, check and split the rows that `config` names, or the in-memory table `data` in place of `config.train`.

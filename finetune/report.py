@@ -21,6 +21,7 @@ from finetune.scores import decide
 from finetune.tables import write_table
 
 ERRORS = "errors.csv"
+NEAR_DUPLICATES = "near_duplicates.csv"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,12 @@ def write_errors(report: Path, labels: LabelSpace, measured: Measured, count: in
     wrong = errors(labels, measured, count)
     if wrong:
         write_table(report / ERRORS, wrong)
+
+
+def write_near_duplicates(report: Path, pairs: list[dict[str, Any]]) -> None:
+    """Write the table of texts that nearly repeat one another, if there are any."""
+    if pairs:
+        write_table(report / NEAR_DUPLICATES, pairs)
 
 
 def draw(report: Path, labels: LabelSpace, measured: Measured) -> list[str]:

@@ -27,6 +27,8 @@ from finetune.labels import LabelSpace
 from finetune.losses import DEFAULT_LOSS, LOSSES, loss_for
 from finetune.measure import decided, differences, evaluate, evaluation_json, scored_rows, write_evaluation
 from finetune.metrics import METRICS_OF_TASK, compute, load_metric, measured
+from finetune.near_duplicates import NearDuplicates
+from finetune.near_duplicates import find as near_duplicates_of
 from finetune.model import base_config, body_of, build_model, start_at_prior
 from finetune.registry import pick
 from finetune.report import Measured
@@ -57,6 +59,7 @@ class Plan:
     config: TrainConfig
     splits: Splits
     fit: BaseFit
+    near: NearDuplicates
     updates_per_epoch: int
     updates: int
 
@@ -109,6 +112,8 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     encoded = _encoded(encoder, splits.train)
     validation = _encoded(encoder, splits.validation)
     planned = _plan(config, splits, encoder, encoded)
+    splits = planned.splits
+    say(Said(str(planned.near)))
     say(Said(str(planned.fit)))
     for sentence in planned.fit.warnings:
         say(Warned(sentence))
@@ -216,7 +221,9 @@ def _plan(config: TrainConfig, splits: Splits, encoder: TextEncoder, encoded: li
 
     each = updates_per_epoch(config, len(splits.train))
     fit = look(encoder, splits.train.texts, encoded, base=config.base, seed=config.seed)
-    return Plan(config, splits, fit, each, max(1, math.ceil(each * config.optim.epochs)))
+    near = near_duplicates_of(splits.by_name())
+    splits = replace(splits, counts=splits.counts | near.counts)
+    return Plan(config, splits, fit, near, each, max(1, math.ceil(each * config.optim.epochs)))
 
 
 def _encoded(encoder: TextEncoder, rows: Rows) -> list[Encoded]:
@@ -292,6 +299,8 @@ def _write(
     content = report.metrics_json(figures, splits.counts) | {"base_fit": planned.fit.to_json()}
     artifact.write_json(folder / artifact.METRICS, content)
     drawn = report.write(folder / "report", splits.labels, figures["validation"], history, error_rows=config.error_rows)
+    pairs = planned.near.listed(splits.by_name(), config.error_rows)
+    report.write_near_duplicates(folder / "report", pairs)
     card = model_card(config, settings, splits, planned.fit, figures, drawn)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
