@@ -39,6 +39,7 @@ HASHED = (
 
 Scorer = Literal["nli", "embedding", "both"]
 AttentionMode = Literal["ordinary", "shared_text"]
+LabelEmbedding = Literal["sentence", "sentence_and_name"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class ZeroShotSettings:
     hypothesis_template: str = DEFAULT_TEMPLATE
     attention: AttentionMode = "ordinary"
     scorer: Scorer = "nli"
+    label_embedding: LabelEmbedding = "sentence"
     mix: Mix = field(default_factory=Mix)
 
 
@@ -214,7 +216,7 @@ def write_settings(folder: Path, settings: ClassifierSettings) -> None:
     if settings.zero_shot is not None:
         zero = settings.zero_shot
         content |= {"hypothesis_template": zero.hypothesis_template, "attention": zero.attention}
-        content |= {"scorer": zero.scorer, "mix": vars(zero.mix)}
+        content |= {"scorer": zero.scorer, "label_embedding": zero.label_embedding, "mix": vars(zero.mix)}
     write_json(folder / CLASSIFIER, content)
 
 
@@ -300,6 +302,7 @@ def _settings(file: Path, stored: dict[str, Any] | None, labels: LabelSpace) -> 
                 stored.get("hypothesis_template", DEFAULT_TEMPLATE),
                 stored.get("attention", "ordinary"),
                 stored.get("scorer", "nli"),
+                stored.get("label_embedding", "sentence"),
                 Mix(**stored.get("mix", {})),
             )
         thresholds = stored.get("thresholds")

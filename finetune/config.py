@@ -232,6 +232,9 @@ class ZeroShotConfig(Part):
     scorer: Literal["nli", "embedding", "both"] = "nli"
     """What a topic's score is made of: entailment, similarity of embeddings, or a fitted mix of both."""
 
+    label_embedding: Literal["sentence", "sentence_and_name"] = "sentence_and_name"
+    """What a text's embedding is compared with: that of the label in its template, or the mean of that and the bare label's."""
+
     fit_on: tuple[Source, ...] = ()
     """Labelled tables, none of them trained on, from which the weights of the mix are fitted."""
 

@@ -102,5 +102,9 @@ def _measured(
     texts = [text for text in rows.texts for _ in names]
     encoded = encoder(texts, hypotheses * len(rows))
     logits = predict(model, encoder, encoded, shared=settings.attention == "shared_text")
-    cosines = embeddings(model, encoder, rows.texts) @ embeddings(model, encoder, hypotheses).T
+    named = embeddings(model, encoder, hypotheses)
+    if settings.label_embedding == "sentence_and_name":
+        named += embeddings(model, encoder, [spelled_out(name) for name in names])
+        named /= np.linalg.norm(named, axis=1, keepdims=True)
+    cosines = embeddings(model, encoder, rows.texts) @ named.T
     return logits.reshape(len(rows), len(names), -1).astype(np.float64), cosines

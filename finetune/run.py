@@ -272,8 +272,13 @@ def _measure(
 def _settings(config: TrainConfig, labels: LabelSpace, encoder: TextEncoder) -> ClassifierSettings:
     zero = None
     if labels.nli is not None:
-        attention = "shared_text" if config.zero_shot.attention == "alternate" else "ordinary"
-        zero = ZeroShotSettings(config.zero_shot.hypothesis_template, attention, config.zero_shot.scorer)  # type: ignore[arg-type]
+        wanted = config.zero_shot
+        zero = ZeroShotSettings(
+            wanted.hypothesis_template,
+            "shared_text" if wanted.attention == "alternate" else "ordinary",
+            wanted.scorer,
+            wanted.label_embedding,
+        )
     return ClassifierSettings(
         labels.task,
         ACTIVATION_OF_TASK[labels.task],

@@ -156,11 +156,10 @@ class Engine:
                 raise BadRequest(f"text {number} must be a string, and it is {type(text).__name__}")
             if not text:
                 raise BadRequest(f"text {number} of {len(texts)} is empty" if len(texts) > 1 else "the text is empty")
-        hypotheses = [zero_shot.fill(template, label) for label in labels]
-        self._check_hypotheses(labels, hypotheses)
+        self._check_labels(labels, template)
         answers: dict[str, Answer] = {}
         for part in _parts(list(dict.fromkeys(texts)), max(1, ROWS_AT_ONCE // len(labels))):
-            evidence = self.weigh(part, hypotheses, scorer, attention, batch_size)
+            evidence = self.weigh(part, labels, template, scorer, attention, batch_size)
             scores = zero_shot.collapse(
                 evidence.logits,
                 evidence.cosine,
@@ -175,12 +174,14 @@ class Engine:
     def weigh(
         self,
         texts: Sequence[str],
-        hypotheses: Sequence[str],
+        labels: Sequence[str],
+        template: str,
         scorer: Scorer,
         attention: AttentionMode,
         batch_size: int = ROWS_PER_BATCH,
     ) -> Evidence:
-        """What the model has to say about every text and hypothesis, as far as the scorer needs it."""
+        """What the model has to say about every text and label in its template, as far as the scorer needs it."""
+        hypotheses = [zero_shot.fill(template, label) for label in labels]
         shape = (len(texts), len(hypotheses), -1)
         logits, means, cut = None, None, [False] * len(texts)
         if scorer != "embedding":
@@ -196,7 +197,11 @@ class Engine:
             rows = self._encode(self._encoder, texts)
             cut = [row.truncated for row in rows] if scorer == "embedding" else cut
             means = self._embed(rows, batch_size)[:, None]
-        return Evidence(logits, zero_shot.cosines(means, self._embed_labels(hypotheses, batch_size)), cut)
+        named = self._embed_labels(hypotheses, batch_size)
+        settings = self.folder.settings.zero_shot
+        if settings is not None and settings.label_embedding == "sentence_and_name":
+            named = zero_shot.mean_direction(named, self._embed_labels(labels, batch_size))
+        return Evidence(logits, zero_shot.cosines(means, named), cut)
 
     def _attention(self, attention: AttentionMode, scorer: Scorer = "nli") -> AttentionMode:
         _one_of("attention", attention, ATTENTION_MODES)
@@ -208,8 +213,9 @@ class Engine:
             )
         return attention
 
-    def _check_hypotheses(self, labels: Sequence[str], hypotheses: Sequence[str]) -> None:
+    def _check_labels(self, labels: Sequence[str], template: str) -> None:
         limit = self._encoder.max_length - ROOM_FOR_TEXT
+        hypotheses = [zero_shot.fill(template, label) for label in labels]
         for label, row in zip(labels, self._encode(self._encoder, hypotheses), strict=True):
             if row.truncated or len(row) > limit:
                 raise BadRequest(
@@ -223,9 +229,9 @@ class Engine:
             raise BackendFailed(f"{self.folder.path.name}: the backend gave no embeddings")
         return embeddings
 
-    def _embed_labels(self, hypotheses: Sequence[str], batch_size: int) -> npt.NDArray[np.float32]:
-        """Embeddings `[L, H]` of label sentences, each encoded alone; remembered between calls."""
-        found = {sentence: self._label_embeddings.get(sentence) for sentence in hypotheses}
+    def _embed_labels(self, sentences: Sequence[str], batch_size: int) -> npt.NDArray[np.float32]:
+        """Embeddings `[L, H]` of labels or their sentences, each encoded alone; remembered between calls."""
+        found = {sentence: self._label_embeddings.get(sentence) for sentence in sentences}
         fresh = [sentence for sentence, embedding in found.items() if embedding is None]
         if fresh:
             computed = self._embed(self._encode(self._encoder, fresh), batch_size)

@@ -71,6 +71,11 @@ def expand(texts: Sequence[str], hypotheses: Sequence[str]) -> tuple[list[str], 
     return [text for text in texts for _ in hypotheses], list(hypotheses) * len(texts)
 
 
+def mean_direction(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Floats:
+    """Sums `[L, H]` of two embeddings of each label, each scaled to length 1 before."""
+    return np.asarray(_unit(first) + _unit(second))
+
+
 def cosines(texts: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Floats:
     """Cosine of each text with each label, `[N, L]`; 0 where an embedding is all zeros.
 
@@ -113,6 +118,11 @@ def collapse(
     if several:
         return sigmoid(mix.nli * (entailed - denied) + mix.cosine * _given(cosine) + mix.bias)
     return softmax(log_softmax(values)[..., roles.entailment] + mix.cosine_weight * _given(cosine))
+
+
+def _unit(vectors: npt.NDArray[Any]) -> Floats:
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1, keepdims=True)
+    return np.asarray(np.divide(vectors, lengths, out=np.zeros(vectors.shape), where=lengths > 0))
 
 
 def _given(values: npt.NDArray[Any] | None) -> npt.NDArray[Any]:

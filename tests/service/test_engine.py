@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,20 @@ def test_the_mixed_scorer_takes_embeddings_from_the_same_pass(counted):
     backend.batches.clear()
     engine.zero_shot(["a", "b"], ZeroShotQuestion(("x", "y"), scorer="both", attention="ordinary"))
     assert [attention for _, attention, _ in backend.batches] == ["ordinary", "shared_text"]
+
+
+def test_with_sentence_and_name_a_label_is_the_mean_direction_of_both_embeddings(tiny_topics):
+    folder = read(tiny_topics)
+    by = {}
+    for kind in ("sentence", "sentence_and_name"):
+        zero = replace(folder.settings.zero_shot, label_embedding=kind)
+        engine = Engine.load(replace(folder, settings=replace(folder.settings, zero_shot=zero)))
+        by[kind] = engine.weigh(["the match was great"], ["football", "money"], "It is {}.", "both", "shared_text").cosine
+    rows = engine._encode(engine._encoder, ["the match was great", "It is football.", "football"])
+    text, sentence, name = (row / np.linalg.norm(row) for row in engine._embed(rows, 1).astype(np.float64))
+    assert by["sentence"][0, 0] == pytest.approx(text @ sentence, abs=1e-6)
+    mean = sentence + name
+    assert by["sentence_and_name"][0, 0] == pytest.approx(text @ mean / np.linalg.norm(mean), abs=1e-6)
 
 
 def test_batches_hold_rows_of_like_length_within_the_token_budget(counted):
