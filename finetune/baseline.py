@@ -19,6 +19,7 @@ MOST_ROWS = 20_000
 """Rows that it is trained on at most, so that a large table does not wait for it."""
 
 MOST_TERMS = 100_000
+FOLDS = 5
 SECOND = "second:"
 """Put before the words of a pair's second text, so that the two sides stay apart."""
 
@@ -44,6 +45,22 @@ def tfidf_scores(labels: LabelSpace, train: Rows, evaluated: list[Rows], *, seed
     if regression:
         return [model.predict(_joined(rows))[:, None] for rows in evaluated]
     return [_spread(labels, model, rows) for rows in evaluated]
+
+
+def cross_validated_tfidf_scores(labels: LabelSpace, rows: Rows, *, seed: int) -> npt.NDArray[Any] | None:
+    """Scores `[N, C]` of each row by a TF-IDF model of the other rows of its table, in folds; None for a table that is
+    too large, too small, or has fewer than two labels."""
+    from sklearn.model_selection import KFold
+
+    if not FOLDS * 2 <= len(rows) <= MOST_ROWS:
+        return None
+    scores: npt.NDArray[Any] = np.zeros((len(rows), len(labels)))
+    for others, held in KFold(FOLDS, shuffle=True, random_state=seed).split(rows.texts):
+        known = rows.take(others.tolist())
+        if labels.task in ("binary", "multiclass") and len(set(known.values)) < 2:
+            return None
+        scores[held] = tfidf_scores(labels, known, [rows.take(held.tolist())], seed=seed)[0]
+    return scores
 
 
 def _classifier(labels: LabelSpace, seed: int) -> Any:

@@ -45,6 +45,7 @@ def model_card(
     parts += [f"![{_words(picture)}](report/{picture})" for picture in pictures]
     sentence = str(fit)
     parts += ["## Data", _data(splits), f"{sentence[0].upper()}{sentence[1:]}."]
+    parts += [f"Licence of the texts: {config.data.license or 'not stated'}."]
     parts += [f"Warning: {each}." for each in fit.warnings]
     limits = (
         f"Texts are cut at {settings.max_length} tokens. The scores above hold for texts like those of the data, and"
@@ -80,6 +81,7 @@ def _metadata(config: TrainConfig, splits: Splits, measured: Mapping[str, Measur
         if metric in one.scored.metrics
     ]
     data = ModelCardData(
+        license=config.license,
         library_name="transformers",
         pipeline_tag=task,
         base_model=config.base,

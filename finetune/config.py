@@ -138,6 +138,9 @@ class DataConfig(Part):
     label_names: tuple[str, ...] | None = None
     """Names for a label column that holds 0, 1, 2 ...; None keeps the values as names."""
 
+    license: str | None = None
+    """Licence of the texts, for the model card."""
+
     validation_size: float | int = 0.1
     """Share (below 1) or number of training rows set aside for validation where none is given."""
 
@@ -277,6 +280,9 @@ class TrainConfig(Part):
 
     zero_shot: ZeroShotConfig = ZeroShotConfig()
     """For models trained on entailment labels."""
+
+    license: str | None = None
+    """Licence of the finished model by the Hub's name for it (apache-2.0, mit, cc-by-sa-4.0, other), for its card."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of training; auto takes bfloat16 autocast where the processor has it."""

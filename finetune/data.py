@@ -113,13 +113,14 @@ class _Reading:
     def split_rows(self, source: Source, data: Any = None) -> dict[str, Rows]:
         """Split name -> checked rows of one source."""
         found = {}
-        for name, table in named_splits(source, data).items():
-            if table.note:
-                self._say(f"{table.name}: {table.note}")
-            found[name] = self._rows(source, table)
+        for name, tables in named_splits(source, data).items():
+            rows = self._sampled(source, joined([self._rows(source, table) for table in tables]))
+            found[name] = self._recast(source, rows) if source.recast is not None else rows
         return found
 
     def _rows(self, source: Source, table: Table) -> Rows:
+        if table.note:
+            self._say(f"{table.name}: {table.note}")
         columns = find_columns(source, self.config, table)
         self._say(f"{table.name}: {columns}")
         self.label_column = columns.label
@@ -137,8 +138,7 @@ class _Reading:
         texts = [str(table.rows[number - 1][columns.text]) for number in numbers]
         pair = columns.text_pair
         pairs = [str(table.rows[number - 1][pair]) for number in numbers] if pair is not None else None
-        rows = self._sampled(source, Rows(texts, pairs, values, numbers, table.name, self._groups(table, numbers)))
-        return self._recast(source, rows) if source.recast is not None else rows
+        return Rows(texts, pairs, values, numbers, table.name, self._groups(table, numbers))
 
     def _groups(self, table: Table, numbers: list[int]) -> list[str] | None:
         column = self.config.group

@@ -7,7 +7,7 @@ Does not know: where scores come from, or how a metric is computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import numpy as np
 
 from finetune import report
 from finetune.artifact import METRICS, write_json
+from finetune.baseline import cross_validated_tfidf_scores
 from finetune.config import DEFAULT_ERROR_ROWS, DataConfig
 from finetune.data import load_rows
 from finetune.labels import LabelSpace, Task
-from finetune.metrics import METRICS_OF_TASK, Scored, difference, score
+from finetune.metrics import METRICS_OF_TASK, Scored, difference, measured, score
 from finetune.report import Measured
 from finetune.rows import Rows
 from finetune.scores import decide
@@ -42,10 +43,12 @@ def evaluate(
     thresholds: Sequence[float] | None = None,
     extra: Sequence[str] = (),
     by: str | None = None,
+    tfidf: bool = True,
 ) -> Evaluation:
     """The metrics of a model on labelled rows, and the counts of what was read and dropped.
 
-    The baseline gives the commonest label (or the mean) of these rows themselves.
+    The baseline gives the commonest label (or the mean) of these rows themselves; beside it stands TF-IDF with logistic
+    regression, cross-validated on them.
 
     Args:
         predict: `(texts, pairs or None) -> scores [N, C]`, as `scores.activate` gives them.
@@ -54,6 +57,7 @@ def evaluate(
         thresholds: one a label, for multi-label.
         extra: further metrics by name.
         by: a column; the metrics are given for each of its values too.
+        tfidf: whether to measure TF-IDF.
 
     Raises:
         DataError: no usable rows, or labels that are none of the model's; says where.
@@ -62,12 +66,16 @@ def evaluate(
     columns = (columns or DataConfig()).model_copy(update={"group": by})
     checked, counts = load_rows(rows, columns, labels)
     scores = np.asarray(predict(checked.texts, checked.pairs))
+    plain = cross_validated_tfidf_scores(labels, checked, seed=0) if tfidf and labels.nli is None else None
 
     def measure(chosen: list[int]) -> Measured:
         some = checked.take(chosen)
         scored = scored_rows(labels, scores[chosen], some, None, thresholds=thresholds, extra=extra)
+        if plain is not None:
+            scored = beside_tfidf(labels, scored, plain[chosen], some)
         # without the model's tokenizer a text's length is counted in words
-        return Measured(scored, scores[chosen], some, [len(text.split()) for text in some.texts], "words")
+        lengths = [len(text.split()) for text in some.texts]
+        return Measured(scored, scores[chosen], some, lengths, "words", thresholds)
 
     members: dict[str, list[int]] = {}
     for index, group in enumerate(checked.groups or ()):
@@ -81,7 +89,7 @@ def differences(labels: LabelSpace, one: Measured, other: Measured) -> dict[str,
     references = labels.encode(one.rows.values)
     answers = []
     for each in (one, other):
-        predictions, truth = decided(each.scores, references, labels.task)
+        predictions, truth = decided(each.scores, references, labels.task, each.thresholds)
         answers.append((predictions, each.scores))
     found = {name: difference(name, answers[0], answers[1], truth) for name in METRICS_OF_TASK[labels.task]}
     return {name: gap for name, gap in found.items() if gap is not None}
@@ -99,6 +107,12 @@ def write_evaluation(folder: Path, labels: LabelSpace, measured: Measured, conte
     write_json(folder / METRICS, content)
     report.draw(folder, labels, measured)
     report.write_errors(folder, labels, measured, DEFAULT_ERROR_ROWS)
+
+
+def beside_tfidf(labels: LabelSpace, scored: Scored, scores: Any, rows: Rows) -> Scored:
+    """`scored` with the metrics of TF-IDF's scores of the same rows."""
+    answers = decided(scores, labels.encode(rows.values), labels.task)
+    return replace(scored, tfidf=measured(tuple(scored.baseline), *answers, scores))
 
 
 def scored_rows(

@@ -134,6 +134,19 @@ def residuals(predictions: Any, references: Any, file: Path) -> None:
     figure.savefig(file, dpi=DPI)
 
 
+def lengths(counts: Any, limit: int, cut: float, file: Path) -> None:
+    """How long the training texts are in tokens, and where they are cut."""
+    counts = np.asarray(counts)
+    figure, axes = _figure(8, 3.2)
+    axes.hist(counts, bins=np.arange(0, counts.max() + 2, max(1, (counts.max() + 2) // 60)), color=BLUE, alpha=0.8)
+    axes.axvline(limit, color=RED, linestyle="--", label=f"cut at {limit} tokens ({cut:.1%} of the texts)")
+    axes.set_xlabel("tokens")
+    axes.set_ylabel("training texts")
+    axes.legend(loc="best")
+    axes.grid(alpha=0.3, axis="y")
+    figure.savefig(file, dpi=DPI)
+
+
 def length_and_error(lengths: Any, unit: str, errors: Any, what: str, file: Path) -> None:
     """The mean error of texts by their length in `unit`, in groups of equally many texts."""
     lengths, errors = np.asarray(lengths), np.asarray(errors, dtype=float)

@@ -6,7 +6,7 @@ Does not know: how anything was computed, how a picture is drawn (pictures.py) o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,34 @@ NEAR_DUPLICATES = "near_duplicates.csv"
 
 @dataclass(frozen=True)
 class Measured:
-    """One split as the model answers it: metrics, scores `[N, C]`, the rows, and the length of each in `unit`s."""
+    """One split as the model answers it: metrics, scores `[N, C]`, the rows, the length of each in `unit`s, and for
+    several labels the score from which each holds."""
 
     scored: Scored
     scores: Any
     rows: Rows
     lengths: list[int]
     unit: str = "tokens"
+    thresholds: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of each training row as it is trained on, where rows are cut, and the share that is."""
+
+    counts: list[int]
+    limit: int
+    cut: float
 
 
 def write(
-    report: Path, labels: LabelSpace, measured: Measured, history: list[dict[str, Any]], *, error_rows: int
+    report: Path,
+    labels: LabelSpace,
+    measured: Measured,
+    lengths: Lengths,
+    history: list[dict[str, Any]],
+    *,
+    error_rows: int,
 ) -> list[str]:
     """Write a run's pictures, and the errors on its validation split, into the new folder `report`.
 
@@ -46,9 +63,10 @@ def write(
     report.mkdir()
     pictures.training_curve(history, report / "training_curve.png")
     pictures.learning_rate(history, report / "learning_rate.png")
+    pictures.lengths(lengths.counts, lengths.limit, lengths.cut, report / "lengths.png")
     drawn = draw(report, labels, measured)
     write_errors(report, labels, measured, error_rows)
-    return ["training_curve.png", "learning_rate.png", *drawn]
+    return ["training_curve.png", "learning_rate.png", "lengths.png", *drawn]
 
 
 def write_errors(report: Path, labels: LabelSpace, measured: Measured, count: int) -> None:
@@ -67,7 +85,7 @@ def write_near_duplicates(report: Path, pairs: list[dict[str, Any]]) -> None:
 def draw(report: Path, labels: LabelSpace, measured: Measured) -> list[str]:
     """Draw one split's pictures into the folder `report`; returns their names."""
     references = labels.encode(measured.rows.values)
-    predictions = decide(measured.scores, labels.task)
+    predictions = decide(measured.scores, labels.task, measured.thresholds)
     drawn = []
     if labels.task in ("binary", "multiclass"):
         pictures.confusion_matrix(labels, references, predictions, report / "confusion_matrix.png")
@@ -94,13 +112,14 @@ def errors(labels: LabelSpace, measured: Measured, count: int) -> list[dict[str,
     Most uncertain: the smallest lead of the best label, or the score nearest to one half; none for a number.
     """
     references = labels.encode(measured.rows.values)
-    scores, predictions = measured.scores, decide(measured.scores, labels.task)
+    scores, predictions = measured.scores, decide(measured.scores, labels.task, measured.thresholds)
     if labels.task == "regression":
         badness = np.abs(predictions - references)
         doubt = None
     elif labels.task == "multi_label":
         badness = np.where(predictions != references.astype(bool), np.abs(scores - references), 0).max(axis=1)
-        doubt = np.abs(scores - 0.5).min(axis=1)
+        bound = 0.5 if measured.thresholds is None else np.asarray(measured.thresholds)
+        doubt = np.abs(scores - bound).min(axis=1)
     else:
         ordered = np.sort(scores, axis=1)
         badness = np.where(predictions != references, ordered[:, -1], 0)

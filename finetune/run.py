@@ -25,8 +25,8 @@ from finetune.errors import TrainingError
 from finetune.events import Finished, Listener, Said, Saved, Warned
 from finetune.labels import LabelSpace
 from finetune.losses import DEFAULT_LOSS, LOSSES, loss_for
-from finetune.measure import decided, differences, evaluate, evaluation_json, scored_rows, write_evaluation
-from finetune.metrics import METRICS_OF_TASK, compute, load_metric, measured
+from finetune.measure import beside_tfidf, decided, differences, evaluate, evaluation_json, scored_rows, write_evaluation
+from finetune.metrics import METRICS_OF_TASK, compute, load_metric
 from finetune.near_duplicates import NearDuplicates
 from finetune.near_duplicates import find as near_duplicates_of
 from finetune.model import base_config, body_of, build_model, start_at_prior
@@ -60,6 +60,7 @@ class Plan:
     splits: Splits
     fit: BaseFit
     near: NearDuplicates
+    lengths: report.Lengths
     updates_per_epoch: int
     updates: int
 
@@ -223,7 +224,8 @@ def _plan(config: TrainConfig, splits: Splits, encoder: TextEncoder, encoded: li
     fit = look(encoder, splits.train.texts, encoded, base=config.base, seed=config.seed)
     near = near_duplicates_of(splits.by_name())
     splits = replace(splits, counts=splits.counts | near.counts)
-    return Plan(config, splits, fit, near, each, max(1, math.ceil(each * config.optim.epochs)))
+    lengths = report.Lengths([len(row) for row in encoded], encoder.max_length, fit.truncated)
+    return Plan(config, splits, fit, near, lengths, each, max(1, math.ceil(each * config.optim.epochs)))
 
 
 def _encoded(encoder: TextEncoder, rows: Rows) -> list[Encoded]:
@@ -263,8 +265,7 @@ def _measure(
         scores = activate(logits, ACTIVATION_OF_TASK[labels.task])
         scored = scored_rows(labels, scores, rows, targets, extra=config.metrics)
         if without_encoder is not None:
-            answers = decided(without_encoder, labels.encode(rows.values), labels.task)
-            scored = replace(scored, tfidf=measured(tuple(scored.baseline), *answers, without_encoder))
+            scored = beside_tfidf(labels, scored, without_encoder, rows)
         found[name] = Measured(scored, scores, rows, [len(row) for row in encoded])
     return found
 
@@ -303,7 +304,14 @@ def _write(
     splits = planned.splits
     content = report.metrics_json(figures, splits.counts) | {"base_fit": planned.fit.to_json()}
     artifact.write_json(folder / artifact.METRICS, content)
-    drawn = report.write(folder / "report", splits.labels, figures["validation"], history, error_rows=config.error_rows)
+    drawn = report.write(
+        folder / "report",
+        splits.labels,
+        figures["validation"],
+        planned.lengths,
+        history,
+        error_rows=config.error_rows,
+    )
     pairs = planned.near.listed(splits.by_name(), config.error_rows)
     report.write_near_duplicates(folder / "report", pairs)
     card = model_card(config, settings, splits, planned.fit, figures, drawn)

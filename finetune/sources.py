@@ -85,11 +85,14 @@ def find_columns(source: Source, config: DataConfig, table: Table) -> Columns:
     return Columns(str(text), pair, str(label))
 
 
-def named_splits(source: Source, data: Any = None) -> dict[str, Table]:
+def named_splits(source: Source, data: Any = None) -> dict[str, list[Table]]:
     """`train`, `validation` and `test` tables of a source; an unsplit one is `train`.
 
+    A folder holds a file or a folder of files for each split, or files that all belong to one table.
+
     Args:
-        data: a pandas DataFrame, `datasets.Dataset` or `DatasetDict`, list of dicts, or a dict of those by split.
+        data: a pandas or polars DataFrame, `datasets.Dataset` or `DatasetDict`, list of dicts, or a dict of those by
+            split.
 
     Raises:
         DataError: nothing there, or nothing that can be read.
@@ -100,7 +103,7 @@ def named_splits(source: Source, data: Any = None) -> dict[str, Table]:
     if path.is_dir():
         return _splits_of_folder(path)
     if path.is_file() or path.suffix.lower() in SUFFIXES:
-        return {"train": read_table(path)}
+        return {"train": [read_table(path)]}
     if path.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?(@[\w./-]+)?", source.path):
         raise DataError(f"no table: give a {', '.join(SUFFIXES)} file or a Hub dataset id", file=source.path)
     return _splits_of(_from_hub(source.path), source.path)
@@ -121,23 +124,30 @@ def _obvious_text(by_name: Mapping[str, str], label: str | None) -> tuple[str | 
     return next((by_name[name] for name in TEXT_NAMES if name in by_name and by_name[name] != label), None), None
 
 
-def _splits_of_folder(folder: Path) -> dict[str, Table]:
-    found: dict[str, Table] = {}
-    for file in sorted(folder.iterdir()):
-        if file.suffix.lower() in SUFFIXES and file.stem.lower() in SPLIT_NAMES:
-            found[SPLIT_NAMES[file.stem.lower()]] = read_table(file)
+def _splits_of_folder(folder: Path) -> dict[str, list[Table]]:
+    files = _tables_in(folder)
+    found = {SPLIT_NAMES[file.stem.lower()]: [read_table(file)] for file in files if file.stem.lower() in SPLIT_NAMES}
+    for inner in sorted(folder.iterdir()):
+        if inner.is_dir() and inner.name.lower() in SPLIT_NAMES and _tables_in(inner):
+            found[SPLIT_NAMES[inner.name.lower()]] = [read_table(file) for file in _tables_in(inner)]
+    if not found and files:
+        return {"train": [read_table(file) for file in files]}
     if "train" not in found:
-        raise DataError("this folder holds no train.csv, train.jsonl or train.parquet", file=str(folder))
+        raise DataError(f"this folder holds no tables ({', '.join(SUFFIXES)}) to train on", file=str(folder))
     return found
 
 
-def _splits_of(data: Any, name: str) -> dict[str, Table]:
+def _tables_in(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in SUFFIXES)
+
+
+def _splits_of(data: Any, name: str) -> dict[str, list[Table]]:
     if isinstance(data, Mapping):  # DatasetDict is a dict as well
-        found = {SPLIT_NAMES[split]: _table(rows, name) for split, rows in data.items() if split in SPLIT_NAMES}
+        found = {SPLIT_NAMES[split]: [_table(rows, name)] for split, rows in data.items() if split in SPLIT_NAMES}
         if "train" not in found:
             raise DataError(f"there is no split 'train' (there are: {shown(list(data))})", file=name)
         return found
-    return {"train": _table(data, name)}
+    return {"train": [_table(data, name)]}
 
 
 def _table(data: Any, name: str) -> Table:
@@ -146,6 +156,8 @@ def _table(data: Any, name: str) -> Table:
     if hasattr(data, "to_dict") and hasattr(data, "iloc"):  # pandas
         columns = [str(column) for column in data.columns]
         rows = [{str(key): value for key, value in row.items()} for row in data.to_dict(orient="records")]
+    elif hasattr(data, "to_dicts") and hasattr(data, "columns"):  # polars
+        columns, rows = list(data.columns), data.to_dicts()
     elif hasattr(data, "features") and hasattr(data, "column_names"):  # datasets.Dataset
         columns, rows = list(data.column_names), data.to_list()
         names_of = {key: item.int2str for key, item in data.features.items() if hasattr(item, "int2str")}
@@ -154,7 +166,7 @@ def _table(data: Any, name: str) -> Table:
         columns = list(dict.fromkeys(key for row in rows for key in row))
     else:
         raise DataError(
-            f"a table should be a pandas DataFrame, a datasets.Dataset or a list of dicts, not {type(data).__name__}"
+            f"a table should be a pandas or polars DataFrame, a datasets.Dataset or a list of dicts, not {type(data).__name__}"
         )
     if not rows:
         raise DataError("the table has no rows", file=name)

@@ -6,6 +6,7 @@ Does not know: tokens, batches, how scores come about.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from itertools import islice
 from os import PathLike
@@ -100,6 +101,13 @@ class Classifier:
             return [result] if isinstance(inputs, str) and top_k is UNSET else result
         return _over(inputs, answer)
 
+    async def aclassify(self, inputs: Any, **options: Any) -> Any:
+        """What a call with the same arguments gives, worked out in another thread while the event loop goes on.
+
+        An iterator is read to its end first: the answer is a list.
+        """
+        return await asyncio.to_thread(self, _read(inputs), **options)
+
 
 class ZeroShotClassifier:
     """An NLI model: texts and labels of your own in, scores out.
@@ -182,6 +190,13 @@ class ZeroShotClassifier:
 
         return answer([sequences])[0] if isinstance(sequences, str) else _over(sequences, answer)
 
+    async def aclassify(self, sequences: Any, candidate_labels: Any, **options: Any) -> Any:
+        """What a call with the same arguments gives, worked out in another thread while the event loop goes on.
+
+        An iterator is read to its end first: the answer is a list.
+        """
+        return await asyncio.to_thread(self, _read(sequences), candidate_labels, **options)
+
 
 def load(
     model: ModelName, *, models_dir: ModelName | None = "models", batch_size: int = ROWS_PER_BATCH
@@ -209,6 +224,10 @@ def _over(inputs: Any, answer: Callable[[list[Any]], list[Any]]) -> list[Any] | 
     if isinstance(inputs, Sized) and hasattr(inputs, "__getitem__"):  # a torch Dataset
         return answer([inputs[index] for index in range(len(inputs))])
     raise BadRequest(f"inputs are a string or an iterable of strings, not {type(inputs).__name__}")
+
+
+def _read(inputs: Any) -> Any:
+    return list(inputs) if isinstance(inputs, Iterator) else inputs
 
 
 def _stream(inputs: Iterator[Any], answer: Callable[[list[Any]], list[Any]]) -> Iterator[Any]:

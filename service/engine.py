@@ -8,7 +8,9 @@ A text's scores depend on that text and the question alone, never on what else i
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -49,6 +51,9 @@ REMEMBERED_LABELS = 4096
 ACTIVATIONS: dict[Function, Activation] = {"softmax": "softmax", "sigmoid": "sigmoid", "none": "linear"}
 
 
+_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """NLI logits `[N, L, C]` and cosines `[N, L]` of texts and labels, and which texts were cut."""
@@ -65,6 +70,7 @@ class Engine:
         self.folder = folder
         self._backend = backend
         self._lock = threading.Lock()
+        _ENGINES.add(self)
         self._label_embeddings: OrderedDict[str, npt.NDArray[np.float32]] = OrderedDict()
         self._encoder: TextEncoder = tokenizer
         # hypotheses stay whole: only the text of a zero-shot pair is cut
@@ -271,6 +277,14 @@ class Engine:
             return Outputs(logits[back])
         means = [part.embeddings for part in parts if part.embeddings is not None]
         return Outputs(logits[back], np.concatenate(means)[back])
+
+
+def _after_fork() -> None:
+    for engine in list(_ENGINES):
+        engine._lock = threading.Lock()  # the thread that may have held it is not in this process
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def nli_model(folder: ModelFolder) -> tuple[NliRoles, ZeroShotSettings]:

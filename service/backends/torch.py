@@ -6,6 +6,7 @@ Does not know: text, labels, what the logits mean.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,9 @@ from service.errors import BackendFailed
 
 SHARED_TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert")
 """Families whose attention takes a 4-D mask as it is; a test runs each of them."""
+
+# OpenMP's threads do not come along into a forked process, and work that waits for them would hang
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 class TorchBackend:

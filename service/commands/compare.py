@@ -47,12 +47,23 @@ def command(
     found = []
     for folder in folders:
         engine = Engine.load(folder)
+        recorded = folder.settings.thresholds
         order = [folder.labels.names.index(name) for name in labels.names]
 
         def predict(texts: list[str], pairs: list[str] | None, engine: Engine = engine, order: Any = order) -> Any:
             return engine.scores(texts, pairs)[:, order]
 
-        found.append(evaluate(predict, file, labels, columns=DataConfig(**columns, label_names=given)))
+        thresholds = [recorded[index] for index in order] if recorded is not None else None
+        found.append(
+            evaluate(
+                predict,
+                file,
+                labels,
+                columns=DataConfig(**columns, label_names=given),
+                thresholds=thresholds,
+                tfidf=False,
+            )
+        )
     gaps = [differences(labels, found[0].measured, other.measured) for other in found[1:]]
     metrics = [{key: one["value"] for key, one in each.measured.scored.metrics.items()} for each in found]
     if as_json:

@@ -41,6 +41,7 @@ def labelled_table(command: Command) -> Command:
     "--metric", "extra", multiple=True, help="A further metric, by the name that evaluate.load knows; repeat it."
 )
 @click.option("--by", help="A column of FILE; the metrics are printed for each of its values too.")
+@click.option("--tfidf/--no-tfidf", default=True, show_default=True, help="Measure TF-IDF on the same rows.")
 @click.option("--report", type=click.Path(path_type=Path), help="A new folder for pictures, errors, metrics.")
 def command(
     model: str,
@@ -48,12 +49,16 @@ def command(
     label_names: str | None,
     extra: tuple[str, ...],
     by: str | None,
+    tfidf: bool,
     report: Path | None,
     as_json: bool,
     models_dir: str,
     **columns: Any,
 ) -> None:
-    """Print the metrics of MODEL on FILE, a table of labelled texts, beside the majority (or mean) baseline."""
+    """Print the metrics of MODEL on FILE, a table of labelled texts.
+
+    Beside them stand the majority (or mean) baseline, and TF-IDF with logistic regression, cross-validated on FILE.
+    """
     from finetune.config import DataConfig
     from finetune.run import evaluate, evaluation_json, write_evaluation
     from service import zero_shot
@@ -73,6 +78,7 @@ def command(
         thresholds=folder.settings.thresholds,
         extra=extra,
         by=by,
+        tfidf=tfidf,
     )
     shape = evaluation_json(file, found)
     if report is not None:
@@ -96,7 +102,8 @@ def _table(scored: Any, *, labels: bool = True) -> None:
     for name, entry in scored.metrics.items():
         interval = f"  [{entry['low']:.4f}, {entry['high']:.4f}]" if "low" in entry else ""
         baseline = f"  baseline {scored.baseline[name]:.4f}" if name in scored.baseline else ""
-        click.echo(f"{name:<{wide}} {entry['value']:.4f}{interval}{baseline}")
+        tfidf = f"  TF-IDF {scored.tfidf[name]:.4f}" if name in scored.tfidf else ""
+        click.echo(f"{name:<{wide}} {entry['value']:.4f}{interval}{baseline}{tfidf}")
     if labels and scored.per_class:
         width = max(len(name) for name in scored.per_class)
         click.echo(f"\n{'label':<{width}}  precision  recall      f1  rows")

@@ -1,0 +1,56 @@
+"""`rehead push`: a model folder to the Hub.
+
+Knows: its own arguments, which files go, what the Hub's refusals mean to a person.
+Does not know: the Hub's protocol; huggingface_hub does that.
+"""
+
+from __future__ import annotations
+
+import click
+
+from service.errors import BadRequest
+
+TEXTS = ("report/errors.csv", "report/near_duplicates.csv")
+"""Files that hold texts of the data; they stay at home unless asked for."""
+
+
+@click.command()
+@click.argument("model")
+@click.argument("repo")
+@click.option("--private", is_flag=True, help="Make the repository private, if it is new.")
+@click.option("--with-texts", is_flag=True, help=f"Upload the tables of texts too ({', '.join(TEXTS)}).")
+@click.option("--message", default="Upload a model trained with rehead", show_default=True, help="Commit message.")
+@click.option("--models", "models_dir", default="models", show_default=True, help="Folder of served names.")
+def command(model: str, repo: str, private: bool, with_texts: bool, message: str, models_dir: str) -> None:
+    """Upload the folder of MODEL, card and all, to the Hub as REPO (OWNER/NAME).
+
+    Log in first with `hf auth login`, or set HF_TOKEN.
+    """
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    from service.store import resolve
+
+    folder = resolve(model, models_dir)
+    api = HfApi(library_name="rehead")
+    try:
+        address = api.create_repo(repo, private=private or None, exist_ok=True)
+        done = api.upload_folder(
+            repo_id=repo,
+            folder_path=folder.path,
+            commit_message=message,
+            ignore_patterns=None if with_texts else list(TEXTS),
+        )
+    except HFValidationError as error:
+        raise BadRequest(f"{repo!r} is no name for a repository: write OWNER/NAME") from error
+    except LocalTokenNotFoundError as error:
+        raise BadRequest("the Hub does not know who you are", hint="log in with `hf auth login`, or set HF_TOKEN") from error
+    except HfHubHTTPError as error:
+        code = error.response.status_code if error.response is not None else "no"
+        hint = "log in with `hf auth login`, or set HF_TOKEN to a token that may write there"
+        first = str(error).strip().splitlines()[0]
+        raise BadRequest(f"the Hub refused {repo} ({code}: {first[:200]})", hint=hint if code in (401, 403) else None) from error
+    except (OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+        raise BadRequest(f"the Hub cannot be reached now ({type(error).__name__}); nothing was uploaded") from error
+    click.echo(f"{folder.path} is at {address} ({done.oid[:7]})")

@@ -1,0 +1,70 @@
+"""One classifier in many hands: an event loop, threads, a forked process."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from service import ZeroShotClassifier, load
+
+TEXTS = [f"the match {index} was great" for index in range(24)]
+
+
+def test_aclassify_answers_as_a_call_does_and_lets_the_loop_go_on(tiny_sentiment, tiny_topics):
+    model, topics = load(tiny_sentiment), ZeroShotClassifier(tiny_topics)
+    ticks = []
+
+    async def tick():
+        while True:
+            ticks.append(threading.current_thread().name)
+            await asyncio.sleep(0.001)
+
+    async def both():
+        clock = asyncio.create_task(tick())
+        answers = await asyncio.gather(
+            model.aclassify(TEXTS, top_k=None),
+            model.aclassify(iter(TEXTS)),
+            topics.aclassify("the match", ["sports", "money"], multi_label=True),
+        )
+        clock.cancel()
+        return answers
+
+    ranked, best, zero_shot = asyncio.run(both())
+    assert ranked == model(TEXTS, top_k=None) and best == model(TEXTS)
+    assert zero_shot == topics("the match", ["sports", "money"], multi_label=True)
+    assert len(ticks) > 1
+
+
+def test_threads_get_what_one_caller_gets(tiny_sentiment):
+    model = load(tiny_sentiment)
+    alone = [model(text, top_k=None) for text in TEXTS]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda text: model(text, top_k=None), TEXTS)) == alone
+
+
+FORKED = """
+import os, sys, threading
+from service import load
+model = load(sys.argv[1])
+texts = ["the match was great"] * 64 + ["a film"]
+expected = model(texts)
+model.engine._lock.acquire()  # a thread that computes while another one forks
+child = os.fork()
+if child == 0:
+    found = model(texts)
+    os._exit(0 if [one["label"] for one in found] == [one["label"] for one in expected] else 1)
+model.engine._lock.release()
+assert model(texts) == expected
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="this system has no fork")
+def test_a_forked_process_answers_and_does_not_hang(tiny_sentiment):
+    ran = subprocess.run([sys.executable, "-c", FORKED, str(tiny_sentiment)], timeout=120, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
