@@ -7,7 +7,7 @@ Does not know: tokens, batches, how scores come about.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
 from itertools import islice
 from os import PathLike
 from typing import Any
@@ -16,7 +16,7 @@ from finetune.artifact import AttentionMode, ModelFolder, Scorer
 from service import zero_shot
 from service.engine import ROWS_PER_BATCH, Engine, nli_model
 from service.errors import BadRequest
-from service.schema import Answer, Function, TextInput, ZeroShotQuestion
+from service.schema import Answer, Function, TextInput, ZeroShotQuestion, free_names
 from service.store import resolve
 
 STREAMED_AT_ONCE = 256
@@ -38,6 +38,9 @@ class Classifier:
         CheckpointError: the name leads to no usable folder.
         BackendFailed: its weights are not a classifier's.
     """
+
+    task = "text-classification"
+    """The task, by transformers' name for it."""
 
     def __init__(
         self,
@@ -68,24 +71,31 @@ class Classifier:
         function_to_apply: Function | None = None,
         batch_size: int | None = None,
         attention: AttentionMode | None = None,
+        truncation: bool = True,
     ) -> Any:
         """Labels and scores, in the shape that transformers' text-classification pipeline returns.
 
         Args:
-            inputs: a string, a dict with `text` and `text_pair`, or any iterable of these.
+            inputs: a string, a dict with `text` and `text_pair`, or any iterable of these; or columns, a dict whose
+                `text` is a list, as `datasets.Dataset.map(classifier, batched=True)` passes it.
             top_k: how many labels to give for each text; None for all. Without it, only the best.
             function_to_apply: `softmax`, `sigmoid`, `none`, or what the model's task wants (the default).
             attention: `ordinary` or `shared_text`; default is what the model's folder records.
+            truncation: there for callers of transformers' pipeline; texts longer than the model reads are always cut.
 
         Returns:
             As transformers does: for a collection, a list with `{"label", "score"}` for each text, or with `top_k`
-            a list of lists, best first; for an iterator, an iterator of these; for a string a list; for a dict one.
+            a list of lists, best first; for an iterator, an iterator of these; for a string a list; for a dict one;
+            for columns new ones, `label` and `score`, with `predicted_` before a name that is taken.
 
         Raises:
             BadRequest: an input or argument that cannot be used.
         """
         if not (top_k is UNSET or top_k is None or (isinstance(top_k, int) and top_k >= 1)):
             raise BadRequest(f"top_k must be a whole number from 1, or None for all labels, and it is {top_k!r}")
+
+        if truncation is not True:
+            raise BadRequest("truncation cannot be turned off: a text longer than the model reads is always cut")
 
         def answer(part: list[Any]) -> list[Any]:
             answers = self.engine.classify(
@@ -96,6 +106,10 @@ class Classifier:
             )
             return [_best(one) if top_k is UNSET else _ranked(one, top_k) for one in answers]
 
+        if _is_columns(inputs):
+            texts, pairs = inputs["text"], inputs.get("text_pair")
+            rows = [{"text": text} for text in texts] if pairs is None else _paired(texts, pairs)
+            return _columns(inputs, answer(rows), ("label", "score"))
         if isinstance(inputs, str | Mapping):
             result = answer([inputs])[0]
             return [result] if isinstance(inputs, str) and top_k is UNSET else result
@@ -123,6 +137,9 @@ class ZeroShotClassifier:
     Raises:
         BadRequest: the model has no labels named entailment and contradiction.
     """
+
+    task = "zero-shot-classification"
+    """The task, by transformers' name for it."""
 
     def __init__(
         self,
@@ -164,12 +181,12 @@ class ZeroShotClassifier:
         """Labels and scores, in the shape that transformers' zero-shot-classification pipeline returns.
 
         Args:
-            sequences: a string, or any iterable of strings.
+            sequences: a string, any iterable of strings, or columns: a dict whose `text` is a list.
             candidate_labels: a list of names, or one string with commas between them.
 
         Returns:
             `{"sequence", "labels", "scores"}`, best first, for a string; a list of these for a collection;
-            an iterator of these for an iterator.
+            an iterator of these for an iterator; new columns `labels` and `scores` for columns.
 
         Raises:
             BadRequest: a text, label, template or argument that cannot be used.
@@ -188,6 +205,8 @@ class ZeroShotClassifier:
             )
             return [_sequence(text, one) for text, one in zip(part, answers, strict=True)]
 
+        if _is_columns(sequences):
+            return _columns(sequences, answer(list(sequences["text"])), ("labels", "scores"))
         return answer([sequences])[0] if isinstance(sequences, str) else _over(sequences, answer)
 
     async def aclassify(self, sequences: Any, candidate_labels: Any, **options: Any) -> Any:
@@ -224,6 +243,27 @@ def _over(inputs: Any, answer: Callable[[list[Any]], list[Any]]) -> list[Any] | 
     if isinstance(inputs, Sized) and hasattr(inputs, "__getitem__"):  # a torch Dataset
         return answer([inputs[index] for index in range(len(inputs))])
     raise BadRequest(f"inputs are a string or an iterable of strings, not {type(inputs).__name__}")
+
+
+def _is_columns(inputs: Any) -> bool:
+    if not isinstance(inputs, Mapping):
+        return False
+    texts = inputs.get("text")
+    return isinstance(texts, Collection) and not isinstance(texts, str | Mapping)
+
+
+def _paired(texts: Any, pairs: Any) -> list[dict[str, Any]]:
+    if len(texts) != len(pairs):
+        raise BadRequest(f"there are {len(texts)} values of text and {len(pairs)} of text_pair")
+    return [{"text": text, "text_pair": pair} for text, pair in zip(texts, pairs, strict=True)]
+
+
+def _columns(given: Mapping[str, Any], answers: list[Any], keys: tuple[str, ...]) -> dict[str, list[Any]]:
+    names = free_names(keys, given)
+    return {
+        names[key]: [[one[key] for one in each] if isinstance(each, list) else each[key] for each in answers]
+        for key in keys
+    }
 
 
 def _read(inputs: Any) -> Any:

@@ -6,17 +6,16 @@ Does not know: how scores come about.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune.labels import shown
 from finetune.tables import SUFFIXES, TEXT_NAMES, Table, read_table, write_table
 from service.errors import BadRequest
-from service.schema import Answer, TextInput
+from service.schema import Answer, TextInput, free_names
 
 ROWS_AT_ONCE = 512
-PREFIX = "predicted_"
 
 Score = Callable[[list[TextInput]], list[Answer]]
 
@@ -98,7 +97,7 @@ def score_table(
     for answers in _in_parts(inputs, score):
         for answer in answers:
             fresh = columns(answer)
-            names = names or _free_names(fresh, source.columns)
+            names = names or free_names(fresh, source.columns)
             given = {column: source.rows[len(rows)].get(column) for column in source.columns}
             rows.append(given | {names[column]: value for column, value in fresh.items()})
         progress(len(rows), len(inputs))
@@ -134,13 +133,3 @@ def _cell(table: Table, number: int, column: str, row: dict[str, Any]) -> str:
         what = "empty" if cell is None else type(cell).__name__
         raise BadRequest(f"{table.name}, row {number}, column {column!r}: a text is wanted, and this is {what}")
     return cell
-
-
-def _free_names(fresh: Iterable[str], taken: Sequence[str]) -> dict[str, str]:
-    names: dict[str, str] = {}
-    for column in fresh:
-        name = column
-        while name in taken or name in names.values():
-            name = PREFIX + name
-        names[column] = name
-    return names

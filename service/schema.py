@@ -6,7 +6,7 @@ Does not know: how an answer is computed, or how any door spells it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -79,3 +79,14 @@ class Answer:
     def best(self) -> Prediction:
         """The label with the highest score."""
         return self.predictions[0]
+
+
+def free_names(fresh: Iterable[str], taken: Collection[str]) -> dict[str, str]:
+    """New column -> the name it gets beside the columns `taken`: its own, or with `predicted_` before it."""
+    names: dict[str, str] = {}
+    for column in fresh:
+        name = column
+        while name in taken or name in names.values():
+            name = f"predicted_{name}"
+        names[column] = name
+    return names

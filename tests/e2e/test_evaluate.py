@@ -48,6 +48,14 @@ def test_it_prints_every_metric_beside_its_baseline_and_by_a_column(table: Any, 
     assert lines[lines.index("lang fr (4 rows)") + 1].split()[:2] == ["accuracy", "0.7500"]
 
 
+def test_tf_idf_stands_beside_the_model_where_rows_are_enough(tmp_path: Path, tiny_sentiment: Path) -> None:
+    rows = [{"text": f"{('good', 'bad')[i % 2]} film {i}", "label": ("positive", "negative")[i % 2]} for i in range(40)]
+    write_table(tmp_path / "many.csv", rows)
+    shown = evaluate(tiny_sentiment, tmp_path / "many.csv").output
+    assert next(line for line in shown.splitlines() if line.startswith("accuracy")).endswith("TF-IDF 1.0000")
+    assert "TF-IDF" not in evaluate(tiny_sentiment, tmp_path / "many.csv", "--no-tfidf").output
+
+
 def test_its_report_holds_the_figures_the_pictures_and_the_error(
     table: Any, tiny_sentiment: Path, tmp_path: Path
 ) -> None:

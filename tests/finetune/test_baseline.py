@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune.baseline import tfidf_scores
+from finetune.baseline import cross_validated_tfidf_scores, tfidf_scores
 from finetune.labels import LabelSpace
 from finetune.rows import Rows
 from finetune.scores import decide
@@ -53,3 +53,20 @@ def test_texts_of_symbols_and_a_label_that_every_row_has_are_no_trouble() -> Non
     table = Rows(["!!!", "🙂", "?", "🙂 🙂"] * 5, None, [["always"], ["always", "smile"]] * 10, list(range(20)), "t")
     scores = tfidf_scores(labels, table, [table], seed=0)[0]
     assert (decide(scores, "multi_label") == labels.encode(table.values)).all()
+
+
+def test_cross_validation_scores_every_row_by_a_model_that_has_not_seen_it() -> None:
+    labels = LabelSpace("binary", ("a", "b"))
+    learnable = rows(lambda i: "ab"[i % 3 == 0], 60)
+    scores = cross_validated_tfidf_scores(labels, learnable, seed=0)
+    assert scores is not None
+    assert (decide(scores, "binary") == labels.encode(learnable.values)).all()
+    # each row has words of its own: only a model that saw the row could know its label
+    noise = Rows([f"word{i}" for i in range(200)], None, ["ab"[i * 7919 % 11 % 2] for i in range(200)], list(range(200)), "t")
+    scores = cross_validated_tfidf_scores(labels, noise, seed=0)
+    assert scores is not None
+    assert (decide(scores, "binary") == labels.encode(noise.values)).mean() < 0.75
+
+
+def test_a_table_too_small_to_fold_has_no_tfidf() -> None:
+    assert cross_validated_tfidf_scores(LabelSpace("binary", ("a", "b")), rows(lambda i: "ab"[i % 2], 6), seed=0) is None

@@ -325,3 +325,34 @@ def test_numbers_for_names_are_translated(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(json.dumps({"premise": "p", "hypothesis": "h", "label": 3}))
     with pytest.raises(DataError, match="neither one of entailment"):
         load_rows(str(tmp_path / "x.jsonl"), DataConfig(label_names=names), found.labels)
+
+
+def test_a_folder_of_tables_is_one_table_and_split_names_make_splits(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    write_table(tmp_path / "parts" / "one.csv", table()[:20])
+    write_table(tmp_path / "parts" / "two.jsonl", table()[20:])
+    found = splits(None, train=str(tmp_path / "parts"), validation_size=4)
+    assert len(found.train) == 36 and len(found.validation) == 4
+    for split, rows in (("train", table()[:30]), ("dev", table()[30:])):
+        (tmp_path / "given" / split).mkdir(parents=True)
+        write_table(tmp_path / "given" / split / "part-0.parquet", rows)
+    found = splits(None, train=str(tmp_path / "given"))
+    assert len(found.train) == 30 and len(found.validation) == 10
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="holds no tables"):
+        splits(None, train=str(tmp_path / "none"))
+
+
+def test_rows_drawn_from_a_folder_are_drawn_from_all_of_it(tmp_path: Path) -> None:
+    for name, part in (("a.csv", table()[:20]), ("b.csv", table()[20:])):
+        write_table(tmp_path / name, part)
+    found = splits(None, train={"path": str(tmp_path), "rows": 10, "keep_out": 6}, validation_size=2)
+    kept_out = found.tests[f"{tmp_path.parent.name}_{tmp_path.name}_kept_out"]
+    assert len(found.train) + len(found.validation) == 10 and len(kept_out) == 6
+    assert {int(text.split()[1]) >= 20 for text in found.train.texts} == {True, False}
+
+
+def test_a_polars_frame_is_a_table() -> None:
+    import polars
+
+    assert splits(polars.DataFrame(table()), validation_size=4).train == splits(table(), validation_size=4).train

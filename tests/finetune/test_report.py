@@ -1,5 +1,6 @@
 """What a report holds: pictures for each task, the table of errors, a card that the Hub's own library reads."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,30 @@ def test_errors_of_several_labels_and_of_numbers() -> None:
         ("worst", 1, "1.5000"),
     ]
     assert errors(labels, found, 0) == []
+
+
+def test_licences_stand_in_the_card_and_their_absence_too(tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    labels, found = of_task("binary")
+    splits = Splits(found.rows, found.rows, {}, labels, {"rows_read": 4}, [])
+    settings = ClassifierSettings("binary", "softmax", max_length=64)
+    fit = BaseFit(0.0, 1.2, 0.1, {"0.5": 9, "1.0": 64}, {"Latin": 1.0}, {"en": 1.0}, ())
+
+    def card(**more: Any) -> Any:
+        config = TrainConfig(base="org/base", out=str(tmp_path / "mine"), **more)
+        return ModelCard(model_card(config, settings, splits, fit, {"validation": found}, []))
+
+    licensed = card(license="apache-2.0", data={"license": "CC BY 4.0"})
+    assert licensed.data.license == "apache-2.0" and "Licence of the texts: CC BY 4.0." in licensed.text
+    assert card().data.license is None and "Licence of the texts: not stated." in card().text
+
+
+def test_several_labels_are_decided_at_their_thresholds() -> None:
+    labels = SEVERAL
+    plain = measured(labels, [["a"], ["b"]], [[0.4, 0.1], [0.2, 0.45]])
+    assert [row["prediction"] for row in errors(labels, plain, 2) if row["kind"] == "worst"] == ["", ""]
+    assert [row for row in errors(labels, replace(plain, thresholds=[0.3, 0.4]), 2) if row["kind"] == "worst"] == []
 
 
 @pytest.mark.parametrize("task", ["binary", "multi_label", "regression"])

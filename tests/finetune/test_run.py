@@ -48,7 +48,7 @@ def test_two_labels_become_a_folder_that_transformers_reads_alone(config: Make, 
     assert stored["baseline"]["accuracy"] == 0.5
     assert set(stored["metrics"]["accuracy"]) == {"value", "low", "high"}
     assert {file.stem for file in (result.path / "report").iterdir()} == {
-        *("training_curve", "learning_rate", "confusion_matrix", "reliability", "precision_recall"),
+        *("training_curve", "learning_rate", "lengths", "confusion_matrix", "reliability", "precision_recall"),
         *("length_and_error", "errors"),
     }
     answers = stock_pipeline(result.path, ["good great film", "bad awful film"])

@@ -207,6 +207,21 @@ def test_a_model_that_is_no_nli_model_is_refused_by_name(tiny_sentiment):
         ZeroShotClassifier(tiny_sentiment)
 
 
+def test_columns_come_back_as_columns_under_names_that_are_free(tiny_sentiment, topics):
+    model = Classifier(tiny_sentiment)
+    texts = ["the match", "a film"]
+    assert model({"text": texts}) == {key: [one[key] for one in model(texts)] for key in ("label", "score")}
+    assert set(model({"text": texts, "label": [0, 1]}, top_k=None)) == {"predicted_label", "score"}
+    pairs = model({"text": texts, "text_pair": ["a", "b"]})
+    assert pairs["score"][1] == pytest.approx(model({"text": "a film", "text_pair": "b"})["score"], abs=1e-6)
+    found = topics({"text": texts}, LABELS)
+    assert found["labels"] == [one["labels"] for one in topics(texts, LABELS)]
+    with pytest.raises(BadRequest, match="2 values of text and 1 of text_pair"):
+        model({"text": texts, "text_pair": ["a"]})
+    with pytest.raises(BadRequest, match="truncation cannot be turned off"):
+        model(texts, truncation=False)
+
+
 @pytest.mark.parametrize("scorer", ["nli", "embedding", "both"])
 @pytest.mark.parametrize("attention", ["ordinary", "shared_text"])
 @pytest.mark.parametrize("multi_label", [False, True])
