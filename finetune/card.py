@@ -14,7 +14,7 @@ from finetune.base_fit import BaseFit
 from finetune.config import TrainConfig
 from finetune.data import Splits
 from finetune.metrics import METRICS_OF_TASK, Scored
-from finetune.report import Measured
+from finetune.report import Measured, beaten_by_tfidf
 
 MOST_LABELS_LISTED = 200
 
@@ -51,6 +51,8 @@ def model_card(
         f"Texts are cut at {settings.max_length} tokens. The scores above hold for texts like those of the data, and"
     )
     parts += ["## Limits", f"{limits} for no others: measure your own with `rehead evaluate`."]
+    beaten = beaten_by_tfidf(labels, measured["validation"].scored)
+    parts += [f"Warning: {beaten}."] if beaten is not None else []
     parts += [
         "## Training",
         "The whole configuration is in `train_config.yaml`; this repeats the run:",

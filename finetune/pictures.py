@@ -138,11 +138,13 @@ def lengths(counts: Any, limit: int, cut: float, file: Path) -> None:
     """How long the training texts are in tokens, and where they are cut."""
     counts = np.asarray(counts)
     figure, axes = _figure(8, 3.2)
-    axes.hist(counts, bins=np.arange(0, counts.max() + 2, max(1, (counts.max() + 2) // 60)), color=BLUE, alpha=0.8)
-    axes.axvline(limit, color=RED, linestyle="--", label=f"cut at {limit} tokens ({cut:.1%} of the texts)")
+    longest = int(counts.max())
+    axes.hist(counts, bins=np.arange(0, longest + 2, max(1, (longest + 2) // 60)), color=BLUE, alpha=0.8)
+    if longest >= limit:
+        axes.axvline(limit, color=RED, linestyle="--")
+    axes.set_title(f"cut at {limit} tokens: {cut:.1%} of the texts", fontsize=10)
     axes.set_xlabel("tokens")
     axes.set_ylabel("training texts")
-    axes.legend(loc="best")
     axes.grid(alpha=0.3, axis="y")
     figure.savefig(file, dpi=DPI)
 

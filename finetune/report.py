@@ -15,7 +15,7 @@ import numpy as np
 
 from finetune import pictures
 from finetune.labels import LabelSpace
-from finetune.metrics import Scored
+from finetune.metrics import METRICS_OF_TASK, Scored
 from finetune.rows import Rows
 from finetune.scores import decide
 from finetune.tables import write_table
@@ -158,6 +158,18 @@ def metrics_json(measured: Mapping[str, Measured], counts: Mapping[str, int]) ->
         if name != "validation"
     }
     return content | {"tests": tests}
+
+
+def beaten_by_tfidf(labels: LabelSpace, scored: Scored) -> str | None:
+    """A sentence where TF-IDF does better than the model in the task's headline metric, else None."""
+    headline = METRICS_OF_TASK[labels.task][0]
+    value, plain = scored.metrics.get(headline, {}).get("value"), scored.tfidf.get(headline)
+    if value is None or plain is None or plain <= value:
+        return None
+    return (
+        f"TF-IDF with logistic regression does better on the same rows ({headline} {plain:.3f}, this model {value:.3f}): "
+        "train longer (--epochs), or with a higher learning rate (--lr)"
+    )
 
 
 def part(scored: Scored) -> dict[str, Any]:

@@ -170,6 +170,9 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
         mix = fit(model, encoder, settings.zero_shot, labels, config.zero_shot.fit_on, seed=config.seed, say=say)
         settings = replace(settings, zero_shot=replace(settings.zero_shot, mix=mix))
     figures = _measure(config, splits, targets, model, encoder, shared=shared, validation=validation)
+    beaten = report.beaten_by_tfidf(labels, figures["validation"].scored)
+    if beaten is not None:
+        say(Warned(beaten))
     _write(folder, config, settings, planned, figures, trainer.state.log_history)
     _save_weights(trainer.model, folder, config.save_dtype)
     encoder.tokenizer.save_pretrained(folder)

@@ -28,3 +28,30 @@ def test_the_python_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
     assert "'predicted_label': 'positive'" in printed and "['text', 'label', 'labels', 'scores']" in printed
     assert space["answer"]["labels"][0] == "sports" and space["found"]["accuracy"] == 1.0
     assert (tmp_path / "models" / "desk" / "README.md").is_file()
+
+
+def test_the_fine_tuning_page_runs_as_it_is_written(tmp_path, monkeypatch):
+    import shlex
+
+    from click.testing import CliRunner
+
+    from finetune.tables import write_table
+    from service.cli import rehead
+
+    monkeypatch.chdir(tmp_path)
+    kinds = {"location": "Where is the town of {}?", "human": "Who was the first to see {}?", "numeric": "How far away is {}?"}
+    names = ["Rome", "Lima", "Cork", "Bern", "Oslo", "Kyiv", "Faro", "Bari", "Graz", "Metz", "Lund", "Vigo"]
+    rows = [{"text": text.format(name), "label": label} for name in names for label, text in kinds.items()]
+    write_table("questions.csv", rows)
+    write_table("held.csv", [{"text": row["text"].replace("town", "city"), "label": row["label"], "source": "ab"[i % 2]} for i, row in enumerate(rows)])
+    commands = [shlex.split(line) for block in blocks("finetune.md", "sh") for line in block.splitlines()]
+    assert len(commands) == 7 and all(command[0] == "rehead" for command in commands)
+    printed = []
+    for command in commands:
+        done = CliRunner().invoke(rehead, command[1:])
+        assert done.exit_code == 0, f"{command}: {done.output} {done.exception!r}"
+        printed.append(done.output)
+    assert "# near duplicates in evaluation:" in printed[0]
+    assert (tmp_path / "models" / "questions" / "report" / "lengths.png").is_file()
+    assert (tmp_path / "reports" / "questions" / "confusion_matrix.png").is_file() and "source a (18 rows)" in printed[2]
+    assert "above or below questions" in printed[4] and printed[6].count("\n") >= 3

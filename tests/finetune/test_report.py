@@ -15,7 +15,7 @@ from finetune.config import TrainConfig
 from finetune.data import Splits
 from finetune.labels import LabelSpace, Task
 from finetune.metrics import score
-from finetune.report import Measured, draw, errors
+from finetune.report import Measured, beaten_by_tfidf, draw, errors
 from finetune.rows import Rows
 from finetune.scores import decide
 
@@ -144,3 +144,12 @@ def test_the_card_carries_its_results_where_the_hub_reads_them(task: Task, tmp_p
     assert "Texts are cut at 64 tokens" in text
     assert "| validation |" in text
     assert "1.20 tokens a word" in text and "Warning: too hard." in text
+
+
+def test_a_model_that_tf_idf_beats_is_told_so_and_no_other() -> None:
+    labels, found = of_task("binary")
+    value = found.scored.metrics["accuracy"]["value"]
+    assert beaten_by_tfidf(labels, found.scored) is None
+    assert beaten_by_tfidf(labels, replace(found.scored, tfidf={"accuracy": value})) is None
+    sentence = beaten_by_tfidf(labels, replace(found.scored, tfidf={"accuracy": value + 0.1}))
+    assert sentence is not None and f"accuracy {value + 0.1:.3f}, this model {value:.3f}" in sentence
