@@ -236,7 +236,7 @@ class ZeroShotConfig(Part):
     """What a topic's score is made of: entailment, similarity of embeddings, or a fitted mix of both."""
 
     label_embedding: Literal["sentence", "sentence_and_name"] = "sentence_and_name"
-    """What a text's embedding is compared with: that of the label in its template, or the mean of that and the bare label's."""
+    """What a text's embedding is compared with: that of the label in its template, or also of the label alone."""
 
     fit_on: tuple[Source, ...] = ()
     """Labelled tables, none of them trained on, from which the weights of the mix are fitted."""
@@ -270,7 +270,7 @@ class TrainConfig(Part):
     """Measure TF-IDF with logistic regression on the same rows, so that the report says what the encoder adds."""
 
     error_rows: int = Field(DEFAULT_ERROR_ROWS, ge=0)
-    """Rows of each kind in report/errors.csv and in report/near_duplicates.csv, which hold texts; 0 writes no such tables."""
+    """Rows of each kind in report/errors.csv and report/near_duplicates.csv, which hold texts; 0 writes neither."""
 
     optim: OptimConfig = OptimConfig()
     """Batches, learning rate and how long to train."""

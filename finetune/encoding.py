@@ -63,16 +63,13 @@ class TextEncoder:
         *,
         max_length: int | None = None,
         truncation: Truncation = "longest_first",
-        revision: str | None = None,
     ) -> TextEncoder:
         """The encoder of a model folder or Hub id; `config` is the content of its config.json."""
         from transformers import AutoTokenizer
 
         try:
             # split_special_tokens is saved with the tokenizer: plain transformers then reads "[SEP]" as text as well
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(source), split_special_tokens=True, revision=revision, trust_remote_code=False
-            )
+            tokenizer = AutoTokenizer.from_pretrained(str(source), split_special_tokens=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError, ImportError) as error:
             first = str(error).strip().splitlines()[0]
             raise CheckpointError(f"{source}: its tokenizer cannot be loaded ({first})") from error

@@ -31,7 +31,7 @@ class Built:
         return f"kept {len(self.kept)} tensors of the base; new: {_groups(self.new)}{left}"
 
 
-def base_config(base: Location, revision: str | None = None) -> Any:
+def base_config(base: Location) -> Any:
     """The base's transformers config.
 
     Raises:
@@ -41,7 +41,7 @@ def base_config(base: Location, revision: str | None = None) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
     try:
-        config = AutoConfig.from_pretrained(base.source, revision=revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(base.source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(_no_base(base, error)) from error
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
@@ -60,7 +60,6 @@ def build_model(
     *,
     dropout: float | None = None,
     attention_dropout: float | None = None,
-    revision: str | None = None,
 ) -> Built:
     """The base's own sequence-classification class: its body's weights kept, its head new for `labels`.
 
@@ -73,7 +72,7 @@ def build_model(
 
     if base.path is not None:
         check_weights(base.path)
-    config = base_config(base, revision)
+    config = base_config(base)
     original = config.to_dict()
     config.num_labels = len(labels)
     config.id2label, config.label2id = labels.id2label, labels.label2id
@@ -89,7 +88,6 @@ def build_model(
         body, report = AutoModel.from_pretrained(
             base.source,
             config=config,
-            revision=revision,
             trust_remote_code=False,
             use_safetensors=True,
             dtype="float32",
@@ -123,13 +121,7 @@ def start_at_prior(model: Any, prior: npt.NDArray[Any]) -> None:
 
 
 def _no_base(base: Location, error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if base.kind == "hub":
-        if "safetensors" in text:
-            return f"base {base.name!r} on the Hub has no safetensors weights, and pickles are not loaded"
-        why = f"the Hub does not give it now: {text[:120]}"
-        return f"base {base.name!r} is neither a folder nor a served name (`rehead models` lists those), and {why}"
-    return f"base {base.name!r} cannot be loaded: {text[:300]}"
+    return f"base {base.name!r} cannot be loaded: {' '.join(str(error).split())[:300]}"
 
 
 def _groups(names: list[str]) -> str:

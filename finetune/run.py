@@ -25,11 +25,19 @@ from finetune.errors import TrainingError
 from finetune.events import Finished, Listener, Said, Saved, Warned
 from finetune.labels import LabelSpace
 from finetune.losses import DEFAULT_LOSS, LOSSES, loss_for
-from finetune.measure import beside_tfidf, decided, differences, evaluate, evaluation_json, scored_rows, write_evaluation
+from finetune.measure import (
+    beside_tfidf,
+    decided,
+    differences,
+    evaluate,
+    evaluation_json,
+    scored_rows,
+    write_evaluation,
+)
 from finetune.metrics import METRICS_OF_TASK, compute, load_metric
+from finetune.model import base_config, body_of, build_model, start_at_prior
 from finetune.near_duplicates import NearDuplicates
 from finetune.near_duplicates import find as near_duplicates_of
-from finetune.model import base_config, body_of, build_model, start_at_prior
 from finetune.registry import pick
 from finetune.report import Measured
 from finetune.rows import Rows
@@ -67,7 +75,7 @@ class Plan:
 
 def plan(config: TrainConfig, data: Any = None) -> Plan:
     """What `train` would do, without training."""
-    base = artifact.find(config.base, config.models_dir)
+    base = artifact.fetched(artifact.find(config.base, config.models_dir), config.model.revision)
     config, splits, encoder = _prepared(config, base, data)
     return _plan(config, splits, encoder, _encoded(encoder, splits.train))
 
@@ -99,7 +107,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     if config.loss is not None:
         pick(LOSSES, config.loss.name, config.loss.knobs, what="loss")
     terms = [pick(AUXILIARY, choice.name, choice.knobs, what="auxiliary term") for choice in config.auxiliary]
-    base = artifact.find(config.base, config.models_dir)
+    base = artifact.fetched(artifact.find(config.base, config.models_dir), config.model.revision)
     config, splits, encoder = _prepared(config, base, data)
     labels = splits.labels
     for sentence in splits.said:
@@ -119,10 +127,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     for sentence in planned.fit.warnings:
         say(Warned(sentence))
     set_seed(config.seed)
-    body = config.model
-    built = build_model(
-        base, labels, dropout=body.dropout, attention_dropout=body.attention_dropout, revision=body.revision
-    )
+    built = build_model(base, labels, dropout=config.model.dropout, attention_dropout=config.model.attention_dropout)
     targets = labels.encode(splits.train.values)
     start_at_prior(built.model, labels.prior(targets))
     say(Said(f"base {config.base}: {built}"))
@@ -189,7 +194,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
 
 def _prepared(config: TrainConfig, base: artifact.Location, data: Any) -> tuple[TrainConfig, Splits, TextEncoder]:
     # the base is looked at first: a wrong name should not cost the reading of a large table
-    described = base_config(base, config.model.revision)
+    described = base_config(base)
     if base.path is not None:
         artifact.check_weights(base.path)
     splits = load_splits(config.data, seed=config.seed, data=data)
@@ -200,7 +205,6 @@ def _prepared(config: TrainConfig, base: artifact.Location, data: Any) -> tuple[
         truncation="only_first"
         if splits.labels.nli is not None and splits.train.pairs is not None
         else "longest_first",
-        revision=config.model.revision,
     )
     return _resolved(config, described, splits.labels, encoder), splits, encoder
 

@@ -166,7 +166,8 @@ def _table(data: Any, name: str) -> Table:
         columns = list(dict.fromkeys(key for row in rows for key in row))
     else:
         raise DataError(
-            f"a table should be a pandas or polars DataFrame, a datasets.Dataset or a list of dicts, not {type(data).__name__}"
+            "a table should be a pandas or polars DataFrame, a datasets.Dataset or a list of dicts, "
+            f"not {type(data).__name__}"
         )
     if not rows:
         raise DataError("the table has no rows", file=name)

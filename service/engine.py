@@ -203,7 +203,7 @@ class Engine:
             rows = self._encode(self._encoder, texts)
             cut = [row.truncated for row in rows] if scorer == "embedding" else cut
             means = self._embed(rows, batch_size)[:, None]
-        named = self._embed_labels(hypotheses, batch_size)
+        named: npt.NDArray[Any] = self._embed_labels(hypotheses, batch_size)
         settings = self.folder.settings.zero_shot
         if settings is not None and settings.label_embedding == "sentence_and_name":
             named = zero_shot.mean_direction(named, self._embed_labels(labels, batch_size))

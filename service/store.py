@@ -12,13 +12,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from finetune.artifact import ModelFolder, find, read, served
-from finetune.errors import CheckpointError, FinetuneError
+from finetune.artifact import ModelFolder, fetched, find, read, served
+from finetune.errors import FinetuneError
 from service.errors import ModelNotFound, ServiceError
 
 T = TypeVar("T")
 PREFERRED_DEFAULT = "sentiment"
-HUB_FILES = ["*.json", "model*.safetensors", "vocab*", "merges.txt", "*.model", "tokenizer*"]
 
 
 class ModelStore(Generic[T]):
@@ -116,22 +115,7 @@ def resolve(name: str | PathLike[str], models_dir: str | PathLike[str] | None = 
     Raises:
         CheckpointError: it leads nowhere, or to a folder that cannot be used.
     """
-    location = find(str(name), models_dir)
-    return read(location.path if location.path is not None else _download(location.name, models_dir))
-
-
-def _download(name: str, models_dir: str | PathLike[str] | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        known = ", ".join(served(models_dir)) or "none"
-        raise CheckpointError(
-            f"no model {name!r}: it is neither a folder nor a served name (served: {known}), "
-            f"and the Hub did not give it either ({type(error).__name__})"
-        ) from error
+    return read(fetched(find(str(name), models_dir)).source)
 
 
 def describe(name: str, folder: ModelFolder) -> dict[str, Any]:

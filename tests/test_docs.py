@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 DOCS = Path(__file__).parent.parent / "docs"
 
 
 def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
 
 
 def test_the_python_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
@@ -39,11 +39,21 @@ def test_the_fine_tuning_page_runs_as_it_is_written(tmp_path, monkeypatch):
     from service.cli import rehead
 
     monkeypatch.chdir(tmp_path)
-    kinds = {"location": "Where is the town of {}?", "human": "Who was the first to see {}?", "numeric": "How far away is {}?"}
+    kinds = {
+        "location": "Where is the town of {}?",
+        "human": "Who was the first to see {}?",
+        "numeric": "How far away is {}?",
+    }
     names = ["Rome", "Lima", "Cork", "Bern", "Oslo", "Kyiv", "Faro", "Bari", "Graz", "Metz", "Lund", "Vigo"]
     rows = [{"text": text.format(name), "label": label} for name in names for label, text in kinds.items()]
     write_table("questions.csv", rows)
-    write_table("held.csv", [{"text": row["text"].replace("town", "city"), "label": row["label"], "source": "ab"[i % 2]} for i, row in enumerate(rows)])
+    write_table(
+        "held.csv",
+        [
+            {"text": row["text"].replace("town", "city"), "label": row["label"], "source": "ab"[i % 2]}
+            for i, row in enumerate(rows)
+        ],
+    )
     commands = [shlex.split(line) for block in blocks("finetune.md", "sh") for line in block.splitlines()]
     assert len(commands) == 7 and all(command[0] == "rehead" for command in commands)
     printed = []
@@ -53,5 +63,7 @@ def test_the_fine_tuning_page_runs_as_it_is_written(tmp_path, monkeypatch):
         printed.append(done.output)
     assert "# near duplicates in evaluation:" in printed[0]
     assert (tmp_path / "models" / "questions" / "report" / "lengths.png").is_file()
-    assert (tmp_path / "reports" / "questions" / "confusion_matrix.png").is_file() and "source a (18 rows)" in printed[2]
+    assert (tmp_path / "reports" / "questions" / "confusion_matrix.png").is_file() and "source a (18 rows)" in printed[
+        2
+    ]
     assert "above or below questions" in printed[4] and printed[6].count("\n") >= 3

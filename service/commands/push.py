@@ -26,9 +26,8 @@ def command(model: str, repo: str, private: bool, with_texts: bool, message: str
 
     Log in first with `hf auth login`, or set HF_TOKEN.
     """
-    import httpx
+    import huggingface_hub.errors as hub
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     from service.store import resolve
 
@@ -42,15 +41,19 @@ def command(model: str, repo: str, private: bool, with_texts: bool, message: str
             commit_message=message,
             ignore_patterns=None if with_texts else list(TEXTS),
         )
-    except HFValidationError as error:
+    except hub.HFValidationError as error:
         raise BadRequest(f"{repo!r} is no name for a repository: write OWNER/NAME") from error
-    except LocalTokenNotFoundError as error:
-        raise BadRequest("the Hub does not know who you are", hint="log in with `hf auth login`, or set HF_TOKEN") from error
-    except HfHubHTTPError as error:
+    except hub.LocalTokenNotFoundError as error:
+        raise BadRequest(
+            "the Hub does not know who you are", hint="log in with `hf auth login`, or set HF_TOKEN"
+        ) from error
+    except hub.HfHubHTTPError as error:
         code = error.response.status_code if error.response is not None else "no"
         hint = "log in with `hf auth login`, or set HF_TOKEN to a token that may write there"
         first = str(error).strip().splitlines()[0]
-        raise BadRequest(f"the Hub refused {repo} ({code}: {first[:200]})", hint=hint if code in (401, 403) else None) from error
-    except (OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+        raise BadRequest(
+            f"the Hub refused {repo} ({code}: {first[:200]})", hint=hint if code in (401, 403) else ""
+        ) from error
+    except (hub.OfflineModeIsEnabled, hub.HTTPError, OSError) as error:
         raise BadRequest(f"the Hub cannot be reached now ({type(error).__name__}); nothing was uploaded") from error
     click.echo(f"{folder.path} is at {address} ({done.oid[:7]})")

@@ -62,11 +62,15 @@ def test_cross_validation_scores_every_row_by_a_model_that_has_not_seen_it() -> 
     assert scores is not None
     assert (decide(scores, "binary") == labels.encode(learnable.values)).all()
     # each row has words of its own: only a model that saw the row could know its label
-    noise = Rows([f"word{i}" for i in range(200)], None, ["ab"[i * 7919 % 11 % 2] for i in range(200)], list(range(200)), "t")
+    noise = Rows(
+        [f"word{i}" for i in range(200)], None, ["ab"[i * 7919 % 11 % 2] for i in range(200)], list(range(200)), "t"
+    )
     scores = cross_validated_tfidf_scores(labels, noise, seed=0)
     assert scores is not None
     assert (decide(scores, "binary") == labels.encode(noise.values)).mean() < 0.75
 
 
 def test_a_table_too_small_to_fold_has_no_tfidf() -> None:
-    assert cross_validated_tfidf_scores(LabelSpace("binary", ("a", "b")), rows(lambda i: "ab"[i % 2], 6), seed=0) is None
+    assert (
+        cross_validated_tfidf_scores(LabelSpace("binary", ("a", "b")), rows(lambda i: "ab"[i % 2], 6), seed=0) is None
+    )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.artifact import find
+from finetune.artifact import fetched, find
 from finetune.errors import CheckpointError
 from finetune.labels import LabelSpace
 from finetune.model import body_of, build_model, start_at_prior
@@ -84,7 +84,7 @@ def test_cut_short_weights_are_refused(tiny_base: Path, tmp_path: Path, keep: in
 
 def test_a_base_that_does_not_exist_is_refused_by_name() -> None:
     with pytest.raises(CheckpointError, match="'nobody/nothing' is neither a folder nor a served name"):
-        build_model(find("nobody/nothing"), LABELS)
+        fetched(find("nobody/nothing"))
     with pytest.raises(CheckpointError, match="no model './nothing'"):
         find("./nothing")
 

@@ -66,5 +66,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="this system has no fork")
 def test_a_forked_process_answers_and_does_not_hang(tiny_sentiment):
-    ran = subprocess.run([sys.executable, "-c", FORKED, str(tiny_sentiment)], timeout=120, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", FORKED, str(tiny_sentiment)], timeout=120, capture_output=True, text=True
+    )
     assert ran.returncode == 0, ran.stderr

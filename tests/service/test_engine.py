@@ -74,7 +74,9 @@ def test_with_sentence_and_name_a_label_is_the_mean_direction_of_both_embeddings
     for kind in ("sentence", "sentence_and_name"):
         zero = replace(folder.settings.zero_shot, label_embedding=kind)
         engine = Engine.load(replace(folder, settings=replace(folder.settings, zero_shot=zero)))
-        by[kind] = engine.weigh(["the match was great"], ["football", "money"], "It is {}.", "both", "shared_text").cosine
+        by[kind] = engine.weigh(
+            ["the match was great"], ["football", "money"], "It is {}.", "both", "shared_text"
+        ).cosine
     rows = engine._encode(engine._encoder, ["the match was great", "It is football.", "football"])
     text, sentence, name = (row / np.linalg.norm(row) for row in engine._embed(rows, 1).astype(np.float64))
     assert by["sentence"][0, 0] == pytest.approx(text @ sentence, abs=1e-6)

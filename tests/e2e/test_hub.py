@@ -1,0 +1,80 @@
+"""Models by their Hub id, and `rehead push`: huggingface_hub's own client against a stand-in on loopback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import hub as stand_in
+import pytest
+
+
+@pytest.fixture
+def hub():
+    server = stand_in.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def rehead(address, home, *arguments, token=stand_in.TOKEN):
+    environment = os.environ | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_TOKEN": token, "HF_HOME": str(home)}
+    command = [sys.executable, "-m", "service.cli", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_a_model_is_fetched_by_its_id_and_later_found_without_the_hub(hub, tiny_sentiment, tmp_path):
+    hub.models["org/tiny"] = tiny_sentiment
+    first = rehead(hub.address, tmp_path, "predict", "org/tiny", "a film", "--json")
+    assert first.returncode == 0, first.stderr
+    unreachable = rehead("http://127.0.0.1:1", tmp_path, "predict", "org/tiny", "a film", "--json")
+    assert unreachable.stdout == first.stdout and '"score"' in first.stdout
+    by_path = rehead(hub.address, tmp_path, "predict", tiny_sentiment, "a film", "--json")
+    assert by_path.stdout == first.stdout
+
+
+def test_a_model_that_is_not_to_be_had_is_one_sentence_and_no_wait(hub, tiny_sentiment, tmp_path):
+    hub.models["org/pickled"] = shutil.copytree(tiny_sentiment, tmp_path / "pickled")
+    (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
+    pickled = rehead(hub.address, tmp_path, "predict", "org/pickled", "a film")
+    missing = rehead(hub.address, tmp_path, "predict", "org/nothing", "a film")
+    began = time.monotonic()
+    unreachable = rehead("http://127.0.0.1:1", tmp_path, "predict", "org/nothing", "a film")
+    assert time.monotonic() - began < 20
+    for done, sentence in (
+        (pickled, "'org/pickled' on the Hub has no safetensors weights"),
+        (missing, "and the Hub does not give it: "),
+        (unreachable, "and the Hub cannot be reached now, nor is it in the cache"),
+    ):
+        assert done.returncode == 2 and sentence in done.stderr
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_push_uploads_the_folder_and_its_card_but_no_texts(hub, tiny_sentiment, tmp_path):
+    folder = shutil.copytree(tiny_sentiment, tmp_path / "mine")
+    (folder / "README.md").write_text("---\nlibrary_name: transformers\n---\n# mine\n")
+    (folder / "report").mkdir()
+    (folder / "report" / "errors.csv").write_text("text\nsecret\n")
+    (folder / "report" / "confusion_matrix.png").write_bytes(b"png")
+    done = rehead(hub.address, tmp_path, "push", folder, "me/mine", "--private", "--message", "first")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"is at {hub.address}/me/mine (aaaaaaa)\n")
+    assert hub.created["name"] == "mine" and hub.created["organization"] == "me" and hub.message == "first"
+    assert hub.created.get("private") is True or hub.created.get("visibility") == "private"
+    assert hub.files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    assert b"# mine" in hub.files["README.md"] and "report/confusion_matrix.png" in hub.files
+    assert "report/errors.csv" not in hub.files
+    assert rehead(hub.address, tmp_path, "push", folder, "me/mine", "--with-texts").returncode == 0
+    assert hub.files["report/errors.csv"] == b"text\nsecret\n"
+
+
+def test_a_refusal_and_a_bad_name_are_one_sentence(hub, tiny_sentiment, tmp_path):
+    refused = rehead(hub.address, tmp_path, "push", tiny_sentiment, "me/mine", token="hf_wrong")
+    assert refused.returncode == 2 and refused.stderr.count("\n") <= 2
+    assert "the Hub refused me/mine (401" in refused.stderr and "hf auth login" in refused.stderr
+    wrong = rehead(hub.address, tmp_path, "push", tiny_sentiment, "me//mine")
+    assert wrong.returncode == 2 and "write OWNER/NAME" in wrong.stderr
+    assert hub.files == {}
