@@ -6,7 +6,7 @@ Does not know: any tab.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -44,6 +44,41 @@ def about(store: ModelStore[Engine], name: str | None) -> str:
     if entry["metric"]:
         parts.append(f"{entry['metric']['name']} {entry['metric']['value']:.3f}")
     return f'<div class="rehead-about">{escape(" · ".join(parts))}</div>'
+
+
+def report_of(store: ModelStore[Engine], name: str | None) -> tuple[str, list[tuple[Any, str]]]:
+    """A model's figures as an HTML table, and its pictures with their captions."""
+    folder = store.folder(name) if name else None
+    if folder is None or not (folder.metrics or {}).get("metrics"):
+        return '<div class="rehead-note">This model\'s folder holds no report.</div>', []
+    metrics: Mapping[str, Any] = folder.metrics or {}
+    others = [(title, metrics.get(key) or {}) for title, key in (("baseline", "baseline"), ("TF-IDF", "tfidf"))]
+    others = [(title, values) for title, values in others if values]
+    head = "".join(f"<th>{escape(title)}</th>" for title in ("", "value", "95% interval", *(t for t, _ in others)))
+    rows = [
+        [
+            metric.replace("_", " "),
+            f"{entry['value']:.3f}",
+            f"{entry['low']:.3f} to {entry['high']:.3f}" if "low" in entry else "",
+            *(f"{values[metric]:.3f}" if metric in values else "" for _, values in others),
+        ]
+        for metric, entry in metrics["metrics"].items()
+    ]
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    words = f"On {metrics['rows']} rows that were set aside from training."
+    table = f'<table class="rehead-report"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'{table}<div class="rehead-note">{words}</div>', _pictures(folder)
+
+
+def _pictures(folder: ModelFolder) -> list[tuple[Any, str]]:
+    from PIL import Image
+
+    files = sorted((folder.path / "report").glob("*.png"))
+    found = []
+    for file in files:
+        with Image.open(file) as picture:
+            found.append((picture.copy(), file.stem.replace("_", " ")))
+    return found
 
 
 def guarded(act: Callable[..., Sequence[Any]], *, outputs: int) -> Callable[..., list[Any]]:

@@ -31,6 +31,11 @@ CSS = """
 .rehead-header a { color: var(--link-text-color); text-decoration: underline; }
 .rehead-about { color: var(--body-text-color-subdued); font-size: .85rem; margin: -.5rem 0 0 .2rem; }
 .rehead-note { color: var(--body-text-color-subdued); font-size: .85rem; margin-left: .2rem; }
+.rehead-report, .rehead-report tr, .rehead-report td, .rehead-report th { border: 0 !important; }
+.rehead-report { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
+.rehead-report td, .rehead-report th { padding: .25rem 1.1rem .25rem .2rem; text-align: left; font-weight: 400;
+  border-bottom: 1px solid var(--border-color-primary) !important; }
+.rehead-report th { color: var(--body-text-color-subdued); }
 .rehead-problem { background: #fef2f2; color: #991b1b; border: 1px solid #fecaca; border-radius: 8px;
   padding: .7rem .95rem; }
 .dark .rehead-problem { background: #450a0a; color: #fecaca; border-color: #7f1d1d; }

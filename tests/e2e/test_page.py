@@ -158,3 +158,28 @@ def test_a_question_that_cannot_be_answered_gets_a_sentence_that_goes_once_it_ca
     page.click("#topics-classify")
     assert shown_bars(page, "#topics-scores")
     page.wait_for_selector("#topics-problem [role=alert]", state="hidden")
+
+
+def test_a_models_report_is_shown_with_its_figures_and_pictures(browser, start_server, tiny_base, tmp_path):
+    from finetune import TrainConfig, train
+
+    rows = [{"text": f"{('good', 'bad')[i % 2]} film {i}", "label": ("yes", "no")[i % 2]} for i in range(60)]
+    config = {
+        "base": str(tiny_base),
+        "out": str(tmp_path / "models" / "films"),
+        "optim": {"epochs": 1, "batch_size": 8},
+    }
+    result = train(TrainConfig(**config), rows)
+    server = start_server(tmp_path / "models", "--default", "films")
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(server.address)
+    page.click("#sentiment-report button")
+    page.wait_for_selector("#sentiment-figures td")
+    shown = page.inner_text("#sentiment-figures")
+    assert f"{result.metrics['accuracy']:.3f}" in shown and "TF-IDF" in shown and "On 6 rows" in shown
+    page.wait_for_function("document.querySelectorAll('#sentiment-pictures img').length >= 7")
+    sizes = page.eval_on_selector_all("#sentiment-pictures img", "all => all.map(one => one.naturalWidth)")
+    assert min(sizes) > 100
+    page.close()
+    server.stop()

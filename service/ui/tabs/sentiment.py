@@ -15,7 +15,7 @@ from service.errors import BadRequest
 from service.schema import TextInput
 from service.settings import ServeSettings
 from service.store import ModelStore
-from service.ui.answers import about, bars, guarded, names_where, note
+from service.ui.answers import about, bars, guarded, names_where, note, report_of
 
 EXAMPLES = (
     "A warm, funny film with a terrific cast. I would happily watch it again.",
@@ -59,12 +59,20 @@ def build(page: gr.Blocks, store: ModelStore[Engine], settings: ServeSettings) -
             elem_id="sentiment-table",
         )
 
+    with gr.Accordion("How good this model is", open=False, elem_id="sentiment-report") as report:
+        figures = gr.HTML(padding=False, elem_id="sentiment-figures")
+        pictures = gr.Gallery(
+            label="Pictures", columns=3, object_fit="contain", interactive=False, elem_id="sentiment-pictures"
+        )
+
     one = guarded(lambda *given: _one(store, *given), outputs=2)
     many = guarded(lambda *given: _many(store, settings, *given), outputs=1)
     for event in (classify.click, text.submit, examples.load_input_event.then):
         event(one, [model, text], [scores, remark, problem], api_name=False)
     classify_lines.click(many, [model, lines], [table, problem_lines], api_name=False)
     model.change(lambda name: about(store, name), [model], [line], api_name=False, show_progress="hidden")
+    for changed in (report.expand, model.change):
+        changed(lambda name: report_of(store, name), [model], [figures, pictures], api_name=False)
     page.load(lambda: gr.update(choices=names()), None, [model], api_name=False, show_progress="hidden")
 
 
