@@ -70,7 +70,8 @@ def find(splits: Mapping[str, Rows], *, similar: float = SIMILAR) -> NearDuplica
     """The near-duplicates within `splits["train"]` and between it and the other splits.
 
     Candidates come from locality-sensitive hashing (datasketch) and are checked by their exact Jaccard similarity,
-    so that what is listed is so; a pair close to the threshold may be missed.
+    so that what is listed is so; a pair close to the threshold may be missed. Of rows that are all alike the first
+    stands for the others, so that a table of a thousand copies does not give a million pairs.
     """
     from datasketch import MinHash, MinHashLSH
 
@@ -82,14 +83,17 @@ def find(splits: Mapping[str, Rows], *, similar: float = SIMILAR) -> NearDuplica
     index_of = MinHashLSH(threshold=similar, num_perm=HASHES)
     found = []
     for position, (key, hashed) in enumerate(zip(looked_at, hashes, strict=True)):
-        if key[0] == "train":
-            for earlier in index_of.query(hashed):
-                similarity = len(runs[earlier] & runs[position]) / len(runs[earlier] | runs[position])
-                if similarity >= similar:
-                    other = looked_at[earlier]
+        repeats = False
+        for earlier in sorted(index_of.query(hashed)):
+            similarity = len(runs[earlier] & runs[position]) / len(runs[earlier] | runs[position])
+            if similarity >= similar:
+                other = looked_at[earlier]
+                repeats = repeats or other[0] == key[0]
+                if key[0] == "train":
                     pair = (other, key) if other[0] == "train" else (key, other)
                     found.append(NearDuplicate(similarity, *pair))
-        index_of.insert(position, hashed, check_duplication=False)
+        if not repeats:
+            index_of.insert(position, hashed, check_duplication=False)
     found.sort(key=lambda pair: (pair.second[0] == "train", -pair.similarity))
     return NearDuplicates(found, len(looked_at), len(order))
 

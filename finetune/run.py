@@ -23,6 +23,7 @@ from finetune.data import Splits, load_splits
 from finetune.encoding import Encoded, TextEncoder
 from finetune.errors import TrainingError
 from finetune.events import Finished, Listener, Said, Saved, Warned
+from finetune.hub import fetched
 from finetune.labels import LabelSpace
 from finetune.losses import DEFAULT_LOSS, LOSSES, loss_for
 from finetune.measure import (
@@ -75,7 +76,7 @@ class Plan:
 
 def plan(config: TrainConfig, data: Any = None) -> Plan:
     """What `train` would do, without training."""
-    base = artifact.fetched(artifact.find(config.base, config.models_dir), config.model.revision)
+    base = fetched(artifact.find(config.base, config.models_dir), config.model.revision)
     config, splits, encoder = _prepared(config, base, data)
     return _plan(config, splits, encoder, _encoded(encoder, splits.train))
 
@@ -107,7 +108,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     if config.loss is not None:
         pick(LOSSES, config.loss.name, config.loss.knobs, what="loss")
     terms = [pick(AUXILIARY, choice.name, choice.knobs, what="auxiliary term") for choice in config.auxiliary]
-    base = artifact.fetched(artifact.find(config.base, config.models_dir), config.model.revision)
+    base = fetched(artifact.find(config.base, config.models_dir), config.model.revision)
     config, splits, encoder = _prepared(config, base, data)
     labels = splits.labels
     for sentence in splits.said:

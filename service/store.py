@@ -12,8 +12,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from finetune.artifact import ModelFolder, fetched, find, read, served
+from finetune.artifact import ModelFolder, find, read, served
 from finetune.errors import FinetuneError
+from finetune.hub import fetched
 from service.errors import ModelNotFound, ServiceError
 
 T = TypeVar("T")

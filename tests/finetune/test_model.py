@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.artifact import fetched, find
+from finetune.artifact import find
 from finetune.errors import CheckpointError
+from finetune.hub import fetched
 from finetune.labels import LabelSpace
 from finetune.model import body_of, build_model, start_at_prior
 

@@ -48,3 +48,11 @@ def test_beyond_the_limit_evaluation_is_looked_at_first_and_the_sentence_says_so
     found = near_duplicates.find({"train": rows(LONG, "b", LONG), "validation": rows(LONG)})
     assert found.counts["near_duplicates_in_evaluation"] == 1
     assert str(found).endswith("1 a row of evaluation (of 2 texts looked at)")
+
+
+def test_many_copies_give_one_pair_each_and_not_all_pairs() -> None:
+    copies = [f"{LONG} number {index}" for index in range(400)]
+    found = near_duplicates.find({"train": rows(*copies), "validation": rows(*copies[:200])})
+    assert 380 <= found.counts["near_duplicates"] <= 399  # hashing may miss a few
+    assert 380 <= found.counts["near_duplicates_in_evaluation"] <= 400
+    assert len(found.pairs) < 2000
