@@ -101,6 +101,11 @@ class ModelFolder:
         return sum(file.stat().st_size for file in self.path.glob("model*.safetensors"))
 
     @property
+    def report_pictures(self) -> list[Path]:
+        """The pictures of its report, in the order of their names."""
+        return sorted((self.path / "report").glob("*.png"))
+
+    @property
     def headline(self) -> tuple[str, float] | None:
         """The first metric of metrics.json, which is the one the best checkpoint was chosen by."""
         for name, entry in ((self.metrics or {}).get("metrics") or {}).items():

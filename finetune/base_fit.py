@@ -21,7 +21,7 @@ from finetune.encoding import Encoded, TextEncoder, without_surrogates
 ROWS = 2000
 """Texts that are looked at, drawn with the seed; lengths and cuts are counted on all."""
 
-MOST_TOKENS_PERWORD = 1.8
+MOST_TOKENS_PER_WORD = 1.8
 """An English WordPiece base makes 1.1 to 1.4 tokens of an English word, over 16 sets from intents to programmers'
 questions, and 2.2 to 2.4 of one in eleven languages of Indonesia."""
 
@@ -94,7 +94,7 @@ def look(encoder: TextEncoder, texts: Sequence[str], encoded: Sequence[Encoded],
 def _warnings(found: BaseFit, encoder: TextEncoder, base: str) -> list[str]:
     said = []
     others = f"bases that read many languages: {', '.join(MULTILINGUAL)}"
-    if found.tokens_per_word > MOST_TOKENS_PERWORD:
+    if found.tokens_per_word > MOST_TOKENS_PER_WORD:
         said.append(
             f"{base} cuts a word into {found.tokens_per_word:.1f} tokens here, where 1.3 is usual, so it hardly knows "
             f"these words (language {_shown(found.languages)}); {others}"

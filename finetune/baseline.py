@@ -19,19 +19,21 @@ MOST_ROWS = 20_000
 """Rows that it is trained on at most, so that a large table does not wait for it."""
 
 MOST_TERMS = 100_000
-FOLDS = 5
+FOLDS, MOST_ROWS_A_FOLD = 5, 5_000
 SECOND = "second:"
 """Put before the words of a pair's second text, so that the two sides stay apart."""
 
 
-def tfidf_scores(labels: LabelSpace, train: Rows, evaluated: list[Rows], *, seed: int) -> list[npt.NDArray[Any]]:
-    """Scores `[N, C]` (a number `[N, 1]`) of each table, by a TF-IDF model of the training rows."""
+def tfidf_scores(
+    labels: LabelSpace, train: Rows, evaluated: list[Rows], *, seed: int, most_rows: int = MOST_ROWS
+) -> list[npt.NDArray[Any]]:
+    """Scores `[N, C]` (a number `[N, 1]`) of each table, by a TF-IDF model of training rows (at most `most_rows`)."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
 
-    if len(train) > MOST_ROWS:
-        train = train.take(np.random.default_rng(seed).permutation(len(train))[:MOST_ROWS].tolist())
+    if len(train) > most_rows:
+        train = train.take(np.random.default_rng(seed).permutation(len(train))[:most_rows].tolist())
     targets = labels.encode(train.values)
     vectorizer = TfidfVectorizer(
         ngram_range=(1, 2), sublinear_tf=True, max_features=MOST_TERMS, token_pattern=r"(?u)[\w:]+|[^\w\s]"
@@ -48,18 +50,18 @@ def tfidf_scores(labels: LabelSpace, train: Rows, evaluated: list[Rows], *, seed
 
 
 def cross_validated_tfidf_scores(labels: LabelSpace, rows: Rows, *, seed: int) -> npt.NDArray[Any] | None:
-    """Scores `[N, C]` of each row by a TF-IDF model of the other rows of its table, in folds; None for a table that is
-    too large, too small, or has fewer than two labels."""
+    """Scores `[N, C]` of each row by a TF-IDF model of the other rows of its table, in folds; None for a table that
+    is too small or has fewer than two labels."""
     from sklearn.model_selection import KFold
 
-    if not FOLDS * 2 <= len(rows) <= MOST_ROWS:
+    if len(rows) < FOLDS * 2:
         return None
     scores: npt.NDArray[Any] = np.zeros((len(rows), len(labels)))
     for others, held in KFold(FOLDS, shuffle=True, random_state=seed).split(rows.texts):
         known = rows.take(others.tolist())
         if labels.task in ("binary", "multiclass") and len(set(known.values)) < 2:
             return None
-        scores[held] = tfidf_scores(labels, known, [rows.take(held.tolist())], seed=seed)[0]
+        scores[held] = tfidf_scores(labels, known, [rows.take(held.tolist())], seed=seed, most_rows=MOST_ROWS_A_FOLD)[0]
     return scores
 
 

@@ -113,8 +113,8 @@ class _Reading:
     def split_rows(self, source: Source, data: Any = None) -> dict[str, Rows]:
         """Split name -> checked rows of one source."""
         found = {}
-        for name, tables in named_splits(source, data).items():
-            rows = self._sampled(source, joined([self._rows(source, table) for table in tables]))
+        for name, table in named_splits(source, data).items():
+            rows = self._sampled(source, self._rows(source, table))
             found[name] = self._recast(source, rows) if source.recast is not None else rows
         return found
 

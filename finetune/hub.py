@@ -7,9 +7,10 @@ Does not know: what a model folder holds (artifact.py), how a model is uploaded 
 from __future__ import annotations
 
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 
-from finetune.artifact import Location
+from finetune.artifact import Location, served
 from finetune.errors import CheckpointError
 
 HUB_FILES = ("*.json", "model*.safetensors", "vocab*", "merges.txt", "*.model", "tokenizer*")
@@ -18,11 +19,14 @@ HUB_FILES = ("*.json", "model*.safetensors", "vocab*", "merges.txt", "*.model", 
 HUB_TIMEOUT_S = 10.0
 
 
-def fetched(location: Location, revision: str | None = None) -> Location:
+def fetched(
+    location: Location, models_dir: str | PathLike[str] | None = "models", *, revision: str | None = None
+) -> Location:
     """`location` with its files on this disk: a Hub id is downloaded, or taken from the cache where the Hub cannot be
     reached; others stay as they are.
 
     Args:
+        models_dir: the folder of named models, for what is said where there is no such model.
         revision: branch, tag or commit on the Hub.
 
     Raises:
@@ -34,7 +38,8 @@ def fetched(location: Location, revision: str | None = None) -> Location:
     from huggingface_hub import HfApi, snapshot_download
 
     name = location.name
-    where = f"{name!r} is neither a folder nor a served name (`rehead models` lists those)"
+    known = ", ".join(served(models_dir)) or "none"
+    where = f"no model {name!r}: it is neither a folder nor a served name (served: {known})"
     info, reached = None, False
     try:
         # asked once and briefly: a download would try again and again before it gives up

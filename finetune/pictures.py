@@ -139,7 +139,8 @@ def lengths(counts: Any, limit: int, cut: float, file: Path) -> None:
     counts = np.asarray(counts)
     figure, axes = _figure(8, 3.2)
     longest = int(counts.max())
-    axes.hist(counts, bins=np.arange(0, longest + 2, max(1, (longest + 2) // 60)), color=BLUE, alpha=0.8)
+    step = max(1, (longest + 2) // 60)
+    axes.hist(counts, bins=np.arange(0, longest + step + 1, step), color=BLUE, alpha=0.8)
     if longest >= limit:
         axes.axvline(limit, color=RED, linestyle="--")
     axes.set_title(f"cut at {limit} tokens: {cut:.1%} of the texts", fontsize=10)

@@ -167,7 +167,7 @@ def beaten_by_tfidf(labels: LabelSpace, scored: Scored) -> str | None:
     if value is None or plain is None or plain <= value:
         return None
     return (
-        f"TF-IDF with logistic regression does better on the same rows ({headline} {plain:.3f}, this model "
+        f"TF-IDF with a linear model does better on the same rows ({headline} {plain:.3f}, this model "
         f"{value:.3f}): train longer (--epochs), or with a higher learning rate (--lr)"
     )
 

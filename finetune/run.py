@@ -76,7 +76,7 @@ class Plan:
 
 def plan(config: TrainConfig, data: Any = None) -> Plan:
     """What `train` would do, without training."""
-    base = fetched(artifact.find(config.base, config.models_dir), config.model.revision)
+    base = fetched(artifact.find(config.base, config.models_dir), config.models_dir, revision=config.model.revision)
     config, splits, encoder = _prepared(config, base, data)
     return _plan(config, splits, encoder, _encoded(encoder, splits.train))
 
@@ -108,7 +108,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     if config.loss is not None:
         pick(LOSSES, config.loss.name, config.loss.knobs, what="loss")
     terms = [pick(AUXILIARY, choice.name, choice.knobs, what="auxiliary term") for choice in config.auxiliary]
-    base = fetched(artifact.find(config.base, config.models_dir), config.model.revision)
+    base = fetched(artifact.find(config.base, config.models_dir), config.models_dir, revision=config.model.revision)
     config, splits, encoder = _prepared(config, base, data)
     labels = splits.labels
     for sentence in splits.said:

@@ -85,10 +85,11 @@ def find_columns(source: Source, config: DataConfig, table: Table) -> Columns:
     return Columns(str(text), pair, str(label))
 
 
-def named_splits(source: Source, data: Any = None) -> dict[str, list[Table]]:
+def named_splits(source: Source, data: Any = None) -> dict[str, Table]:
     """`train`, `validation` and `test` tables of a source; an unsplit one is `train`.
 
-    A folder holds a file or a folder of files for each split, or files that all belong to one table.
+    A folder holds files or folders named for the splits (`train.csv`, `test-001.parquet`, `reviews_dev.csv`, `train/`),
+    or files that all belong to one table. The rows of several files are numbered through, in the order of their names.
 
     Args:
         data: a pandas or polars DataFrame, `datasets.Dataset` or `DatasetDict`, list of dicts, or a dict of those by
@@ -103,7 +104,7 @@ def named_splits(source: Source, data: Any = None) -> dict[str, list[Table]]:
     if path.is_dir():
         return _splits_of_folder(path)
     if path.is_file() or path.suffix.lower() in SUFFIXES:
-        return {"train": [read_table(path)]}
+        return {"train": read_table(path)}
     if path.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?(@[\w./-]+)?", source.path):
         raise DataError(f"no table: give a {', '.join(SUFFIXES)} file or a Hub dataset id", file=source.path)
     return _splits_of(_from_hub(source.path), source.path)
@@ -124,30 +125,49 @@ def _obvious_text(by_name: Mapping[str, str], label: str | None) -> tuple[str | 
     return next((by_name[name] for name in TEXT_NAMES if name in by_name and by_name[name] != label), None), None
 
 
-def _splits_of_folder(folder: Path) -> dict[str, list[Table]]:
-    files = _tables_in(folder)
-    found = {SPLIT_NAMES[file.stem.lower()]: [read_table(file)] for file in files if file.stem.lower() in SPLIT_NAMES}
-    for inner in sorted(folder.iterdir()):
-        if inner.is_dir() and inner.name.lower() in SPLIT_NAMES and _tables_in(inner):
-            found[SPLIT_NAMES[inner.name.lower()]] = [read_table(file) for file in _tables_in(inner)]
-    if not found and files:
-        return {"train": [read_table(file) for file in files]}
-    if "train" not in found:
+def _splits_of_folder(folder: Path) -> dict[str, Table]:
+    files: dict[str, list[Path]] = {}
+    for file in _tables_in(folder):
+        words = re.split(r"[-_.\s]+", file.stem.lower())
+        split = SPLIT_NAMES.get(words[0]) or SPLIT_NAMES.get(words[-1])
+        if split is not None:
+            files.setdefault(split, []).append(file)
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if inner.name.lower() in SPLIT_NAMES:
+            files.setdefault(SPLIT_NAMES[inner.name.lower()], []).extend(_tables_in(inner))
+    if not files:
+        files["train"] = _tables_in(folder)
+    if not files.get("train"):
         raise DataError(f"this folder holds no tables ({', '.join(SUFFIXES)}) to train on", file=str(folder))
-    return found
+    return {split: _one_table(folder, [read_table(file) for file in parts]) for split, parts in files.items() if parts}
 
 
 def _tables_in(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in SUFFIXES)
 
 
-def _splits_of(data: Any, name: str) -> dict[str, list[Table]]:
+def _one_table(folder: Path, parts: list[Table]) -> Table:
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    for part in parts:
+        if set(part.columns) != set(first.columns):
+            raise DataError(
+                f"the files of this folder have different columns: {Path(first.name).name} has {shown(first.columns)}, "
+                f"and {Path(part.name).name} has {shown(part.columns)}",
+                file=str(folder),
+            )
+    notes = ", ".join(dict.fromkeys(part.note for part in parts if part.note))
+    return Table(first.columns, [row for part in parts for row in part.rows], str(folder), notes or None)
+
+
+def _splits_of(data: Any, name: str) -> dict[str, Table]:
     if isinstance(data, Mapping):  # DatasetDict is a dict as well
-        found = {SPLIT_NAMES[split]: [_table(rows, name)] for split, rows in data.items() if split in SPLIT_NAMES}
+        found = {SPLIT_NAMES[split]: _table(rows, name) for split, rows in data.items() if split in SPLIT_NAMES}
         if "train" not in found:
             raise DataError(f"there is no split 'train' (there are: {shown(list(data))})", file=name)
         return found
-    return {"train": [_table(data, name)]}
+    return {"train": _table(data, name)}
 
 
 def _table(data: Any, name: str) -> Table:

@@ -207,6 +207,10 @@ class ZeroShotClassifier:
 
         if _is_columns(sequences):
             return _columns(sequences, answer(list(sequences["text"])), ("labels", "scores"))
+        if isinstance(sequences, Mapping):
+            raise BadRequest(
+                "a sequence is a string; a dict is taken for columns, and its `text` must be a list of strings"
+            )
         return answer([sequences])[0] if isinstance(sequences, str) else _over(sequences, answer)
 
     async def aclassify(self, sequences: Any, candidate_labels: Any, **options: Any) -> Any:
@@ -253,8 +257,9 @@ def _is_columns(inputs: Any) -> bool:
 
 
 def _paired(texts: Any, pairs: Any) -> list[dict[str, Any]]:
-    if len(texts) != len(pairs):
-        raise BadRequest(f"there are {len(texts)} values of text and {len(pairs)} of text_pair")
+    if isinstance(pairs, str) or len(texts) != len(pairs):
+        many = "one string" if isinstance(pairs, str) else str(len(pairs))
+        raise BadRequest(f"there are {len(texts)} values of text and {many} of text_pair")
     return [{"text": text, "text_pair": pair} for text, pair in zip(texts, pairs, strict=True)]
 
 

@@ -284,7 +284,8 @@ def _after_fork() -> None:
         engine._lock = threading.Lock()  # the thread that may have held it is not in this process
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def nli_model(folder: ModelFolder) -> tuple[NliRoles, ZeroShotSettings]:

@@ -116,7 +116,7 @@ def resolve(name: str | PathLike[str], models_dir: str | PathLike[str] | None = 
     Raises:
         CheckpointError: it leads nowhere, or to a folder that cannot be used.
     """
-    return read(fetched(find(str(name), models_dir)).source)
+    return read(fetched(find(str(name), models_dir), models_dir).source)
 
 
 def describe(name: str, folder: ModelFolder) -> dict[str, Any]:

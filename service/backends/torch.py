@@ -24,7 +24,8 @@ SHARED_TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra"
 """Families whose attention takes a 4-D mask as it is; a test runs each of them."""
 
 # OpenMP's threads do not come along into a forked process, and work that waits for them would hang
-os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 class TorchBackend:

@@ -6,6 +6,8 @@ Does not know: the Hub's protocol; huggingface_hub does that.
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from service.errors import BadRequest
@@ -31,6 +33,8 @@ def command(model: str, repo: str, private: bool, with_texts: bool, message: str
 
     from service.store import resolve
 
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise BadRequest(f"{repo!r} is no name for a repository: write OWNER/NAME")
     folder = resolve(model, models_dir)
     api = HfApi(library_name="rehead")
     try:
@@ -43,6 +47,9 @@ def command(model: str, repo: str, private: bool, with_texts: bool, message: str
         )
     except hub.HFValidationError as error:
         raise BadRequest(f"{repo!r} is no name for a repository: write OWNER/NAME") from error
+    except ValueError as error:  # the Hub's check of the card's metadata
+        said = " ".join(str(error).split())
+        raise BadRequest(f"the Hub refused the model card ({said[:300]}): mend {folder.path / 'README.md'}") from error
     except hub.LocalTokenNotFoundError as error:
         raise BadRequest(
             "the Hub does not know who you are", hint="log in with `hf auth login`, or set HF_TOKEN"
@@ -54,6 +61,8 @@ def command(model: str, repo: str, private: bool, with_texts: bool, message: str
         raise BadRequest(
             f"the Hub refused {repo} ({code}: {first[:200]})", hint=hint if code in (401, 403) else ""
         ) from error
-    except (hub.OfflineModeIsEnabled, hub.HTTPError, OSError) as error:
+    except (hub.HTTPError, ConnectionError, TimeoutError) as error:  # ConnectionError: offline mode too
         raise BadRequest(f"the Hub cannot be reached now ({type(error).__name__}); nothing was uploaded") from error
+    except OSError as error:
+        raise BadRequest(f"the folder of {model} cannot be read: {error}") from error
     click.echo(f"{folder.path} is at {address} ({done.oid[:7]})")

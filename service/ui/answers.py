@@ -73,11 +73,13 @@ def report_of(store: ModelStore[Engine], name: str | None) -> tuple[str, list[tu
 def _pictures(folder: ModelFolder) -> list[tuple[Any, str]]:
     from PIL import Image
 
-    files = sorted((folder.path / "report").glob("*.png"))
     found = []
-    for file in files:
-        with Image.open(file) as picture:
-            found.append((picture.copy(), file.stem.replace("_", " ")))
+    for file in folder.report_pictures:
+        try:
+            with Image.open(file) as picture:
+                found.append((picture.copy(), file.stem.replace("_", " ")))
+        except OSError:
+            continue  # a damaged picture is no reason to hide the others
     return found
 
 

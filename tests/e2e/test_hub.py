@@ -75,6 +75,6 @@ def test_a_refusal_and_a_bad_name_are_one_sentence(hub, tiny_sentiment, tmp_path
     refused = rehead(hub.address, tmp_path, "push", tiny_sentiment, "me/mine", token="hf_wrong")
     assert refused.returncode == 2 and refused.stderr.count("\n") <= 2
     assert "the Hub refused me/mine (401" in refused.stderr and "hf auth login" in refused.stderr
-    wrong = rehead(hub.address, tmp_path, "push", tiny_sentiment, "me//mine")
+    wrong = rehead(hub.address, tmp_path, "push", tiny_sentiment, "mine")
     assert wrong.returncode == 2 and "write OWNER/NAME" in wrong.stderr
     assert hub.files == {}

@@ -327,20 +327,35 @@ def test_numbers_for_names_are_translated(tmp_path: Path) -> None:
         load_rows(str(tmp_path / "x.jsonl"), DataConfig(label_names=names), found.labels)
 
 
-def test_a_folder_of_tables_is_one_table_and_split_names_make_splits(tmp_path: Path) -> None:
-    (tmp_path / "parts").mkdir()
-    write_table(tmp_path / "parts" / "one.csv", table()[:20])
-    write_table(tmp_path / "parts" / "two.jsonl", table()[20:])
-    found = splits(None, train=str(tmp_path / "parts"), validation_size=4)
-    assert len(found.train) == 36 and len(found.validation) == 4
-    for split, rows in (("train", table()[:30]), ("dev", table()[30:])):
-        (tmp_path / "given" / split).mkdir(parents=True)
-        write_table(tmp_path / "given" / split / "part-0.parquet", rows)
-    found = splits(None, train=str(tmp_path / "given"))
-    assert len(found.train) == 30 and len(found.validation) == 10
-    (tmp_path / "none").mkdir()
+def test_a_folder_of_tables_is_one_table_whose_rows_are_numbered_through(tmp_path: Path) -> None:
+    write_table(tmp_path / "one.csv", table()[:20])
+    write_table(
+        tmp_path / "two.jsonl", [*table()[20:], {"text": "only here", "label": "q"}, {"text": "and here", "label": "q"}]
+    )
+    found = splits(None, train=str(tmp_path), validation_size=6)
+    assert found.labels.task == "multiclass" and found.labels.names == ("n", "p", "q")
+    numbers = dict(
+        zip(found.train.texts + found.validation.texts, found.train.numbers + found.validation.numbers, strict=True)
+    )
+    assert numbers["row 19 is good"] == 20 and numbers["only here"] == 41 and found.train.source == str(tmp_path)
+    write_table(tmp_path / "three.csv", [{"text": "a", "tag": "b"}])
+    with pytest.raises(DataError, match="different columns: one.csv has text, label, and three.csv has text, tag"):
+        splits(None, train=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["{}.csv", "{}-00000-of-00001.parquet", "reviews_{}.jsonl", "{}/part-0.parquet"])
+def test_a_folder_named_for_splits_is_split_as_it_says(tmp_path: Path, name: str) -> None:
+    for split, rows in (("train", table()[:24]), ("dev", table()[24:32]), ("test", table()[32:])):
+        file = tmp_path / name.format(split)
+        file.parent.mkdir(exist_ok=True)
+        write_table(file, rows)
+    found = splits(None, train=str(tmp_path))
+    assert (len(found.train), len(found.validation), len(found.tests["test"])) == (24, 8, 8)
+
+
+def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no tables"):
-        splits(None, train=str(tmp_path / "none"))
+        splits(None, train=str(tmp_path))
 
 
 def test_rows_drawn_from_a_folder_are_drawn_from_all_of_it(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_cut_short_weights_are_refused(tiny_base: Path, tmp_path: Path, keep: in
 
 
 def test_a_base_that_does_not_exist_is_refused_by_name() -> None:
-    with pytest.raises(CheckpointError, match="'nobody/nothing' is neither a folder nor a served name"):
+    with pytest.raises(CheckpointError, match="no model 'nobody/nothing': it is neither a folder nor a served name"):
         fetched(find("nobody/nothing"))
     with pytest.raises(CheckpointError, match="no model './nothing'"):
         find("./nothing")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from finetune import pictures
 from finetune.artifact import ClassifierSettings
 from finetune.base_fit import BaseFit
 from finetune.card import model_card
@@ -123,6 +124,17 @@ def test_several_labels_are_decided_at_their_thresholds() -> None:
     plain = measured(labels, [["a"], ["b"]], [[0.4, 0.1], [0.2, 0.45]])
     assert [row["prediction"] for row in errors(labels, plain, 2) if row["kind"] == "worst"] == ["", ""]
     assert [row for row in errors(labels, replace(plain, thresholds=[0.3, 0.4]), 2) if row["kind"] == "worst"] == []
+
+
+@pytest.mark.parametrize("longest", [3, 59, 400, 500, 512])
+def test_the_histogram_of_lengths_leaves_out_no_text(longest: int, tmp_path: Path, monkeypatch: Any) -> None:
+    from matplotlib.axes import Axes
+
+    drawn = []
+    hist = Axes.hist
+    monkeypatch.setattr(Axes, "hist", lambda self, *given, **more: drawn.append(hist(self, *given, **more)))
+    pictures.lengths([1, longest, longest], longest, 0.5, tmp_path / "lengths.png")
+    assert drawn[0][0].sum() == 3
 
 
 @pytest.mark.parametrize("task", ["binary", "multi_label", "regression"])

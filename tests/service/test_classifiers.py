@@ -218,6 +218,10 @@ def test_columns_come_back_as_columns_under_names_that_are_free(tiny_sentiment, 
     assert found["labels"] == [one["labels"] for one in topics(texts, LABELS)]
     with pytest.raises(BadRequest, match="2 values of text and 1 of text_pair"):
         model({"text": texts, "text_pair": ["a"]})
+    with pytest.raises(BadRequest, match="2 values of text and one string of text_pair"):
+        model({"text": texts, "text_pair": "ab"})
+    with pytest.raises(BadRequest, match="`text` must be a list of strings"):
+        topics({"review": texts}, LABELS)
     with pytest.raises(BadRequest, match="truncation cannot be turned off"):
         model(texts, truncation=False)
 

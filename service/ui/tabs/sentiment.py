@@ -71,8 +71,8 @@ def build(page: gr.Blocks, store: ModelStore[Engine], settings: ServeSettings) -
         event(one, [model, text], [scores, remark, problem], api_name=False)
     classify_lines.click(many, [model, lines], [table, problem_lines], api_name=False)
     model.change(lambda name: about(store, name), [model], [line], api_name=False, show_progress="hidden")
-    for changed in (report.expand, model.change):
-        changed(lambda name: report_of(store, name), [model], [figures, pictures], api_name=False)
+    report.expand(lambda name: report_of(store, name), [model], [figures, pictures], api_name=False)
+    model.change(lambda: (gr.update(open=False), "", None), None, [report, figures, pictures], api_name=False)
     page.load(lambda: gr.update(choices=names()), None, [model], api_name=False, show_progress="hidden")
 
 
