@@ -336,6 +336,8 @@ def _save_weights(model: Any, folder: Path, dtype: str) -> None:
     import torch
 
     model.to(getattr(torch, dtype)).save_pretrained(folder)
+    for file in folder.glob("model*.safetensors"):
+        file.chmod((folder / artifact.METRICS).stat().st_mode)  # safetensors lets only the owner read them
 
 
 def _require_finite(model: Any) -> None:
