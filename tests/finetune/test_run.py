@@ -158,12 +158,14 @@ def test_the_default_learning_rate_suits_the_width_of_the_base(config: Make, rev
 def test_events_tell_the_whole_story(config: Make, reviews: Any) -> None:
     seen: list[events.Event] = []
     train(config(), reviews, seen.append)
-    kinds = [type(event).__name__ for event in seen]
+    kinds = [type(event).__name__ for event in seen if not isinstance(event, events.Warned)]
     assert list(dict.fromkeys(kinds)) == ["Said", "Started", "Step", "Evaluated", "Saved", "Finished"]
     assert any("tokens a word" in event.text for event in seen if isinstance(event, events.Said))
     base = next(event.text for event in seen if isinstance(event, events.Said) and event.text.startswith("base"))
     assert "kept 39 tensors" in base
     assert "new: classifier" in base
+    warned = [event.text for event in seen if isinstance(event, events.Warned)]
+    assert any("TF-IDF with a linear model does better" in text for text in warned)  # it learns these words at once
 
 
 def test_training_stops_early_once_nothing_gets_better(config: Make, reviews: Any) -> None:

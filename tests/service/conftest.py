@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def nothing_ships(tmp_path_factory):
     """The models folder of the checkout may hold anything."""
     with pytest.MonkeyPatch.context() as patch:
