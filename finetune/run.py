@@ -76,7 +76,7 @@ class Plan:
 
 def plan(config: TrainConfig, data: Any = None) -> Plan:
     """What `train` would do, without training."""
-    base = fetched(artifact.find(config.base, config.models_dir), config.models_dir, revision=config.model.revision)
+    base = _base_of(config)
     config, splits, encoder = _prepared(config, base, data)
     return _plan(config, splits, encoder, _encoded(encoder, splits.train))
 
@@ -108,7 +108,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     if config.loss is not None:
         pick(LOSSES, config.loss.name, config.loss.knobs, what="loss")
     terms = [pick(AUXILIARY, choice.name, choice.knobs, what="auxiliary term") for choice in config.auxiliary]
-    base = fetched(artifact.find(config.base, config.models_dir), config.models_dir, revision=config.model.revision)
+    base = _base_of(config)
     config, splits, encoder = _prepared(config, base, data)
     labels = splits.labels
     for sentence in splits.said:
@@ -191,6 +191,11 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     say(Finished(str(out), values["validation"]))
     tests = {name: found for name, found in values.items() if name != "validation"}
     return TrainResult(out, values["validation"], tests, splits.counts, trainer.state.global_step)
+
+
+def _base_of(config: TrainConfig) -> artifact.Location:
+    found = artifact.find(config.base, config.models_dir)
+    return fetched(found, config.models_dir, revision=config.model.revision)
 
 
 def _prepared(config: TrainConfig, base: artifact.Location, data: Any) -> tuple[TrainConfig, Splits, TextEncoder]:
