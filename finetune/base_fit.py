@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from finetune.encoding import Encoded, TextEncoder, without_surrogates
+from finetune.encoding import TextEncoder, without_surrogates
+from finetune.tokens import Tokens
 
 ROWS = 2000
 """Texts that are looked at, drawn with the seed; lengths and cuts are counted on all."""
@@ -64,26 +65,25 @@ class BaseFit:
         return asdict(self) | {"warnings": list(self.warnings)}
 
 
-def look(encoder: TextEncoder, texts: Sequence[str], encoded: Sequence[Encoded], *, base: str, seed: int) -> BaseFit:
+def look(encoder: TextEncoder, texts: Sequence[str], tokens: Tokens, *, base: str, seed: int) -> BaseFit:
     """How the texts fit the base's tokenizer, with a warning in a sentence for each thing that does not.
 
     Args:
-        texts: first texts of the rows; `encoded` are the rows as they will be trained on.
+        texts: first texts of the rows; `tokens` are the rows as they will be trained on.
     """
-    some = random.Random(seed).sample(list(texts), min(ROWS, len(texts)))
-    clean = [without_surrogates(text) for text in some]
+    some = random.Random(seed).sample(range(len(texts)), min(ROWS, len(texts)))
+    clean = [without_surrogates(texts[index]) for index in some]
     tokenizer = encoder.tokenizer
     # a text longer than the model reads is meant here: silence the warning about it
     ids = tokenizer(clean, add_special_tokens=False, verbose=False)["input_ids"]
-    tokens = sum(map(len, ids))
+    pieces = sum(map(len, ids))
     unknown = sum(row.count(tokenizer.unk_token_id) for row in ids) if tokenizer.unk_token_id is not None else 0
     words = sum(len(WORD.findall(text)) for text in clean)
-    lengths = [len(row) for row in encoded]
     found = BaseFit(
-        unknown=unknown / max(1, tokens),
-        tokens_per_word=tokens / max(1, words),
-        truncated=sum(row.truncated for row in encoded) / len(encoded),
-        lengths={str(share): int(np.quantile(lengths, share)) for share in (0.5, 0.9, 0.99, 1.0)},
+        unknown=unknown / max(1, pieces),
+        tokens_per_word=pieces / max(1, words),
+        truncated=float(tokens.truncated.mean()),
+        lengths={str(share): int(np.quantile(tokens.lengths, share)) for share in (0.5, 0.9, 0.99, 1.0)},
         scripts=_shares(script for text in clean for script in _scripts(text)),
         languages=_shares(_language(text) for text in clean),
         warnings=(),

@@ -7,6 +7,7 @@ Does not know: encoders, metrics, reports.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def _spread(labels: LabelSpace, model: Any, rows: Rows) -> npt.NDArray[Any]:
     return scores
 
 
-def _joined(rows: Rows) -> list[str]:
+def _joined(rows: Rows) -> Sequence[str]:
     if rows.pairs is None:
         return rows.texts
     seconds = (" ".join(SECOND + word for word in pair.split()) for pair in rows.pairs)

@@ -76,7 +76,7 @@ class Source(Part):
     """One table of training or evaluation rows; columns left out follow `data`."""
 
     path: str
-    """A CSV, TSV, JSON Lines or Parquet file, a folder of splits, or a Hub dataset id (`id:config@revision`)."""
+    """A CSV, TSV, JSON Lines or Parquet file, a folder of splits, or a Hub dataset id (`id:config@revision#split`)."""
 
     text: str | None = None
     """Column of the text, where it differs from `data.text`."""

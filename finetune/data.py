@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from finetune.config import DataConfig, Source
 from finetune.errors import ConfigError, DataError
@@ -20,6 +23,7 @@ from finetune.pairs import recast
 from finetune.rows import Rows, contradicted, joined, once, without
 from finetune.sources import Columns, find_columns, named_splits
 from finetune.splits import split
+from finetune.spool import Cells, chosen
 from finetune.tables import Table
 from finetune.targets import infer_task, parse_labels
 
@@ -125,7 +129,8 @@ class _Reading:
         self._say(f"{table.name}: {columns}")
         self.label_column = columns.label
         numbers = self._filled(source, table, columns)
-        cells = [table.rows[number - 1][columns.label] for number in numbers]
+        places = [number - 1 for number in numbers]
+        cells = list(map(_shared(), chosen(table.column(columns.label), places)))
         where = {"file": table.name, "column": columns.label}
         if source.recast is not None:
             task: Task = infer_task(cells, numbers, **where)
@@ -135,9 +140,8 @@ class _Reading:
                 self.task = infer_task(cells, numbers, **where)
                 self._say(f"task {self.task.replace('_', '-')}, from the column {columns.label!r}")
             values = parse_labels(cells, numbers, self.task, self.config.label_names, **where)
-        texts = [str(table.rows[number - 1][columns.text]) for number in numbers]
-        pair = columns.text_pair
-        pairs = [str(table.rows[number - 1][pair]) for number in numbers] if pair is not None else None
+        texts = _texts(chosen(table.column(columns.text), places))
+        pairs = _texts(chosen(table.column(columns.text_pair), places)) if columns.text_pair is not None else None
         return Rows(texts, pairs, values, numbers, table.name, self._groups(table, numbers))
 
     def _groups(self, table: Table, numbers: list[int]) -> list[str] | None:
@@ -148,7 +152,7 @@ class _Reading:
             raise DataError(
                 f"there is no column {column!r} (--group); there are: {shown(table.columns)}", file=table.name
             )
-        cells = [table.rows[number - 1].get(column) for number in numbers]
+        cells = chosen(table.column(column), [number - 1 for number in numbers])
         # a row without a group is one of its own
         return [
             f"row {number} of {table.name}" if _is_empty(cell) else str(cell)
@@ -163,12 +167,18 @@ class _Reading:
                 )
         kept = []
         self.counts["rows_read"] += len(table.rows)
-        for number, row in enumerate(table.rows, start=1):
+        texts, labels = table.column(columns.text), table.column(columns.label)
+        pairs = table.column(columns.text_pair) if columns.text_pair is not None else texts
+        asked = {name: table.column(name) for name in (*source.drop, *source.keep)}
+        beside: Iterable[dict[str, Any]] = repeat({})
+        if asked:
+            beside = (dict(zip(asked, row, strict=True)) for row in zip(*asked.values(), strict=True))
+        for number, (text, pair, label, row) in enumerate(zip(texts, pairs, labels, beside, strict=False), start=1):
             if _is_left_out(row, source):
                 self.counts["left_out"] += 1
-            elif _is_empty(row.get(columns.text)) or (columns.text_pair and _is_empty(row.get(columns.text_pair))):
+            elif _is_empty(text) or _is_empty(pair):
                 self.counts["empty_texts"] += 1
-            elif _is_missing(row.get(columns.label)):
+            elif _is_missing(label):
                 self.counts["empty_labels"] += 1
             else:
                 kept.append(number)
@@ -211,7 +221,8 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
         if not len(train):
             raise DataError("every text carries different labels in different rows: mend the label column")
     evaluated = (validation, *tests.values())
-    train = without(train, {key for rows in evaluated for key in rows.identities()}, counts, "also_in_evaluation")
+    held = np.concatenate([rows.identities() for rows in evaluated])
+    train = without(train, held, counts, "also_in_evaluation")
     train = _without_groups(train, evaluated, counts)
     names = reading.config.label_names
     if names is not None and task != "regression":
@@ -222,7 +233,7 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
     if not len(validation):
         train, validation = split(train, reading.config.validation_size, labels, reading.seed)
         # a text with two numbers or two sets of labels may fall on both sides
-        train = without(train, set(validation.identities()), counts, "also_in_evaluation")
+        train = without(train, validation.identities(), counts, "also_in_evaluation")
     for rows in (train, validation, *tests.values()):
         _require_known(rows, labels)
     if labels.task not in ("regression", "multi_label") and len(set(train.values)) < 2:
@@ -255,6 +266,16 @@ def _require_known(rows: Rows, labels: LabelSpace) -> None:
                     file=rows.source,
                     row=number,
                 )
+
+
+def _texts(cells: Sequence[Any]) -> Sequence[str]:
+    return cells.decoded(str) if isinstance(cells, Cells) else [str(cell) for cell in cells]
+
+
+def _shared() -> Callable[[Any], Any]:
+    """Gives equal strings as one object: a label column repeats a few names a million times."""
+    known: dict[str, str] = {}
+    return lambda cell: known.setdefault(cell, cell) if isinstance(cell, str) else cell
 
 
 def _is_left_out(row: dict[str, Any], source: Source) -> bool:

@@ -24,13 +24,17 @@ DEFAULT_MAX_LENGTH = 512
 Truncation = Literal["longest_first", "only_first"]
 
 
+Ids = Any
+"""A list of ints, or an array `[L]` of them where they lie on disk."""
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """One text, or one pair, as token ids; `segments` as in attention.py, `type_ids` as the model expects them."""
 
-    ids: list[int]
-    type_ids: list[int]
-    segments: list[int]
+    ids: Ids
+    type_ids: Ids
+    segments: Ids
     truncated: bool
 
     def __len__(self) -> int:

@@ -35,7 +35,7 @@ class Evaluation:
 
 
 def evaluate(
-    predict: Callable[[list[str], list[str] | None], Any],
+    predict: Callable[[Sequence[str], Sequence[str] | None], Any],
     rows: Any,
     labels: LabelSpace,
     *,

@@ -6,12 +6,20 @@ Does not know: columns, files, how rows are set aside (splits.py).
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from finetune.errors import DataError
+from finetune.spool import Cells, chosen
+
+Identities = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -19,8 +27,8 @@ class Rows:
     """Checked rows: `values` are label names, lists of names or numbers; `numbers` are 1-based rows of `source`;
     `groups` say what belongs together (an author, a document), where a column was named for it."""
 
-    texts: list[str]
-    pairs: list[str] | None
+    texts: Sequence[str]
+    pairs: Sequence[str] | None
     values: list[Any]
     numbers: list[int]
     source: str
@@ -29,21 +37,22 @@ class Rows:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def take(self, chosen: Sequence[int]) -> Rows:
+    def take(self, positions: Sequence[int]) -> Rows:
         """The rows at these positions, in this order."""
         return Rows(
-            [self.texts[index] for index in chosen],
-            [self.pairs[index] for index in chosen] if self.pairs is not None else None,
-            [self.values[index] for index in chosen],
-            [self.numbers[index] for index in chosen],
+            chosen(self.texts, positions),
+            chosen(self.pairs, positions) if self.pairs is not None else None,
+            [self.values[index] for index in positions],
+            [self.numbers[index] for index in positions],
             self.source,
-            [self.groups[index] for index in chosen] if self.groups is not None else None,
+            [self.groups[index] for index in positions] if self.groups is not None else None,
         )
 
-    def identities(self) -> list[tuple[str, str]]:
-        """What makes two rows the same text."""
-        pairs = self.pairs if self.pairs is not None else [""] * len(self)
-        return [(text.strip(), pair.strip()) for text, pair in zip(self.texts, pairs, strict=True)]
+    def identities(self) -> Identities:
+        """What makes two rows the same text, `[N]`: a hash of 64 bits, since a large table's texts stay on disk."""
+        pairs: Iterable[str] = self.pairs if self.pairs is not None else repeat("")
+        both = (_hash(text.strip(), pair.strip()) for text, pair in zip(self.texts, pairs, strict=False))
+        return np.fromiter(both, np.uint64, len(self))
 
 
 def joined(parts: Sequence[Rows]) -> Rows:
@@ -56,9 +65,11 @@ def joined(parts: Sequence[Rows]) -> Rows:
         return Rows([], None, [], [], "")
     if len({part.pairs is None for part in parts}) > 1:
         raise DataError("some tables have pairs of texts and others single texts", file=parts[0].source)
-    pairs = [pair for part in parts for pair in part.pairs or ()] if parts[0].pairs is not None else None
+    if len(parts) == 1:
+        return parts[0]
+    pairs = _one_after_another([part.pairs or () for part in parts]) if parts[0].pairs is not None else None
     return Rows(
-        [text for part in parts for text in part.texts],
+        _one_after_another([part.texts for part in parts]),
         pairs,
         [value for part in parts for value in part.values],
         [number for part in parts for number in part.numbers],
@@ -69,31 +80,41 @@ def joined(parts: Sequence[Rows]) -> Rows:
 
 def once(rows: Rows, counts: Counter[str], name: str) -> Rows:
     """The rows without exact repeats of text and label; `counts[name]` grows by how many went."""
-    seen: set[tuple[Any, ...]] = set()
-    kept = []
-    for index, (key, value) in enumerate(zip(rows.identities(), rows.values, strict=True)):
-        whole = (*key, _comparable(value))
-        if whole not in seen:
-            seen.add(whole)
-            kept.append(index)
-    counts[name] += len(rows) - len(kept)
-    return rows.take(kept)
+    _, first = np.unique(_with_values(rows), axis=0, return_index=True)
+    counts[name] += len(rows) - len(first)
+    return rows.take(np.sort(first).tolist())
 
 
-def contradicted(*tables: Rows) -> set[tuple[str, str]]:
+def contradicted(*tables: Rows) -> Identities:
     """The texts that carry different labels anywhere in these tables."""
-    seen: defaultdict[tuple[str, str], set[Any]] = defaultdict(set)
-    for rows in tables:
-        for key, value in zip(rows.identities(), rows.values, strict=True):
-            seen[key].add(_comparable(value))
-    return {key for key, values in seen.items() if len(values) > 1}
+    whole = np.unique(np.concatenate([_with_values(rows) for rows in tables]), axis=0)
+    found, often = np.unique(whole[:, 0], return_counts=True)
+    return found[often > 1]
 
 
-def without(rows: Rows, keys: set[tuple[str, str]], counts: Counter[str], name: str) -> Rows:
+def without(rows: Rows, keys: Identities, counts: Counter[str], name: str) -> Rows:
     """The rows whose text is none of these; `counts[name]` grows by how many went."""
-    kept = [index for index, key in enumerate(rows.identities()) if key not in keys]
+    kept = np.flatnonzero(~np.isin(rows.identities(), keys))
     counts[name] += len(rows) - len(kept)
-    return rows.take(kept)
+    return rows.take(kept.tolist())
+
+
+def _with_values(rows: Rows) -> Identities:
+    values = (_hash(str(_comparable(value))) for value in rows.values)
+    return np.stack([rows.identities(), np.fromiter(values, np.uint64, len(rows))], axis=1)
+
+
+def _hash(*parts: str) -> int:
+    # two of a hundred million texts share 64 bits by chance once in 4,000 such tables
+    whole = "\0".join(parts).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "little")
+
+
+def _one_after_another(columns: Sequence[Sequence[str]]) -> Sequence[str]:
+    on_disk = [column for column in columns if isinstance(column, Cells)]
+    if len(on_disk) == len(columns):
+        return Cells.joined(on_disk)
+    return list(chain.from_iterable(columns))
 
 
 def _comparable(value: Any) -> Any:

@@ -20,7 +20,7 @@ from finetune.baseline import tfidf_scores
 from finetune.card import model_card
 from finetune.config import Choice, TrainConfig
 from finetune.data import Splits, load_splits
-from finetune.encoding import Encoded, TextEncoder
+from finetune.encoding import TextEncoder
 from finetune.errors import TrainingError
 from finetune.events import Finished, Listener, Said, Saved, Warned
 from finetune.hub import fetched
@@ -43,6 +43,7 @@ from finetune.registry import pick
 from finetune.report import Measured
 from finetune.rows import Rows
 from finetune.scores import ACTIVATION_OF_TASK, activate
+from finetune.tokens import Tokens
 
 __all__ = ["Plan", "TrainResult", "differences", "evaluate", "evaluation_json", "plan", "train", "write_evaluation"]
 
@@ -78,7 +79,7 @@ def plan(config: TrainConfig, data: Any = None) -> Plan:
     """What `train` would do, without training."""
     base = _base_of(config)
     config, splits, encoder = _prepared(config, base, data)
-    return _plan(config, splits, encoder, _encoded(encoder, splits.train))
+    return _plan(config, splits, encoder, _tokens(encoder, splits.train))
 
 
 def train(config: TrainConfig, data: Any = None, on_event: Listener | None = None) -> TrainResult:
@@ -119,9 +120,9 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
 
     # 2. texts to tokens, the base's body under a new head
     shared = config.zero_shot.attention == "alternate"
-    encoded = _encoded(encoder, splits.train)
-    validation = _encoded(encoder, splits.validation)
-    planned = _plan(config, splits, encoder, encoded)
+    tokens = _tokens(encoder, splits.train)
+    validation = _tokens(encoder, splits.validation)
+    planned = _plan(config, splits, encoder, tokens)
     splits = planned.splits
     say(Said(str(planned.near)))
     say(Said(str(planned.fit)))
@@ -145,8 +146,8 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
         average=config.optim.average,
         model=built.model,
         args=training.training_arguments(config, work, len(splits.train), best_by),
-        train_dataset=training.as_dataset(encoded, targets),
-        eval_dataset=training.as_dataset(validation, labels.encode(splits.validation.values)),
+        train_dataset=training.Examples(tokens, targets),
+        eval_dataset=training.Examples(validation, labels.encode(splits.validation.values)),
         data_collator=training.Collator(encoder, with_segments=shared or bool(terms)),
         processing_class=encoder.tokenizer,
         compute_metrics=_trainer_metrics(labels),
@@ -228,21 +229,21 @@ def _resolved(config: TrainConfig, base: Any, labels: LabelSpace, encoder: TextE
     )
 
 
-def _plan(config: TrainConfig, splits: Splits, encoder: TextEncoder, encoded: list[Encoded]) -> Plan:
+def _plan(config: TrainConfig, splits: Splits, encoder: TextEncoder, tokens: Tokens) -> Plan:
     import math
 
     from finetune.trainer import updates_per_epoch
 
     each = updates_per_epoch(config, len(splits.train))
-    fit = look(encoder, splits.train.texts, encoded, base=config.base, seed=config.seed)
+    fit = look(encoder, splits.train.texts, tokens, base=config.base, seed=config.seed)
     near = near_duplicates_of(splits.by_name())
     splits = replace(splits, counts=splits.counts | near.counts)
-    lengths = report.Lengths([len(row) for row in encoded], encoder.max_length, fit.truncated)
+    lengths = report.Lengths(tokens.lengths.tolist(), encoder.max_length, fit.truncated)
     return Plan(config, splits, fit, near, lengths, each, max(1, math.ceil(each * config.optim.epochs)))
 
 
-def _encoded(encoder: TextEncoder, rows: Rows) -> list[Encoded]:
-    return encoder(rows.texts, rows.pairs)
+def _tokens(encoder: TextEncoder, rows: Rows) -> Tokens:
+    return Tokens(rows.texts, rows.pairs, encoder)
 
 
 def _trainer_metrics(labels: LabelSpace) -> Callable[[Any], dict[str, float]]:
@@ -262,7 +263,7 @@ def _measure(
     encoder: TextEncoder,
     *,
     shared: bool,
-    validation: list[Encoded],
+    validation: Tokens,
 ) -> dict[str, Measured]:
     from finetune.trainer import predict
 
@@ -273,13 +274,13 @@ def _measure(
         plain = tfidf_scores(labels, splits.train, list(evaluated.values()), seed=config.seed)
     found = {}
     for (name, rows), without_encoder in zip(evaluated.items(), plain, strict=True):
-        encoded = validation if name == "validation" else _encoded(encoder, rows)
-        logits = predict(model, encoder, encoded, shared=shared)
+        tokens = validation if name == "validation" else _tokens(encoder, rows)
+        logits = predict(model, encoder, tokens, shared=shared)
         scores = activate(logits, ACTIVATION_OF_TASK[labels.task])
         scored = scored_rows(labels, scores, rows, targets, extra=config.metrics)
         if without_encoder is not None:
             scored = beside_tfidf(labels, scored, without_encoder, rows)
-        found[name] = Measured(scored, scores, rows, [len(row) for row in encoded])
+        found[name] = Measured(scored, scores, rows, tokens.lengths.tolist())
     return found
 
 

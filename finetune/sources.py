@@ -7,14 +7,16 @@ Does not know: tasks, labels, splits that have to be made.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from finetune.config import DataConfig, Source
 from finetune.errors import DataError
 from finetune.labels import shown
+from finetune.spool import Cells, Records
 from finetune.tables import SUFFIXES, TEXT_NAMES, Table, read_table
 
 SPLIT_NAMES = {
@@ -105,7 +107,7 @@ def named_splits(source: Source, data: Any = None) -> dict[str, Table]:
         return _splits_of_folder(path)
     if path.is_file() or path.suffix.lower() in SUFFIXES:
         return {"train": read_table(path)}
-    if path.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?(@[\w./-]+)?", source.path):
+    if path.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?(@[\w./-]+)?(#.+)?", source.path):
         raise DataError(f"no table: give a {', '.join(SUFFIXES)} file or a Hub dataset id", file=source.path)
     return _splits_of(_from_hub(source.path), source.path)
 
@@ -158,7 +160,9 @@ def _one_table(folder: Path, parts: list[Table]) -> Table:
                 file=str(folder),
             )
     notes = ", ".join(dict.fromkeys(part.note for part in parts if part.note))
-    return Table(first.columns, [row for part in parts for row in part.rows], str(folder), notes or None)
+    return Table(
+        first.columns, Records.joined([cast(Records, part.rows) for part in parts]), str(folder), notes or None
+    )
 
 
 def _splits_of(data: Any, name: str) -> dict[str, Table]:
@@ -171,16 +175,14 @@ def _splits_of(data: Any, name: str) -> dict[str, Table]:
 
 
 def _table(data: Any, name: str) -> Table:
-    rows: list[dict[str, Any]]
-    names_of: dict[str, Callable[[int], str]] = {}
+    rows: Sequence[dict[str, Any]]
     if hasattr(data, "to_dict") and hasattr(data, "iloc"):  # pandas
         columns = [str(column) for column in data.columns]
         rows = [{str(key): value for key, value in row.items()} for row in data.to_dict(orient="records")]
     elif hasattr(data, "to_dicts") and hasattr(data, "columns"):  # polars
         columns, rows = list(data.columns), data.to_dicts()
     elif hasattr(data, "features") and hasattr(data, "column_names"):  # datasets.Dataset
-        columns, rows = list(data.column_names), data.to_list()
-        names_of = {key: item.int2str for key, item in data.features.items() if hasattr(item, "int2str")}
+        columns, rows = list(data.column_names), _records_of(data)
     elif isinstance(data, list) and all(isinstance(row, Mapping) for row in data):
         rows = [dict(row) for row in data]
         columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -191,20 +193,31 @@ def _table(data: Any, name: str) -> Table:
         )
     if not rows:
         raise DataError("the table has no rows", file=name)
-    for column, int2str in names_of.items():
-        for row in rows:
-            if isinstance(row[column], int) and row[column] >= 0:
-                row[column] = int2str(row[column])
     return Table(columns, rows, name)
+
+
+def _records_of(dataset: Any) -> Records:
+    """The rows of a `datasets.Dataset`, left where they lie; numbers of a ClassLabel column become its names."""
+    arrow = dataset.flatten_indices().with_format("arrow")[:]
+    cells = {name: Cells(arrow.column(name).chunks) for name in dataset.column_names}
+    for name, kind in dataset.features.items():
+        if hasattr(kind, "int2str"):
+            cells[name] = cells[name].decoded(partial(_name_of, kind.int2str))
+    return Records(cells)
+
+
+def _name_of(int2str: Callable[[int], str], value: Any) -> Any:
+    return int2str(value) if isinstance(value, int) and value >= 0 else value
 
 
 def _from_hub(name: str) -> Any:
     import datasets
 
-    spec, _, revision = name.partition("@")
+    spec, _, split = name.partition("#")
+    spec, _, revision = spec.partition("@")
     repo, _, config = spec.partition(":")
     try:
-        return datasets.load_dataset(repo, config or None, revision=revision or None)
+        return datasets.load_dataset(repo, config or None, revision=revision or None, split=split or None)
     except (
         Exception
     ) as error:  # datasets raises a dozen unrelated kinds here, ConnectionError and ValueError among them

@@ -59,7 +59,7 @@ def _by_group(rows: Rows, groups: list[str], strata: list[Any], count: int, seed
     # a stratum with fewer rows than folds cannot be spread over them
     spread = [str(stratum) if often[stratum] >= folds else str(common) for stratum in strata]
     folded = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    train, held = next(iter(folded.split(rows.texts, spread, groups)))
+    train, held = next(iter(folded.split(spread, spread, groups)))
     if not len(train) or not len(held):
         raise DataError(
             "the groups are too few or too uneven to set some aside: give a --group with more values, or "

@@ -1,4 +1,4 @@
-"""Tables of text on disk: read whole, written whole, by suffix.
+"""Tables of text on disk: read a piece at a time into a spool, written whole, by suffix.
 
 Knows: CSV, TSV, JSON Lines and Parquet, their encodings and separators; text stays text ("NA", "00123").
 Does not know: which column is what.
@@ -6,15 +6,17 @@ Does not know: which column is what.
 
 from __future__ import annotations
 
-import io
+import codecs
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from finetune.errors import DataError
+from finetune.spool import ROWS_AT_ONCE, Cells, Records, Spool
 
 TEXT_NAMES = (
     *("text", "sentence", "review", "content", "body", "comment", "message", "tweet", "utterance", "document"),
@@ -28,9 +30,13 @@ class Table:
     """Rows as dicts, with the column names in file order; `note` says what was found out about the file."""
 
     columns: list[str]
-    rows: list[dict[str, Any]]
+    rows: Sequence[dict[str, Any]]
     name: str
     note: str | None = None
+
+    def column(self, name: str) -> Sequence[Any]:
+        """The cells of one column, None where a row has none."""
+        return self.rows.column(name) if isinstance(self.rows, Records) else [row.get(name) for row in self.rows]
 
 
 def read_table(path: str | Path) -> Table:
@@ -66,24 +72,34 @@ def write_table(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def _read_separated(file: Path) -> Table:
     import pandas as pd
+    import pyarrow
 
-    text, encoding = _decoded(file)
-    head = text.partition("\n")[0]
-    separator = "\t" if file.suffix.lower() == ".tsv" else _separator(head)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would lose cells
-            frame = pd.read_csv(
-                io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, na_filter=False, index_col=False
-            )
-    except pd.errors.EmptyDataError as error:
-        raise DataError("the file is empty", file=str(file)) from error
-    except (pd.errors.ParserError, pd.errors.ParserWarning, ValueError) as error:
-        raise DataError(f"not a well-formed table: {' '.join(str(error).split())}", file=str(file)) from error
-    found = [] if encoding == "UTF-8" else [f"encoding {encoding}"]
+    encoding, said = _encoding(file)
+    with file.open(encoding=encoding, errors="replace", newline="") as stream:
+        separator = "\t" if file.suffix.lower() == ".tsv" else _separator(stream.readline())
+    found = [said] if said else []
     found += [] if separator in ",\t" else [f"separator {separator!r}"]
-    columns = [str(column) for column in frame.columns]
-    return Table(columns, _records(columns, frame), str(file), ", ".join(found) or None)
+    as_text: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_filter": False, "index_col": False}
+    columns: list[str] = []
+    with Spool() as spool, file.open(encoding=encoding, errors="replace", newline="") as stream:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would lose cells
+                for frame in pd.read_csv(stream, sep=separator, chunksize=ROWS_AT_ONCE, **as_text):
+                    columns = [str(column) for column in frame.columns]
+                    cells = [pyarrow.array(frame.iloc[:, index], pyarrow.string()) for index in range(len(columns))]
+                    spool.add(pyarrow.RecordBatch.from_arrays(cells, columns))
+        except pd.errors.EmptyDataError as error:
+            raise DataError("the file is empty", file=str(file)) from error
+        except (pd.errors.ParserError, pd.errors.ParserWarning, ValueError) as error:
+            raise DataError(f"not a well-formed table: {' '.join(str(error).split())}", file=str(file)) from error
+        return _spooled(spool, columns, file, ", ".join(found) or None)
+
+
+def _spooled(spool: Spool, columns: list[str], file: Path, note: str | None = None) -> Table:
+    batches = spool.batches()
+    cells = {name: Cells([batch.column(index) for batch in batches]) for index, name in enumerate(columns)}
+    return Table(columns, Records(cells), str(file), note)
 
 
 def _separator(head: str) -> str:
@@ -92,27 +108,44 @@ def _separator(head: str) -> str:
     return best if counts[best] and not counts[","] else ","
 
 
-def _decoded(file: Path) -> tuple[str, str]:
-    raw = file.read_bytes()
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return raw.decode("utf-16"), "UTF-16"
-    try:
-        return raw.decode("utf-8-sig"), "UTF-8"
-    except UnicodeDecodeError as error:
-        if b"\0" in raw:
-            raise DataError("not a text file (it holds zero bytes)", file=str(file)) from error
-        return raw.decode("cp1252", errors="replace"), "Windows-1252"
-
-
-def _records(columns: list[str], frame: Any) -> list[dict[str, Any]]:
-    values = [frame.iloc[:, index].tolist() for index in range(len(columns))]
-    return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+def _encoding(file: Path) -> tuple[str, str | None]:
+    """The file's encoding by Python's name, and how to say it where it is not UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    zeros = False
+    with file.open("rb") as stream:
+        if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return "utf-16", "encoding UTF-16"
+        stream.seek(0)
+        try:
+            while block := stream.read(1 << 20):
+                zeros = zeros or b"\0" in block
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            zeros = zeros or any(b"\0" in block for block in iter(lambda: stream.read(1 << 20), b""))
+            if zeros:
+                raise DataError("not a text file (it holds zero bytes)", file=str(file)) from error
+            return "cp1252", "encoding Windows-1252"
+    return "utf-8-sig", None
 
 
 def _read_jsonl(file: Path) -> Table:
-    text, encoding = _decoded(file)
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(text.split("\n"), start=1):
+    import pyarrow
+
+    encoding, said = _encoding(file)
+    columns: dict[str, None] = {}
+    with Spool() as spool, file.open(encoding=encoding, errors="replace", newline="\n") as stream:
+        objects = _objects(stream, file, columns)
+        while lines := list(islice(objects, ROWS_AT_ONCE)):
+            spool.add(pyarrow.record_batch([lines], ["line"]))
+        # a column may hold numbers in one row and lists in another: Arrow keeps the lines as they were
+        whole = Cells([batch.column(0) for batch in spool.batches()])
+    return Table(list(columns), Records({name: whole.decoded(_member(name)) for name in columns}), str(file), said)
+
+
+def _objects(lines: Iterable[str], file: Path, columns: dict[str, None]) -> Iterator[str]:
+    """The lines that hold a JSON object; their keys are added to `columns`."""
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
@@ -121,9 +154,12 @@ def _read_jsonl(file: Path) -> Table:
             raise DataError(f"this line is not JSON ({error})", file=str(file), row=number) from error
         if not isinstance(row, dict):
             raise DataError("each line should be a JSON object", file=str(file), row=number)
-        rows.append(row)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    return Table(columns, rows, str(file), None if encoding == "UTF-8" else f"encoding {encoding}")
+        columns |= dict.fromkeys(row)
+        yield line
+
+
+def _member(name: str) -> Callable[[str], Any]:
+    return lambda line: json.loads(line).get(name)
 
 
 def _read_parquet(file: Path) -> Table:
@@ -131,10 +167,18 @@ def _read_parquet(file: Path) -> Table:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(file)
+        with Spool() as spool, pyarrow.parquet.ParquetFile(file) as stream:
+            columns = list(stream.schema_arrow.names)
+            for batch in stream.iter_batches(ROWS_AT_ONCE):
+                # each batch may bring a dictionary of its own, which the file format of the spool cannot replace
+                arrays = [
+                    array.dictionary_decode() if isinstance(array, pyarrow.DictionaryArray) else array
+                    for array in batch.columns
+                ]
+                spool.add(pyarrow.RecordBatch.from_arrays(arrays, columns))
+            return _spooled(spool, columns, file)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"not a readable Parquet file ({' '.join(str(error).split())})", file=str(file)) from error
-    return Table(list(table.column_names), table.to_pylist(), str(file))
 
 
 def _write_separated(file: Path, rows: list[dict[str, Any]]) -> None:

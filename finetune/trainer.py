@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from finetune.artifact import sha256, write_json
 from finetune.attention import shared_text_mask
@@ -29,6 +30,7 @@ from finetune.events import Evaluated, Listener, Saved, Started, Step
 from finetune.losses import Loss
 from finetune.model import ATTENTION_DROPOUT
 from finetune.reduce import reduce
+from finetune.tokens import Tokens
 
 STAMP = "stamp.json"
 """Hashes of a checkpoint's files: a resumed run refuses a checkpoint that is damaged or incomplete."""
@@ -46,19 +48,17 @@ EAGER_WITH_DROPOUT_UP_TO = 512
 RESUMABLE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 
 
-def as_dataset(encoded: Sequence[Encoded], targets: Any) -> Any:
-    """Encoded rows and their targets as the `datasets.Dataset` that `Collator` reads."""
-    import datasets
+class Examples(torch.utils.data.Dataset[dict[str, Any]]):
+    """Tokens and targets, row by row, as `Collator` reads them."""
 
-    return datasets.Dataset.from_dict(
-        {
-            "input_ids": [row.ids for row in encoded],
-            "type_ids": [row.type_ids for row in encoded],
-            "segments": [row.segments for row in encoded],
-            "length": [len(row) for row in encoded],
-            "labels": targets.tolist(),
-        }
-    )
+    def __init__(self, tokens: Tokens, targets: Any) -> None:
+        self.tokens, self.targets = tokens, targets
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"row": self.tokens[index], "labels": self.targets[index]}
 
 
 class Collator:
@@ -68,8 +68,7 @@ class Collator:
         self.encoder, self.with_segments = encoder, with_segments
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        encoded = [Encoded(row["input_ids"], row["type_ids"], row["segments"], False) for row in rows]
-        arrays = self.encoder.pad(encoded)
+        arrays = self.encoder.pad([row["row"] for row in rows])
         if not self.with_segments:
             del arrays["segments"]
         batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
@@ -118,6 +117,10 @@ class HeadTrainer(Trainer):
         self._may_choose = (
             self.args.bf16 and self.args.device.type == "cpu" and self.model.config._attn_implementation == "sdpa"
         )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(rows, lengths=self.train_dataset.tokens.lengths.tolist())
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **rest: Any) -> Any:
         """The reduced loss of one batch; see `transformers.Trainer.compute_loss`."""
@@ -300,7 +303,6 @@ def training_arguments(config: TrainConfig, folder: Path, rows: int, best_by: st
         warmup_steps=math.ceil(total * optim.warmup),
         weight_decay=optim.weight_decay,
         max_grad_norm=optim.max_grad_norm,
-        train_sampling_strategy="group_by_length",
         eval_strategy=when,
         save_strategy=when,
         eval_steps=every,

@@ -50,7 +50,7 @@ def command(
         recorded = folder.settings.thresholds
         order = [folder.labels.names.index(name) for name in labels.names]
 
-        def predict(texts: list[str], pairs: list[str] | None, engine: Engine = engine, order: Any = order) -> Any:
+        def predict(texts: Any, pairs: Any, engine: Engine = engine, order: Any = order) -> Any:
             return engine.scores(texts, pairs)[:, order]
 
         thresholds = [recorded[index] for index in order] if recorded is not None else None

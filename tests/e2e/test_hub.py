@@ -53,6 +53,35 @@ def test_a_model_that_is_not_to_be_had_is_one_sentence_and_no_wait(hub, tiny_sen
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
+def test_a_dataset_is_read_by_its_id_configuration_revision_and_split(hub, tiny_base, tmp_path):
+    hub.models["datasets/org/reviews"] = folder = tmp_path / "reviews"
+    parts = {"en": "train", "de": "train", "de_held": "validation"}
+    card = "".join(
+        f"- config_name: {name[:2]}\n  data_files:\n" * (name != "de_held")
+        + f"  - split: {split}\n    path: {name}.csv\n"
+        for name, split in parts.items()
+    )
+    folder.mkdir()
+    (folder / "README.md").write_text(f"---\nconfigs:\n{card}---\n")
+    for size, name in enumerate(parts, start=1):
+        lines = [f"{name} text {index},{'pn'[index % 2]}" for index in range(10 * size)]
+        (folder / f"{name}.csv").write_text("\n".join(["text,label", *lines]))
+
+    def counts(spec):
+        done = rehead(hub.address, tmp_path, "finetune", spec, "--base", tiny_base, "--out", "o", "--dry-run")
+        assert done.returncode == 0, done.stderr
+        return {line[2:].split(":")[0]: line.rpartition(" ")[2] for line in done.stdout.splitlines() if line[:1] == "#"}
+
+    whole = counts("org/reviews:de@v1")
+    assert (whole["train"], whole["validation"]) == ("20", "30")
+    assert "/datasets/org/reviews/resolve/v1/README.md" in hub.asked
+    part = counts("org/reviews:de#train[:10]")
+    assert (part["rows read"], part["train"], part["validation"]) == ("10", "9", "1")
+    missing = rehead(hub.address, tmp_path, "finetune", "org/none", "--base", tiny_base, "--out", "o", "--dry-run")
+    assert missing.returncode == 2 and missing.stderr.count("\n") == 1
+    assert "org/none: neither a file here nor a dataset that the Hub gives now" in missing.stderr
+
+
 def test_push_uploads_the_folder_and_its_card_but_no_texts(hub, tiny_sentiment, tmp_path):
     folder = shutil.copytree(tiny_sentiment, tmp_path / "mine")
     (folder / "README.md").write_text("---\nlibrary_name: transformers\n---\n# mine\n")

@@ -7,6 +7,7 @@ import pytest
 from finetune.artifact import read, shipped_dir
 from finetune.base_fit import BaseFit, look
 from finetune.encoding import TextEncoder
+from finetune.tokens import Tokens
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -19,7 +20,7 @@ def english() -> TextEncoder:
 
 
 def fit(encoder: TextEncoder, texts: list[str]) -> BaseFit:
-    return look(encoder, texts, encoder(texts), base="the base", seed=0)
+    return look(encoder, texts, Tokens(texts, None, encoder), base="the base", seed=0)
 
 
 def test_english_fits_an_english_base(english: TextEncoder) -> None:

@@ -335,7 +335,7 @@ def test_a_folder_of_tables_is_one_table_whose_rows_are_numbered_through(tmp_pat
     found = splits(None, train=str(tmp_path), validation_size=6)
     assert found.labels.task == "multiclass" and found.labels.names == ("n", "p", "q")
     numbers = dict(
-        zip(found.train.texts + found.validation.texts, found.train.numbers + found.validation.numbers, strict=True)
+        zip([*found.train.texts, *found.validation.texts], found.train.numbers + found.validation.numbers, strict=True)
     )
     assert numbers["row 19 is good"] == 20 and numbers["only here"] == 41 and found.train.source == str(tmp_path)
     write_table(tmp_path / "three.csv", [{"text": "a", "tag": "b"}])

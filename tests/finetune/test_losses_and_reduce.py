@@ -14,6 +14,7 @@ from finetune.encoding import TextEncoder
 from finetune.labels import LabelSpace, Task
 from finetune.losses import DEFAULT_LOSS, LOSSES, TASKS_OF_LOSS, loss_for
 from finetune.reduce import reduce
+from finetune.tokens import Tokens
 
 CASES = [(name, task) for name, tasks in TASKS_OF_LOSS.items() for task in tasks]
 
@@ -104,9 +105,8 @@ def gradients(
     torch.manual_seed(7)
     built = build_model(find(str(base)), labels, dropout=0.0)
     encoder = TextEncoder.load(base, json.loads((base / "config.json").read_text()))
-    data = training.as_dataset(
-        encoder(["good film " * (1 + index % 3) for index in range(rows)]), labels.encode(values)
-    )
+    texts = ["good film " * (1 + index % 3) for index in range(rows)]
+    data = training.Examples(Tokens(texts, None, encoder), labels.encode(values))
     training.HeadTrainer(
         loss=loss_for(task, settings.loss),
         model=built.model,

@@ -12,17 +12,23 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs
 
 COMMIT = "a" * 40
 TOKEN = "hf_right"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Keeps what was committed, and gives what stands in `models`: id -> folder."""
+    """Keeps what was committed, and gives what stands in `models`: id -> folder; `datasets/` before a dataset's id."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         server = self.server
+        if "/paths-info/" in self.path:
+            _, name, _ = self._asked()
+            wanted = set(parse_qs(body.decode()).get("paths", []))
+            self._answer(200, [entry for entry in _tree(server.models[name]) if entry["path"] in wanted])
+            return
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._answer(401, {"error": "Invalid credentials"})
             return
@@ -53,9 +59,8 @@ class Hub(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        parts = self.path.partition("?")[0].strip("/").split("/")
-        api = parts[:2] == ["api", "models"]
-        name = "/".join(parts[2:4] if api else parts[:2])
+        api, name, rest = self._asked()
+        self.server.asked.append(self.path)
         folder = self.server.models.get(name)
         if name == "me/mine":
             self._answer(200, {"id": name, "sha": COMMIT, "siblings": [], "tags": [], "private": False})
@@ -63,17 +68,18 @@ class Hub(BaseHTTPRequestHandler):
         if folder is None:
             self._answer(404, {"error": "Repository not found"}, code="RepoNotFound")
             return
-        files = [file.name for file in sorted(Path(folder).iterdir()) if file.is_file()]
-        if api and "tree" in parts:
-            tree = [
-                {"type": "file", "path": file, "size": (folder / file).stat().st_size, "oid": "0"} for file in files
-            ]
-            self._answer(200, tree)
+        if api and "tree" in rest:
+            self._answer(200, _tree(folder))
             return
         if api:
-            self._answer(200, {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]})
+            siblings = [{"rfilename": entry["path"]} for entry in _tree(folder)]
+            self._answer(200, {"id": name, "sha": COMMIT, "siblings": siblings})
             return
-        content = (folder / parts[-1]).read_bytes()
+        file = Path(folder, *rest[2:])  # resolve, revision, path
+        if not file.is_file():
+            self._answer(404, {"error": "Entry not found"}, code="EntryNotFound")
+            return
+        content = file.read_bytes()
         self.send_response(200)
         self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
         self.send_header("X-Repo-Commit", COMMIT)
@@ -81,6 +87,14 @@ class Hub(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(content)
+
+    def _asked(self) -> tuple[bool, str, list[str]]:
+        """Whether the API is asked, the repository (`datasets/` before a dataset's), and the rest of the path."""
+        parts = self.path.partition("?")[0].strip("/").split("/")
+        api = parts[0] == "api"
+        parts = parts[1:] if api and parts[1:2] != ["models"] else parts[2:] if api else parts
+        end = 3 if parts[:1] == ["datasets"] else 2
+        return api, "/".join(parts[:end]), parts[end:]
 
     def _answer(self, status, content, *, code=None) -> None:
         raw = json.dumps(content).encode()
@@ -97,10 +111,19 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
+def _tree(folder: Path) -> list[dict]:
+    files = [file for file in sorted(Path(folder).rglob("*")) if file.is_file()]
+    return [
+        {"type": "file", "path": file.relative_to(folder).as_posix(), "size": file.stat().st_size, "oid": "0"}
+        for file in files
+    ]
+
+
 def start() -> ThreadingHTTPServer:
     """A running stand-in; `shutdown` and `server_close` end it."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.address = f"http://127.0.0.1:{server.server_address[1]}"
     server.paths, server.files, server.created, server.message, server.models = [], {}, None, None, {}
+    server.asked = []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server

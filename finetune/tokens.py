@@ -1,0 +1,72 @@
+"""A split's texts as token ids on disk, read a row at a time.
+
+Knows: how encoded rows lie in Arrow, so that a table larger than memory can be trained on.
+Does not know: how a text is tokenized (encoding.py), batches, models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune.encoding import Encoded, TextEncoder
+from finetune.spool import ROWS_AT_ONCE, OnDisk, Spool
+
+FIELDS = ("ids", "type_ids", "segments")
+
+
+class Tokens(OnDisk):
+    """Encoded rows, mapped from disk.
+
+    Attributes:
+        lengths: tokens of each row `[N]`.
+        truncated: whether each row was cut `[N]`.
+    """
+
+    def __init__(self, texts: Sequence[str], pairs: Sequence[str] | None, encoder: TextEncoder) -> None:
+        import pyarrow
+
+        lengths: list[npt.NDArray[np.int64]] = []
+        truncated: list[npt.NDArray[np.bool_]] = []
+        with Spool() as spool:
+            for start in range(0, len(texts), ROWS_AT_ONCE):
+                end = start + ROWS_AT_ONCE
+                rows = encoder(texts[start:end], pairs[start:end] if pairs is not None else None)
+                lengths.append(np.array([len(row) for row in rows], dtype=np.int64))
+                truncated.append(np.array([row.truncated for row in rows], dtype=np.bool_))
+                spool.add(pyarrow.record_batch([_column(rows, field) for field in FIELDS], list(FIELDS)))
+            batches = spool.batches()
+        self.lengths = np.concatenate(lengths) if lengths else np.zeros(0, dtype=np.int64)
+        self.truncated = np.concatenate(truncated) if truncated else np.zeros(0, dtype=np.bool_)
+        # ids of one batch lie one after the other: where a row begins follows from the lengths
+        self._flat = [[batch.column(field).flatten().to_numpy() for field in FIELDS] for batch in batches]
+        self._begins = [np.cumsum(of) - of for of in lengths]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @overload
+    def __getitem__(self, index: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Encoded]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        if index < 0:
+            index += len(self)
+        batch, row = divmod(index, ROWS_AT_ONCE)
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        begin = self._begins[batch][row]
+        ids, type_ids, segments = (flat[begin : begin + self.lengths[index]] for flat in self._flat[batch])
+        return Encoded(ids, type_ids, segments, bool(self.truncated[index]))
+
+
+def _column(rows: Sequence[Encoded], field: str) -> Any:
+    import pyarrow
+
+    kind = pyarrow.int32() if field == "ids" else pyarrow.int8()
+    return pyarrow.array([getattr(row, field) for row in rows], pyarrow.list_(kind))
