@@ -37,6 +37,9 @@ HASHED = (
     "*.model",
 )
 
+CUSTOM_HEAD = "rehead"
+"""`model_type` of a model with a head of ours, whose body is described under `encoder` (finetune/classifier.py)."""
+
 Scorer = Literal["nli", "embedding", "both"]
 AttentionMode = Literal["ordinary", "shared_text"]
 LabelEmbedding = Literal["sentence", "sentence_and_name"]

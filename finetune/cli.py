@@ -145,7 +145,7 @@ def _show_plan(config: TrainConfig) -> None:
     click.echo(f"# {found.fit}")
     for sentence in found.fit.warnings:
         click.echo(f"# warning: {sentence}")
-    click.echo(f"# updates: {found.updates} ({found.updates_per_epoch} an epoch)")
+    click.echo(f"# updates: {found.regime.updates} ({found.regime.updates_per_epoch} an epoch)")
 
 
 class Drawing:

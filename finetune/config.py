@@ -129,6 +129,9 @@ class DataConfig(Part):
     label: str | None = None
     """Column of the label; None finds it when it is obvious."""
 
+    share_columns: tuple[str, ...] = ()
+    """Columns that each hold one label's share, where a label is a distribution; `label` is not used then."""
+
     group: str | None = None
     """Column of what belongs together (an author, a document), so that no group is both trained and evaluated on."""
 
@@ -165,6 +168,25 @@ class DataConfig(Part):
         return value
 
 
+class LoraConfig(Part):
+    """Low-rank additions to the body's layers; needs peft (the extra `lora`)."""
+
+    rank: int = Field(8, ge=1)
+    """Rank of each addition."""
+
+    alpha: float = Field(16, gt=0)
+    """The additions are scaled by alpha / rank."""
+
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout before each addition."""
+
+    layers: tuple[str, ...] = ()
+    """Names of the body's linear layers that get one; empty for all of them."""
+
+    keep_adapter: bool = False
+    """Also write the adapter by itself, into the folder `adapter` of the model."""
+
+
 class ModelConfig(Part):
     """The base and what is done to it."""
 
@@ -177,6 +199,31 @@ class ModelConfig(Part):
     attention_dropout: float | None = Field(None, ge=0, lt=1)
     """Dropout of the attention weights; None follows `dropout`. On a CPU, 0 trains up to twice as fast."""
 
+    head: Choice = Choice(name="stock")
+    """What makes logits of a text's vector: the base's own head, or one of `rehead choices heads`."""
+
+    pooling: str | None = None
+    """How token states become one vector, under a head of ours: `rehead choices poolings`; None takes `cls`."""
+
+    initialiser: Choice | None = None
+    """How the new head's weights begin: `rehead choices initialisers`; None takes the base's own way."""
+
+    freeze: Literal["none", "embeddings", "body"] | int = "none"
+    """What of the body is not trained: the embeddings, also its first N layers, or all of it (feature extraction)."""
+
+    unfreeze: dict[int, int] = {}
+    """Epoch -> how many of the body's last layers train from then on: {0: 0, 1: 2, 2: 6}; embeddings come with all."""
+
+    lora: LoraConfig | None = None
+    """Train low-rank additions to the body (LoRA) in place of its weights; they are merged into it at the end."""
+
+    @field_validator("freeze")
+    @classmethod
+    def _some_layers(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("give a number of layers from 1 up, `none`, `embeddings` or `body`")
+        return value
+
 
 class OptimConfig(Part):
     """Batches, learning rate and how long to train."""
@@ -184,26 +231,54 @@ class OptimConfig(Part):
     epochs: float = Field(3, gt=0)
     """Passes over the training rows."""
 
-    batch_size: int = Field(32, ge=1)
-    """Rows in one batch."""
+    batch_size: int | Literal["full", "auto"] = 32
+    """Rows in one batch: 1 is stochastic gradient descent, `full` takes all rows for each update, `auto` the largest
+    batch that fits the memory at the longest length."""
+
+    batch_tokens: int | None = Field(None, ge=1)
+    """Padded tokens in one batch, in place of a number of rows: short texts come in larger batches."""
+
+    group_by_length: bool = True
+    """Put texts of like length into one batch, so that little is computed on padding."""
+
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    """`balanced` draws rows with replacement, each label as often as any other."""
 
     accumulation: int = Field(1, ge=1)
     """Batches whose gradients are added before each update."""
 
-    lr: float | None = Field(None, gt=0)
-    """Peak learning rate of AdamW; None takes 5e-5 for a base 768 wide, more for narrower ones, less for wider."""
+    effective_batch: int | None = Field(None, ge=1)
+    """Rows of one update: batches are accumulated until there are as many; None takes `accumulation` batches."""
 
-    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    """How the learning rate falls after warm-up."""
+    optimizer: Choice = Choice(name="adamw")
+    """`rehead choices optimizers` lists them."""
+
+    lr: float | None = Field(None, gt=0)
+    """Peak learning rate; None takes 5e-5 for a base 768 wide, more for narrower ones, less for wider."""
+
+    head_lr: float | None = Field(None, gt=0)
+    """Peak learning rate of the new head; None takes `lr`."""
+
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Each layer's learning rate is that of the layer above times this; the embeddings come last."""
+
+    schedule: Choice = Choice(name="linear")
+    """How the learning rate falls after warm-up: `rehead choices schedules` lists them."""
 
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of all updates over which the learning rate rises from zero."""
 
-    weight_decay: float = Field(0.01, ge=0)
-    """Decoupled weight decay; biases and norms are exempt."""
+    weight_decay: float | None = Field(None, ge=0)
+    """Decoupled weight decay, 0.01 for the optimizers that have it; biases and norms are exempt."""
+
+    l2: float = Field(0.0, ge=0)
+    """L2 penalty: this times each weight is added to its gradient; biases and norms are exempt."""
 
     max_grad_norm: float = Field(1.0, ge=0)
     """Gradients are scaled down to this norm; 0 turns clipping off."""
+
+    max_grad_value: float | None = Field(None, gt=0)
+    """Each gradient is cut to this size; None turns it off."""
 
     average: float | None = Field(None, gt=0, lt=1)
     """Decay of an exponential mean of the weights that is evaluated and kept in their place: 0.999 spans about the last
@@ -211,6 +286,26 @@ class OptimConfig(Part):
 
     early_stopping: int | None = Field(None, ge=1)
     """Stop after this many evaluations without a better score; None trains to the end."""
+
+    @field_validator("batch_size")
+    @classmethod
+    def _some_rows(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("give a number of rows from 1 up, `full` or `auto`")
+        return value
+
+
+class GradientsConfig(Part):
+    """What is watched while training, and what is done about it."""
+
+    every: int | None = Field(None, ge=1)
+    """Updates between two looks at every layer's gradients; None takes 40 looks in a run, at most one in 10 updates."""
+
+    remedy: Literal["none", "auto"] = "none"
+    """`auto` goes on from the last good checkpoint with the remedy where a run diverges or learns nothing."""
+
+    attempts: int = Field(2, ge=1)
+    """How many times a remedy is applied."""
 
 
 class CheckpointConfig(Part):
@@ -260,6 +355,9 @@ class TrainConfig(Part):
     loss: Choice | None = None
     """Loss by name; None takes the task's default."""
 
+    class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
+    """How much each label counts in the loss: balanced by its rows in training, or by name (1 where not named)."""
+
     auxiliary: tuple[Choice, ...] = ()
     """Training terms beside the loss."""
 
@@ -274,6 +372,12 @@ class TrainConfig(Part):
 
     optim: OptimConfig = OptimConfig()
     """Batches, learning rate and how long to train."""
+
+    gradients: GradientsConfig = GradientsConfig()
+    """What is watched while training, and what is done about it."""
+
+    report_to: tuple[str, ...] = ()
+    """Where else the run is logged: tensorboard, trackio, mlflow, wandb, each if it is installed."""
 
     checkpoint: CheckpointConfig = CheckpointConfig()
     """How often progress is saved."""

@@ -6,6 +6,7 @@ Does not know: what the settings do.
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -63,6 +64,14 @@ def dump(config: TrainConfig) -> str:
     import yaml
 
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+
+def laid(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with these dotted keys set."""
+    found = copy.deepcopy(dict(content))
+    for key, value in changes.items():
+        _lay(found, key, value)
+    return found
 
 
 def _lay(content: dict[str, Any], key: str, value: Any) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from finetune.config import DataConfig, Source
 from finetune.errors import ConfigError, DataError
-from finetune.labels import LabelSpace, Task, shown
+from finetune.labels import LabelSpace, Task, names_in, shown
 from finetune.pairs import recast
 from finetune.rows import Rows, contradicted, joined, once, without
 from finetune.sources import Columns, find_columns, named_splits
@@ -130,7 +130,10 @@ class _Reading:
         self.label_column = columns.label
         numbers = self._filled(source, table, columns)
         places = [number - 1 for number in numbers]
-        cells = list(map(_shared(), chosen(table.column(columns.label), places)))
+        cells: Sequence[Any] = list(map(_shared(), chosen(table.column(columns.label), places)))
+        if self.config.share_columns:
+            by_label = {name: chosen(table.column(name), places) for name in self.config.share_columns}
+            cells = [dict(zip(by_label, row, strict=True)) for row in zip(*by_label.values(), strict=True)]
         where = {"file": table.name, "column": columns.label}
         if source.recast is not None:
             task: Task = infer_task(cells, numbers, **where)
@@ -258,7 +261,7 @@ def _require_known(rows: Rows, labels: LabelSpace) -> None:
         return
     known = set(labels.names)
     for number, value in zip(rows.numbers, rows.values, strict=True):
-        for name in value if isinstance(value, list) else (value,):
+        for name in names_in(value):
             if name not in known:
                 raise DataError(
                     f"label {name!r} was not seen in training (labels: {shown(labels.names)}): "

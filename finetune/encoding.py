@@ -148,6 +148,7 @@ def without_surrogates(text: str) -> str:
 
 def longest_input(config: Mapping[str, Any], tokenizer: Any) -> int:
     """How many tokens the model can read at once, special tokens included."""
+    config = config.get("encoder") or config  # a head of ours describes its body there
     limits = [int(tokenizer.model_max_length)]
     positions = config.get("max_position_embeddings")
     if positions:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from finetune.errors import DataError
+from finetune.errors import ConfigError, DataError
 
 Task = Literal["binary", "multiclass", "multi_label", "regression"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -37,6 +37,27 @@ class NliRoles:
 
 
 @dataclass(frozen=True)
+class Shares:
+    """A label value that is a distribution: each name's share; they sum to 1."""
+
+    names: tuple[str, ...]
+    values: tuple[float, ...]
+
+    @property
+    def likeliest(self) -> str:
+        """The name with the largest share, the first of equals."""
+        return self.names[max(range(len(self.names)), key=lambda index: self.values[index])]
+
+    def __str__(self) -> str:
+        return self.likeliest
+
+
+def names_in(value: Any) -> Sequence[str]:
+    """The label names in one label value: a name, a list of names, or shares."""
+    return value.names if isinstance(value, Shares) else value if isinstance(value, list) else (value,)
+
+
+@dataclass(frozen=True)
 class LabelSpace:
     """The task and its label names, in the order of the model's outputs."""
 
@@ -48,7 +69,7 @@ class LabelSpace:
         """The space spanned by the checked label values of a table (names sorted; numbers numerically)."""
         if task == "regression":
             return cls(task, (column,))
-        seen = {name for value in values for name in (value if task == "multi_label" else (value,))}
+        seen = {name for value in values for name in names_in(value)}
         names = tuple(sorted(seen, key=_natural))
         if task != "multi_label" and len(names) < 2:
             found = f"only {names[0]!r}" if names else "nothing"
@@ -100,8 +121,8 @@ class LabelSpace:
         """Label values as targets.
 
         Returns:
-            `[N]` int64 ids for one label of many, `[N, C]` float32 zeros and ones for multi-label,
-            `[N]` float32 for regression.
+            `[N]` int64 ids for one label of many (of shares, the likeliest), `[N, C]` float32 zeros and ones for
+            multi-label, `[N]` float32 for regression.
 
         Raises:
             DataError: a name that this space does not hold; `row` is its 1-based position in `values`.
@@ -115,7 +136,41 @@ class LabelSpace:
                 for name in chosen:
                     targets[row, self._id(ids, name, row)] = 1.0
             return targets
-        return np.array([self._id(ids, name, row) for row, name in enumerate(values)], dtype=np.int64)
+        chosen = (value.likeliest if isinstance(value, Shares) else value for value in values)
+        return np.array([self._id(ids, name, row) for row, name in enumerate(chosen)], dtype=np.int64)
+
+    def targets(self, values: Sequence[Any]) -> npt.NDArray[Any]:
+        """What a loss is computed on: as `encode`, and `[N, C]` float32 shares where any value is a distribution."""
+        if not any(isinstance(value, Shares) for value in values):
+            return self.encode(values)
+        targets, ids = np.zeros((len(values), len(self)), dtype=np.float32), self.label2id
+        for row, value in enumerate(values):
+            shares = value.values if isinstance(value, Shares) else (1.0,)
+            for name, share in zip(names_in(value), shares, strict=True):
+                targets[row, self._id(ids, name, row)] = share
+        return targets
+
+    def weights(self, wanted: str | Mapping[str, float], targets: npt.NDArray[Any]) -> npt.NDArray[np.float32] | None:
+        """How much each label counts `[C]`: None for `none`; `balanced` by these targets' rows, so that every label
+        counts the same in all (for several labels at once, where it holds as much as where it does not); or by name.
+
+        Raises:
+            ConfigError: a name that this space does not hold, or labels that a number does not have.
+        """
+        if wanted == "none":
+            return None
+        if self.task == "regression":
+            raise ConfigError("class_weights wants labels, and the task is regression")
+        if isinstance(wanted, Mapping):
+            unknown = [name for name in wanted if name not in self.names]
+            if unknown:
+                raise ConfigError(f"class_weights: there is no label {unknown[0]!r} (labels: {shown(self.names)})")
+            return np.array([wanted.get(name, 1.0) for name in self.names], dtype=np.float32)
+        counts = targets.sum(axis=0) if targets.ndim == 2 else np.bincount(targets, minlength=len(self))
+        counts = np.maximum(counts, 1)
+        if self.task == "multi_label":
+            return np.asarray((len(targets) - counts) / counts, dtype=np.float32)
+        return np.asarray(len(targets) / (len(self) * counts), dtype=np.float32)
 
     def prior(self, targets: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """The logits `[C]` that say no more than these targets' own distribution: the log of each label's share, its
@@ -125,7 +180,7 @@ class LabelSpace:
         if self.task == "multi_label":
             shares = (targets.sum(axis=0) + 0.5) / (len(targets) + 1)
             return np.asarray(np.log(shares / (1 - shares)), dtype=np.float32)
-        counts = np.bincount(targets, minlength=len(self)) + 0.5
+        counts = (targets.sum(axis=0) if targets.ndim == 2 else np.bincount(targets, minlength=len(self))) + 0.5
         return np.asarray(np.log(counts / counts.sum()), dtype=np.float32)
 
     def _id(self, ids: Mapping[str, int], name: str, row: int) -> int:

@@ -1,15 +1,22 @@
-"""Losses from logits, one number a row; the table LOSSES closes the file.
+"""Losses from logits, one number a row; the tables LOSSES and KINDS close the file.
 
-Knows: the formulas, each `(logits [B, C], targets, *, knobs) -> Tensor [B]`, and the tasks each is right for.
-Does not know: batches, weights or ranks (reduce.py divides), label names.
+Knows: the formulas, each `(logits [B, C], targets, *, knobs) -> Tensor [B]`, the tasks each is right for, and what a
+label's weight does to it.
+Does not know: batches or ranks (reduce.py divides), label names.
+
+Targets are ids `[B]`, shares of the labels `[B, C]`, zeros and ones `[B, C]` for several labels, or numbers `[B]`. Two
+labels have two logits; losses of one logit take the margin z1 - z0. In formulas p = softmax(z), s = sigmoid.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,38 +24,192 @@ from finetune.config import Choice
 from finetune.errors import ConfigError
 from finetune.labels import Task
 from finetune.registry import pick
+from finetune.scores import Activation
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-def sparse_categorical_crossentropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """-log softmax(z)[y]: one label of two or more, targets as ids `[B]`."""
-    return F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=label_smoothing)
-
-
-def binary_crossentropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """-y log s(z) - (1-y) log(1-s(z)): each label on its own `[B, C]`, or the margin z1 - z0 of two labels `[B]`."""
-    if targets.dim() == 1:
-        margin = logits[:, 1].float() - logits[:, 0].float()
-        return F.binary_cross_entropy_with_logits(margin, targets.float(), reduction="none")
-    return F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none").mean(dim=1)
+TINY = 1e-30
 
 
 def mean_squared_error(logits: Tensor, targets: Tensor) -> Tensor:
-    """(z - y)^2: a number, targets `[B]`."""
-    return (logits[:, 0].float() - targets.float()) ** 2
+    """(z - y)^2"""
+    return _error(logits, targets) ** 2
+
+
+def mean_squared_logarithmic_error(logits: Tensor, targets: Tensor) -> Tensor:
+    """(log(1 + softplus(z)) - log(1 + y))^2, for numbers from 0 up that span orders of magnitude"""
+    return (torch.log1p(F.softplus(_wide(logits[:, 0]))) - torch.log1p(_wide(targets))) ** 2
+
+
+def mean_absolute_error(logits: Tensor, targets: Tensor) -> Tensor:
+    """|z - y|, which outliers pull at less"""
+    return _error(logits, targets).abs()
+
+
+def huber(logits: Tensor, targets: Tensor, *, delta: float = 1.0) -> Tensor:
+    """d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) beyond, with d = z - y"""
+    size = _error(logits, targets).abs()
+    return torch.where(size <= delta, size**2 / 2, delta * (size - delta / 2))
+
+
+def log_cosh(logits: Tensor, targets: Tensor) -> Tensor:
+    """log(cosh(z - y)): squared near 0, absolute far off, smooth between"""
+    size = _error(logits, targets).abs()
+    # for small errors the sum below cancels: use the series there
+    return torch.where(size < 1e-2, size**2 / 2 - size**4 / 12, size + F.softplus(-2 * size) - math.log(2))
+
+
+def sparse_categorical_crossentropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """-log p[y]: one label of two or more, as an id"""
+    return F.cross_entropy(_wide(logits), targets, reduction="none", label_smoothing=label_smoothing)
+
+
+def categorical_crossentropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """-sum y log p: one label of many, which may also be shares that sum to 1"""
+    shares = _shares(logits, targets)
+    shares = shares * (1 - label_smoothing) + label_smoothing / logits.shape[1]
+    return -(shares * F.log_softmax(_wide(logits), dim=1)).sum(dim=1)
+
+
+def kullback_leibler_divergence(logits: Tensor, targets: Tensor) -> Tensor:
+    """sum y log(y / p): how far the scores are from given shares of the labels"""
+    shares = _shares(logits, targets)
+    return (torch.xlogy(shares, shares) - shares * F.log_softmax(_wide(logits), dim=1)).sum(dim=1)
+
+
+def categorical_hinge(logits: Tensor, targets: Tensor) -> Tensor:
+    """max(0, 1 + max((1 - y) z) - sum(y z)): the right label leads the next by 1"""
+    shares, values = _shares(logits, targets), _wide(logits)
+    return (1 + ((1 - shares) * values).amax(dim=1) - (shares * values).sum(dim=1)).clamp(min=0)
+
+
+def hinge(logits: Tensor, targets: Tensor) -> Tensor:
+    """max(0, 1 - t m), with t = -1 or 1 and m = z1 - z0"""
+    return (1 - _signs(targets) * _margin(logits)).clamp(min=0)
+
+
+def squared_hinge(logits: Tensor, targets: Tensor) -> Tensor:
+    """max(0, 1 - t m)^2, with t = -1 or 1 and m = z1 - z0"""
+    return hinge(logits, targets) ** 2
+
+
+def binary_crossentropy(
+    logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, pos_weight: float | Tensor = 1.0
+) -> Tensor:
+    """-y log s(z) - (1 - y) log(1 - s(z)): the mean over labels that hold on their own, or two labels' margin"""
+    values, wanted = _each(logits, targets)
+    wanted = wanted * (1 - label_smoothing) + label_smoothing / 2
+    return _by_row(-pos_weight * wanted * F.logsigmoid(values) - (1 - wanted) * F.logsigmoid(-values), targets)
+
+
+def focal(logits: Tensor, targets: Tensor, *, gamma: float = 2.0, pos_weight: float | Tensor = 1.0) -> Tensor:
+    """(1 - p)^gamma times the cross-entropy, p the score of what is right: rows that are easy count less"""
+    if targets.dim() == 2:
+        values, wanted = _wide(logits), _wide(targets)
+        right = _power(-values, gamma) * F.logsigmoid(values)
+        wrong = _power(values, gamma) * F.logsigmoid(-values)
+        return -(pos_weight * wanted * right + (1 - wanted) * wrong).mean(dim=1)
+    logs = F.log_softmax(_wide(logits), dim=1)
+    missing = (-torch.expm1(logs)).clamp(min=TINY) ** gamma
+    return -(_shares(logits, targets) * missing * logs).sum(dim=1)
+
+
+def asymmetric(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    gamma_pos: float = 1.0,
+    gamma_neg: float = 4.0,
+    clip: float = 0.05,
+    pos_weight: float | Tensor = 1.0,
+) -> Tensor:
+    """Focal with a stronger gamma, and a margin `clip`, for labels that do not hold (Ridnik et al., 2021)"""
+    values, wanted = _wide(logits), _wide(targets)
+    right = _power(-values, gamma_pos) * F.logsigmoid(values)
+    shifted = (torch.sigmoid(values) - clip).clamp(min=0)
+    log_left = torch.log1p(-shifted) if clip else F.logsigmoid(-values)
+    wrong = shifted.clamp(min=TINY) ** gamma_neg * log_left
+    return -(pos_weight * wanted * right + (1 - wanted) * wrong).mean(dim=1)
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _error(logits: Tensor, targets: Tensor) -> Tensor:
+    return _wide(logits[:, 0]) - _wide(targets)
+
+
+def _margin(logits: Tensor) -> Tensor:
+    return _wide(logits[:, 1]) - _wide(logits[:, 0])
+
+
+def _signs(targets: Tensor) -> Tensor:
+    return targets.float() * 2 - 1
+
+
+def _shares(logits: Tensor, targets: Tensor) -> Tensor:
+    if targets.dim() == 2:
+        return _wide(targets)
+    return F.one_hot(targets, logits.shape[1]).to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
+
+
+def _each(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    return (_margin(logits), targets.float()) if targets.dim() == 1 else (_wide(logits), _wide(targets))
+
+
+def _by_row(losses: Tensor, targets: Tensor) -> Tensor:
+    return losses if targets.dim() == 1 else losses.mean(dim=1)
+
+
+def _power(values: Tensor, gamma: float) -> Tensor:
+    return torch.sigmoid(values).clamp(min=TINY) ** gamma
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
-    "sparse_categorical_crossentropy": sparse_categorical_crossentropy,
-    "binary_crossentropy": binary_crossentropy,
     "mean_squared_error": mean_squared_error,
+    "mean_squared_logarithmic_error": mean_squared_logarithmic_error,
+    "mean_absolute_error": mean_absolute_error,
+    "huber": huber,
+    "log_cosh": log_cosh,
+    "sparse_categorical_crossentropy": sparse_categorical_crossentropy,
+    "categorical_crossentropy": categorical_crossentropy,
+    "kullback_leibler_divergence": kullback_leibler_divergence,
+    "categorical_hinge": categorical_hinge,
+    "binary_crossentropy": binary_crossentropy,
+    "hinge": hinge,
+    "squared_hinge": squared_hinge,
+    "focal": focal,
+    "asymmetric": asymmetric,
 }
 
-TASKS_OF_LOSS: dict[str, tuple[Task, ...]] = {
-    "sparse_categorical_crossentropy": ("binary", "multiclass"),
-    "binary_crossentropy": ("binary", "multi_label"),
-    "mean_squared_error": ("regression",),
+
+@dataclass(frozen=True)
+class Fit:
+    """The tasks that a loss is right for, whether it takes shares of the labels, and for a number the activation that
+    its formula has inside (for labels that follows from the task)."""
+
+    tasks: tuple[Task, ...]
+    shares: bool = False
+    activation: Activation | None = None
+
+
+NUMBER, ONE_OF_MANY = Fit(("regression",)), Fit(("binary", "multiclass"))
+
+FITS: dict[str, Fit] = {
+    "mean_squared_error": NUMBER,
+    "mean_squared_logarithmic_error": Fit(("regression",), activation="softplus"),
+    "mean_absolute_error": NUMBER,
+    "huber": NUMBER,
+    "log_cosh": NUMBER,
+    "sparse_categorical_crossentropy": ONE_OF_MANY,
+    "categorical_crossentropy": Fit(("binary", "multiclass"), shares=True),
+    "kullback_leibler_divergence": Fit(("binary", "multiclass"), shares=True),
+    "categorical_hinge": ONE_OF_MANY,
+    "binary_crossentropy": Fit(("binary", "multi_label")),
+    "hinge": Fit(("binary",)),
+    "squared_hinge": Fit(("binary",)),
+    "focal": Fit(("binary", "multiclass", "multi_label")),
+    "asymmetric": Fit(("multi_label",)),
 }
 
 DEFAULT_LOSS: dict[Task, str] = {
@@ -57,17 +218,40 @@ DEFAULT_LOSS: dict[Task, str] = {
     "multi_label": "binary_crossentropy",
     "regression": "mean_squared_error",
 }
+DEFAULT_LOSS_OF_SHARES = "categorical_crossentropy"
 
 
-def loss_for(task: Task, choice: Choice | None) -> Loss:
-    """The chosen loss, or the task's default, with knobs bound.
+def loss_for(task: Task, choice: Choice | None, *, shares: bool = False, class_weights: Any = None) -> Loss:
+    """The chosen loss, or the task's default, with knobs and label weights bound.
+
+    Args:
+        shares: whether the targets are shares of the labels.
+        class_weights: one a label `[C]`: a row counts as much as its label weighs; where several labels may hold, each
+            counts as much where it holds (`pos_weight`).
 
     Raises:
         ConfigError: an unknown name or knob, or a loss that does not fit the task (names those that do).
     """
-    name, knobs = (choice.name, choice.knobs) if choice is not None else (DEFAULT_LOSS[task], {})
+    default = DEFAULT_LOSS_OF_SHARES if shares else DEFAULT_LOSS[task]
+    name, knobs = (choice.name, choice.knobs) if choice is not None else (default, {})
     loss: Any = pick(LOSSES, name, knobs, what="loss")
-    if task not in TASKS_OF_LOSS[name]:
-        fitting = ", ".join(other for other, tasks in TASKS_OF_LOSS.items() if task in tasks)
-        raise ConfigError(f"loss {name!r} does not fit task {task}: choose one of {fitting}")
-    return partial(loss)
+    if task not in FITS[name].tasks or (shares and not FITS[name].shares):
+        fitting = (other for other, fit in FITS.items() if task in fit.tasks and (fit.shares or not shares))
+        what = f"task {task}" + (" with shares of the labels as targets" if shares else "")
+        raise ConfigError(f"loss {name!r} does not fit {what}: choose one of {', '.join(fitting)}")
+    if class_weights is None:
+        return partial(loss)
+    class_weights = torch.as_tensor(class_weights)
+    if task == "multi_label":
+        return partial(_where_it_holds, loss, class_weights * knobs.get("pos_weight", 1.0))
+    return partial(_weighted, loss, class_weights)
+
+
+def _where_it_holds(loss: Any, class_weights: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+    found: Tensor = loss(logits, targets, pos_weight=class_weights.to(logits.device))
+    return found
+
+
+def _weighted(loss: Loss, class_weights: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+    weights = class_weights.to(logits.device)
+    return loss(logits, targets) * (weights[targets] if targets.dim() == 1 else (weights * targets).sum(dim=1))

@@ -10,10 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
+from transformers import AutoConfig
 
 from finetune.artifact import Location, check_weights
-from finetune.errors import CheckpointError
+from finetune.classifier import TextClassifierConfig
+from finetune.config import ModelConfig
+from finetune.errors import CheckpointError, ConfigError
+from finetune.heads import STOCK
+from finetune.initialisers import INITIALISERS, initialise
 from finetune.labels import LabelSpace
+from finetune.registry import pick
+from finetune.scores import Activation
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,6 @@ def base_config(base: Location) -> Any:
     Raises:
         CheckpointError: there is no such base, it needs remote code, or it is no encoder for sequence classification.
     """
-    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
     try:
@@ -49,6 +55,11 @@ def base_config(base: Location) -> Any:
     return config
 
 
+def body_config(config: Any) -> Any:
+    """The config of the body, also under a head of ours."""
+    return AutoConfig.for_model(**(config.encoder or {})) if isinstance(config, TextClassifierConfig) else config
+
+
 BODY_DROPOUT = ("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout")
 ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
 """Names that the families' configs give to dropout of states and of attention weights."""
@@ -57,67 +68,101 @@ ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
 def build_model(
     base: Location,
     labels: LabelSpace,
-    *,
-    dropout: float | None = None,
-    attention_dropout: float | None = None,
+    config: ModelConfig | None = None,
 ) -> Built:
-    """The base's own sequence-classification class: its body's weights kept, its head new for `labels`.
+    """A base's body, its weights kept, under a head that is new for `labels`: the base's own, or one of HEADS.
 
     The new head is drawn from torch's global generator: seed it first.
 
     Raises:
         CheckpointError: no such base, a pickle only, damaged weights, or an architecture that is no classifier.
+        ConfigError: a head, pooling or initialiser that there is not.
     """
-    from transformers import AutoModel, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
+    wanted = config or ModelConfig()
     if base.path is not None:
         check_weights(base.path)
-    config = base_config(base)
-    original = config.to_dict()
-    config.num_labels = len(labels)
-    config.id2label, config.label2id = labels.id2label, labels.label2id
-    config.problem_type = labels.problem_type
-    attention_dropout = dropout if attention_dropout is None else attention_dropout
-    for names, value in ((BODY_DROPOUT, dropout), (ATTENTION_DROPOUT, attention_dropout)):
+    own = base_config(base)
+    original = own.to_dict()
+    own = body_config(own)
+    attention_dropout = wanted.dropout if wanted.attention_dropout is None else wanted.attention_dropout
+    for names, value in ((BODY_DROPOUT, wanted.dropout), (ATTENTION_DROPOUT, attention_dropout)):
         for name in names:
-            if value is not None and hasattr(config, name):
-                setattr(config, name, value)
-    config.dtype = "float32"
-    model = AutoModelForSequenceClassification.from_config(config)
-    try:
-        body, report = AutoModel.from_pretrained(
-            base.source,
-            config=config,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype="float32",
-            output_loading_info=True,
+            if value is not None and hasattr(own, name):
+                setattr(own, name, value)
+    body, unexpected, missing = _body(base, own)
+    if wanted.head.name != STOCK:
+        own = TextClassifierConfig(
+            encoder=own.to_dict(), head={"name": wanted.head.name, **wanted.head.knobs}, pooling=wanted.pooling or "cls"
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(_no_base(base, error)) from error
-    prefix = model.base_model_prefix
-    target = getattr(model, prefix)
+    elif wanted.pooling is not None:
+        raise ConfigError("model.pooling is for heads of ours: --set model.head=linear, or leave it out")
+    own.num_labels = len(labels)
+    own.id2label, own.label2id = labels.id2label, labels.label2id
+    own.problem_type = labels.problem_type
+    own.dtype = "float32"
+    model = AutoModelForSequenceClassification.from_config(own)
+    target = body_of(model)
     weights = {name: tensor for name, tensor in body.state_dict().items() if name in target.state_dict()}
     target.load_state_dict(weights, strict=False)
-    missing = set(report["missing_keys"]) | {key[0] for key in report["mismatched_keys"]}
+    prefix = model.base_model_prefix
     kept = sorted(f"{prefix}.{name}" for name in weights if name not in missing)
     if not kept:
-        raise CheckpointError(f"{base.name}: none of its weights fits a {config.model_type} body")
+        raise CheckpointError(f"{base.name}: none of its weights fits a {own.model_type} body")
+    if wanted.initialiser is not None:
+        fill = pick(INITIALISERS, wanted.initialiser.name, wanted.initialiser.knobs, what="initialiser")
+        for module in new_parts(model):
+            initialise(module, fill)
     new = sorted(set(model.state_dict()) - set(kept))
-    return Built(model, original, kept, new, sorted(report["unexpected_keys"]))
+    return Built(model, original, kept, new, unexpected)
 
 
-def start_at_prior(model: Any, prior: npt.NDArray[Any]) -> None:
+def _body(base: Location, config: Any) -> tuple[Any, list[str], set[str]]:
+    """The base's body with its weights, the names in its file that are none of the body's, and those it lacks."""
+    from transformers import AutoModel, AutoModelForSequenceClassification
+
+    custom = isinstance(base_config(base), TextClassifierConfig)
+    options = {"trust_remote_code": False, "use_safetensors": True, "dtype": "float32", "output_loading_info": True}
+    try:
+        if custom:
+            model, report = AutoModelForSequenceClassification.from_pretrained(base.source, **options)
+            return body_of(model), [name for name in model.state_dict() if not name.startswith("encoder.")], set()
+        body, report = AutoModel.from_pretrained(base.source, config=config, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(_no_base(base, error)) from error
+    missing = set(report["missing_keys"]) | {key[0] for key in report["mismatched_keys"]}
+    return body, sorted(report["unexpected_keys"]), missing
+
+
+def head_of(model: Any) -> Any:
+    """The head of ours, or None under a base's own."""
+    return getattr(model, "head", None) if hasattr(model, "pooling") else None
+
+
+def new_parts(model: Any) -> list[Any]:
+    """The modules beside the body: the head, and what a base's own classifier has between the two."""
+    return [module for name, module in model.named_children() if name != model.base_model_prefix]
+
+
+def start_at_prior(model: Any, prior: npt.NDArray[Any], activation: Activation = "linear") -> None:
     """Set the bias of the new output layer to `prior [C]` (LabelSpace.prior), so that training starts from the labels'
     shares and not from one half for each: with 28 rare labels it would spend its first 150 updates getting there.
-    A head without such a bias stays as it is."""
+    A head without such a bias stays as it is.
+
+    Args:
+        activation: of a number: with softplus, the prior is what must come out of it.
+    """
     import torch
 
     layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
     output = next((layer for layer in reversed(layers) if layer.out_features == len(prior)), None)
+    values = torch.as_tensor(prior)
+    if activation == "softplus":
+        values = torch.log(torch.expm1(values.double().clamp(min=1e-6))).float()
     if output is not None and output.bias is not None:
         with torch.no_grad():
-            output.bias.copy_(torch.as_tensor(prior))
+            output.bias.copy_(values)
 
 
 def _no_base(base: Location, error: Exception) -> str:

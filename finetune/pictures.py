@@ -6,11 +6,13 @@ Does not know: which pictures a task wants (report.py), or how anything was comp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from finetune.gradients import Look
 from finetune.labels import LabelSpace
 from finetune.metrics import CALIBRATION_BINS, confidences
 
@@ -43,6 +45,28 @@ def training_curve(history: list[dict[str, Any]], file: Path) -> None:
         right.set_ylabel(names[0].removeprefix("eval_"))
     figure.legend(loc="outside upper center", ncols=3)  # above the axes, where it hides no curve
     axes.grid(alpha=0.3)
+    figure.savefig(file, dpi=DPI)
+
+
+def gradients(looks: Sequence[Look], file: Path) -> None:
+    """Layers by updates: the gradients' norms, and the update-to-weight ratios, both as powers of ten."""
+    from matplotlib.colors import LogNorm
+
+    parts = list(looks[-1].gradient)
+    figure, (left, right) = _figure(11, max(2.6, 0.32 * len(parts) + 1.4), columns=2)
+    for axes, title, values in (
+        (left, "gradient norm", [[look.gradient.get(part, 0.0) for look in looks] for part in parts]),
+        (right, "update / weight", [[look.ratios.get(part, 0.0) for look in looks] for part in parts]),
+    ):
+        shown = np.ma.masked_less_equal(np.asarray(values), 0.0)
+        norm = LogNorm(shown.min(), max(shown.max(), shown.min() * 10)) if shown.count() else None
+        image = axes.imshow(shown, aspect="auto", origin="lower", cmap="viridis", norm=norm, interpolation="nearest")
+        figure.colorbar(image, ax=axes)
+        axes.set_title(title, fontsize=10)
+        axes.set_yticks(range(len(parts)), parts, fontsize=8)
+        ticks = sorted({round(at) for at in np.linspace(0, len(looks) - 1, min(5, len(looks)))})
+        axes.set_xticks(ticks, [looks[at].update_number for at in ticks])
+        axes.set_xlabel("update")
     figure.savefig(file, dpi=DPI)
 
 
@@ -166,11 +190,11 @@ def length_and_error(lengths: Any, unit: str, errors: Any, what: str, file: Path
     figure.savefig(file, dpi=DPI)
 
 
-def _figure(width: float = 8, height: float = 4.5) -> tuple[Any, Any]:
+def _figure(width: float = 8, height: float = 4.5, columns: int = 1) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
+    return figure, figure.subplots(1, columns)
 
 
 def _short(name: str, limit: int = 32) -> str:

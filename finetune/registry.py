@@ -39,6 +39,8 @@ def pick(table: Mapping[str, Callable[..., T]], name: str, knobs: Mapping[str, A
         default = known[knob]
         if isinstance(default, int | float) and not isinstance(value, int | float):
             raise ConfigError(f"knob {knob!r} of {what} {name!r} should be a number like {default}, not {value!r}")
+        if isinstance(default, str) and not isinstance(value, str):
+            raise ConfigError(f"knob {knob!r} of {what} {name!r} should be a word like {default}, not {value!r}")
     return partial(function, **knobs) if knobs else function
 
 

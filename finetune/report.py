@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from finetune import pictures
+from finetune.gradients import Look
 from finetune.labels import LabelSpace
 from finetune.metrics import METRICS_OF_TASK, Scored
 from finetune.rows import Rows
@@ -52,6 +53,7 @@ def write(
     measured: Measured,
     lengths: Lengths,
     history: list[dict[str, Any]],
+    looks: Sequence[Look],
     *,
     error_rows: int,
 ) -> list[str]:
@@ -64,7 +66,10 @@ def write(
     pictures.training_curve(history, report / "training_curve.png")
     pictures.learning_rate(history, report / "learning_rate.png")
     pictures.lengths(lengths.counts, lengths.limit, lengths.cut, report / "lengths.png")
-    drawn = draw(report, labels, measured)
+    gradients = ["gradients.png"] if looks else []
+    if looks:
+        pictures.gradients(looks, report / gradients[0])
+    drawn = [*gradients, *draw(report, labels, measured)]
     write_errors(report, labels, measured, error_rows)
     return ["training_curve.png", "learning_rate.png", "lengths.png", *drawn]
 

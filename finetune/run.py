@@ -7,7 +7,7 @@ Does not know: how any step works.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,31 +21,38 @@ from finetune.card import model_card
 from finetune.config import Choice, TrainConfig
 from finetune.data import Splits, load_splits
 from finetune.encoding import TextEncoder
-from finetune.errors import TrainingError
+from finetune.errors import DataError
 from finetune.events import Finished, Listener, Said, Saved, Warned
+from finetune.fitting import LOOKS, Encoded, Fitted, built_for, fit, output_activation, write_looks
 from finetune.hub import fetched
-from finetune.labels import LabelSpace
-from finetune.losses import DEFAULT_LOSS, LOSSES, loss_for
+from finetune.labels import LabelSpace, Shares
+from finetune.lora import merged
+from finetune.losses import DEFAULT_LOSS, DEFAULT_LOSS_OF_SHARES, FITS, LOSSES, loss_for
 from finetune.measure import (
     beside_tfidf,
-    decided,
     differences,
     evaluate,
     evaluation_json,
     scored_rows,
     write_evaluation,
 )
-from finetune.metrics import METRICS_OF_TASK, compute, load_metric
-from finetune.model import base_config, body_of, build_model, start_at_prior
+from finetune.metrics import load_metric
+from finetune.model import base_config, body_config
 from finetune.near_duplicates import NearDuplicates
 from finetune.near_duplicates import find as near_duplicates_of
+from finetune.optim import weight_decay_of
+from finetune.regime import Regime, regime_for
 from finetune.registry import pick
 from finetune.report import Measured
 from finetune.rows import Rows
-from finetune.scores import ACTIVATION_OF_TASK, activate
+from finetune.scores import activate
 from finetune.tokens import Tokens
+from finetune.trainer import predict
 
 __all__ = ["Plan", "TrainResult", "differences", "evaluate", "evaluation_json", "plan", "train", "write_evaluation"]
+
+VERIFIED = 64
+"""Validation rows whose scores must survive what is done to a trained model's weights."""
 
 LR_AT_WIDTH, LR_WIDTH = 5e-5, 768
 """Default learning rate, and the width of the base it is for; it falls in proportion to the width."""
@@ -71,15 +78,16 @@ class Plan:
     fit: BaseFit
     near: NearDuplicates
     lengths: report.Lengths
-    updates_per_epoch: int
-    updates: int
+    regime: Regime
 
 
 def plan(config: TrainConfig, data: Any = None) -> Plan:
     """What `train` would do, without training."""
     base = _base_of(config)
+    _check_choices(config)
     config, splits, encoder = _prepared(config, base, data)
-    return _plan(config, splits, encoder, _tokens(encoder, splits.train))
+    train = Encoded(_tokens(encoder, splits.train), _targets(config, splits.train, splits.labels))
+    return _plan(config, splits, encoder, train, base)
 
 
 def train(config: TrainConfig, data: Any = None, on_event: Listener | None = None) -> TrainResult:
@@ -93,11 +101,6 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     Raises:
         FinetuneError: bad settings, data or base (before any training), or a run that diverged.
     """
-    from transformers import EarlyStoppingCallback, set_seed
-    from transformers.trainer_callback import PrinterCallback
-
-    from finetune import trainer as training
-
     say = on_event or (lambda event: None)
     out, work = Path(config.out), Path(config.out).with_name(f".{Path(config.out).name}.run")
     if config.resume and _is_finished(out):
@@ -106,82 +109,52 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     artifact.check_output(out, overwrite=config.overwrite)
 
     # 1. everything that can be refused is refused before training
-    if config.loss is not None:
-        pick(LOSSES, config.loss.name, config.loss.knobs, what="loss")
-    terms = [pick(AUXILIARY, choice.name, choice.knobs, what="auxiliary term") for choice in config.auxiliary]
+    _check_choices(config)
     base = _base_of(config)
     config, splits, encoder = _prepared(config, base, data)
     labels = splits.labels
     for sentence in splits.said:
         say(Said(sentence))
-    loss = loss_for(labels.task, config.loss)
     for name in config.metrics:
         load_metric(name, labels.task)
 
-    # 2. texts to tokens, the base's body under a new head
-    shared = config.zero_shot.attention == "alternate"
-    tokens = _tokens(encoder, splits.train)
-    validation = _tokens(encoder, splits.validation)
-    planned = _plan(config, splits, encoder, tokens)
+    # 2. texts to tokens, and what is known of them beforehand
+    train = Encoded(_tokens(encoder, splits.train), _targets(config, splits.train, labels))
+    validation = Encoded(_tokens(encoder, splits.validation), _targets(config, splits.validation, labels))
+    planned = _plan(config, splits, encoder, train, base)
     splits = planned.splits
     say(Said(str(planned.near)))
     say(Said(str(planned.fit)))
     for sentence in planned.fit.warnings:
         say(Warned(sentence))
-    set_seed(config.seed)
-    built = build_model(base, labels, dropout=config.model.dropout, attention_dropout=config.model.attention_dropout)
-    targets = labels.encode(splits.train.values)
-    start_at_prior(built.model, labels.prior(targets))
-    say(Said(f"base {config.base}: {built}"))
 
-    # 3. train, from the last good checkpoint if that is asked for
-    if not config.resume:
-        shutil.rmtree(work, ignore_errors=True)
-    checkpoint = training.last_good_checkpoint(work) if config.resume else None
-    best_by = METRICS_OF_TASK[labels.task][0]
-    trainer = training.HeadTrainer(
-        loss=loss,
-        terms=[term(body_of(built.model)) for term in terms],
-        alternate=shared,
-        average=config.optim.average,
-        model=built.model,
-        args=training.training_arguments(config, work, len(splits.train), best_by),
-        train_dataset=training.Examples(tokens, targets),
-        eval_dataset=training.Examples(validation, labels.encode(splits.validation.values)),
-        data_collator=training.Collator(encoder, with_segments=shared or bool(terms)),
-        processing_class=encoder.tokenizer,
-        compute_metrics=_trainer_metrics(labels),
-        callbacks=[
-            training.Reporting(say, len(splits.train), len(splits.validation), planned.updates_per_epoch, best_by),
-            *([EarlyStoppingCallback(config.optim.early_stopping)] if config.optim.early_stopping else []),
-        ],
-    )
-    trainer.remove_callback(PrinterCallback)
-    if checkpoint is not None:
-        say(Said(f"resuming from {checkpoint}"))
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
-    except KeyboardInterrupt:
-        _say_interrupted(say, trainer, work)
-        raise
-    _require_finite(built.model)
+    # 3. train the base's body under a new head, from the last good checkpoint if that is asked for
+    shared = config.zero_shot.attention == "alternate"
+    fitted = fit(config, base, labels, encoder, train, validation, work, say)
+    model, config = fitted.model, fitted.config
+    planned = replace(planned, config=config)
 
     # 4. the finished folder, measured with the weights as they are saved, then moved into place
     folder = work / "finished"
     shutil.rmtree(folder, ignore_errors=True)
-    model = _rounded(trainer.model, config.save_dtype)
+    folder.mkdir(parents=True)
+    if config.model.lora is not None:
+        adapter = folder / "adapter" if config.model.lora.keep_adapter else None
+        some = Tokens(splits.validation.texts[:VERIFIED], (splits.validation.pairs or [])[:VERIFIED] or None, encoder)
+        model = merged(model, lambda one: predict(one, encoder, some, shared=shared), adapter)
+    model = _rounded(model, config.save_dtype)
     settings = _settings(config, labels, encoder)
     if settings.zero_shot is not None and config.zero_shot.fit_on:
-        from finetune.mix import fit
+        from finetune.mix import fit as fit_mix
 
-        mix = fit(model, encoder, settings.zero_shot, labels, config.zero_shot.fit_on, seed=config.seed, say=say)
+        mix = fit_mix(model, encoder, settings.zero_shot, labels, config.zero_shot.fit_on, seed=config.seed, say=say)
         settings = replace(settings, zero_shot=replace(settings.zero_shot, mix=mix))
-    figures = _measure(config, splits, targets, model, encoder, shared=shared, validation=validation)
+    figures = _measure(config, splits, model, encoder, shared=shared, validation=validation.tokens)
     beaten = report.beaten_by_tfidf(labels, figures["validation"].scored)
     if beaten is not None:
         say(Warned(beaten))
-    _write(folder, config, settings, planned, figures, trainer.state.log_history)
-    _save_weights(trainer.model, folder, config.save_dtype)
+    _write(folder, settings, planned, figures, fitted)
+    _save_weights(model, folder, config.save_dtype)
     encoder.tokenizer.save_pretrained(folder)
     artifact.seal(folder)
     artifact.read(folder, check_hashes=True)
@@ -191,7 +164,33 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     say(Saved(str(out)))
     say(Finished(str(out), values["validation"]))
     tests = {name: found for name, found in values.items() if name != "validation"}
-    return TrainResult(out, values["validation"], tests, splits.counts, trainer.state.global_step)
+    return TrainResult(out, values["validation"], tests, splits.counts, fitted.updates)
+
+
+def _check_choices(config: TrainConfig) -> None:
+    from finetune.heads import HEADS
+    from finetune.initialisers import INITIALISERS
+    from finetune.optim import OPTIMIZERS, SCHEDULES
+    from finetune.poolings import POOLINGS
+
+    optim, model = config.optim, config.model
+    pooling = Choice(name=model.pooling) if model.pooling is not None else None
+    chosen: tuple[tuple[str, Mapping[str, Any], Choice | None], ...] = (
+        ("loss", LOSSES, config.loss),
+        ("optimizer", OPTIMIZERS, optim.optimizer),
+        ("schedule", SCHEDULES, optim.schedule),
+        ("head", HEADS, model.head),
+        ("pooling", POOLINGS, pooling),
+        ("initialiser", INITIALISERS, model.initialiser),
+        *(("auxiliary term", AUXILIARY, choice) for choice in config.auxiliary),
+    )
+    for what, table, choice in chosen:
+        if choice is not None:
+            pick(table, choice.name, choice.knobs, what=what)
+    if config.loss is not None and config.data.task is not None:
+        # a distribution as a label is known only once the table is read
+        loss_for(config.data.task, config.loss)
+    weight_decay_of(optim)
 
 
 def _base_of(config: TrainConfig) -> artifact.Location:
@@ -213,61 +212,70 @@ def _prepared(config: TrainConfig, base: artifact.Location, data: Any) -> tuple[
         if splits.labels.nli is not None and splits.train.pairs is not None
         else "longest_first",
     )
-    return _resolved(config, described, splits.labels, encoder), splits, encoder
+    shares = any(isinstance(value, Shares) for value in splits.train.values)
+    return _resolved(config, described, splits.labels, encoder, shares=shares), splits, encoder
 
 
-def _resolved(config: TrainConfig, base: Any, labels: LabelSpace, encoder: TextEncoder) -> TrainConfig:
+def _resolved(config: TrainConfig, base: Any, labels: LabelSpace, encoder: TextEncoder, *, shares: bool) -> TrainConfig:
     """The config with what was inferred written in, so that training with it repeats the run."""
+    base = body_config(base)
     width = int(getattr(base, "hidden_size", 0) or getattr(base, "dim", 0) or LR_WIDTH)
     lr = config.optim.lr or LR_AT_WIDTH * LR_WIDTH / width
     return config.model_copy(
         update={
             "data": config.data.model_copy(update={"task": labels.task, "max_length": encoder.max_length}),
             "optim": config.optim.model_copy(update={"lr": lr}),
-            "loss": config.loss or Choice(name=DEFAULT_LOSS[labels.task]),
+            "loss": config.loss or Choice(name=DEFAULT_LOSS_OF_SHARES if shares else DEFAULT_LOSS[labels.task]),
         }
     )
 
 
-def _plan(config: TrainConfig, splits: Splits, encoder: TextEncoder, tokens: Tokens) -> Plan:
-    import math
-
-    from finetune.trainer import updates_per_epoch
-
-    each = updates_per_epoch(config, len(splits.train))
-    fit = look(encoder, splits.train.texts, tokens, base=config.base, seed=config.seed)
+def _plan(config: TrainConfig, splits: Splits, encoder: TextEncoder, train: Encoded, base: artifact.Location) -> Plan:
+    fit = look(encoder, splits.train.texts, train.tokens, base=config.base, seed=config.seed)
     near = near_duplicates_of(splits.by_name())
     splits = replace(splits, counts=splits.counts | near.counts)
-    lengths = report.Lengths(tokens.lengths.tolist(), encoder.max_length, fit.truncated)
-    return Plan(config, splits, fit, near, lengths, each, max(1, math.ceil(each * config.optim.epochs)))
+    lengths = report.Lengths(train.tokens.lengths.tolist(), encoder.max_length, fit.truncated)
+    measured = config.optim.batch_size == "auto"
+    model = built_for(config, base, splits.labels, train.targets).model if measured else None
+    regime = regime_for(config, train.tokens.lengths, train.targets, splits.labels.task, model)
+    return Plan(config, splits, fit, near, lengths, regime)
+
+
+def _targets(config: TrainConfig, rows: Rows, labels: LabelSpace) -> Any:
+    """What the loss is computed on.
+
+    Raises:
+        ConfigError: a loss that these targets do not fit.
+        DataError: a number that the loss cannot take.
+    """
+    targets = labels.targets(rows.values)
+    shares = labels.task != "multi_label" and targets.ndim == 2
+    loss_for(labels.task, config.loss, shares=shares, class_weights=labels.weights(config.class_weights, targets))
+    if config.loss is not None and FITS[config.loss.name].activation == "softplus" and targets.min() < 0:
+        row = int(targets.argmin())
+        raise DataError(
+            f"the number {targets[row]:g} is below 0, which loss {config.loss.name!r} cannot take: choose another loss",
+            file=rows.source,
+            row=rows.numbers[row],
+        )
+    return targets
 
 
 def _tokens(encoder: TextEncoder, rows: Rows) -> Tokens:
     return Tokens(rows.texts, rows.pairs, encoder)
 
 
-def _trainer_metrics(labels: LabelSpace) -> Callable[[Any], dict[str, float]]:
-    def metrics(prediction: Any) -> dict[str, float]:
-        scores = activate(prediction.predictions, ACTIVATION_OF_TASK[labels.task])
-        found, references = decided(scores, prediction.label_ids, labels.task)
-        return compute(METRICS_OF_TASK[labels.task], labels.task, found, references)
-
-    return metrics
-
-
 def _measure(
     config: TrainConfig,
     splits: Splits,
-    targets: Any,
     model: Any,
     encoder: TextEncoder,
     *,
     shared: bool,
     validation: Tokens,
 ) -> dict[str, Measured]:
-    from finetune.trainer import predict
-
     labels = splits.labels
+    targets = labels.encode(splits.train.values)
     evaluated = {"validation": splits.validation, **splits.tests}
     plain: list[Any] = [None] * len(evaluated)
     if config.tfidf_baseline and labels.nli is None:  # entailment is not in the words
@@ -276,7 +284,7 @@ def _measure(
     for (name, rows), without_encoder in zip(evaluated.items(), plain, strict=True):
         tokens = validation if name == "validation" else _tokens(encoder, rows)
         logits = predict(model, encoder, tokens, shared=shared)
-        scores = activate(logits, ACTIVATION_OF_TASK[labels.task])
+        scores = activate(logits, output_activation(config, labels))
         scored = scored_rows(labels, scores, rows, targets, extra=config.metrics)
         if without_encoder is not None:
             scored = beside_tfidf(labels, scored, without_encoder, rows)
@@ -296,7 +304,7 @@ def _settings(config: TrainConfig, labels: LabelSpace, encoder: TextEncoder) -> 
         )
     return ClassifierSettings(
         labels.task,
-        ACTIVATION_OF_TASK[labels.task],
+        output_activation(config, labels),
         base=config.base,
         max_length=encoder.max_length,
         zero_shot=zero,
@@ -304,14 +312,9 @@ def _settings(config: TrainConfig, labels: LabelSpace, encoder: TextEncoder) -> 
 
 
 def _write(
-    folder: Path,
-    config: TrainConfig,
-    settings: ClassifierSettings,
-    planned: Plan,
-    figures: dict[str, Measured],
-    history: list[dict[str, Any]],
+    folder: Path, settings: ClassifierSettings, planned: Plan, figures: dict[str, Measured], fitted: Fitted
 ) -> None:
-    folder.mkdir(parents=True)
+    config = planned.config
     artifact.write_settings(folder, settings)
     repeatable = config.model_copy(update={"overwrite": False, "resume": False})
     (folder / artifact.TRAIN_CONFIG).write_text(configfile.dump(repeatable), encoding="utf-8")
@@ -323,9 +326,11 @@ def _write(
         splits.labels,
         figures["validation"],
         planned.lengths,
-        history,
+        fitted.history,
+        fitted.looks,
         error_rows=config.error_rows,
     )
+    write_looks(folder / "report" / LOOKS, fitted.looks)
     pairs = planned.near.listed(splits.by_name(), config.error_rows)
     report.write_near_duplicates(folder / "report", pairs)
     card = model_card(config, settings, splits, planned.fit, figures, drawn)
@@ -344,22 +349,6 @@ def _save_weights(model: Any, folder: Path, dtype: str) -> None:
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     for file in folder.glob("model*.safetensors"):
         file.chmod((folder / artifact.METRICS).stat().st_mode)  # safetensors lets only the owner read them
-
-
-def _require_finite(model: Any) -> None:
-    import torch
-
-    if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
-        raise TrainingError("the run diverged: the weights are not finite. Lower the learning rate (--lr)")
-
-
-def _say_interrupted(say: Listener, trainer: Any, work: Path) -> None:
-    best = trainer.state.best_model_checkpoint
-    if best is not None:
-        say(Warned(f"interrupted: the best checkpoint so far is {best}; --resume goes on from the last one"))
-    else:
-        say(Warned("interrupted before the first checkpoint: nothing was saved"))
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _is_finished(out: Path) -> bool:

@@ -1,6 +1,6 @@
 """Logits to scores, in numpy: every number a user sees passes through here.
 
-Knows: stable softmax and sigmoid, temperature, thresholds.
+Knows: stable softmax, sigmoid and softplus, temperature, thresholds.
 Does not know: models, label names, tensors.
 """
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-Activation = Literal["softmax", "sigmoid", "linear"]
+Activation = Literal["softmax", "sigmoid", "linear", "softplus"]
 Floats = npt.NDArray[np.float64]
 
 ACTIVATION_OF_TASK: dict[str, Activation] = {
@@ -44,9 +44,12 @@ def sigmoid(logits: npt.ArrayLike) -> Floats:
 
 
 def activate(logits: npt.ArrayLike, activation: Activation, *, temperature: float = 1.0) -> Floats:
-    """Scores of the same shape as `logits` `[B, C]`; `temperature` divides the logits first (not for linear)."""
+    """Scores of the same shape as `logits` `[B, C]`; `temperature` divides the logits first
+    (of labels, not of a number)."""
     if activation == "linear":
         return np.asarray(logits, dtype=np.float64)
+    if activation == "softplus":
+        return np.asarray(np.logaddexp(np.asarray(logits, dtype=np.float64), 0.0))
     scaled = np.asarray(logits, dtype=np.float64) / temperature
     return softmax(scaled) if activation == "softmax" else sigmoid(scaled)
 

@@ -67,7 +67,9 @@ def find_columns(source: Source, config: DataConfig, table: Table) -> Columns:
     pair_asked = source.text_pair or config.text_pair
     text = _asked(source.text or config.text, table, "--text")
     pair = _asked(pair_asked, table, "--text-pair")
-    label = _asked(source.label or config.label, table, "--label")
+    for name in config.share_columns:
+        _asked(name, table, "data.share_columns")
+    label = _asked(next(iter(config.share_columns), source.label or config.label), table, "--label")
     if text is None and pair is None:
         text, pair = _obvious_text(by_name, label)
     elif text is None:

@@ -79,4 +79,4 @@ def strata_of(rows: Rows, labels: LabelSpace) -> list[Any]:
     if labels.task == "multi_label":
         often = Counter(name for value in rows.values for name in value)
         return [min(value, key=lambda name: often[name], default="") for value in rows.values]
-    return list(rows.values)
+    return [str(value) for value in rows.values]

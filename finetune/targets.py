@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune.errors import DataError
-from finetune.labels import Task
+from finetune.labels import Shares, Task
 
 MOST_INTEGER_CLASSES = 20
 """A column of whole numbers with more different values than this is taken for a regression target."""
@@ -24,6 +24,9 @@ def infer_task(cells: Sequence[Any], numbers: Sequence[int], *, file: str, colum
     Raises:
         DataError: some cells are numbers and others words, so that neither reading is safe.
     """
+    shares = [names for names in map(_as_dict, cells) if names is not None]
+    if shares:
+        return "binary" if len({name for names in shares for name in names}) == 2 else "multiclass"
     if any(_as_list(cell) is not None for cell in cells):
         return "multi_label"
     values = [_as_number(cell) for cell in cells]
@@ -62,6 +65,9 @@ def parse_labels(
     if task == "multi_label":
         separator = _list_separator(cells)
         return [_names(cell, separator) for cell in cells]
+    if any(_as_dict(cell) is not None for cell in cells) or (label_names and any(map(_as_list, cells))):
+        rows = zip(cells, numbers, strict=True)
+        return [_shares(cell, label_names, number, file, column) for cell, number in rows]
     if label_names is None:
         return [_name(cell) for cell in cells]
     return [_from_names(cell, label_names, number, file, column) for cell, number in zip(cells, numbers, strict=True)]
@@ -89,6 +95,35 @@ def _as_list(cell: Any) -> list[Any] | None:
             return None
         return value if isinstance(value, list) else None
     return None
+
+
+def _as_dict(cell: Any) -> dict[Any, Any] | None:
+    if isinstance(cell, str) and cell.startswith("{") and cell.endswith("}"):
+        try:
+            cell = json.loads(cell)
+        except ValueError:
+            return None
+    return cell if isinstance(cell, dict) and cell else None
+
+
+def _shares(cell: Any, label_names: Sequence[str] | None, number: int, file: str, column: str) -> Any:
+    """A distribution over labels: a dict, or a list in the order of `label_names`; a bare name has it all."""
+    found, listed = _as_dict(cell), _as_list(cell)
+    if found is None and listed is not None and label_names is not None and len(listed) == len(label_names):
+        found = dict(zip(label_names, listed, strict=True))
+    if found is None:
+        return _name(cell)
+    values = [_as_number(value) if value is not None else 0.0 for value in found.values()]
+    total = sum(value for value in values if value is not None)
+    if any(value is None or value < 0 for value in values) or total <= 0:
+        raise DataError(
+            f"{cell!r} is no distribution over labels: give each label a share from 0 up, such as "
+            '{"positive": 0.7, "negative": 0.3}',
+            file=file,
+            row=number,
+            column=column,
+        )
+    return Shares(tuple(map(_name, found)), tuple((value or 0.0) / total for value in values))
 
 
 def _name(cell: Any) -> str:

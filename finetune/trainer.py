@@ -7,7 +7,6 @@ Does not know: tables, label names, reports.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,27 +15,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers import Trainer, TrainingArguments
 
-from finetune.artifact import sha256, write_json
 from finetune.attention import shared_text_mask
 from finetune.auxiliary import Term
 from finetune.average import WeightAverage
+from finetune.batching import Batches
+from finetune.callbacks import Averaging, Freezing, Watching
 from finetune.config import TrainConfig
 from finetune.encoding import Encoded, TextEncoder
-from finetune.errors import ConfigError, TrainingError
-from finetune.events import Evaluated, Listener, Saved, Started, Step
+from finetune.events import Listener
 from finetune.losses import Loss
 from finetune.model import ATTENTION_DROPOUT
+from finetune.optim import Parts, optimizer_for, schedule_for
 from finetune.reduce import reduce
 from finetune.tokens import Tokens
-
-STAMP = "stamp.json"
-"""Hashes of a checkpoint's files: a resumed run refuses a checkpoint that is damaged or incomplete."""
-
-FIRST_ESTIMATE = 5
-"""Updates after which the time left is first reported."""
 
 EAGER_UP_TO = 384
 """Under bfloat16 autocast on a CPU, batches padded to at most this many tokens train up to 1.4 times faster with
@@ -44,8 +37,6 @@ eager attention than with torch's CPU kernel for SDPA (torch 2.13); longer ones,
 
 EAGER_WITH_DROPOUT_UP_TO = 512
 """The same with dropout on the attention weights, which that kernel cannot do: torch falls back to plain matrices."""
-
-RESUMABLE = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 
 
 class Examples(torch.utils.data.Dataset[dict[str, Any]]):
@@ -88,39 +79,93 @@ def shared_text_bias(segments: Tensor, model: Any) -> Tensor:
 
 
 class HeadTrainer(Trainer):
-    """transformers' Trainer with our loss and reducer, auxiliary terms, and the two attention masks in turn.
+    """transformers' Trainer with our loss and reducer, batches, optimizer and schedule, auxiliary terms, the two
+    attention masks in turn, and an eye on the gradients.
 
     Args:
+        config: the run's.
+        parts: where each weight of the model sits.
+        batches: the rows of each batch.
         loss: `(logits [B, C], targets) -> [B]`.
-        terms: auxiliary terms; they are computed in batches under the shared-text mask only where `alternate`.
-        alternate: even updates see the shared-text mask, odd ones the ordinary mask; evaluation sees the shared one.
-        average: decay of the mean of the weights that is evaluated and kept; None for the weights themselves.
+        say: hears what is wrong with the gradients.
+        terms: auxiliary terms; they are computed in batches under the shared-text mask only where `config` alternates.
     """
 
     def __init__(
         self,
         *,
+        config: TrainConfig,
+        parts: Parts,
+        batches: Batches,
         loss: Loss,
+        say: Listener = lambda event: None,
         terms: Sequence[Term] = (),
-        alternate: bool = False,
-        average: float | None = None,
         **rest: Any,
     ) -> None:
         super().__init__(compute_loss_func=self._reduced, **rest)
-        self._loss, self._terms, self._alternate = loss, list(terms), alternate
+        self.optimizer: Any = None
+        self.lr_scheduler: Any = None
+        self.config, self.parts, self.batches = config, parts, batches
+        self._loss, self._terms = loss, list(terms)
+        # even updates see the shared-text mask, odd ones the ordinary mask; evaluation sees the shared one
+        self._alternate = config.zero_shot.attention == "alternate"
+        average = config.optim.average
         self._average = WeightAverage(self.model, average) if average is not None else None
         if self._average is not None:
-            self.add_callback(_Averaging(self._average))
+            self.add_callback(Averaging(self._average))
+        if config.model.unfreeze or config.model.freeze != "none":
+            self.add_callback(Freezing(config, parts))
+        self.watching = Watching(self, say)
+        self.add_callback(self.watching)
         self._batch: dict[str, Tensor] = {}
+        self._peaks: list[float] = []
+        self.loss_of_update: Tensor | float = 0.0
+        self.norm_of_update: Tensor | float = 0.0
         dropped = any(getattr(self.model.config, name, 0) for name in ATTENTION_DROPOUT)
         self._eager_up_to = EAGER_WITH_DROPOUT_UP_TO if dropped else EAGER_UP_TO
         self._may_choose = (
             self.args.bf16 and self.args.device.type == "cpu" and self.model.config._attn_implementation == "sdpa"
         )
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGroupedSampler(rows, lengths=self.train_dataset.tokens.lengths.tolist())
+    def get_train_dataloader(self) -> Any:
+        """Batches as `Batches` draws them."""
+        loader = torch.utils.data.DataLoader(
+            self.train_dataset,
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The config's optimizer, with a rate for each part."""
+        if self.optimizer is None:
+            self.optimizer = optimizer_for(self.model if model is None else model, self.parts, self.config.optim)
+            self._peaks = [group["lr"] for group in self.optimizer.param_groups]
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The config's schedule."""
+        if self.lr_scheduler is None:
+            warmup = math.ceil(num_training_steps * self.config.optim.warmup)
+            chosen = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = schedule_for(chosen, self.config.optim, warmup=warmup, updates=num_training_steps)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not hasattr(self.lr_scheduler, "base_lrs"):
+            return
+        # the checkpoint brings its rates along; those of the config hold, and are the same unless it was changed
+        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] *= peak / group["initial_lr"]
+            group["initial_lr"] = peak
+        self.lr_scheduler.base_lrs = list(self._peaks)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        self.norm_of_update = norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        return norm
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **rest: Any) -> Any:
         """The reduced loss of one batch; see `transformers.Trainer.compute_loss`."""
@@ -171,100 +216,9 @@ class HeadTrainer(Trainer):
             with torch.autocast(labels.device.type, torch.bfloat16, enabled=self.args.bf16):
                 added = [term(outputs.hidden_states[-1], self._batch) for term in self._terms]
             losses = losses + sum(added)
-        return reduce(losses, labels, num_items_in_batch)
-
-
-class _Averaging(TrainerCallback):
-    def __init__(self, average: WeightAverage) -> None:
-        self.average = average
-
-    def on_optimizer_step(self, *args: Any, **rest: Any) -> None:
-        self.average.update()
-
-
-class Reporting(TrainerCallback):
-    """Turns the Trainer's callbacks into our events, stamps checkpoints, and stops a run that diverges."""
-
-    def __init__(self, listener: Listener, rows: int, validation_rows: int, per_epoch: int, best_by: str) -> None:
-        self.listener, self.rows, self.validation_rows = listener, rows, validation_rows
-        self.per_epoch, self.best_by = per_epoch, best_by
-        self.began_s = 0.0
-        self.paused_s = 0.0
-        self.paused_from_s = 0.0
-        self.first = 0
-        self.best = -math.inf
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        self.listener(Started(state.max_steps, self.per_epoch, self.rows, self.validation_rows))
-        self.first = state.global_step
-        self.best = state.best_metric if state.best_metric is not None else -math.inf
-        self.began_s = time.perf_counter()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        if state.global_step == self.first + FIRST_ESTIMATE:
-            control.should_log = True  # so that the time left is known early
-        self.paused_from_s = time.perf_counter()
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        if state.global_step > self.first:  # evaluation and saving happen between step_end and step_begin
-            self.paused_s += time.perf_counter() - self.paused_from_s
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
-        if not logs or "loss" not in logs:
-            return
-        if not math.isfinite(logs["loss"]) or not math.isfinite(logs.get("grad_norm") or 0.0):
-            raise TrainingError(
-                f"the run diverged: the loss is {logs['loss']} at update {state.global_step}. "
-                "Lower the learning rate (--lr) or clip harder (--set optim.max_grad_norm=0.5)"
-            )
-        took_s = max(time.perf_counter() - self.began_s - self.paused_s, 1e-9)
-        done = state.global_step - self.first
-        batch = args.train_batch_size * args.gradient_accumulation_steps
-        left_s = took_s / done * (state.max_steps - state.global_step)
-        rate = done * batch / took_s
-        self.listener(
-            Step(
-                state.global_step,
-                state.max_steps,
-                state.epoch or 0.0,
-                logs["loss"],
-                logs["learning_rate"],
-                rate,
-                left_s,
-            )
-        )
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **rest: Any) -> None:
-        found = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items()}
-        better = found.get(self.best_by, -math.inf) > self.best
-        self.best = max(self.best, found.get(self.best_by, -math.inf))
-        self.listener(Evaluated(state.global_step, state.epoch or 0.0, found, better))
-
-    def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        stamp(folder)
-        self.listener(Saved(str(folder)))
-
-
-def stamp(folder: Path) -> None:
-    """Record the hashes of a checkpoint's files beside them."""
-    files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name != STAMP]
-    write_json(folder / STAMP, {file.name: sha256(file) for file in files})
-
-
-def last_good_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose files are all there and unchanged, or None."""
-    import json
-
-    found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
-    for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
-        if not (path / STAMP).is_file():
-            continue
-        hashes = json.loads((path / STAMP).read_text(encoding="utf-8"))
-        whole = all(name in hashes for name in RESUMABLE)
-        if whole and all((path / name).is_file() and sha256(path / name) == known for name, known in hashes.items()):
-            return path
-    return None
+        reduced = reduce(losses, labels, num_items_in_batch)
+        self.loss_of_update = self.loss_of_update + reduced.detach()
+        return reduced
 
 
 def use_bfloat16(precision: str) -> bool:
@@ -278,30 +232,26 @@ def use_bfloat16(precision: str) -> bool:
     )
 
 
-def updates_per_epoch(config: TrainConfig, rows: int) -> int:
-    """Updates in one pass: batches, rounded up, over the batches of one update, rounded up."""
-    return math.ceil(math.ceil(rows / config.optim.batch_size) / config.optim.accumulation)
-
-
-def training_arguments(config: TrainConfig, folder: Path, rows: int, best_by: str) -> TrainingArguments:
+def training_arguments(
+    config: TrainConfig, folder: Path, *, rows: int, accumulation: int, updates: int, best_by: str
+) -> TrainingArguments:
     """The Trainer's arguments for a config. Beside what the config says, these differ from the Trainer's defaults:
-    batches grouped by length, no filter over NaN losses, no external reporting, best model loaded at the end."""
+    no filter over NaN losses, no external reporting, best model loaded at the end.
+
+    Args:
+        rows, accumulation, updates: rows in a batch, batches in an update, updates of the whole run.
+    """
     optim = config.optim
-    if optim.lr is None:
-        raise ConfigError("optim.lr is not resolved")
-    total = max(1, math.ceil(updates_per_epoch(config, rows) * optim.epochs))
+    total = updates
     every = config.checkpoint.every_steps
     when = "steps" if every else "epoch"
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=optim.epochs,
-        per_device_train_batch_size=optim.batch_size,
-        per_device_eval_batch_size=max(64, optim.batch_size),
-        gradient_accumulation_steps=optim.accumulation,
-        learning_rate=optim.lr,
-        lr_scheduler_type=optim.schedule,
-        warmup_steps=math.ceil(total * optim.warmup),
-        weight_decay=optim.weight_decay,
+        per_device_train_batch_size=rows,
+        per_device_eval_batch_size=max(64, min(rows, 256)),
+        gradient_accumulation_steps=accumulation,
+        learning_rate=optim.lr or 0.0,
         max_grad_norm=optim.max_grad_norm,
         eval_strategy=when,
         save_strategy=when,
@@ -320,7 +270,7 @@ def training_arguments(config: TrainConfig, folder: Path, rows: int, best_by: st
         remove_unused_columns=False,
         label_names=["labels"],
         dataloader_pin_memory=torch.cuda.is_available(),
-        report_to="none",
+        report_to=list(config.report_to) or "none",
         disable_tqdm=True,
     )
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from finetune.artifact import find
+from finetune.config import ModelConfig
 from finetune.errors import CheckpointError
 from finetune.hub import fetched
 from finetune.labels import LabelSpace
@@ -101,7 +102,7 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_dropout_of_attention_can_differ_from_that_of_the_body(tiny_base: Path) -> None:
-    one = build_model(find(str(tiny_base)), LABELS, dropout=0.2).model.config
-    two = build_model(find(str(tiny_base)), LABELS, dropout=0.2, attention_dropout=0.0).model.config
+    one = build_model(find(str(tiny_base)), LABELS, ModelConfig(dropout=0.2)).model.config
+    two = build_model(find(str(tiny_base)), LABELS, ModelConfig(dropout=0.2, attention_dropout=0.0)).model.config
     assert (one.hidden_dropout_prob, one.attention_probs_dropout_prob) == (0.2, 0.2)
     assert (two.hidden_dropout_prob, two.attention_probs_dropout_prob) == (0.2, 0.0)

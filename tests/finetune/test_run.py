@@ -145,7 +145,7 @@ def test_a_damaged_checkpoint_is_not_resumed_from(config: Make, reviews: Any, ha
 def test_the_number_of_updates_is_said_beforehand(config: Make) -> None:
     rows = [{"text": f"t {index}", "label": "ab"[index % 2]} for index in range(250)]
     found = plan(config(data={"validation_size": 50}, optim={"batch_size": 10, "epochs": 2}), rows)
-    assert (found.updates_per_epoch, found.updates) == (20, 40)
+    assert (found.regime.updates_per_epoch, found.regime.updates) == (20, 40)
     assert not Path(config().out).exists()
 
 

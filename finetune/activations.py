@@ -1,0 +1,86 @@
+"""Activations of a head's hidden layers, and how many of their units have stopped answering; the table ACTIVATIONS
+closes the file.
+
+Knows: which torch module each is, and where it saturates.
+Does not know: layers, initialisers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+SATURATED = 0.01
+"""A sigmoid or tanh within this share of its range from either end hardly passes a gradient."""
+
+
+def linear() -> nn.Module:
+    """z, unchanged"""
+    return nn.Identity()
+
+
+def sigmoid() -> nn.Module:
+    """1 / (1 + exp(-z)): between 0 and 1; its gradient is at most 1/4, so deep stacks of it vanish"""
+    return nn.Sigmoid()
+
+
+def softmax() -> nn.Module:
+    """exp(z) / sum exp(z) over the units of the layer"""
+    return nn.Softmax(dim=-1)
+
+
+def tanh() -> nn.Module:
+    """(exp(z) - exp(-z)) / (exp(z) + exp(-z)): between -1 and 1, around 0"""
+    return nn.Tanh()
+
+
+def relu() -> nn.Module:
+    """max(0, z): passes gradients whole, and a unit that is always below 0 is dead"""
+    return nn.ReLU()
+
+
+def gelu() -> nn.Module:
+    """z times the normal distribution's Phi(z): what BERT itself uses"""
+    return nn.GELU()
+
+
+def silu() -> nn.Module:
+    """z sigmoid(z), smooth and cheap"""
+    return nn.SiLU()
+
+
+def leaky_relu(*, slope: float = 0.01) -> nn.Module:
+    """z above 0 and slope z below, so that no unit dies"""
+    return nn.LeakyReLU(slope)
+
+
+def softplus() -> nn.Module:
+    """log(1 + exp(z)): a smooth max(0, z)"""
+    return nn.Softplus()
+
+
+def silent(module: nn.Module, outputs: Tensor) -> Tensor | None:
+    """Which units `[H]` pass no gradient for any row of `outputs [B, H]`: dead (ReLU) or saturated (sigmoid, tanh);
+    None for an activation that cannot be silent."""
+    if isinstance(module, nn.ReLU):
+        return (outputs <= 0).all(dim=0)
+    if isinstance(module, nn.Tanh):
+        return (outputs.abs() > 1 - 2 * SATURATED).all(dim=0)
+    if isinstance(module, nn.Sigmoid):
+        return torch.logical_or(outputs < SATURATED, outputs > 1 - SATURATED).all(dim=0)
+    return None
+
+
+ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
+    "linear": linear,
+    "sigmoid": sigmoid,
+    "softmax": softmax,
+    "tanh": tanh,
+    "relu": relu,
+    "gelu": gelu,
+    "silu": silu,
+    "leaky_relu": leaky_relu,
+    "softplus": softplus,
+}

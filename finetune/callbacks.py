@@ -1,0 +1,104 @@
+"""What happens between a run's updates: looks at the gradients, layers that begin to train, the mean of the weights.
+
+Knows: the Trainer's callbacks, and when each is due.
+Does not know: how a look is taken or read (gradients.py), how weights are frozen (optim.py) or averaged (average.py).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from finetune.average import WeightAverage
+from finetune.config import TrainConfig
+from finetune.errors import TrainingError
+from finetune.events import Listener, Warned
+from finetune.gradients import Diagnosis, Look, Watch, diagnose, not_finite
+from finetune.model import head_of
+from finetune.optim import Parts, freeze, frozen_depths
+
+
+class Diverged(TrainingError):
+    """Training cannot go on as it is; `diagnosis` says why and what helps."""
+
+    def __init__(self, diagnosis: Diagnosis) -> None:
+        super().__init__(str(diagnosis))
+        self.diagnosis = diagnosis
+
+
+class Watching(TrainerCallback):
+    """Looks at the gradients now and then, says what is wrong, and stops a run that is not finite any more."""
+
+    def __init__(self, trainer: Any, say: Listener) -> None:
+        self.trainer, self.say = trainer, say
+        self.looks: list[Look] = []
+        self.found: dict[str, Diagnosis] = {}
+        self._watch = Watch(trainer.model, trainer.parts, head_of(trainer.model))
+        self._every = 1
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self._every = self.trainer.config.gradients.every or look_every(state.max_steps)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self.trainer.loss_of_update = 0.0
+        if self._is_due(state):
+            self._watch.open()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        due = self._is_due(state)
+        # on a GPU a look at a number waits for all that is still being computed
+        if due or args.device.type == "cpu":
+            for what, value in (("the loss", self.trainer.loss_of_update), ("a gradient", self.trainer.norm_of_update)):
+                if not math.isfinite(float(value)):
+                    self._stop(what, state.global_step + 1)
+        if due:
+            self._watch.before()
+        if self.trainer.config.optim.max_grad_value is not None:
+            torch.nn.utils.clip_grad_value_(self.trainer.model.parameters(), self.trainer.config.optim.max_grad_value)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if not self._is_due(state):
+            return
+        lr = self.trainer._get_learning_rate()
+        look = self._watch.after(state.global_step + 1, float(self.trainer.loss_of_update), float(lr))
+        self.looks.append(look)
+        self.trainer.log({f"gradient_norm/{part}": value for part, value in look.gradient.items()})
+        found = diagnose(self.looks, lr=self.trainer.config.optim.lr or lr, layers=list(look.gradient))
+        if found is not None and found.name not in self.found:
+            self.found[found.name] = found
+            if found.grave and self.trainer.config.gradients.remedy == "auto":
+                raise Diverged(found)
+            self.say(Warned(str(found)))
+
+    def _is_due(self, state: Any) -> bool:
+        return bool(state.global_step % self._every == 0)
+
+    def _stop(self, what: str, update: int) -> None:
+        first = self._watch.first_not_finite() if what != "the loss" else None
+        raise Diverged(not_finite(first or what, update, self.trainer.config.optim.lr or 0.0))
+
+
+class Freezing(TrainerCallback):
+    """Lets layers train as the epochs come."""
+
+    def __init__(self, config: TrainConfig, parts: Parts) -> None:
+        self.config, self.parts = config, parts
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
+        freeze(model, self.parts, frozen_depths(self.config.model, self.parts, round(state.epoch or 0)))
+
+
+class Averaging(TrainerCallback):
+    def __init__(self, average: WeightAverage) -> None:
+        self.average = average
+
+    def on_optimizer_step(self, *args: Any, **rest: Any) -> None:
+        self.average.update()
+
+
+def look_every(updates: int) -> int:
+    """Updates between two looks at the gradients: 40 looks in a long run, 10 in a short one."""
+    return max(1, updates // 40, min(10, updates // 10))

@@ -1,0 +1,262 @@
+"""From a base and encoded rows to a trained model: built, trained, and mended where a remedy is known.
+
+Knows: what the Trainer is given, and how a diagnosis leads to another attempt.
+Does not know: tables, the finished folder, the report.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from finetune import configfile, heads
+from finetune import trainer as training
+from finetune.artifact import Location
+from finetune.auxiliary import AUXILIARY
+from finetune.callbacks import Diverged
+from finetune.config import TrainConfig
+from finetune.encoding import TextEncoder
+from finetune.errors import ConfigError, TrainingError
+from finetune.events import Listener, Said, Warned
+from finetune.gradients import Look
+from finetune.labels import LabelSpace
+from finetune.lora import with_lora
+from finetune.losses import FITS, loss_for
+from finetune.measure import decided
+from finetune.metrics import METRICS_OF_TASK, compute
+from finetune.model import Built, body_of, build_model, head_of, start_at_prior
+from finetune.optim import freeze, frozen_depths, parts_of, trained
+from finetune.regime import regime_for
+from finetune.registry import pick
+from finetune.reporting import Reporting, last_good_checkpoint
+from finetune.scores import ACTIVATION_OF_TASK, Activation, activate
+from finetune.tokens import Tokens
+
+LOOKS = "gradients.jsonl"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A split as the Trainer takes it: tokens, and targets as LabelSpace.targets gives them."""
+
+    tokens: Tokens
+    targets: npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model, the config with which it was trained at last, the Trainer's log, and the looks at gradients."""
+
+    model: Any
+    config: TrainConfig
+    history: list[dict[str, Any]]
+    looks: list[Look]
+    updates: int
+
+
+def output_activation(config: TrainConfig, labels: LabelSpace) -> Activation:
+    """What turns logits into scores: it follows from the task, and for a number from the loss."""
+    chosen = FITS[config.loss.name].activation if config.loss is not None else None
+    return chosen or ACTIVATION_OF_TASK[labels.task]
+
+
+def fit(
+    config: TrainConfig,
+    base: Location,
+    labels: LabelSpace,
+    encoder: TextEncoder,
+    train: Encoded,
+    validation: Encoded,
+    work: Path,
+    say: Listener,
+) -> Fitted:
+    """Train a base on encoded rows; checkpoints lie in `work`.
+
+    Raises:
+        FinetuneError: settings that do not go together (before any update), or a run that diverged and no remedy is
+            asked for, or none is left.
+    """
+    checkpoint = last_good_checkpoint(work) if config.resume else None
+    if not config.resume:
+        shutil.rmtree(work, ignore_errors=True)
+    attempt = 0
+    while True:
+        fitting = _Fitting(config, base, labels, encoder, train, validation, work, say)
+        try:
+            return fitting.run(checkpoint)
+        except Diverged as diverged:
+            attempt += 1
+            changes = _applicable(config, diverged.diagnosis.safe)
+            if config.gradients.remedy != "auto" or attempt > config.gradients.attempts or not changes:
+                raise
+            # a head that begins otherwise cannot go on from weights of the old one
+            fresh = any(key.startswith("model.") for key in changes)
+            checkpoint = None if fresh else last_good_checkpoint(work)
+            config = _changed(config, changes)
+            shown = ", ".join(f"{key}={value}" for key, value in changes.items())
+            since = checkpoint.name if checkpoint is not None else "the start"
+            say(
+                Warned(
+                    f"remedy {attempt} of {config.gradients.attempts}: {diverged.diagnosis.sentence} "
+                    f"Going on from {since} with {shown}"
+                )
+            )
+
+
+class _Fitting:
+    """One attempt: the model, the Trainer around it, and the run."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        base: Location,
+        labels: LabelSpace,
+        encoder: TextEncoder,
+        train: Encoded,
+        validation: Encoded,
+        work: Path,
+        say: Listener,
+    ) -> None:
+        from transformers import set_seed
+
+        self.config, self.labels, self.work, self.say = config, labels, work, say
+        terms = [pick(AUXILIARY, choice.name, choice.knobs, what="auxiliary term") for choice in config.auxiliary]
+        set_seed(config.seed)
+        built = built_for(config, base, labels, train.targets)
+        say(Said(f"base {config.base}: {built}"))
+        body, model = body_of(built.model), built.model
+        self.regime = regime_for(config, train.tokens.lengths, train.targets, labels.task, model)
+        self._warn_of_head(built)
+        if config.model.lora is not None:
+            model = with_lora(model, built.new, config.model.lora)
+        parts = parts_of(model, built.model.base_model_prefix)
+        if config.model.lora is None:
+            freeze(model, parts, frozen_depths(config.model, parts, 0))
+        say(Said(f"{trained(model, parts)}; {self.regime}"))
+        self.best_by = METRICS_OF_TASK[labels.task][0]
+        loss = loss_for(
+            labels.task,
+            config.loss,
+            shares=labels.task != "multi_label" and train.targets.ndim == 2,
+            class_weights=labels.weights(config.class_weights, train.targets),
+        )
+        self.trainer = training.HeadTrainer(
+            config=config,
+            parts=parts,
+            batches=self.regime.batches,
+            loss=loss,
+            say=say,
+            terms=[term(body) for term in terms],
+            model=model,
+            args=training.training_arguments(
+                config,
+                work,
+                rows=self.regime.batches.batch_size,
+                accumulation=self.regime.accumulation,
+                updates=self.regime.updates,
+                best_by=self.best_by,
+            ),
+            train_dataset=training.Examples(train.tokens, train.targets),
+            eval_dataset=training.Examples(validation.tokens, validation.targets),
+            data_collator=training.Collator(
+                encoder, with_segments=config.zero_shot.attention == "alternate" or bool(terms)
+            ),
+            processing_class=encoder.tokenizer,
+            compute_metrics=self._metrics,
+            callbacks=self._callbacks(len(train.tokens), len(validation.tokens)),
+        )
+
+    def run(self, checkpoint: Path | None) -> Fitted:
+        """Train, from a checkpoint if there is one."""
+        from transformers.trainer_callback import PrinterCallback
+
+        trainer = self.trainer
+        trainer.remove_callback(PrinterCallback)
+        if checkpoint is not None:
+            self.say(Said(f"resuming from {checkpoint}"))
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+        except KeyboardInterrupt:
+            self._say_interrupted()
+            raise
+        require_finite(trainer.model)
+        return Fitted(
+            trainer.model, self.config, trainer.state.log_history, trainer.watching.looks, trainer.state.global_step
+        )
+
+    def _callbacks(self, rows: int, validation_rows: int) -> list[Any]:
+        from transformers import EarlyStoppingCallback
+
+        stop = self.config.optim.early_stopping
+        found = [Reporting(self.say, rows, validation_rows, self.regime.updates_per_epoch, self.best_by)]
+        return [*found, *([EarlyStoppingCallback(stop)] if stop else [])]
+
+    def _metrics(self, prediction: Any) -> dict[str, float]:
+        task = self.labels.task
+        scores = activate(prediction.predictions, output_activation(self.config, self.labels))
+        references = prediction.label_ids
+        if task != "multi_label" and references.ndim == 2:
+            references = references.argmax(axis=1)
+        found, references = decided(scores, references, task)
+        return compute(METRICS_OF_TASK[task], task, found, references)
+
+    def _warn_of_head(self, built: Built) -> None:
+        head, initialiser = head_of(built.model), self.config.model.initialiser
+        if head is None:
+            return
+        alike = initialiser is not None and initialiser.name in ("zeros", "ones", "constant")
+        for sentence in heads.warnings_of(head, self.regime.batches.batch_size, alike=alike):
+            self.say(Warned(sentence))
+
+    def _say_interrupted(self) -> None:
+        best = self.trainer.state.best_model_checkpoint
+        if best is not None:
+            self.say(Warned(f"interrupted: the best checkpoint so far is {best}; --resume goes on from the last one"))
+        else:
+            self.say(Warned("interrupted before the first checkpoint: nothing was saved"))
+            shutil.rmtree(self.work, ignore_errors=True)
+
+
+def built_for(config: TrainConfig, base: Location, labels: LabelSpace, targets: npt.NDArray[Any]) -> Built:
+    """The model of a config, whose output begins at the labels' shares."""
+    if config.model.head.name != heads.STOCK and config.zero_shot.attention == "alternate":
+        raise ConfigError("zero_shot.attention=alternate wants the base's own head: leave out model.head")
+    built = build_model(base, labels, config.model)
+    start_at_prior(built.model, labels.prior(targets), output_activation(config, labels))
+    return built
+
+
+def write_looks(file: Path, looks: list[Look]) -> None:
+    """Write the looks at the gradients, one a line."""
+    file.write_text("".join(json.dumps(look.to_json()) + "\n" for look in looks), encoding="utf-8")
+
+
+def require_finite(model: Any) -> None:
+    """Refuse a model with a weight that is no number.
+
+    Raises:
+        TrainingError: it has one.
+    """
+    import torch
+
+    if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
+        raise TrainingError("the run diverged: the weights are not finite. Lower the learning rate (--lr)")
+
+
+def _applicable(config: TrainConfig, changes: Any) -> dict[str, Any]:
+    stock = config.model.head.name == heads.STOCK
+    hidden = config.model.head.name == "mlp"
+    return {
+        key: value
+        for key, value in changes.items()
+        if (not key.startswith("model.head.") or hidden) and (not key.startswith("model.") or not stock)
+    }
+
+
+def _changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
+    return configfile.build(configfile.laid(config.model_dump(mode="json"), changes))

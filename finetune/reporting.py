@@ -1,0 +1,105 @@
+"""What a run says and leaves on disk while it trains: events, and checkpoints that are known to be whole.
+
+Knows: the Trainer's callbacks, our events, the hashes of a checkpoint's files.
+Does not know: losses, batches, gradients.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from finetune.artifact import sha256, write_json
+from finetune.events import Evaluated, Listener, Saved, Started, Step
+
+STAMP = "stamp.json"
+"""Hashes of a checkpoint's files: a resumed run refuses a checkpoint that is damaged or incomplete."""
+
+FIRST_ESTIMATE = 5
+"""Updates after which the time left is first reported."""
+
+RESUMABLE = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
+"""A checkpoint holds all of the first and one of the second."""
+
+
+class Reporting(TrainerCallback):
+    """Turns the Trainer's callbacks into our events, and stamps checkpoints."""
+
+    def __init__(self, listener: Listener, rows: int, validation_rows: int, per_epoch: int, best_by: str) -> None:
+        self.listener, self.rows, self.validation_rows = listener, rows, validation_rows
+        self.per_epoch, self.best_by = per_epoch, best_by
+        self.began_s = 0.0
+        self.paused_s = 0.0
+        self.paused_from_s = 0.0
+        self.first = 0
+        self.best = -math.inf
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self.listener(Started(state.max_steps, self.per_epoch, self.rows, self.validation_rows))
+        self.first = state.global_step
+        self.best = state.best_metric if state.best_metric is not None else -math.inf
+        self.began_s = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if state.global_step == self.first + FIRST_ESTIMATE:
+            control.should_log = True  # so that the time left is known early
+        self.paused_from_s = time.perf_counter()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if state.global_step > self.first:  # evaluation and saving happen between step_end and step_begin
+            self.paused_s += time.perf_counter() - self.paused_from_s
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        took_s = max(time.perf_counter() - self.began_s - self.paused_s, 1e-9)
+        done = state.global_step - self.first
+        left_s = took_s / done * (state.max_steps - state.global_step)
+        rate = done * self.rows / self.per_epoch / took_s
+        self.listener(
+            Step(
+                state.global_step,
+                state.max_steps,
+                state.epoch or 0.0,
+                logs["loss"],
+                logs["learning_rate"],
+                rate,
+                left_s,
+            )
+        )
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **rest: Any) -> None:
+        found = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items()}
+        better = found.get(self.best_by, -math.inf) > self.best
+        self.best = max(self.best, found.get(self.best_by, -math.inf))
+        self.listener(Evaluated(state.global_step, state.epoch or 0.0, found, better))
+
+    def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        stamp(folder)
+        self.listener(Saved(str(folder)))
+
+
+def stamp(folder: Path) -> None:
+    """Record the hashes of a checkpoint's files beside them."""
+    files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name != STAMP]
+    write_json(folder / STAMP, {file.name: sha256(file) for file in files})
+
+
+def last_good_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint whose files are all there and unchanged, or None."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        if not (path / STAMP).is_file():
+            continue
+        hashes = json.loads((path / STAMP).read_text(encoding="utf-8"))
+        whole = all(name in hashes for name in RESUMABLE) and any(name in hashes for name in WEIGHTS)
+        if whole and all((path / name).is_file() and sha256(path / name) == known for name, known in hashes.items()):
+            return path
+    return None
