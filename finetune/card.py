@@ -13,6 +13,7 @@ from finetune.artifact import ClassifierSettings
 from finetune.base_fit import BaseFit
 from finetune.config import TrainConfig
 from finetune.data import Splits
+from finetune.heads import STOCK
 from finetune.metrics import METRICS_OF_TASK, Scored
 from finetune.report import Measured, beaten_by_tfidf
 
@@ -39,7 +40,12 @@ def model_card(
     parts = [f"# {name}", f"`{config.base}` fine-tuned with rehead {made}."]
     if labels.task != "regression":
         parts += ["Labels: " + ", ".join(f"`{label}`" for label in labels.names)]
-    parts += ["## Use", _usage(name, zero_shot=zero_shot), "## Scores", _score_table(measured)]
+    parts += [
+        "## Use",
+        _usage(name, zero_shot=zero_shot, custom=config.model.head.name != STOCK),
+        "## Scores",
+        _score_table(measured),
+    ]
     if labels.task != "regression" and len(labels) <= MOST_LABELS_LISTED:
         parts += ["Per label, on the validation split:", _class_table(measured["validation"].scored)]
     parts += [f"![{_words(picture)}](report/{picture})" for picture in pictures]
@@ -98,14 +104,15 @@ def _words(picture: str) -> str:
     return Path(picture).stem.replace("_", " ")
 
 
-def _usage(name: str, *, zero_shot: bool) -> str:
+def _usage(name: str, *, zero_shot: bool, custom: bool) -> str:
     if zero_shot:
         call = f'ZeroShotClassifier("{name}")("Shares fell sharply.", ["sports", "business"])'
         return f"```python\nfrom service import ZeroShotClassifier\n\n{call}\n```"
-    return (
-        f'```python\nfrom service import load\n\nload("{name}")(["a text"])\n```\n\nor without rehead:\n\n'
-        f'```python\nfrom transformers import pipeline\n\npipeline("text-classification", "{name}")(["a text"])\n```'
-    )
+    more = "import finetune.model  # rehead: reads the head of this model\n" if custom else ""
+    without = "with transformers" if custom else "without rehead"
+    ours = f'```python\nfrom service import load\n\nload("{name}")(["a text"])\n```'
+    stock = f'{more}from transformers import pipeline\n\npipeline("text-classification", "{name}")(["a text"])'
+    return f"{ours}\n\nor {without}:\n\n```python\n{stock}\n```"
 
 
 def _score_table(measured: Mapping[str, Measured]) -> str:

@@ -108,17 +108,27 @@ def finetune(data: str | None, file: str | None, overrides: tuple[str, ...], dry
     click.echo(f"model: {result.path}")
 
 
+TABLES = {
+    **{name: name for name in ("losses", "heads", "poolings", "activations", "initialisers", "metrics", "auxiliary")},
+    **dict.fromkeys(("optimizers", "schedules"), "optim"),
+}
+"""Table -> the module of `finetune` that holds it."""
+
+
 @click.command()
-@click.argument("table", type=click.Choice(["losses", "metrics", "auxiliary"]))
+@click.argument("table", type=click.Choice(list(TABLES)))
 def choices(table: str) -> None:
-    """List the choices of a table, each with its sentence and its knobs."""
+    """List the choices of a table, each with its sentence or formula, its knobs, and the tasks it is for."""
     from importlib import import_module
 
     from finetune.registry import knobs_of, sentence_of
 
-    for name, function in getattr(import_module(f"finetune.{table}"), table.upper()).items():
+    module = import_module(f"finetune.{TABLES[table]}")
+    fits = getattr(module, "FITS", {})
+    for name, function in getattr(module, table.upper()).items():
         knobs = ", ".join(f"{knob}={default}" for knob, default in knobs_of(function).items())
-        click.echo(f"{name}{f'  ({knobs})' if knobs else ''}\n    {sentence_of(function)}")
+        tasks = f"  [{', '.join(fits[name].tasks)}]" if name in fits else ""
+        click.echo(f"{name}{f'  ({knobs})' if knobs else ''}{tasks}\n    {sentence_of(function)}")
 
 
 def _quiet() -> None:

@@ -35,6 +35,9 @@ TOO_HIGH, TOO_LOW = 0.1, 1e-7
 ALIKE = 0.1
 """Spread of a hidden layer's units below which they are alike; dropout alone drives them apart slowly."""
 
+SAFE_LR = 1e-4
+"""A rate at which any base trains."""
+
 MOST_SILENT = 0.9
 RISEN = 1.5
 LOOKS = 3
@@ -106,11 +109,12 @@ def diagnose(looks: Sequence[Look], *, lr: float, layers: Sequence[str]) -> Diag
 
 def not_finite(where: str, update: int, lr: float) -> Diagnosis:
     """A number that is none, first seen at `where` in an update."""
-    safe = {"optim.lr": lr / 10, "optim.max_grad_norm": 0.5}
+    lower = min(lr / 10, SAFE_LR)
+    safe = {"optim.lr": lower, "optim.max_grad_norm": 0.5}
     return Diagnosis(
         "not_finite",
         f"the run diverged: {where} is not finite at update {update}, and the weights before it are kept.",
-        (f"optim.lr={lr / 10:.2g}", "optim.max_grad_norm=0.5", "precision=float32", "optim.warmup=0.2"),
+        (f"optim.lr={lower:.2g}", "optim.max_grad_norm=0.5", "precision=float32", "optim.warmup=0.2"),
         safe,
     )
 
@@ -123,8 +127,8 @@ def _exploding(looks: Sequence[Look], last: Sequence[Look], lr: float, layers: S
     return Diagnosis(
         "exploding",
         f"gradients explode: their norm is {now:.3g} at update {last[-1].update_number}, and was {usual:.3g}.",
-        ("optim.max_grad_norm=1", f"optim.lr={lr / 10:.2g}", "optim.warmup=0.2", "optim.weight_decay=0.01"),
-        {"optim.max_grad_norm": 1.0, "optim.lr": lr / 10},
+        ("optim.max_grad_norm=1", f"optim.lr={min(lr / 10, SAFE_LR):.2g}", "optim.warmup=0.2"),
+        {"optim.max_grad_norm": 1.0, "optim.lr": min(lr / 10, SAFE_LR)},
     )
 
 
@@ -137,8 +141,8 @@ def _too_high(looks: Sequence[Look], last: Sequence[Look], lr: float, layers: Se
         "lr_too_high",
         f"the learning rate is too high: one update changes a layer by {ratio:.0%} of its weights, and the loss does "
         f"not fall ({looks[0].loss:.3g}, now {last[-1].loss:.3g}).",
-        (f"optim.lr={min(lr / 10, 1e-4):.2g}", "optim.warmup=0.2"),
-        {"optim.lr": min(lr / 10, 1e-4)},
+        (f"optim.lr={min(lr / 10, SAFE_LR):.2g}", "optim.warmup=0.2"),
+        {"optim.lr": min(lr / 10, SAFE_LR)},
     )
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from finetune import artifact, configfile, report
 from finetune.artifact import ClassifierSettings, ZeroShotSettings
 from finetune.auxiliary import AUXILIARY
@@ -21,9 +23,10 @@ from finetune.card import model_card
 from finetune.config import Choice, TrainConfig
 from finetune.data import Splits, load_splits
 from finetune.encoding import TextEncoder
-from finetune.errors import DataError
+from finetune.errors import DataError, TrainingError
 from finetune.events import Finished, Listener, Said, Saved, Warned
 from finetune.fitting import LOOKS, Encoded, Fitted, built_for, fit, output_activation, write_looks
+from finetune.heads import STOCK
 from finetune.hub import fetched
 from finetune.labels import LabelSpace, Shares
 from finetune.lora import merged
@@ -140,7 +143,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     folder.mkdir(parents=True)
     if config.model.lora is not None:
         adapter = folder / "adapter" if config.model.lora.keep_adapter else None
-        some = Tokens(splits.validation.texts[:VERIFIED], (splits.validation.pairs or [])[:VERIFIED] or None, encoder)
+        some = _tokens(encoder, splits.validation.take(range(min(VERIFIED, len(splits.validation)))))
         model = merged(model, lambda one: predict(one, encoder, some, shared=shared), adapter)
     model = _rounded(model, config.save_dtype)
     settings = _settings(config, labels, encoder)
@@ -156,6 +159,8 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     _write(folder, settings, planned, figures, fitted)
     _save_weights(model, folder, config.save_dtype)
     encoder.tokenizer.save_pretrained(folder)
+    if config.model.lora is not None or config.model.head.name != STOCK:
+        _require_same(folder, model, encoder, splits.validation)
     artifact.seal(folder)
     artifact.read(folder, check_hashes=True)
     artifact.publish(folder, out)
@@ -349,6 +354,17 @@ def _save_weights(model: Any, folder: Path, dtype: str) -> None:
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     for file in folder.glob("model*.safetensors"):
         file.chmod((folder / artifact.METRICS).stat().st_mode)  # safetensors lets only the owner read them
+
+
+def _require_same(folder: Path, model: Any, encoder: TextEncoder, rows: Rows) -> None:
+    """Refuse a folder whose model, read back, does not give the scores of the trained one."""
+    from transformers import AutoModelForSequenceClassification
+
+    tokens = _tokens(encoder, rows.take(range(min(VERIFIED, len(rows)))))
+    read = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=model.dtype).to(model.device)
+    one, other = (predict(each, encoder, tokens, shared=False) for each in (model, read))
+    if not np.array_equal(one, other):
+        raise TrainingError(f"the saved model does not give the scores of the trained one: {folder} is kept for a look")
 
 
 def _is_finished(out: Path) -> bool:

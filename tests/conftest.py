@@ -33,6 +33,14 @@ from checkpoints import save_base, save_classifier  # noqa: E402
 loopback_only.install()
 
 
+@pytest.fixture(autouse=True)
+def few_resamples(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals from few resamples: they cost two seconds a run, and only the tests of metrics look at how wide they
+    are."""
+    if request.path.stem != "test_metrics":
+        monkeypatch.setattr("finetune.metrics.RESAMPLES", 20)
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A headless BERT, as a base for fine-tuning."""

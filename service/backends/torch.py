@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from finetune.artifact import AttentionMode, ModelFolder
+from finetune.artifact import CUSTOM_HEAD, AttentionMode, ModelFolder
 from finetune.attention import TEXT, shared_text_mask
 from service.backends.base import Outputs
 from service.errors import BackendFailed
@@ -45,6 +45,8 @@ class TorchBackend:
         """
         from transformers import AutoModelForSequenceClassification
 
+        if folder.config.get("model_type") == CUSTOM_HEAD:
+            import finetune.model  # noqa: F401 (registers the class that reads it)
         try:
             with _quiet():
                 model, found = AutoModelForSequenceClassification.from_pretrained(

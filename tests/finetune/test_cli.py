@@ -124,7 +124,7 @@ def test_a_diverging_run_exits_with_3(call: Call, tiny_base: Path, tmp_path: Pat
 def test_choices_list_every_loss_with_its_sentence(call: Call) -> None:
     code, shown, _ = call("losses", command="choices")
     assert code == 0
-    assert "sparse_categorical_crossentropy  (label_smoothing=0.0)\n    -log softmax(z)[y]" in shown
+    assert "sparse_categorical_crossentropy  (label_smoothing=0.0)  [binary, multiclass]\n    -log p[y]" in shown
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -88,6 +88,6 @@ def test_an_unknown_choice_or_knob_lists_what_there_is() -> None:
 def test_a_loss_that_does_not_fit_the_task_names_those_that_do() -> None:
     config = configfile.load(None, ["loss.name=mean_squared_error"], base="b", out="o")
     with pytest.raises(
-        ConfigError, match="does not fit task binary: choose one of sparse_categorical_crossentropy, binary"
+        ConfigError, match="does not fit task binary: choose one of sparse_categorical_crossentropy, categorical_cross"
     ):
         loss_for("binary", config.loss)

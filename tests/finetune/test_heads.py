@@ -1,0 +1,103 @@
+"""Heads of our own: made, trained, saved, and read by transformers once `finetune.model` is imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from finetune import artifact
+from finetune.artifact import find
+from finetune.config import Choice, ModelConfig
+from finetune.errors import ConfigError
+from finetune.heads import HEADS, warnings_of
+from finetune.labels import LabelSpace
+from finetune.model import build_model, head_of
+from finetune.registry import pick
+from finetune.run import train
+
+LABELS = LabelSpace("multiclass", ("a", "b", "c"))
+
+Make = Any
+
+
+def test_an_mlp_has_the_layers_that_were_asked_for() -> None:
+    knobs = {"hidden": [8, 4], "activation": "tanh", "norm": "batch", "dropout": 0.3}
+    layers = list(pick(HEADS, "mlp", knobs, what="head")(16, 3))
+    kinds = [nn.Linear, nn.BatchNorm1d, nn.Tanh, nn.Dropout]
+    assert [type(layer) for layer in layers] == [*kinds, *kinds, nn.Linear]
+    assert [layer.weight.shape for layer in layers if isinstance(layer, nn.Linear)] == [(8, 16), (4, 8), (3, 4)]
+    assert layers[3].p == 0.3
+
+
+@pytest.mark.parametrize(
+    ("head", "sentence"),
+    [
+        ({"name": "mlp", "norm": "bach"}, "no normalisation 'bach': choose one of none, batch, layer"),
+        ({"name": "mlp", "hidden": "wide"}, "wants widths such as hidden=\\[256, 64\\], not 'wide'"),
+        ({"name": "mlp", "activation": "rleu"}, "unknown activation 'rleu': did you mean 'relu'"),
+        ({"name": "deep"}, "unknown head 'deep'"),
+    ],
+)
+def test_a_head_that_there_is_not_is_refused_in_a_sentence(tiny_base: Path, head: Any, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        build_model(find(str(tiny_base)), LABELS, ModelConfig(head=Choice(**head)))
+    with pytest.raises(ConfigError, match="pooling is for heads of ours"):
+        build_model(find(str(tiny_base)), LABELS, ModelConfig(pooling="mean"))
+
+
+def test_batch_normalisation_wants_rows() -> None:
+    head = HEADS["mlp"](4, 2, norm="batch")
+    assert warnings_of(head, 16, alike=False) == []
+    assert "raise optim.batch_size to 16 or more" in warnings_of(head, 8, alike=False)[0]
+    with pytest.raises(ConfigError, match="no statistics of one row: raise optim.batch_size, or --set model.head.norm"):
+        warnings_of(head, 1, alike=False)
+    assert "their units will stay alike" in warnings_of(HEADS["mlp"](4, 2), 32, alike=True)[0]
+    assert warnings_of(HEADS["linear"](4, 2), 32, alike=True) == []
+
+
+def test_an_initialiser_fills_the_head_and_leaves_the_body(tiny_base: Path) -> None:
+    location = find(str(tiny_base))
+    body = build_model(location, LABELS).model.base_model.state_dict()
+    wanted = ModelConfig(head=Choice(name="mlp", hidden=[5]), initialiser=Choice(name="constant", value=0.25))
+    built = build_model(location, LABELS, wanted).model
+    assert all(bool((layer.weight == 0.25).all()) for layer in head_of(built).modules() if isinstance(layer, nn.Linear))
+    mine = built.encoder.state_dict()
+    assert all(torch.equal(tensor, body[name]) for name, tensor in mine.items())
+    stock = build_model(location, LABELS, ModelConfig(initialiser=Choice(name="constant", value=0.25))).model
+    assert bool((stock.classifier.weight == 0.25).all())
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max", "first_last_mean", "attention"])
+def test_a_custom_head_reloads_bit_equal_and_serves(config: Make, reviews: Any, tmp_path: Path, pooling: str) -> None:
+    import service
+
+    head = {"name": "mlp", "hidden": [16], "norm": "batch", "activation": "relu"}
+    result = train(config(model={"head": head, "pooling": pooling}, optim={"epochs": 3}), reviews)
+    assert result.metrics["accuracy"] == 1.0
+    texts = ["good great film", "bad awful film"]
+    classifier = service.load(result.path)
+    answers = classifier(texts)
+    assert [answer["label"] for answer in answers] == ["yes", "no"]
+    together = [answer["score"] for answer in answers]
+    alone = [classifier([text])[0]["score"] for text in texts]
+    assert together == pytest.approx(alone, abs=1e-6)  # batch normalisation reads its running statistics
+    again = build_model(find(str(result.path)), LabelSpace("binary", ("x", "y")))
+    assert type(again.model).__name__ == "BertForSequenceClassification" and again.kept
+
+
+def test_transformers_reads_a_custom_head_after_one_import(config: Make, reviews: Any) -> None:
+    result = train(config(model={"head": "linear"}, optim={"epochs": 3}), reviews)
+    code = (
+        "import finetune.model, transformers\n"
+        f"answer = transformers.pipeline('text-classification', {str(result.path)!r})('good great film')\n"
+        "print(answer[0]['label'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "yes"
+    card = (result.path / "README.md").read_text()
+    assert "import finetune.model" in card
+    assert artifact.read(result.path).config["model_type"] == "rehead"
