@@ -66,8 +66,9 @@ class Watching(TrainerCallback):
         look = self._watch.after(state.global_step + 1, float(self.trainer.loss_of_update), float(lr))
         self.looks.append(look)
         self.trainer.log({f"gradient_norm/{part}": value for part, value in look.gradient.items()})
-        found = diagnose(self.looks, lr=self.trainer.config.optim.lr or lr, layers=list(look.gradient))
-        if found is not None and found.name not in self.found:
+        for found in diagnose(self.looks, lr=self.trainer.config.optim.lr or lr, layers=list(look.gradient)):
+            if found.name in self.found:
+                continue
             self.found[found.name] = found
             if found.grave and self.trainer.config.gradients.remedy == "auto":
                 raise Diverged(found)

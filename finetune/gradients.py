@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from finetune.activations import silent
-from finetune.optim import HEAD, Parts
+from finetune.optim import EMBEDDINGS, HEAD, Parts
 
-VANISHED = 1e-4
-"""Gradients of the first trained layer, over those of the last, below which they have vanished: 0.02 to 3 are usual."""
+VANISHED = 1e-3
+"""Largest gradient of the body's layers, over that of the head, below which it has vanished: 0.1 to 10 are usual."""
 
 EXPLODED = 100.0
 """Norm of all gradients, over the usual one of the run's first looks, beyond which they explode if the loss rises."""
@@ -90,21 +90,18 @@ class Diagnosis:
         return f"{self.sentence} Try {', or '.join(f'--set {remedy}' for remedy in self.remedies)}"
 
 
-def diagnose(looks: Sequence[Look], *, lr: float, layers: Sequence[str]) -> Diagnosis | None:
-    """What the last looks say, the gravest first; None for a healthy run.
+def diagnose(looks: Sequence[Look], *, lr: float, layers: Sequence[str]) -> list[Diagnosis]:
+    """What the last looks say, the gravest first; empty for a healthy run.
 
     Args:
         lr: the peak learning rate of the config.
         layers: parts that train, from the embeddings up.
     """
     if len(looks) < LOOKS:
-        return None
-    last = looks[-LOOKS:]
-    for rule in (_exploding, _too_high, _symmetric, _dead, _vanishing, _too_low):
-        found = rule(looks, last, lr, layers)
-        if found is not None:
-            return found
-    return None
+        return []
+    rules = (_exploding, _too_high, _symmetric, _dead, _vanishing, _too_low)
+    found = (rule(looks, looks[-LOOKS:], lr, layers) for rule in rules)
+    return [one for one in found if one is not None]
 
 
 def not_finite(where: str, update: int, lr: float) -> Diagnosis:
@@ -172,17 +169,19 @@ def _dead(looks: Sequence[Look], last: Sequence[Look], lr: float, layers: Sequen
 
 
 def _vanishing(looks: Sequence[Look], last: Sequence[Look], lr: float, layers: Sequence[str]) -> Diagnosis | None:
-    if len(layers) < 2:
+    # the embeddings' gradients are of another size: few of their rows get any
+    body = [layer for layer in layers if layer not in (HEAD, EMBEDDINGS)]
+    body = [layer for layer in body if all(layer in look.gradient for look in last)]  # some may unfreeze later
+    if not body or not all(HEAD in look.gradient for look in last):
         return None
-    shares = [look.gradient[layers[0]] / max(look.gradient[layers[-1]], 1e-30) for look in last]
-    body = [layer for layer in layers if layer in last[-1].gradient]
-    if len(body) < 2 or max(shares) > VANISHED:
+    shares = [max(look.gradient[layer] for layer in body) / max(look.gradient[HEAD], 1e-30) for look in last]
+    if max(shares) > VANISHED:
         return None
     return Diagnosis(
         "vanishing",
-        f"gradients vanish: {layers[0]} gets {median(shares):.1e} of those of {layers[-1]}.",
-        ("model.head.activation=relu", "model.initialiser=glorot_uniform", "model.head.hidden=[]"),
-        {"model.head.activation": "relu", "model.initialiser": "glorot_uniform"},
+        f"gradients vanish: the layers of the body get {median(shares):.1e} of those of the head.",
+        ("model.head.activation=relu", "model.initialiser=he_uniform", "model.head.hidden=[]"),
+        {"model.head.activation": "relu", "model.initialiser": "he_uniform"},
     )
 
 
@@ -225,7 +224,7 @@ class Watch:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        self._before = []
+        self._before, self._gradient = [], {}
         for part, weights in self._trained().items():
             self._gradient[part] = _norm([weight.grad for weight in weights if weight.grad is not None])
             self._before.append((part, weights, [weight.detach().clone() for weight in weights]))

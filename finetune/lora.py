@@ -6,6 +6,7 @@ Does not know: the Trainer.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,10 @@ def with_lora(model: Any, new: list[str], config: LoraConfig) -> Any:
         target_modules=chosen,
         modules_to_save=sorted(whole),
     )
-    return peft.get_peft_model(model, wanted)
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.24 by an attribute's old name
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return peft.get_peft_model(model, wanted)
 
 
 def merged(model: Any, predict: Any, adapter: Path | None) -> Any:

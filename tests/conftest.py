@@ -11,6 +11,8 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of huggingface_hub, which reads it once
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+# threads cost tiny models more than they give, and ten times as much where other work is on the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
 import signal

@@ -1,10 +1,10 @@
-"""What losses and initialisers are compared with: Keras's of the same names, and their definitions in float64.
+"""What losses, activations and initialisers are compared with: Keras's of the same names, and definitions in float64.
 
 Knows: how Keras wants logits, targets and kernels; every formula in a form that holds at any logit; example rows.
 Does not know: our functions.
 
-Keras clips probabilities at its epsilon, 1e-7, and adds that to every label that does not hold: here it runs in float64
-with an epsilon that does not show, so that what is compared is the formula.
+Keras clips probabilities at its epsilon, 1e-7, and takes no label's share for less: here it runs with an epsilon
+that does not show, in float64 (though it has its own moments of float32), so that what is compared is the formula.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def moderate(task: str, *, shares: bool = False) -> tuple[Tensor, Tensor]:
 def extreme(task: str, *, shares: bool = False) -> tuple[Tensor, Tensor]:
     """Every row of logits from -1e4, 0, 1e4, with every target at a border; of many labels the last never holds.
 
-    Numbers go up to 1e13, where a fourth power leaves float32.
+    Numbers go up to 1e13, whose cube leaves float32.
     """
     logits: list[Any]
     targets: list[Any]
@@ -152,10 +152,6 @@ def _sparse(z: Tensor, y: Tensor, **knobs: float) -> Any:
     return of_keras.sparse_categorical_crossentropy(y, z, from_logits=True)
 
 
-def _divergence(z: Tensor, y: Tensor) -> Any:
-    return of_keras.kl_divergence(_held(z, y), keras.ops.softmax(z))
-
-
 def _binary(z: Tensor, y: Tensor, **knobs: float) -> Any:
     values, wanted = (z, y) if y.dim() == 2 else (z[:, 1:] - z[:, :1], y[:, None].double())
     return of_keras.binary_crossentropy(wanted, values, from_logits=True, **knobs)
@@ -175,7 +171,7 @@ KERAS: dict[str, Callable[..., Any]] = {
     "log_cosh": _of_number(of_keras.log_cosh),
     "sparse_categorical_crossentropy": _sparse,
     "categorical_crossentropy": _of_shares(of_keras.categorical_crossentropy, from_logits=True),
-    "kullback_leibler_divergence": _divergence,
+    "kullback_leibler_divergence": lambda z, y: of_keras.kl_divergence(_held(z, y), keras.ops.softmax(z)),
     "categorical_hinge": _of_shares(of_keras.categorical_hinge),
     "binary_crossentropy": _binary,
     "hinge": _of_margin(of_keras.hinge),
@@ -274,7 +270,14 @@ DEFINITIONS: dict[str, Callable[..., Floats]] = {
 }
 
 
-# initialisers
+# activations and initialisers
+
+
+def keras_activation(name: str, values: Tensor, *, slope: float = 0.01) -> Floats:
+    """Keras's activation of the values, in float64; softmax over the last dimension."""
+    more: dict[str, Any] = {"gelu": {"approximate": False}, "leaky_relu": {"negative_slope": slope}}.get(name, {})
+    found: Floats = getattr(keras.activations, name)(values.double(), **more).cpu().numpy()
+    return found
 
 
 @dataclass(frozen=True)
@@ -292,7 +295,7 @@ def keras_weight(name: str, fan_out: int, fan_in: int, **knobs: float) -> Floats
     make = getattr(keras.initializers, name)
     arguments: dict[str, Any] = {{"low": "minval", "high": "maxval"}.get(knob, knob): v for knob, v in knobs.items()}
     if "seed" in inspect.signature(make).parameters:
-        arguments["seed"] = 0
+        arguments["seed"] = 12345  # Keras draws from torch too: not the stream of a small seed again
     kernel: Floats = make(**arguments)((fan_in, fan_out)).double().cpu().numpy()
     return kernel.T
 
