@@ -54,8 +54,9 @@ def huber(logits: Tensor, targets: Tensor, *, delta: float = 1.0) -> Tensor:
 def log_cosh(logits: Tensor, targets: Tensor) -> Tensor:
     """log(cosh(z - y)): squared near 0, absolute far off, smooth between"""
     size = _error(logits, targets).abs()
-    # for small errors the sum below cancels: use the series there
-    return torch.where(size < 1e-2, size**2 / 2 - size**4 / 12, size + F.softplus(-2 * size) - math.log(2))
+    # the sum for large errors cancels for small ones; sinh of a large one would overflow, and its gradient with it
+    near = torch.log1p(2 * torch.sinh(size.clamp(max=1) / 2) ** 2)
+    return torch.where(size < 1, near, size + F.softplus(-2 * size) - math.log(2))
 
 
 def sparse_categorical_crossentropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
@@ -77,7 +78,7 @@ def kullback_leibler_divergence(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def categorical_hinge(logits: Tensor, targets: Tensor) -> Tensor:
-    """max(0, 1 + max((1 - y) z) - sum(y z)): the right label leads the next by 1"""
+    """max(0, 1 + max((1 - y) z) - sum(y z)): the right label's logit leads the others, and 0, by 1"""
     shares, values = _shares(logits, targets), _wide(logits)
     return (1 + ((1 - shares) * values).amax(dim=1) - (shares * values).sum(dim=1)).clamp(min=0)
 
@@ -126,7 +127,8 @@ def asymmetric(
     values, wanted = _wide(logits), _wide(targets)
     right = _power(-values, gamma_pos) * F.logsigmoid(values)
     shifted = (torch.sigmoid(values) - clip).clamp(min=0)
-    log_left = torch.log1p(-shifted) if clip else F.logsigmoid(-values)
+    # a margin that float32 does not see leaves log(0)
+    log_left = torch.log1p(-shifted) if clip > 1e-6 else F.logsigmoid(-values)
     wrong = shifted.clamp(min=TINY) ** gamma_neg * log_left
     return -(pos_weight * wanted * right + (1 - wanted) * wrong).mean(dim=1)
 
@@ -154,7 +156,10 @@ def _shares(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _each(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    return (_margin(logits), targets.float()) if targets.dim() == 1 else (_wide(logits), _wide(targets))
+    if targets.dim() == 1:
+        margin = _margin(logits)
+        return margin, targets.to(margin.dtype)
+    return _wide(logits), _wide(targets)
 
 
 def _by_row(losses: Tensor, targets: Tensor) -> Tensor:
@@ -239,6 +244,8 @@ def loss_for(task: Task, choice: Choice | None, *, shares: bool = False, class_w
         fitting = (other for other, fit in FITS.items() if task in fit.tasks and (fit.shares or not shares))
         what = f"task {task}" + (" with shares of the labels as targets" if shares else "")
         raise ConfigError(f"loss {name!r} does not fit {what}: choose one of {', '.join(fitting)}")
+    if name == "focal" and task != "multi_label" and "pos_weight" in knobs:
+        raise ConfigError("knob 'pos_weight' of loss 'focal' is for several labels at once: use class_weights")
     if class_weights is None:
         return partial(loss)
     class_weights = torch.as_tensor(class_weights)
