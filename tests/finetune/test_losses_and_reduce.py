@@ -2,21 +2,19 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from first_gradients import first_gradients
 from torch import Tensor
 
-from finetune.artifact import find
-from finetune.config import TrainConfig
-from finetune.configfile import build
-from finetune.encoding import TextEncoder
 from finetune.labels import LabelSpace, Task
 from finetune.losses import DEFAULT_LOSS, FITS, LOSSES
 from finetune.reduce import reduce
-from finetune.tokens import Tokens
 
 CASES = [(name, task) for name, fit in FITS.items() for task in fit.tasks]
 
@@ -66,65 +64,42 @@ def test_extreme_logits_give_finite_losses_and_gradients(name: str, task: Task) 
     assert torch.isfinite(logits.grad).all()
 
 
-@pytest.mark.parametrize(("name", "task"), CASES)
-@pytest.mark.parametrize("weighted", [False, True])
+WEIGHTS = {"class_weights": {"a": 3.0, "b": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "more"),
+    # a number has no label to weigh
+    [(name, task, more) for name, task in CASES for more in ({}, WEIGHTS) if not (more and task == "regression")],
+)
 def test_four_accumulated_steps_equal_one_large_step(
-    tiny_base: Path, tmp_path: Path, name: str, task: Task, weighted: bool
+    tiny_base: Path, tmp_path: Path, name: str, task: Task, more: dict[str, Any]
 ) -> None:
-    if weighted and task == "regression":
-        pytest.skip("a number has no label to weigh")
-    more = {"class_weights": {"a": 3.0, "b": 0.5}} if weighted else {}
-    large = first_gradients(tiny_base, tmp_path / "large", name, task, 8, 1, **more)
-    small = first_gradients(tiny_base, tmp_path / "small", name, task, 2, 4, **more)
+    # 7 rows, so that the last batch is ragged
+    large = first_gradients(tiny_base, tmp_path / "a", name, task, rows=7, batch_size=8, **more)
+    small = first_gradients(tiny_base, tmp_path / "b", name, task, rows=7, batch_size=2, accumulation=4, **more)
     assert set(large) == set(small)
     for key, gradient in large.items():
         assert torch.allclose(gradient, small[key], rtol=1e-4, atol=1e-6), key
     assert max(gradient.abs().max().item() for gradient in large.values()) > 1e-4
-    if weighted:
-        plain = first_gradients(tiny_base, tmp_path / "plain", name, task, 8, 1)
+    if more:
+        plain = first_gradients(tiny_base, tmp_path / "c", name, task, rows=7, batch_size=8)
         assert any(not torch.allclose(gradient, plain[key], rtol=1e-3, atol=1e-6) for key, gradient in large.items())
 
 
-def first_gradients(
-    base: Path, folder: Path, name: str, task: Task, batch_size: int, accumulation: int, **more: Any
-) -> dict[str, Tensor]:
-    """The gradients of the first update of a run, as the Trainer hands them to the optimizer: 7 rows, so that the last
-    batch is ragged."""
-    from transformers import TrainerCallback
-
-    from finetune.fitting import Encoded, _Fitting
-
-    found: dict[str, Tensor] = {}
-
-    class Catch(TrainerCallback):
-        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
-            found.update(
-                {key: weight.grad.clone() for key, weight in model.named_parameters() if weight.grad is not None}
-            )
-            control.should_training_stop = True
-
-    _, values = example(task, 7)
-    labels = LabelSpace.fit(values, task)
-    optim = {"batch_size": batch_size, "accumulation": accumulation, "epochs": 1, "max_grad_norm": 0, "lr": 1e-3}
-    config: TrainConfig = build(
-        {
-            "base": str(base),
-            "out": str(folder),
-            "optim": optim | {"group_by_length": False},
-            "loss": name,
-            "precision": "float32",
-            "model": {"dropout": 0},
-            **more,
-        }
-    )
-    encoder = TextEncoder.load(base, json.loads((base / "config.json").read_text()))
-    texts = ["good film " * (1 + index % 3) for index in range(7)]
-    rows = Encoded(Tokens(texts, None, encoder), labels.targets(values))
-    fitting = _Fitting(config, find(str(base)), labels, encoder, rows, rows, folder, lambda event: None)
-    fitting.trainer.add_callback(Catch())
-    fitting.trainer.args.set_evaluate("no")
-    fitting.trainer.train()
-    return found
+def test_two_processes_equal_one(tiny_base: Path, tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "support" / "first_gradients.py"
+    cases = [(name, task) for task, name in DEFAULT_LOSS.items()]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run([*launch, str(tiny_base), str(tmp_path), json.dumps(cases)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for case, two in torch.load(tmp_path / "gradients.pt").items():
+        name, task = case.split()
+        more = {} if task == "regression" else WEIGHTS
+        one = first_gradients(tiny_base, tmp_path / "one", name, task, rows=8, batch_size=8, **more)
+        assert set(one) == set(two)
+        for key, gradient in one.items():
+            assert torch.allclose(gradient, two[key], rtol=1e-4, atol=1e-6), (case, key)
 
 
 def test_a_mean_of_batches_would_have_been_wrong() -> None:

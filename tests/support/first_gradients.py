@@ -1,0 +1,70 @@
+"""The gradients of a run's first update, in this process or in each of several.
+
+Knows: how to stop the real Trainer where it hands gradients to the optimizer.
+Does not know: any single test. As a script, under torch.distributed.run: BASE OUT, and CASES as JSON on its input.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from finetune.artifact import find
+from finetune.configfile import build
+from finetune.encoding import TextEncoder
+from finetune.fitting import Encoded, _Fitting
+from finetune.labels import LabelSpace
+from finetune.tokens import Tokens
+
+
+def example(task: str, rows: int) -> list[Any]:
+    """Label values for a task."""
+    torch.manual_seed(0)
+    if task == "regression":
+        return [float(value) for value in torch.rand(rows)]
+    if task == "multi_label":
+        return [["a"] if index % 2 else ["b", "c"] for index in range(rows)]
+    names = ["a", "b"] if task == "binary" else ["a", "b", "c"]
+    return [names[index % len(names)] for index in range(rows)]
+
+
+def first_gradients(
+    base: Path, folder: Path, name: str, task: str, *, rows: int, batch_size: int, accumulation: int = 1, **more: Any
+) -> dict[str, torch.Tensor]:
+    """The gradients of the first update."""
+    found: dict[str, torch.Tensor] = {}
+
+    class Catch(TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
+            weights = ((key.removeprefix("module."), weight) for key, weight in model.named_parameters())
+            found.update({key: weight.grad.clone() for key, weight in weights if weight.grad is not None})
+            control.should_training_stop = True
+
+    values = example(task, rows)
+    labels = LabelSpace.fit(values, task)  # type: ignore[arg-type]
+    optim = {"batch_size": batch_size, "accumulation": accumulation, "epochs": 1, "max_grad_norm": 0, "lr": 1e-3}
+    content = {"base": str(base), "out": str(folder), "loss": name, "precision": "float32", "model": {"dropout": 0}}
+    config = build({**content, "optim": optim | {"group_by_length": False}, **more})
+    encoder = TextEncoder.load(base, json.loads((Path(base) / "config.json").read_text()))
+    texts = ["good film " * (1 + index % 3) for index in range(rows)]
+    split = Encoded(Tokens(texts, None, encoder), labels.targets(values))
+    fitting = _Fitting(config, find(str(base)), labels, encoder, split, split, Path(folder), lambda event: None)
+    fitting.trainer.add_callback(Catch())
+    fitting.trainer.args.set_evaluate("no")
+    fitting.trainer.train()
+    return found
+
+
+if __name__ == "__main__":
+    base, out = Path(sys.argv[1]), Path(sys.argv[2])
+    collected = {}
+    for name, task in json.loads(sys.argv[3]):
+        weights = {} if task == "regression" else {"class_weights": {"a": 3.0, "b": 0.5}}
+        collected[f"{name} {task}"] = first_gradients(base, out / "run", name, task, rows=8, batch_size=4, **weights)
+    if torch.distributed.get_rank() == 0:
+        torch.save(collected, out / "gradients.pt")
