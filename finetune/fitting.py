@@ -227,7 +227,8 @@ def built_for(config: TrainConfig, base: Location, labels: LabelSpace, targets: 
     if config.model.head.name != heads.STOCK and config.zero_shot.attention == "alternate":
         raise ConfigError("zero_shot.attention=alternate wants the base's own head: leave out model.head")
     built = build_model(base, labels, config.model)
-    start_at_prior(built.model, labels.prior(targets), output_activation(config, labels))
+    prior = labels.prior(targets, labels.weights(config.class_weights, targets))
+    start_at_prior(built.model, prior, output_activation(config, labels))
     return built
 
 

@@ -172,15 +172,20 @@ class LabelSpace:
             return np.asarray((len(targets) - counts) / counts, dtype=np.float32)
         return np.asarray(len(targets) / (len(self) * counts), dtype=np.float32)
 
-    def prior(self, targets: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    def prior(
+        self, targets: npt.NDArray[Any], weights: npt.NDArray[np.float32] | None = None
+    ) -> npt.NDArray[np.float32]:
         """The logits `[C]` that say no more than these targets' own distribution: the log of each label's share, its
-        log odds for multi-label, the mean for regression. A label without a row counts as half a row."""
+        log odds for multi-label, the mean for regression. A label without a row counts as half a row, and each label
+        counts as much as its weight."""
         if self.task == "regression":
             return np.asarray([targets.mean()], dtype=np.float32)
+        factor = np.ones(len(self)) if weights is None else np.maximum(weights, 1e-6)
         if self.task == "multi_label":
             shares = (targets.sum(axis=0) + 0.5) / (len(targets) + 1)
-            return np.asarray(np.log(shares / (1 - shares)), dtype=np.float32)
+            return np.asarray(np.log(factor * shares / (1 - shares)), dtype=np.float32)
         counts = (targets.sum(axis=0) if targets.ndim == 2 else np.bincount(targets, minlength=len(self))) + 0.5
+        counts = factor * counts
         return np.asarray(np.log(counts / counts.sum()), dtype=np.float32)
 
     def _id(self, ids: Mapping[str, int], name: str, row: int) -> int:
