@@ -1,11 +1,11 @@
 """One measured run of benchmarks/finetune.py, in a process of its own: `python -P benchmarks/finetune_peers.py JOB`.
 
-Knows: how each contestant trains, what its clock counts, and how held-out rows are scored.
-Does not know: which rows they are, in which order runs are made, what is compared.
+Knows: how each contestant trains, what its clock counts, how held-out rows are scored.
+Does not know: which rows they are, the order of the runs, what is compared.
 
-The clock runs from the first update to the end of the last and stands still while anything is scored or saved. What a
-contestant tokenizes before training is outside it, what it tokenizes in its loop (sentence-transformers, SetFit) within.
-`-P` keeps this folder off the path: benchmarks/finetune.py bears the package's name.
+The clock runs from the first update to the end of the last and stands still while anything is scored or saved. What is
+tokenized before training is outside it, what is tokenized in the loop (sentence-transformers, SetFit) within.
+`-P` keeps this folder off the path, where benchmarks/finetune.py bears the package's name.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -29,67 +29,54 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 
 MAX_LENGTH = 128
 VERSIONED = ("torch", "transformers", "sentence-transformers", "setfit", "accelerate", "rehead")
-Predict = Callable[[list[str]], Any]
 
 
-class Run:
-    """The rows of a run, its clock, and the held-out scores found on the way.
+class Run(TrainerCallback):
+    """The rows of a run, and as a Trainer's callback its clock and the scores found on the way. A contestant gives
+    `predict(texts)`, and `ready()` where its model is not fit to predict in the middle of a run.
 
-    Targets are `[N]` ids, or `[N, C]` zeros and ones where several labels may hold.
+    Targets are ids `[N]`, or zeros and ones `[N, C]` where several labels may hold.
     """
 
     def __init__(self, job: dict[str, Any]) -> None:
-        self.job, self.names, self.several = job, job["names"], job["several"]
-        self.folder, self.base = Path(job["folder"]), job["base"]
+        self.job, self.base, self.names, self.several = job, job["base"], job["names"], job["several"]
         self.texts, self.targets = self._rows("train")
         self.held_texts, self.held_targets = self._rows("dev")
-        self.trained_rows, self.points = len(self.texts), []
-        self.total_from_s = self.began_s = self.paused_s = self.paused_from_s = 0.0
-        self.total_s: float | None = None
-        self.final: dict[str, float] = {}
+        self.predict: Any = None
+        self.ready: Any = lambda: None
+        self.began_s, self.paused_s, self.trained_rows = 0.0, 0.0, len(self.texts)
+        self.curve, self.final = [], {}
+        self.trainer = {"output_dir": job["scratch"], "num_train_epochs": job["epochs"], "seed": job["seed"]}
+        self.trainer |= {"use_cpu": True, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
 
     def _rows(self, name: str) -> tuple[list[str], Any]:
-        table = pd.read_parquet(self.folder / f"{name}.parquet")
-        if self.several:
-            return list(table.text), np.array([[label in held for label in self.names] for held in table.label]) * 1.0
-        return list(table.text), np.array([self.names.index(label) for label in table.label])
-
-    def begin(self) -> None:
-        """Everything is imported: the total counts from here."""
-        self.total_from_s = time.perf_counter()
-
-    def end(self) -> None:
-        """The contestant is done: the total counts to here, less what was paused."""
-        self.total_s = time.perf_counter() - self.total_from_s - self.paused_s
-
-    def start(self) -> None:
-        self.began_s = time.perf_counter()
-
-    def pause(self, ago_s: float = 0.0) -> None:
-        self.paused_from_s = time.perf_counter() - ago_s
-
-    def resume(self) -> None:
-        self.paused_s += time.perf_counter() - self.paused_from_s
-
-    def is_due(self, update: int, updates: int) -> bool:
-        return update == updates or update % self.every(updates) == 0
+        table = pd.read_parquet(Path(self.job["folder"]) / f"{name}.parquet")
+        if not self.several:
+            return list(table.text), np.array([self.names.index(label) for label in table.label])
+        return list(table.text), np.array([[float(name in held) for name in self.names] for held in table.label])
 
     def every(self, updates: int) -> int:
+        """Updates between two looks at the held-out rows."""
         return math.ceil(updates / self.job["looks"])
 
-    def add(self, update: int, updates: int, predict: Predict, more_s: float = 0.0) -> None:
-        """Score the sample, and after the last update all held-out rows, while the clock is paused.
+    def on_train_begin(self, *args: Any, **rest: Any) -> None:
+        self.began_s = time.perf_counter() - self.paused_s  # what was paused before is no part of training
 
-        Args:
-            more_s: what a model that stopped here would still have to do.
-        """
-        seconds = self.paused_from_s - self.began_s - self.paused_s + more_s
-        sample = self.job["sample"]
-        found = predict(self.held_texts if update == updates else self.held_texts[:sample])
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        since_s = time.perf_counter()
+        if state.global_step == state.max_steps or state.global_step % self.every(state.max_steps) == 0:
+            self.ready()
+            self.look(state.global_step, state.max_steps, since_s, time.perf_counter() - since_s)
+
+    def look(self, update: int, updates: int, since_s: float, ready_s: float = 0.0) -> None:
+        """Score the sample, after the last update all held-out rows; training paused at `since_s`, and a run that
+        stopped here would have taken `ready_s` more."""
+        seconds, sample = since_s - self.began_s - self.paused_s + ready_s, self.job["sample"]
+        found = self.predict(self.held_texts if update == updates else self.held_texts[:sample])
         scores = self.scored(found[:sample], self.held_targets[:sample])
-        self.points.append({"update": update, "of": updates, "seconds": seconds, "scores": scores})
-        if update == updates:
-            self.final = self.scored(found, self.held_targets)
+        self.curve.append({"update": update, "of": updates, "seconds": seconds, "scores": scores})
+        self.final = self.scored(found, self.held_targets) if update == updates else {}
+        self.paused_s += time.perf_counter() - since_s
 
     def scored(self, found: Any, targets: Any) -> dict[str, float]:
         """Accuracy; or micro F1 at 0.5, and average precision, a mean over the labels that these rows hold."""
@@ -98,269 +85,152 @@ class Run:
         from sklearn.metrics import average_precision_score, f1_score
 
         held = targets.any(axis=0)
-        return {
-            "micro_f1": float(f1_score(targets, found >= 0.5, average="micro", zero_division=0)),
-            "mAP": float(average_precision_score(targets[:, held], found[:, held], average="macro")),
-        }
-
-
-class Clock(TrainerCallback):
-    """Starts, pauses and reads the clock of a transformers Trainer; `ready` makes the model fit to predict."""
-
-    def __init__(self, run: Run, predict: Predict, ready: Callable[[], None] = lambda: None) -> None:
-        self.run, self.predict, self.ready = run, predict, ready
-
-    def on_train_begin(self, *args: Any, **rest: Any) -> None:
-        self.run.start()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        if self.run.is_due(state.global_step, state.max_steps):
-            self.run.pause()
-            self.ready()
-            took_s = time.perf_counter() - self.run.paused_from_s
-            self.run.add(state.global_step, state.max_steps, self.predict, took_s)
-            self.run.resume()
+        precision = average_precision_score(targets[:, held], found[:, held], average="macro")
+        return {"micro_f1": float(f1_score(targets, found >= 0.5, average="micro")), "mAP": float(precision)}
 
 
 def probabilities(model: Any, tokenizer: Any, several: bool, texts: list[str]) -> Any:
     """Scores `[N, C]` of a sequence classifier in float32, whatever it was trained in."""
-    order = np.argsort([len(text) for text in texts])
     found = np.zeros((len(texts), model.config.num_labels))
     model.eval()
-    for some in np.array_split(order, math.ceil(len(order) / 64)):
-        batch = tokenizer(
-            [texts[row] for row in some], padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt"
-        )
+    for some in np.array_split(np.argsort([len(text) for text in texts]), math.ceil(len(texts) / 64)):
+        padded = {"padding": True, "truncation": True, "max_length": MAX_LENGTH, "return_tensors": "pt"}
         with torch.no_grad():
-            logits = model(**batch).logits.float()
+            logits = model(**tokenizer([texts[row] for row in some], **padded)).logits
         found[some] = (logits.sigmoid() if several else logits.softmax(dim=1)).numpy()
     return found
 
 
-def lr_as_ours(width: int) -> float:
-    """The project's default rate, so that what differs between it and `informed` is not the rate."""
-    return 5e-5 * 768 / width
-
-
-def plain(
-    run: Run, *, batch_size: int, bf16: bool, lr: float | None = None, padding: bool | str = False, grouped: bool = False
-) -> dict[str, Any]:
-    """transformers' Trainer; `lr` None takes the project's."""
+def plain(run: Run, *, lr: float | None = None, padding: str | bool = False, **settings: Any) -> dict[str, Any]:
+    """transformers' Trainer; `lr` None takes the project's default, so that it is not the rate that differs."""
     from datasets import Dataset
-    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, default_data_collator, set_seed
+    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, default_data_collator
 
-    run.begin()
-    set_seed(run.job["seed"])
     tokenizer = AutoTokenizer.from_pretrained(run.base)
     kind = "multi_label_classification" if run.several else "single_label_classification"
-    model = AutoModelForSequenceClassification.from_pretrained(
-        run.base, num_labels=len(run.names), problem_type=kind, dtype="float32"
-    )
-    settings = {
-        "per_device_train_batch_size": batch_size,
-        "bf16": bf16,
-        "learning_rate": lr or lr_as_ours(model.config.hidden_size),
-        "train_sampling_strategy": "group_by_length" if grouped else "random",
-    }
+    shape = {"num_labels": len(run.names), "problem_type": kind, "dtype": "float32"}
+    model = AutoModelForSequenceClassification.from_pretrained(run.base, **shape)
+    settings["learning_rate"] = lr or 5e-5 * 768 / model.config.hidden_size
     encoded = tokenizer(run.texts, truncation=True, max_length=MAX_LENGTH, padding=padding)
-    Trainer(
-        model=model,
-        args=TrainingArguments(**settings, **common(run)),
-        train_dataset=Dataset.from_dict({**encoded, "labels": run.targets.tolist()}),
-        data_collator=default_data_collator if padding else DataCollatorWithPadding(tokenizer),
-        callbacks=[Clock(run, partial(probabilities, model, tokenizer, run.several))],
-    ).train()
-    return settings | {"padding": f"to {MAX_LENGTH}" if padding else "to the longest of a batch"}
+    rows = Dataset.from_dict({**encoded, "labels": run.targets.tolist()})
+    collate = default_data_collator if padding else DataCollatorWithPadding(tokenizer)
+    args = TrainingArguments(**settings, **run.trainer)
+    run.predict = partial(probabilities, model, tokenizer, run.several)
+    Trainer(model=model, args=args, train_dataset=rows, data_collator=collate, callbacks=[run]).train()
+    return settings | {"padding": padding or "longest of a batch"}
 
 
-def common(run: Run) -> dict[str, Any]:
-    """What all Trainers are told: nothing that trains, only how long, the seed, and to write nothing."""
-    return {
-        "output_dir": str(run.folder / "output"),
-        "num_train_epochs": run.job["epochs"],
-        "seed": run.job["seed"],
-        "use_cpu": True,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
-
-
-def cross_encoder(run: Run, *, bf16: bool = False, ours: bool = False) -> dict[str, Any]:
-    """sentence-transformers' CrossEncoderTrainer; its losses take pairs, so the second text is empty."""
+def cross_encoder(run: Run, **settings: Any) -> dict[str, Any]:
+    """sentence-transformers' CrossEncoderTrainer; its losses take pairs, so the second text is empty, and it has none
+    for several labels at once: there its cross-entropy is replaced by a binary one."""
     from datasets import Dataset
     from sentence_transformers.cross_encoder import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
     from sentence_transformers.cross_encoder.losses import CrossEntropyLoss
 
-    class SeveralLabels(CrossEntropyLoss):
-        """The library has no loss for several labels at once: its own with the mean of binary cross-entropies."""
-
+    class Loss(CrossEntropyLoss):
         def forward(self, inputs: Any, labels: Any, **rest: Any) -> Any:
-            return super().forward(inputs, torch.stack(list(labels)).float(), **rest)
+            return super().forward(inputs, torch.stack(list(labels)), **rest)
 
-    run.begin()
-    transformers.set_seed(run.job["seed"])
-    model = CrossEncoder(run.base, num_labels=len(run.names), device="cpu")
-    settings: dict[str, Any] = {"per_device_train_batch_size": 32, "bf16": bf16}
-    if ours:
-        settings["learning_rate"] = lr_as_ours(model.config.hidden_size)
-    args = CrossEncoderTrainingArguments(**settings, **common(run))
-    loss = (SeveralLabels if run.several else CrossEntropyLoss)(model)
-    if run.several:
-        loss.ce_loss = torch.nn.BCEWithLogitsLoss()
-
-    def predict(texts: list[str]) -> Any:
-        activation = torch.nn.Sigmoid() if run.several else torch.nn.Identity()
-        return model.predict([(text, "") for text in texts], activation_fn=activation, show_progress_bar=False)
-
+    act = torch.nn.Sigmoid() if run.several else torch.nn.Identity()
+    model = CrossEncoder(run.base, num_labels=len(run.names), device="cpu", activation_fn=act)
+    args, loss = CrossEncoderTrainingArguments(**settings, **run.trainer), Loss(model)
+    loss.ce_loss = torch.nn.BCEWithLogitsLoss() if run.several else loss.ce_loss
+    rows = {"text": run.texts, "pair": [""] * len(run.texts), "label": run.targets.tolist()}
+    run.predict = lambda texts: model.predict([(text, "") for text in texts], show_progress_bar=False)
     CrossEncoderTrainer(
-        model=model,
-        args=args,
-        train_dataset=Dataset.from_dict(
-            {"text": run.texts, "pair": [""] * len(run.texts), "label": run.targets.tolist()}
-        ),
-        loss=loss,
-        callbacks=[Clock(run, predict)],
+        model=model, args=args, train_dataset=Dataset.from_dict(rows), loss=loss, callbacks=[run]
     ).train()
-    return settings | {"learning_rate": args.learning_rate, "loss": type(loss).__name__}
+    return settings | {"learning_rate": args.learning_rate}
 
 
 def setfit(run: Run) -> dict[str, Any]:
-    """SetFit's Trainer with its defaults. All pairs of n rows are n * n / 2: its guide limits them by `max_steps`, here
-    so that as many texts pass through the encoder as for the others. A look fits the head, which its seconds include.
-    """
+    """SetFit's Trainer with its defaults. n rows make n * n / 2 pairs; its migration guide limits them by `max_steps`,
+    here so that as many texts pass through the encoder as for the others. A look's seconds include fitting the head."""
     from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments
 
-    run.begin()
-    model = SetFitModel.from_pretrained(
-        run.base, multi_target_strategy="one-vs-rest" if run.several else None, device="cpu"
-    )
-    args = TrainingArguments(
-        output_dir=str(run.folder / "output"),
-        seed=run.job["seed"],
-        save_strategy="no",
-        report_to="none",
-        show_progress_bar=False,
-    )
+    kind = "one-vs-rest" if run.several else None
+    model = SetFitModel.from_pretrained(run.base, multi_target_strategy=kind, device="cpu")
+    given = {name: run.trainer[name] for name in ("output_dir", "seed", "save_strategy", "report_to")}
+    args, targets = TrainingArguments(**given, show_progress_bar=False), run.targets.astype(int).tolist()
     args.max_steps = math.ceil(len(run.texts) * run.job["passes"] / 2 / args.embedding_batch_size)
-    targets = run.targets.astype(int).tolist()
-    fit = partial(model.fit, run.texts, targets, num_epochs=1, show_progress_bar=False)
-
-    def predict(texts: list[str]) -> Any:
-        found = model.predict_proba(texts, as_numpy=True, show_progress_bar=False)
-        if run.several:
-            return found
-        spread = np.zeros((len(texts), len(run.names)))
-        spread[:, model.model_head.classes_] = found
-        return spread
-
-    Trainer(
-        model=model,
-        args=args,
-        train_dataset=Dataset.from_dict({"text": run.texts, "label": targets}),
-        callbacks=[Clock(run, predict, fit)],
-    ).train()
+    run.predict = partial(model.predict_proba, as_numpy=True, show_progress_bar=False)
+    run.ready = partial(model.fit, run.texts, targets, num_epochs=1, show_progress_bar=False)
+    rows = Dataset.from_dict({"text": run.texts, "label": targets})
+    Trainer(model=model, args=args, train_dataset=rows, callbacks=[run]).train()
     shown = ("embedding_batch_size", "body_embedding_learning_rate", "sampling_strategy", "max_steps", "use_amp")
-    return {name: getattr(args, name) for name in shown} | {"passes": run.job["passes"]}
+    return {name: getattr(args, name) for name in shown}
 
 
 def rehead(run: Run) -> dict[str, Any]:
-    """The project with its defaults. Its own checkpoints are scored, the last for the final score, so that choosing the
-    best one is no advantage; rows that are in no other table serve as its validation split.
-    """
+    """The project with its defaults. Its checkpoints are scored, the last one for the final score, so that choosing the
+    best is no advantage; rows that nobody trains on are its validation split. The finished folder is scored as well."""
     from finetune import configfile
     from finetune.events import Evaluated, Event, Saved, Started
     from finetune.run import plan, train
 
-    given = {
-        "base": run.base,
-        "out": str(run.folder / "model"),
-        "data.train": [str(run.folder / "train.parquet")],
-        "data.validation": [str(run.folder / "spare.parquet")],
-        "data.text": "text",
-        "data.label": "label",
-        "optim.epochs": run.job["epochs"],
-        "seed": run.job["seed"],
-        "tfidf_baseline": False,
-    }
-    config = configfile.load(None, run.job["overrides"], **{key.replace(".", "__"): value for key, value in given.items()})
-    planned = plan(config)
-    updates = planned.regime.updates
-    config = configfile.build(
-        configfile.laid(config.model_dump(mode="json"), {"checkpoint.every_steps": run.every(updates)})
-    )
+    overrides, since_s, folder = run.job["overrides"], time.perf_counter(), run.job["folder"]
+    given = {"base": run.base, "out": f"{run.job['scratch']}/model", "seed": run.job["seed"], "tfidf_baseline": False}
+    given |= {"data__train": f"{folder}/train.parquet", "data__validation": f"{folder}/spare.parquet"}
+    given |= {"data__text": "text", "data__label": "label", "optim__epochs": run.job["epochs"]}
+    updates = plan(configfile.load(None, overrides, **given)).regime.updates
+    config = configfile.load(None, overrides, **given, checkpoint__every_steps=run.every(updates))
+    run.paused_s += time.perf_counter() - since_s
 
-    def predict(folder: Path, texts: list[str]) -> Any:
+    def predict(folder: str, texts: list[str]) -> Any:
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="float32")
-        found = probabilities(model, AutoTokenizer.from_pretrained(folder), run.several, texts)
-        spread = np.zeros((len(texts), len(run.names)))
-        spread[:, [run.names.index(model.config.id2label[column]) for column in range(found.shape[1])]] = found
-        return spread
+        found = np.zeros((len(texts), len(run.names)))  # labels that no training row holds stay at 0
+        columns = [run.names.index(label) for _, label in sorted(model.config.id2label.items())]
+        found[:, columns] = probabilities(model, AutoTokenizer.from_pretrained(folder), run.several, texts)
+        return found
 
     def hear(event: Event) -> None:
+        nonlocal since_s
         if isinstance(event, Started):
             run.trained_rows = event.rows
-            run.start()
+            run.on_train_begin()
         elif isinstance(event, Evaluated):
-            run.pause(event.metrics["runtime"])
-        elif isinstance(event, Saved) and Path(event.path).name.startswith("checkpoint-"):
-            run.add(int(event.path.rpartition("-")[2]), updates, partial(predict, Path(event.path)))
-            run.resume()
+            since_s = time.perf_counter() - event.metrics["runtime"]
+        elif isinstance(event, Saved) and "checkpoint-" in Path(event.path).name:
+            run.predict = partial(predict, event.path)
+            run.look(int(event.path.rpartition("-")[2]), updates, since_s)
 
-    run.begin()
-    result = train(config, on_event=hear)
-    run.end()
-    folder = run.scored(predict(result.path, run.held_texts), run.held_targets)
-    optim = planned.config.optim.model_dump(mode="json", exclude_defaults=True)
-    return {"optim": optim, "overrides": run.job["overrides"], "updates": updates, "score_of_the_folder": folder}
+    result, since_s = train(config, on_event=hear), time.perf_counter()
+    finished = run.scored(predict(str(result.path), run.held_texts), run.held_targets)
+    run.paused_s += time.perf_counter() - since_s
+    return {"overrides": overrides, "updates": updates, "score_of_folder": finished}
 
 
-CONTESTANTS: dict[str, Callable[[Run], dict[str, Any]]] = {
-    "run_classification": partial(plain, batch_size=8, lr=2e-5, bf16=False, padding="max_length"),
-    "informed": partial(plain, batch_size=32, bf16=True),
-    "grouped": partial(plain, batch_size=32, bf16=True, grouped=True),
-    "cross_encoder": cross_encoder,
-    "cross_encoder_bf16": partial(cross_encoder, bf16=True, ours=True),
-    "setfit": setfit,
-    "rehead": rehead,
+BATCH = {"per_device_train_batch_size": 32}
+EXAMPLE = {"per_device_train_batch_size": 8, "lr": 2e-5, "padding": "max_length"}
+CONTESTANTS: dict[str, tuple[str, Any]] = {
+    "run_classification": ("datasets", partial(plain, **EXAMPLE)),
+    "informed": ("datasets", partial(plain, bf16=True, **BATCH)),
+    "grouped": ("datasets", partial(plain, bf16=True, train_sampling_strategy="group_by_length", **BATCH)),
+    "cross_encoder": ("sentence_transformers", partial(cross_encoder, **BATCH)),
+    "cross_encoder_bf16": ("sentence_transformers", partial(cross_encoder, bf16=True, **BATCH)),
+    "setfit": ("setfit", setfit),
+    "rehead": ("finetune.run", rehead),
 }
 
 
-def versions() -> dict[str, str]:
-    """The versions of what is installed here."""
-    found = {}
-    for name in VERSIONED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def main() -> None:
-    """Make the run that a job file describes, and write what was found beside it."""
+    """Make the run that a job file describes, and write what was found."""
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     torch.set_num_threads(job["threads"])
     transformers.utils.logging.set_verbosity_error()
-    load, run = os.getloadavg()[0], Run(job)
-    settings = CONTESTANTS[job["contestant"]](run)
-    if run.total_s is None:
-        run.end()
-    seconds = run.points[-1]["seconds"]
-    found = {
-        "rows": run.trained_rows,
-        "rows_per_s": run.trained_rows * job["epochs"] / seconds,
-        "train_s": seconds,
-        "total_s": run.total_s,
-        "score": run.final,
-        "curve": run.points,
-        "settings": settings,
-        "load_before": load,
-        "threads": torch.get_num_threads(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "versions": versions(),
-    }
+    module, contestant = CONTESTANTS[job["contestant"]]
+    import_module(module)  # so that no import is timed
+    transformers.set_seed(job["seed"])
+    run, load, began_s = Run(job), os.getloadavg()[0], time.perf_counter()
+    settings = contestant(run)
+    total_s, train_s = time.perf_counter() - began_s - run.paused_s, run.curve[-1]["seconds"]
+    if not run.final:
+        sys.exit("the last update was not scored")
+    found = {"rows": run.trained_rows, "rows_per_s": run.trained_rows * job["epochs"] / train_s, "train_s": train_s}
+    found |= {"total_s": total_s, "score": run.final, "curve": run.curve, "settings": settings, "load_before": load}
+    found |= {"threads": torch.get_num_threads(), "capability": torch.backends.cpu.get_cpu_capability()}
+    found["versions"] = {one.name: one.version for one in distributions() if one.name in VERSIONED}
     Path(job["result"]).write_text(json.dumps(found), encoding="utf-8")
 
 

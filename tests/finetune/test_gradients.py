@@ -180,6 +180,6 @@ def test_nothing_is_diagnosed_before_three_looks_agree() -> None:
     assert slow.name == "lr_too_low" and not slow.grave and "optim.lr=2e-05" in slow.remedies
 
 
-@pytest.mark.parametrize(("updates", "every"), [(5, 1), (60, 6), (100, 10), (400, 10), (4000, 100)])
+@pytest.mark.parametrize(("updates", "every"), [(5, 1), (30, 6), (100, 10), (400, 10), (4000, 100)])
 def test_looks_are_seldom(updates: int, every: int) -> None:
     assert look_every(updates) == every
