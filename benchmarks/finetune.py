@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
@@ -32,9 +33,8 @@ CONTESTANTS = ("run_classification", REFERENCE, "grouped", "cross_encoder", "set
 
 def prepare(data: Path, folder: Path, rows: int, dev_rows: int | None) -> dict[str, Any]:
     """Write the train, spare and dev rows of a set; gives what a job says of them."""
-    train, dev = (
-        pd.read_parquet(data / f"{part}.parquet").rename(columns={"labels": "label"}) for part in ("train", "dev")
-    )
+    tables = (pd.read_parquet(data / file) for file in ("train.parquet", "dev.parquet"))
+    train, dev = (table.rename(columns={"labels": "label"}) for table in tables)
     keys = [table.text.map(lambda text: " ".join(text.casefold().split())) for table in (train, dev)]
     train = train[~keys[0].duplicated() & ~keys[0].isin(set(keys[1]))].sample(frac=1, random_state=ROWS_SEED)
     dev = dev[~keys[1].duplicated()].sample(frac=1, random_state=ROWS_SEED)
@@ -55,11 +55,9 @@ def measured(job: dict[str, Any], python: str) -> dict[str, Any]:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(THREADS))
         command = [python, "-P", str(Path(__file__).with_name("finetune_peers.py")), str(file)]
         done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True)
-        return (
-            {"error": f"exit {done.returncode}: {done.stderr[-2000:]}"}
-            if done.returncode
-            else dict(json.loads(result.read_text("utf-8")))
-        )
+        if done.returncode:
+            return {"error": f"exit {done.returncode}: {done.stderr[-2000:]}"}
+        return dict(json.loads(result.read_text(encoding="utf-8")))
 
 
 def summary(runs: list[dict[str, Any]], names: list[str], share: float) -> list[dict[str, Any]]:
@@ -73,15 +71,11 @@ def summary(runs: list[dict[str, Any]], names: list[str], share: float) -> list[
             row["times_reference"] = row["rows_per_s"] / median(run["rows_per_s"] for run in reference)
             for metric in mine[0]["score"]:
                 goal = share * median(run["curve"][-1]["scores"][metric] for run in reference)
-                reached = median(first_at(run["curve"], metric, goal) for run in mine)
-                row[f"s to {metric} {goal:.3f}"] = reached if reached < float("inf") else "not reached"
+                curves = ([one["seconds"] for one in run["curve"] if one["scores"][metric] >= goal] for run in mine)
+                reached = median(min(seconds, default=math.inf) for seconds in curves)
+                row[f"s to {metric} {goal:.3f}"] = reached if reached < math.inf else "not reached"
         found.append({"contestant": name, "runs": len(mine)} | row)
     return found
-
-
-def first_at(curve: list[dict[str, Any]], metric: str, goal: float) -> float:
-    """The training seconds of the first look that found this score."""
-    return next((look["seconds"] for look in curve if look["scores"][metric] >= goal), float("inf"))
 
 
 def table(name: str, rows: list[dict[str, Any]]) -> str:
@@ -89,9 +83,9 @@ def table(name: str, rows: list[dict[str, Any]]) -> str:
     lines = [[name, *list(rows[0])[1:]], ["---"] * len(rows[0])]
     for row in rows:
         spans = {
-            key: f"{median(one):.3f} ({one[0]:.3f}-{one[-1]:.3f})" for key, one in row.items() if type(one) is list
+            key: f"{median(one):.3f} ({one[0]:.3f}-{one[-1]:.3f})" for key, one in row.items() if isinstance(one, list)
         }
-        rounded = {key: f"{one:.2f}" for key, one in row.items() if type(one) is float}
+        rounded = {key: f"{one:.2f}" for key, one in row.items() if isinstance(one, float)}
         lines.append([str(one) for one in (row | spans | rounded).values()])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -3,9 +3,8 @@
 Knows: how each contestant trains, what its clock counts, how held-out rows are scored.
 Does not know: which rows they are, the order of the runs, what is compared.
 
-The clock runs from the first update to the end of the last and stands still while anything is scored or saved. What is
-tokenized before training is outside it, what is tokenized in the loop (sentence-transformers, SetFit) within.
-`-P` keeps this folder off the path, where benchmarks/finetune.py bears the package's name.
+The clock runs from the first update to the end of the last and stands still while anything is scored or saved; only
+what tokenizes in its loop (sentence-transformers, SetFit) is timed doing so. `-P`: finetune.py has the package's name.
 """
 
 from __future__ import annotations
@@ -32,20 +31,15 @@ VERSIONED = ("torch", "transformers", "sentence-transformers", "setfit", "accele
 
 
 class Run(TrainerCallback):
-    """The rows of a run, and as a Trainer's callback its clock and the scores found on the way. A contestant gives
-    `predict(texts)`, and `ready()` where its model is not fit to predict in the middle of a run.
-
-    Targets are ids `[N]`, or zeros and ones `[N, C]` where several labels may hold.
-    """
+    """The rows of a run (targets: ids `[N]`, or 0 and 1 `[N, C]` for several labels), and as a Trainer's callback its
+    clock and scores. Contestants set `predict`, and `ready` where a model cannot predict in the middle of a run."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self.job, self.base, self.names, self.several = job, job["base"], job["names"], job["several"]
         self.texts, self.targets = self._rows("train")
         self.held_texts, self.held_targets = self._rows("dev")
-        self.predict: Any = None
-        self.ready: Any = lambda: None
-        self.began_s, self.paused_s, self.trained_rows = 0.0, 0.0, len(self.texts)
-        self.curve, self.final = [], {}
+        self.began_s, self.paused_s, self.trained_rows, self.curve, self.final = 0.0, 0.0, len(self.texts), [], {}
+        self.predict, self.ready = (lambda texts: None), (lambda: None)
         self.trainer = {"output_dir": job["scratch"], "num_train_epochs": job["epochs"], "seed": job["seed"]}
         self.trainer |= {"use_cpu": True, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
 
@@ -55,16 +49,15 @@ class Run(TrainerCallback):
             return list(table.text), np.array([self.names.index(label) for label in table.label])
         return list(table.text), np.array([[float(name in held) for name in self.names] for held in table.label])
 
-    def every(self, updates: int) -> int:
-        """Updates between two looks at the held-out rows."""
-        return math.ceil(updates / self.job["looks"])
-
     def on_train_begin(self, *args: Any, **rest: Any) -> None:
         self.began_s = time.perf_counter() - self.paused_s  # what was paused before is no part of training
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         since_s = time.perf_counter()
-        if state.global_step == state.max_steps or state.global_step % self.every(state.max_steps) == 0:
+        if (
+            state.global_step == state.max_steps
+            or state.global_step % math.ceil(state.max_steps / self.job["looks"]) == 0
+        ):
             self.ready()
             self.look(state.global_step, state.max_steps, since_s, time.perf_counter() - since_s)
 
@@ -93,8 +86,8 @@ def probabilities(model: Any, tokenizer: Any, several: bool, texts: list[str]) -
     """Scores `[N, C]` of a sequence classifier in float32, whatever it was trained in."""
     found = np.zeros((len(texts), model.config.num_labels))
     model.eval()
+    padded = {"padding": True, "truncation": True, "max_length": MAX_LENGTH, "return_tensors": "pt"}
     for some in np.array_split(np.argsort([len(text) for text in texts]), math.ceil(len(texts) / 64)):
-        padded = {"padding": True, "truncation": True, "max_length": MAX_LENGTH, "return_tensors": "pt"}
         with torch.no_grad():
             logits = model(**tokenizer([texts[row] for row in some], **padded)).logits
         found[some] = (logits.sigmoid() if several else logits.softmax(dim=1)).numpy()
@@ -107,16 +100,15 @@ def plain(run: Run, *, lr: float | None = None, padding: str | bool = False, **s
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, default_data_collator
 
     tokenizer = AutoTokenizer.from_pretrained(run.base)
-    kind = "multi_label_classification" if run.several else "single_label_classification"
+    kind = ("single" if not run.several else "multi") + "_label_classification"
     shape = {"num_labels": len(run.names), "problem_type": kind, "dtype": "float32"}
     model = AutoModelForSequenceClassification.from_pretrained(run.base, **shape)
     settings["learning_rate"] = lr or 5e-5 * 768 / model.config.hidden_size
     encoded = tokenizer(run.texts, truncation=True, max_length=MAX_LENGTH, padding=padding)
     rows = Dataset.from_dict({**encoded, "labels": run.targets.tolist()})
     collate = default_data_collator if padding else DataCollatorWithPadding(tokenizer)
-    args = TrainingArguments(**settings, **run.trainer)
     run.predict = partial(probabilities, model, tokenizer, run.several)
-    Trainer(model=model, args=args, train_dataset=rows, data_collator=collate, callbacks=[run]).train()
+    Trainer(model, TrainingArguments(**settings, **run.trainer), collate, rows, callbacks=[run]).train()
     return settings | {"padding": padding or "longest of a batch"}
 
 
@@ -137,9 +129,7 @@ def cross_encoder(run: Run, **settings: Any) -> dict[str, Any]:
     loss.ce_loss = torch.nn.BCEWithLogitsLoss() if run.several else loss.ce_loss
     rows = {"text": run.texts, "pair": [""] * len(run.texts), "label": run.targets.tolist()}
     run.predict = lambda texts: model.predict([(text, "") for text in texts], show_progress_bar=False)
-    CrossEncoderTrainer(
-        model=model, args=args, train_dataset=Dataset.from_dict(rows), loss=loss, callbacks=[run]
-    ).train()
+    CrossEncoderTrainer(model, args, Dataset.from_dict(rows), loss=loss, callbacks=[run]).train()
     return settings | {"learning_rate": args.learning_rate}
 
 
@@ -156,8 +146,7 @@ def setfit(run: Run) -> dict[str, Any]:
     args.max_steps = math.ceil(len(run.texts) * run.job["passes"] / 2 / args.embedding_batch_size)
     run.predict = partial(model.predict_proba, as_numpy=True, show_progress_bar=False)
     run.ready = partial(model.fit, run.texts, targets, num_epochs=1, show_progress_bar=False)
-    rows = Dataset.from_dict({"text": run.texts, "label": targets})
-    Trainer(model=model, args=args, train_dataset=rows, callbacks=[run]).train()
+    Trainer(model, args, Dataset.from_dict({"text": run.texts, "label": targets}), callbacks=[run]).train()
     shown = ("embedding_batch_size", "body_embedding_learning_rate", "sampling_strategy", "max_steps", "use_amp")
     return {name: getattr(args, name) for name in shown}
 
@@ -174,7 +163,7 @@ def rehead(run: Run) -> dict[str, Any]:
     given |= {"data__train": f"{folder}/train.parquet", "data__validation": f"{folder}/spare.parquet"}
     given |= {"data__text": "text", "data__label": "label", "optim__epochs": run.job["epochs"]}
     updates = plan(configfile.load(None, overrides, **given)).regime.updates
-    config = configfile.load(None, overrides, **given, checkpoint__every_steps=run.every(updates))
+    config = configfile.load(None, overrides, **given, checkpoint__every_steps=math.ceil(updates / run.job["looks"]))
     run.paused_s += time.perf_counter() - since_s
 
     def predict(folder: str, texts: list[str]) -> Any:

@@ -1,10 +1,13 @@
 """A training run from table to folder, as a user meets it."""
 
 import json
+import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -324,3 +327,36 @@ def test_a_moved_folder_still_reads(config: Make, reviews: Any, tmp_path: Path) 
     path = train(config(), reviews).path
     shutil.copytree(path, tmp_path / "elsewhere")
     assert artifact.read(tmp_path / "elsewhere", check_hashes=True).headline is not None
+
+
+def test_a_run_is_logged_where_it_is_asked_to(
+    config: Make, reviews: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    train(config(report_to=["tensorboard"], gradients={"every": 1}, tfidf_baseline=False), reviews)
+    board = EventAccumulator(str(next((tmp_path / "board").rglob("events.*")).parent)).Reload()
+    logged = board.Tags()["scalars"]
+    assert {"train/loss", "eval/accuracy", "train/gradient_norm/layer 1", "train/gradient_norm/head"} <= set(logged)
+    assert len(board.Scalars("train/gradient_norm/head")) == 7
+
+
+def test_trackio_keeps_a_run_on_this_disk(config: Make, reviews: Any, tmp_path: Path) -> None:
+    # in a process of its own: trackio reads its folder as it is imported, and leaves a thread behind
+    wanted = config(report_to=["trackio"], gradients={"every": 1}, tfidf_baseline=False)
+    code = (
+        "import json, sys\nfrom finetune.configfile import build\nfrom finetune.run import train\n"
+        "train(build(json.loads(sys.argv[1])), json.loads(sys.argv[2]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, wanted.model_dump_json(), json.dumps(reviews)],
+        env=os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-1000:]
+    [kept] = (tmp_path / "trackio").glob("*.db")
+    with closing(sqlite3.connect(kept)) as database:
+        logged = str([row[0] for row in database.execute("select metrics from metrics")])
+    assert "gradient_norm/head" in logged and "train/loss" in logged
