@@ -16,7 +16,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
+# in the place of this folder, whose finetune.py is not the package of that name
+sys.path[0] = str(Path(__file__).parent.parent / "tests" / "support")
 
 import keras_reference as reference
 import numpy as np

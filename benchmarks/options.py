@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+sys.path.pop(0)  # finetune.py beside this script is not the package of that name
 
 from finetune import events
 from finetune.configfile import build

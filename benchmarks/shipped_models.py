@@ -10,11 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.pop(0)  # finetune.py beside this script is not the package of that name
 
 from finetune.artifact import find, read, shipped_dir
 from finetune.pairs import spelled_out
