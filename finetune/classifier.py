@@ -45,7 +45,10 @@ class TextClassifier(PreTrainedModel):
 
     def __init__(self, config: TextClassifierConfig) -> None:
         super().__init__(config)
-        encoder = AutoConfig.for_model(**(config.encoder or {}))
+        # the dtype of the whole holds for the encoder too, not that of the file it once came from
+        encoder = AutoConfig.for_model(
+            **{key: value for key, value in (config.encoder or {}).items() if key != "dtype"}
+        )
         encoder._attn_implementation = config._attn_implementation
         self.encoder = AutoModel.from_config(encoder)
         if getattr(self.encoder, "pooler", None) is not None:

@@ -221,7 +221,38 @@ class Drawing:
             click.echo(line, err=True)
 
 
-commands: dict[str, click.Command] = {"finetune": finetune, "choices": choices}
+@click.command()
+@click.argument("config", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--trials", type=click.IntRange(1), default=20, show_default=True, help="Runs that the study should hold."
+)
+@click.option("--out", help="Model folder to write; the study lies beside it, in OUT.trials.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting or range; repeatable.")
+@click.option("--overwrite", is_flag=True, default=None, help="Replace the folder at --out.")
+@click.option("--models", "models_dir", help="Folder of named models.  [default: models]")
+def search(config: str, trials: int, overrides: tuple[str, ...], **flags: Any) -> None:
+    """Search the settings of CONFIG that are given as ranges, and keep the best model.
+
+    \b
+    optim:
+      lr: {low: 1e-5, high: 1e-3, log: true}
+      batch_size: {choices: [16, 32]}
+
+    The same command goes on where it was stopped.
+    """
+    from finetune import configfile
+    from finetune.search import search as run_search
+
+    content = configfile.content_of(config, overrides, **flags)
+    _quiet()
+    with Drawing() as draw:
+        found = run_search(content, trials, on_event=draw)
+    click.echo(f"best of {found.trials} trials: {found.score:.4f}")
+    click.echo(f"config: {found.path}.trials/best.yaml")
+    click.echo(f"model: {found.path}")
+
+
+commands: dict[str, click.Command] = {"finetune": finetune, "choices": choices, "search": search}
 
 
 def main() -> NoReturn:

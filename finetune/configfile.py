@@ -24,6 +24,11 @@ def load(file: str | Path | None = None, overrides: Iterable[str] = (), **settin
     Raises:
         ConfigError: unreadable YAML, an unknown key, or a value of the wrong kind; names the key.
     """
+    return build(content_of(file, overrides, **settings), str(file) if file is not None else None)
+
+
+def content_of(file: str | Path | None, overrides: Iterable[str] = (), **settings: Any) -> dict[str, Any]:
+    """What `load` makes a configuration of, as plain dicts."""
     content = read_yaml(file) if file is not None else {}
     for key, value in settings.items():
         if value is not None:
@@ -33,7 +38,7 @@ def load(file: str | Path | None = None, overrides: Iterable[str] = (), **settin
         if not equals or not key.strip():
             raise ConfigError(f"--set {override!r} should read KEY=VALUE, for example --set optim.lr=3e-5")
         _lay(content, key.strip(), _scalar(text))
-    return build(content, str(file) if file is not None else None)
+    return content
 
 
 def build(content: Mapping[str, Any], where: str | None = None) -> TrainConfig:
@@ -83,6 +88,16 @@ def _lay(content: dict[str, Any], key: str, value: Any) -> None:
         content[parent] = dict(inner) if isinstance(inner, dict) else {}
         content = content[parent]
     content[last] = value
+
+
+def number(value: Any) -> float | int | None:
+    """A number as YAML gives it, where 1e-5 is a word; None for anything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _scalar(text: str) -> Any:

@@ -48,6 +48,27 @@ def training_curve(history: list[dict[str, Any]], file: Path) -> None:
     figure.savefig(file, dpi=DPI)
 
 
+def trials(tried: Sequence[tuple[int, float | None, str]], metric: str, file: Path) -> None:
+    """A search's validation score by trial `(number, score or None, state)`, with the best so far."""
+    figure, axes = _figure()
+    done = [(number, score) for number, score, state in tried if state == "complete" and score is not None]
+    cut = [(number, score) for number, score, state in tried if state == "pruned" and score is not None]
+    if done:
+        numbers, scores = zip(*done, strict=True)
+        axes.plot(numbers, scores, "o", color=BLUE, label="trial")
+        axes.step(numbers, np.maximum.accumulate(scores), where="post", color=GREEN, label="best so far")
+    if cut:
+        axes.plot(*zip(*cut, strict=True), "x", color=RED, label="cut short")
+    for number in (number for number, _, state in tried if state == "fail"):
+        axes.axvline(number, color=RED, linestyle=":", linewidth=1)
+    axes.set_xlabel("trial")
+    axes.set_ylabel(metric)
+    axes.grid(alpha=0.3)
+    if done or cut:
+        figure.legend(loc="outside upper center", ncols=3)
+    figure.savefig(file, dpi=DPI)
+
+
 def gradients(looks: Sequence[Look], file: Path) -> None:
     """Layers by updates: the gradients' norms, and the update-to-weight ratios, both as powers of ten."""
     from matplotlib.colors import LogNorm

@@ -89,6 +89,17 @@ def test_a_custom_head_reloads_bit_equal_and_serves(config: Make, reviews: Any, 
     assert type(again.model).__name__ == "BertForSequenceClassification" and again.kept
 
 
+def test_a_base_in_bfloat16_gets_a_head_of_the_same_kind(tiny_base: Path, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    AutoModel.from_pretrained(tiny_base).to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    built = build_model(find(str(tmp_path / "half")), LABELS, ModelConfig(head=Choice(name="linear"))).model
+    assert {weight.dtype for weight in built.parameters()} == {torch.float32}
+    built.to(torch.bfloat16).save_pretrained(tmp_path / "out")
+    read = type(built).from_pretrained(tmp_path / "out", dtype=torch.float32)
+    assert {weight.dtype for weight in read.parameters()} == {torch.float32}
+
+
 def test_transformers_reads_a_custom_head_after_one_import(config: Make, reviews: Any) -> None:
     result = train(config(model={"head": "linear"}, optim={"epochs": 3}), reviews)
     code = (
