@@ -30,6 +30,40 @@ def test_the_python_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "models" / "desk" / "README.md").is_file()
 
 
+def test_the_training_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
+    import shlex
+
+    from click.testing import CliRunner
+
+    from finetune.tables import write_table
+    from service.cli import rehead
+
+    monkeypatch.chdir(tmp_path)
+    words = {"location": "Where is", "human": "Who saw", "numeric": "How far is"}
+    rows = [
+        {"text": f"{start} number {number}?", "label": label} for number in range(120) for label, start in words.items()
+    ]
+    write_table("questions.csv", rows)
+    [searched] = blocks("training.md", "yaml")
+    (tmp_path / "search.yaml").write_text(searched)
+    printed = {}
+    for block in blocks("training.md", "sh"):
+        for command in map(shlex.split, block.splitlines()):
+            done = CliRunner().invoke(rehead, command[1:])
+            assert done.exit_code == 0, f"{command}: {done.output} {done.exception!r}"
+            printed[command[-1] if command[-2] == "--out" else " ".join(command[1:3])] = done.output
+    assert "training 2,310 of 22,715,142 weights: head 2,310" in printed["models/frozen"]
+    assert "their units will stay alike" in printed["models/zeros"]
+    assert "batch normalisation over 8 rows a batch is noisy" in printed["models/norm"]
+    assert "gradients vanish" in printed["models/deep"] and "remedy 1 of 2" in printed["models/mended"]
+    assert "[binary, multiclass, multi_label]" in printed["choices losses"]
+    assert "best of 2 trials" in printed["search search.yaml"]
+    [block] = blocks("training.md", "python")
+    exec(compile(block, "docs/training.md", "exec"), {})
+    traced = capsys.readouterr().out
+    assert traced.startswith("update 5: loss ") and traced.count("gradient ") == 8
+
+
 def test_the_fine_tuning_page_runs_as_it_is_written(tmp_path, monkeypatch):
     import shlex
 
