@@ -64,7 +64,7 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
 @click.option("--group", help="Column of what belongs together: no group is both trained and evaluated on.")
 @click.option("--task", help="binary, multiclass, multi-label or regression; inferred if not given.")
 @click.option("--epochs", type=float, help="Passes over the training rows.")
-@click.option("--batch-size", type=int, help="Rows in one batch.")
+@click.option("--batch-size", metavar="ROWS", help="Rows in one batch; also `full` or `auto`.")
 @click.option("--lr", type=float, help="Peak learning rate; if not given, one that suits the base's width.")
 @click.option("--loss", help="Loss by name; `rehead choices losses` lists them.")
 @click.option("--seed", type=int, help="Seed of the split, the new head and the order of rows.")

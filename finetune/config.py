@@ -53,6 +53,18 @@ class Choice(BaseModel):
         return dict(self.model_extra or {})
 
 
+def _count_or_word(value: Any, words: tuple[str, ...], wanted: str) -> Any:
+    if value in words:
+        return value
+    try:
+        count = int(value)
+    except (TypeError, ValueError):
+        count = 0
+    if count < 1 or count != float(value):
+        raise ValueError(wanted)
+    return count
+
+
 class RecastConfig(Part):
     """How labelled rows become (text, hypothesis, entailed) rows for training a zero-shot model."""
 
@@ -217,12 +229,11 @@ class ModelConfig(Part):
     lora: LoraConfig | None = None
     """Train low-rank additions to the body (LoRA) in place of its weights; they are merged into it at the end."""
 
-    @field_validator("freeze")
+    @field_validator("freeze", mode="before")
     @classmethod
-    def _some_layers(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("give a number of layers from 1 up, `none`, `embeddings` or `body`")
-        return value
+    def _some_layers(cls, value: Any) -> Any:
+        words = ("none", "embeddings", "body")
+        return _count_or_word(value, words, "give a number of layers from 1 up, `none`, `embeddings` or `body`")
 
 
 class OptimConfig(Part):
@@ -287,12 +298,10 @@ class OptimConfig(Part):
     early_stopping: int | None = Field(None, ge=1)
     """Stop after this many evaluations without a better score; None trains to the end."""
 
-    @field_validator("batch_size")
+    @field_validator("batch_size", mode="before")
     @classmethod
-    def _some_rows(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("give a number of rows from 1 up, `full` or `auto`")
-        return value
+    def _some_rows(cls, value: Any) -> Any:
+        return _count_or_word(value, ("full", "auto"), "give a number of rows from 1 up, `full` or `auto`")
 
 
 class GradientsConfig(Part):

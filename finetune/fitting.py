@@ -86,7 +86,7 @@ def fit(
         shutil.rmtree(work, ignore_errors=True)
     attempt = 0
     while True:
-        fitting = _Fitting(config, base, labels, encoder, train, validation, work, say)
+        fitting = Fitting(config, base, labels, encoder, train, validation, work, say)
         try:
             return fitting.run(checkpoint)
         except Diverged as diverged:
@@ -108,7 +108,7 @@ def fit(
             )
 
 
-class _Fitting:
+class Fitting:
     """One attempt: the model, the Trainer around it, and the run."""
 
     def __init__(

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from finetune.artifact import find
 from finetune.configfile import build
 from finetune.encoding import TextEncoder
-from finetune.fitting import Encoded, _Fitting
+from finetune.fitting import Encoded, Fitting
 from finetune.labels import LabelSpace
 from finetune.tokens import Tokens
 
@@ -53,7 +53,7 @@ def first_gradients(
     encoder = TextEncoder.load(base, json.loads((Path(base) / "config.json").read_text()))
     texts = ["good film " * (1 + index % 3) for index in range(rows)]
     split = Encoded(Tokens(texts, None, encoder), labels.targets(values))
-    fitting = _Fitting(config, find(str(base)), labels, encoder, split, split, Path(folder), lambda event: None)
+    fitting = Fitting(config, find(str(base)), labels, encoder, split, split, Path(folder), lambda event: None)
     fitting.trainer.add_callback(Catch())
     fitting.trainer.args.set_evaluate("no")
     fitting.trainer.train()
