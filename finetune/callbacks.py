@@ -89,7 +89,8 @@ class Freezing(TrainerCallback):
         self.config, self.parts = config, parts
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
-        freeze(model, self.parts, frozen_depths(self.config.model, self.parts, round(state.epoch or 0)))
+        # a resumed run begins in the middle of an epoch
+        freeze(model, self.parts, frozen_depths(self.config.model, self.parts, int((state.epoch or 0) + 1e-6)))
 
 
 class Averaging(TrainerCallback):
