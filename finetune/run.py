@@ -362,6 +362,7 @@ def _require_same(folder: Path, model: Any, encoder: TextEncoder, rows: Rows) ->
 
     tokens = _tokens(encoder, rows.take(range(min(VERIFIED, len(rows)))))
     read = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=model.dtype).to(model.device)
+    read.set_attn_implementation(model.config._attn_implementation)  # training may have chosen another than the default
     one, other = (predict(each, encoder, tokens, shared=False) for each in (model, read))
     if not np.array_equal(one, other):
         raise TrainingError(f"the saved model does not give the scores of the trained one: {folder} is kept for a look")

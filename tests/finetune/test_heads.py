@@ -76,7 +76,9 @@ def test_a_custom_head_reloads_bit_equal_and_serves(config: Make, reviews: Any, 
     import service
 
     head = {"name": "mlp", "hidden": [16], "norm": "batch", "activation": "relu"}
-    result = train(config(model={"head": head, "pooling": pooling}, optim={"epochs": 3}), reviews)
+    precision = "bfloat16" if pooling == "mean" else "float32"  # under bfloat16 training chooses its attention itself
+    settings = {"model": {"head": head, "pooling": pooling}, "optim": {"epochs": 3}, "precision": precision}
+    result = train(config(**settings), reviews)
     assert result.metrics["accuracy"] == 1.0
     texts = ["good great film", "bad awful film"]
     classifier = service.load(result.path)
