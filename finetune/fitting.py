@@ -185,9 +185,10 @@ class Fitting:
             self._say_interrupted()
             raise
         require_finite(trainer.model)
-        return Fitted(
-            trainer.model, self.config, trainer.state.log_history, trainer.watching.looks, trainer.state.global_step
-        )
+        # without the autocast that training put around its forward: what is measured is what will be served
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        state = trainer.state
+        return Fitted(model, self.config, state.log_history, trainer.watching.looks, state.global_step)
 
     def _callbacks(self, rows: int, validation_rows: int) -> list[Any]:
         from transformers import EarlyStoppingCallback
