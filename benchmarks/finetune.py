@@ -40,8 +40,7 @@ def prepare(data: Path, folder: Path, rows: int, dev_rows: int | None) -> dict[s
     dev = dev[~keys[1].duplicated()].sample(frac=1, random_state=ROWS_SEED)
     several = not isinstance(train.label.iloc[0], str)
     held = train.label.map(lambda value: set(value) if several else {value})
-    known = set().union(*held[:rows])
-    spare = train[rows:][held[rows:].map(known.issuperset)]
+    spare = train[rows:][held[rows:].map(set().union(*held[:rows]).issuperset)]  # no label that is not trained on
     for part, table in {"train": train[:rows], "spare": spare[:SPARE], "dev": dev[:dev_rows]}.items():
         table[["text", "label"]].to_parquet(folder / f"{part}.parquet", index=False)
     return {"several": several, "names": sorted(set().union(*held)), "folder": str(folder)}
@@ -82,19 +81,11 @@ def table(name: str, rows: list[dict[str, Any]]) -> str:
     """The summary as Markdown; of the scores the median, the lowest and the highest."""
     lines = [[name, *list(rows[0])[1:]], ["---"] * len(rows[0])]
     for row in rows:
-        spans = {
-            key: f"{median(one):.3f} ({one[0]:.3f}-{one[-1]:.3f})" for key, one in row.items() if isinstance(one, list)
-        }
+        lists = {key: one for key, one in row.items() if isinstance(one, list)}
+        scores = {key: f"{median(seeds):.3f} ({seeds[0]:.3f} to {seeds[-1]:.3f})" for key, seeds in lists.items()}
         rounded = {key: f"{one:.2f}" for key, one in row.items() if isinstance(one, float)}
-        lines.append([str(one) for one in (row | spans | rounded).values()])
+        lines.append([str(one) for one in (row | scores | rounded).values()])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def cpu() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    return next((one.partition(":")[2].strip() for one in lines if one.startswith("model name")), platform.processor())
 
 
 def main() -> None:
@@ -115,17 +106,18 @@ def main() -> None:
     parser.add_argument("--peer-python", default=sys.executable, help=f"interpreter for {', '.join(ELSEWHERE)}")
     parser.add_argument("--out", help="JSON of every run and the summary")
     args = parser.parse_args()
-    report: dict[str, Any] = {"cpu": cpu(), "cores": os.cpu_count(), "python": platform.python_version()}
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    cpu = next((line.split(": ")[1] for line in info.splitlines() if "model name" in line), platform.processor())
+    report: dict[str, Any] = {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version()}
     report |= {"arguments": vars(args), "versions": {}, "summary": {}, "runs": []}
-    with tempfile.TemporaryDirectory() as root:
-        for name in args.sets:
-            (folder := Path(root) / name).mkdir()
-            job = prepare(Path(args.data) / name, folder, args.rows, args.dev_rows)
-            job |= {key: getattr(args, key) for key in ("base", "epochs", "looks", "overrides")}
+    for name in args.sets:
+        with tempfile.TemporaryDirectory() as folder:
+            job = {key: getattr(args, key) for key in ("base", "epochs", "looks", "overrides")}
             job |= {"sample": SAMPLE, "threads": THREADS, "passes": args.passes or args.epochs}
+            job |= prepare(Path(args.data) / name, Path(folder), args.rows, args.dev_rows)
             for seed, contestant in ((seed, one) for seed in args.seeds for one in args.contestants):
-                python = args.peer_python if contestant in ELSEWHERE else sys.executable
-                found = measured(job | {"contestant": contestant, "seed": seed}, python)
+                job |= {"contestant": contestant, "seed": seed}
+                found = measured(job, args.peer_python if contestant in ELSEWHERE else sys.executable)
                 report["versions"][contestant] = found.pop("versions", {})
                 report["runs"].append({"set": name, "contestant": contestant, "seed": seed} | found)
                 shown = {key: found[key] for key in ("rows_per_s", "train_s", "score", "load_before") if key in found}
@@ -136,9 +128,8 @@ def main() -> None:
                     Path(args.out).write_text(json.dumps(report, indent=1), encoding="utf-8")
     for name, rows in report["summary"].items():
         print(f"\n{table(name, rows)}" if rows else f"\n{name}: no run ended well")
-    print(f"\n# {report['cpu']}, {THREADS} threads; {args.rows} rows, {args.epochs} epochs, seeds {args.seeds}")
-    for contestant, versions in report["versions"].items():
-        print(f"# {contestant}: {', '.join(f'{key} {value}' for key, value in versions.items())}")
+    print(f"\n# {cpu}, {THREADS} threads; {args.rows} rows, {args.epochs} epochs, seeds {args.seeds}")
+    print("\n".join(f"# {contestant}: {versions}" for contestant, versions in report["versions"].items()))
     sys.exit(any("error" in run for run in report["runs"]))
 
 

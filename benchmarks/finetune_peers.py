@@ -15,8 +15,7 @@ import os
 import sys
 import time
 from functools import partial
-from importlib import import_module
-from importlib.metadata import distributions
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
+from datasets import Dataset
+from sklearn.metrics import average_precision_score, f1_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
 MAX_LENGTH = 128
@@ -53,13 +54,10 @@ class Run(TrainerCallback):
         self.began_s = time.perf_counter() - self.paused_s  # what was paused before is no part of training
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        since_s = time.perf_counter()
-        if (
-            state.global_step == state.max_steps
-            or state.global_step % math.ceil(state.max_steps / self.job["looks"]) == 0
-        ):
+        update, updates, since_s = state.global_step, state.max_steps, time.perf_counter()
+        if update == updates or update % math.ceil(updates / self.job["looks"]) == 0:
             self.ready()
-            self.look(state.global_step, state.max_steps, since_s, time.perf_counter() - since_s)
+            self.look(update, updates, since_s, time.perf_counter() - since_s)
 
     def look(self, update: int, updates: int, since_s: float, ready_s: float = 0.0) -> None:
         """Score the sample, after the last update all held-out rows; training paused at `since_s`, and a run that
@@ -75,8 +73,6 @@ class Run(TrainerCallback):
         """Accuracy; or micro F1 at 0.5, and average precision, a mean over the labels that these rows hold."""
         if not self.several:
             return {"accuracy": float((found.argmax(axis=1) == targets).mean())}
-        from sklearn.metrics import average_precision_score, f1_score
-
         held = targets.any(axis=0)
         precision = average_precision_score(targets[:, held], found[:, held], average="macro")
         return {"micro_f1": float(f1_score(targets, found >= 0.5, average="micro")), "mAP": float(precision)}
@@ -95,27 +91,24 @@ def probabilities(model: Any, tokenizer: Any, several: bool, texts: list[str]) -
 
 
 def plain(run: Run, *, lr: float | None = None, padding: str | bool = False, **settings: Any) -> dict[str, Any]:
-    """transformers' Trainer; `lr` None takes the project's default, so that it is not the rate that differs."""
-    from datasets import Dataset
-    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, default_data_collator
-
+    """transformers' Trainer, with its defaults beside `settings`; `lr` None takes the project's default rate."""
     tokenizer = AutoTokenizer.from_pretrained(run.base)
-    kind = ("single" if not run.several else "multi") + "_label_classification"
-    shape = {"num_labels": len(run.names), "problem_type": kind, "dtype": "float32"}
-    model = AutoModelForSequenceClassification.from_pretrained(run.base, **shape)
+    # whether several labels may hold, transformers tells by the targets: floats, or whole numbers
+    model = AutoModelForSequenceClassification.from_pretrained(run.base, num_labels=len(run.names), dtype="float32")
     settings["learning_rate"] = lr or 5e-5 * 768 / model.config.hidden_size
     encoded = tokenizer(run.texts, truncation=True, max_length=MAX_LENGTH, padding=padding)
     rows = Dataset.from_dict({**encoded, "labels": run.targets.tolist()})
-    collate = default_data_collator if padding else DataCollatorWithPadding(tokenizer)
+    collate = transformers.default_data_collator if padding else transformers.DataCollatorWithPadding(tokenizer)
+    args = transformers.TrainingArguments(**settings, **run.trainer)
     run.predict = partial(probabilities, model, tokenizer, run.several)
-    Trainer(model, TrainingArguments(**settings, **run.trainer), collate, rows, callbacks=[run]).train()
-    return settings | {"padding": padding or "longest of a batch"}
+    transformers.Trainer(model, args, collate, rows, callbacks=[run]).train()
+    shown = ("per_device_train_batch_size", "bf16", "learning_rate", "train_sampling_strategy")
+    return {name: getattr(args, name) for name in shown} | {"padding": padding or "longest of a batch"}
 
 
 def cross_encoder(run: Run, **settings: Any) -> dict[str, Any]:
     """sentence-transformers' CrossEncoderTrainer; its losses take pairs, so the second text is empty, and it has none
     for several labels at once: there its cross-entropy is replaced by a binary one."""
-    from datasets import Dataset
     from sentence_transformers.cross_encoder import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
     from sentence_transformers.cross_encoder.losses import CrossEntropyLoss
 
@@ -130,13 +123,12 @@ def cross_encoder(run: Run, **settings: Any) -> dict[str, Any]:
     rows = {"text": run.texts, "pair": [""] * len(run.texts), "label": run.targets.tolist()}
     run.predict = lambda texts: model.predict([(text, "") for text in texts], show_progress_bar=False)
     CrossEncoderTrainer(model, args, Dataset.from_dict(rows), loss=loss, callbacks=[run]).train()
-    return settings | {"learning_rate": args.learning_rate}
+    return settings | {"bf16": args.bf16, "learning_rate": args.learning_rate}
 
 
 def setfit(run: Run) -> dict[str, Any]:
     """SetFit's Trainer with its defaults. n rows make n * n / 2 pairs; its migration guide limits them by `max_steps`,
     here so that as many texts pass through the encoder as for the others. A look's seconds include fitting the head."""
-    from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments
 
     kind = "one-vs-rest" if run.several else None
@@ -147,8 +139,7 @@ def setfit(run: Run) -> dict[str, Any]:
     run.predict = partial(model.predict_proba, as_numpy=True, show_progress_bar=False)
     run.ready = partial(model.fit, run.texts, targets, num_epochs=1, show_progress_bar=False)
     Trainer(model, args, Dataset.from_dict({"text": run.texts, "label": targets}), callbacks=[run]).train()
-    shown = ("embedding_batch_size", "body_embedding_learning_rate", "sampling_strategy", "max_steps", "use_amp")
-    return {name: getattr(args, name) for name in shown}
+    return {"max_steps": args.max_steps, "batch_size": args.batch_size, "body_learning_rate": args.body_learning_rate}
 
 
 def rehead(run: Run) -> dict[str, Any]:
@@ -168,10 +159,8 @@ def rehead(run: Run) -> dict[str, Any]:
 
     def predict(folder: str, texts: list[str]) -> Any:
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="float32")
-        found = np.zeros((len(texts), len(run.names)))  # labels that no training row holds stay at 0
-        columns = [run.names.index(label) for _, label in sorted(model.config.id2label.items())]
-        found[:, columns] = probabilities(model, AutoTokenizer.from_pretrained(folder), run.several, texts)
-        return found
+        found = pd.DataFrame(probabilities(model, AutoTokenizer.from_pretrained(folder), run.several, texts))
+        return found.rename(columns=model.config.id2label).reindex(columns=run.names, fill_value=0.0).to_numpy()
 
     def hear(event: Event) -> None:
         nonlocal since_s
@@ -191,11 +180,10 @@ def rehead(run: Run) -> dict[str, Any]:
 
 
 BATCH = {"per_device_train_batch_size": 32}
-EXAMPLE = {"per_device_train_batch_size": 8, "lr": 2e-5, "padding": "max_length"}
 CONTESTANTS: dict[str, tuple[str, Any]] = {
-    "run_classification": ("datasets", partial(plain, **EXAMPLE)),
-    "informed": ("datasets", partial(plain, bf16=True, **BATCH)),
-    "grouped": ("datasets", partial(plain, bf16=True, train_sampling_strategy="group_by_length", **BATCH)),
+    "run_classification": ("transformers", partial(plain, lr=2e-5, padding="max_length")),
+    "informed": ("transformers", partial(plain, bf16=True, **BATCH)),
+    "grouped": ("transformers", partial(plain, bf16=True, train_sampling_strategy="group_by_length", **BATCH)),
     "cross_encoder": ("sentence_transformers", partial(cross_encoder, **BATCH)),
     "cross_encoder_bf16": ("sentence_transformers", partial(cross_encoder, bf16=True, **BATCH)),
     "setfit": ("setfit", setfit),
@@ -207,19 +195,17 @@ def main() -> None:
     """Make the run that a job file describes, and write what was found."""
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     torch.set_num_threads(job["threads"])
-    transformers.utils.logging.set_verbosity_error()
     module, contestant = CONTESTANTS[job["contestant"]]
     import_module(module)  # so that no import is timed
     transformers.set_seed(job["seed"])
     run, load, began_s = Run(job), os.getloadavg()[0], time.perf_counter()
     settings = contestant(run)
     total_s, train_s = time.perf_counter() - began_s - run.paused_s, run.curve[-1]["seconds"]
-    if not run.final:
-        sys.exit("the last update was not scored")
+    score = run.final or sys.exit("the last update was not scored")
     found = {"rows": run.trained_rows, "rows_per_s": run.trained_rows * job["epochs"] / train_s, "train_s": train_s}
-    found |= {"total_s": total_s, "score": run.final, "curve": run.curve, "settings": settings, "load_before": load}
+    found |= {"total_s": total_s, "score": score, "curve": run.curve, "settings": settings, "load_before": load}
     found |= {"threads": torch.get_num_threads(), "capability": torch.backends.cpu.get_cpu_capability()}
-    found["versions"] = {one.name: one.version for one in distributions() if one.name in VERSIONED}
+    found["versions"] = {one.name: one.version for one in metadata.distributions() if one.name in VERSIONED}
     Path(job["result"]).write_text(json.dumps(found), encoding="utf-8")
 
 

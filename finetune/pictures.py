@@ -59,13 +59,15 @@ def trials(tried: Sequence[tuple[int, float | None, str]], metric: str, file: Pa
         axes.step(numbers, np.maximum.accumulate(scores), where="post", color=GREEN, label="best so far")
     if cut:
         axes.plot(*zip(*cut, strict=True), "x", color=RED, label="cut short")
-    for number in (number for number, _, state in tried if state == "fail"):
-        axes.axvline(number, color=RED, linestyle=":", linewidth=1)
+    for place, number in enumerate(number for number, _, state in tried if state == "fail"):
+        axes.axvline(number, color=RED, linestyle=":", linewidth=1, label="diverged" if place == 0 else None)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axes.set_xlim(0.5, max(1, len(tried)) + 0.5)
     axes.set_xlabel("trial")
     axes.set_ylabel(metric)
     axes.grid(alpha=0.3)
-    if done or cut:
-        figure.legend(loc="outside upper center", ncols=3)
+    if tried:
+        figure.legend(loc="outside upper center", ncols=4)
     figure.savefig(file, dpi=DPI)
 
 

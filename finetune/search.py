@@ -3,16 +3,18 @@
 Knows: how a config says a range, what a trial is, where the study lies, and how it goes on.
 Does not know: how a run is trained (run.py), or which setting matters.
 
-A range stands where a value would, in the YAML file: `{low: 1e-5, high: 1e-3, log: true}`, `{low: 1, high: 4, step: 1}`
-or `{choices: [16, 32]}`. Everything lies beside the model, in `OUT.trials/`.
+A range stands where a value would, at any depth: `{low: 1e-5, high: 1e-3, log: true}`, `{low: 1, high: 4, step: 1}` or
+`{choices: [16, 32]}`, with these keys and no others. Everything lies beside the model, in `OUT.trials/`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,30 +27,86 @@ from finetune.run import plan, train
 
 BEST, STUDY, PICTURE = "best.yaml", "study.db", "trials.png"
 
+ASKED, METRIC, PLACED = "asked", "metric", "placed"
+"""What a study records of itself: the settings by key, the metric of its scores, the hash of the manifest at `out`."""
+
+DIVERGED = "diverged"
+"""What a failed trial records where it did come to an end; one that was stopped from outside does not count."""
+
+OF_A_CALL = ("out", "overwrite", "resume")
+"""Settings that say where and how a search is called, not what it searches."""
+
+TRIALS_BEFORE_PRUNING = 3
+STEPS_OF_AN_EPOCH = 1000
+"""Scores are reported by epoch, as whole numbers, so that trials of unlike batch sizes are compared at one place."""
+
 
 @dataclass(frozen=True)
 class Range:
     """Where a setting may lie: between bounds, or one of a few values."""
 
-    low: float | int | None = None
-    high: float | int | None = None
+    low: float | int = 0
+    high: float | int = 0
     step: float | int | None = None
     log: bool = False
     choices: tuple[Any, ...] | None = None
 
-    def suggested(self, key: str, trial: Any) -> Any:
-        """The value that the study tries next."""
+    def draw(self, key: str, trial: Any) -> None:
+        """Let the study choose for `key`; what it chose then stands in the trial's `params`."""
         if self.choices is not None:
             # Optuna keeps plain values: others are drawn by their place
-            return self.choices[trial.suggest_categorical(key, list(range(len(self.choices))))]
-        whole = isinstance(self.low, int) and isinstance(self.high, int) and isinstance(self.step or 1, int)
-        if whole:
-            return trial.suggest_int(key, self.low, self.high, step=int(self.step or 1), log=self.log)
-        return trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log)
+            trial.suggest_categorical(key, list(range(len(self.choices))))
+        elif self._is_whole():
+            trial.suggest_int(key, self.low, self.high, step=int(self.step or 1), log=self.log)
+        else:
+            trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log)
 
-    def ends(self) -> Sequence[Any]:
-        """Values that show whether the setting can lie there."""
-        return self.choices if self.choices is not None else (self.low, self.high)
+    def value(self, drawn: Any) -> Any:
+        """The setting's value for what the study drew."""
+        return self.choices[drawn] if self.choices is not None else drawn
+
+    def probes(self) -> Sequence[Any]:
+        """Values that show whether the setting can lie there: each choice, or the bounds and one between."""
+        if self.choices is not None:
+            return self.choices
+        # a fraction, so that a setting of whole numbers refuses 8.0 to 32.0 now, and not in the middle of the search
+        between = self.low + (self.step if self.step is not None else (self.high - self.low) / math.e)
+        return (self.low, self.high) if self._is_whole() else (self.low, self.high, between)
+
+    def _is_whole(self) -> bool:
+        return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is searched: a config's content, the ranges in it by dotted key, and every setting of it as JSON."""
+
+    content: Mapping[str, Any]
+    ranges: Mapping[str, Range]
+    asked: Mapping[str, str]
+
+    def config(self, values: Mapping[str, Any], **settings: Any) -> TrainConfig:
+        """The config with a value for each range, and `settings` in place of its own."""
+        return configfile.build(_laid(self.content, values.get) | settings)
+
+    def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Setting -> value for what a trial drew."""
+        return {key: self.ranges[key].value(drawn) for key, drawn in params.items()}
+
+    def probed(self) -> tuple[TrainConfig, list[TrainConfig]]:
+        """The config of the first probes, and those that differ from it in a choice by name; every probe is built.
+
+        Raises:
+            ConfigError: a setting cannot lie in its range.
+        """
+        first = {key: range_.probes()[0] for key, range_ in self.ranges.items()}
+        named = []
+        for key, range_ in self.ranges.items():
+            for probe in range_.probes():
+                config = self.config(first | {key: probe})
+                if range_.choices is not None and configfile.number(probe) is None and probe != first[key]:
+                    named.append(config)
+        return self.config(first), named
 
 
 @dataclass(frozen=True)
@@ -73,56 +131,161 @@ def search(
         data: an in-memory table in place of `data.train`.
 
     Raises:
-        FinetuneError: no range, a setting that cannot lie in its range, another search at the same place.
+        FinetuneError: no range, or one that cannot be; another search at this place; no trial that came to an end.
     """
-    optuna, say = _optuna(), on_event or (lambda event: None)
-    fixed, ranges = _parted(content)
-    if not ranges:
-        raise ConfigError("nothing to search: give a setting a range, for example optim: {lr: {low: 1e-5, high: 1e-3}}")
-    base = _checked(fixed, ranges)
-    out = Path(base.out)
-    folder = out.with_name(f"{out.name}.trials")
-    if not (folder / STUDY).exists():  # a study that goes on may replace the model that it left
-        artifact.check_output(out, overwrite=base.overwrite)
-    folder.mkdir(parents=True, exist_ok=True)
-    study = _study(optuna, folder, fixed, ranges, base.seed)
-    name = METRICS_OF_TASK[plan(base, data).splits.labels.task][0]
-
-    def objective(trial: Any) -> float:
-        values = {key: range_.suggested(key, trial) for key, range_ in ranges.items()}
-        place = _place(folder, trial.number) / out.name
-        shutil.rmtree(place.parent, ignore_errors=True)
-        config = configfile.build(configfile.laid(fixed, values | {"out": str(place), "overwrite": True}))
-        with _Trial(optuna, trial, name, place.parent) as heard:
-            return train(config, data, heard).metrics[name]
-
-    def tell(study: Any, trial: Any) -> None:
-        say(Said(_sentence(study, trial, trials, name, ranges)))
-        _keep_best(study, folder)
-
-    left = trials - len([one for one in study.trials if one.state.is_finished()])
-    if left < trials:
-        say(Said(f"going on with the study in {folder}: {max(0, left)} of {trials} trials are left"))
-    study.optimize(objective, n_trials=max(0, left), callbacks=[tell], catch=(TrainingError,))
-    return _finished(optuna, study, folder, out, fixed, ranges, name, say)
+    study = _Study(_optuna(), _space(content), on_event or (lambda event: None))
+    study.go_on(trials) if study.is_known else study.begin(data)
+    study.train(trials, data)
+    return study.finish()
 
 
-class _Trial:
-    """Hears one run, reports its scores, and cuts it short where it falls behind; leaves no half-made folder."""
+class _Study:
+    """Optuna's study of a space, and the folder in which it lies."""
 
-    def __init__(self, optuna: Any, trial: Any, metric: str, place: Path) -> None:
-        self.optuna, self.trial, self.metric, self.place = optuna, trial, metric, place
+    def __init__(self, optuna: Any, space: Space, say: Listener) -> None:
+        self.optuna, self.space, self.say = optuna, space, say
+        self.base, self.named = space.probed()
+        self.out = Path(self.base.out)
+        self.folder = self.out.with_name(f"{self.out.name}.trials")
+        self.is_known = (self.folder / STUDY).exists()
+        self.kept: Any = None
 
-    def __enter__(self) -> _Trial:
-        return self
+    def begin(self, data: Any) -> None:
+        """A new study, once nothing speaks against it."""
+        artifact.check_output(self.out, overwrite=self.base.overwrite)
+        # whether a choice by name suits the data shows where the run is planned
+        task, *_ = [plan(config, data).splits.labels.task for config in (self.base, *self.named)]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._open()
+        self.kept.set_user_attr(METRIC, METRICS_OF_TASK[task][0])
+        self.kept.set_user_attr(ASKED, self.space.asked)
 
-    def __exit__(self, kind: Any, *problem: object) -> None:
-        if kind is not None:
-            shutil.rmtree(self.place, ignore_errors=True)
+    def go_on(self, trials: int) -> None:
+        """The study in the folder.
+
+        Raises:
+            ConfigError: it is of other settings or ranges, or `out` holds something that it did not put there.
+        """
+        self._open()
+        then, now = self.kept.user_attrs.get(ASKED, {}), self.space.asked
+        changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+        if changed:
+            differ = ", ".join(f"{key} was {then.get(key, 'not set')}, is {now.get(key, 'not set')}" for key in changed)
+            raise ConfigError(
+                f"{self.folder} holds another search: {differ}. Set it back, choose another --out, or remove the folder"
+            )
+        artifact.check_output(self.out, overwrite=self.base.overwrite or self._is_ours())
+        left = max(0, trials - len(self.counted()))
+        self.say(Said(f"going on with the study in {self.folder}: {left} of {trials} trials are left"))
+
+    def train(self, trials: int, data: Any) -> None:
+        """Train the trials that are still missing of so many."""
+        left = max(0, trials - len(self.counted()))
+        tell = [lambda _, trial: self._tell(trial, trials)]
+        try:
+            self.kept.optimize(lambda trial: self._score(trial, data), left, callbacks=tell, catch=(TrainingError,))
+        except KeyboardInterrupt:
+            done = f"{len(self.counted())} of {trials} trials are kept in {self.folder}"
+            self.say(Warned(f"interrupted: {done}; run the same command again to go on"))
+            raise
+
+    def finish(self) -> SearchResult:
+        """Draw the picture, write the best config, put its model in place."""
+        counted, best = self.counted(), self._best()
+        tried = [(number, one.value, one.state.name.lower()) for number, one in enumerate(counted, 1)]
+        pictures.trials(tried, self.kept.user_attrs[METRIC], self.folder / PICTURE)
+        self._keep_best()
+        if best is None:
+            raise TrainingError(f"none of {len(counted)} trials came to an end: try other ranges, with another --out")
+        config = self.space.config(self.space.values(best.params))
+        (self.folder / BEST).write_text(configfile.dump(config), encoding="utf-8")
+        place = self._place(best)
+        if place.is_dir():
+            self.kept.set_user_attr(PLACED, artifact.sha256(place / self.out.name / artifact.MANIFEST))
+            artifact.publish(place / self.out.name, self.out)
+            shutil.rmtree(place, ignore_errors=True)
+            self.say(Saved(str(self.out)))
+        elif not self._is_ours():
+            again = f"rehead finetune --config {self.folder / BEST}"
+            self.say(Warned(f"the best trial's model is not at {self.out} any more: {again} trains it again"))
+        return SearchResult(self.out, config, best.value, len(counted))
+
+    def counted(self) -> list[Any]:
+        """The trials that came to an end; one that was stopped from outside is made up for by another."""
+        ended = ("COMPLETE", "PRUNED")
+        return [one for one in self.kept.trials if one.state.name in ended or DIVERGED in one.user_attrs]
+
+    def _open(self) -> None:
+        self.kept = self.optuna.create_study(
+            study_name=self.out.name,
+            storage=f"sqlite:///{self.folder / STUDY}",
+            direction="maximize",
+            pruner=self.optuna.pruners.MedianPruner(n_startup_trials=TRIALS_BEFORE_PRUNING),
+            load_if_exists=True,
+        )
+        # a study that goes on should not draw its first values once more
+        self.kept.sampler = self.optuna.samplers.TPESampler(seed=self.base.seed + len(self.kept.trials))
+
+    def _score(self, trial: Any, data: Any) -> float:
+        for key, range_ in self.space.ranges.items():
+            range_.draw(key, trial)
+        place, metric = self._place(trial), self.kept.user_attrs[METRIC]
+        shutil.rmtree(place, ignore_errors=True)
+        # the model card is headed by the folder's name
+        settings = {"out": str(place / self.out.name), "overwrite": True, "resume": False}
+        try:
+            config = self.space.config(self.space.values(trial.params), **settings)
+            score = train(config, data, _Scores(self.optuna, trial, metric)).metrics[metric]
+            if not math.isfinite(score):
+                raise TrainingError(f"{metric} is {score}")
+        except BaseException as stop:
+            if isinstance(stop, TrainingError):
+                trial.set_user_attr(DIVERGED, True)
+            shutil.rmtree(place, ignore_errors=True)  # no half-made folder
+            raise
+        return score
+
+    def _tell(self, trial: Any, trials: int) -> None:
+        values = self.space.values(trial.params)
+        shown = ", ".join(f"{key}={f'{one:.4g}' if isinstance(one, float) else one}" for key, one in values.items())
+        ended = {"PRUNED": "cut short", "FAIL": "diverged"}.get(trial.state.name)
+        if ended is None:
+            best = " (best)" if self.kept.best_trial.number == trial.number else ""
+            ended = f"{self.kept.user_attrs[METRIC]} {trial.value:.4f}{best}"
+        self.say(Said(f"trial {len(self.counted())} of {trials}: {ended} with {shown}"))
+        self._keep_best()
+
+    def _best(self) -> Any:
+        return self.kept.best_trial if any(one.state.name == "COMPLETE" for one in self.kept.trials) else None
+
+    def _keep_best(self) -> None:
+        # models of many trials would fill the disk
+        best = self._best()
+        for place in self.folder.glob("trial-*"):
+            if best is None or place != self._place(best):
+                shutil.rmtree(place, ignore_errors=True)
+
+    def _place(self, trial: Any) -> Path:
+        return self.folder / f"trial-{trial.number:03d}"
+
+    def _is_ours(self) -> bool:
+        manifest = self.out / artifact.MANIFEST
+        return manifest.is_file() and artifact.sha256(manifest) == self.kept.user_attrs.get(PLACED)
+
+
+class _Scores:
+    """Hears one run, reports its scores to the study, and stops it (TrialPruned) where it falls behind."""
+
+    def __init__(self, optuna: Any, trial: Any, metric: str) -> None:
+        self.optuna, self.trial, self.metric, self.reported = optuna, trial, metric, -1
 
     def __call__(self, event: Any) -> None:
-        if isinstance(event, Evaluated) and self.metric in event.metrics:
-            self.trial.report(event.metrics[self.metric], event.update)
+        if not isinstance(event, Evaluated) or self.metric not in event.metrics:
+            return
+        step = round(event.epoch * STEPS_OF_AN_EPOCH)
+        if step > self.reported:  # a run that is mended goes back to a checkpoint
+            self.reported = step
+            self.trial.report(event.metrics[self.metric], step)
             if self.trial.should_prune():
                 raise self.optuna.TrialPruned
 
@@ -136,126 +299,49 @@ def _optuna() -> Any:
     return optuna
 
 
-def _study(optuna: Any, folder: Path, fixed: Mapping[str, Any], ranges: Mapping[str, Range], seed: int) -> Any:
-    study = optuna.create_study(
-        study_name="rehead",
-        storage=f"sqlite:///{folder / STUDY}",
-        direction="maximize",
-        # a study that goes on should not draw its first values once more
-        sampler=optuna.samplers.TPESampler(seed=seed),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
-        load_if_exists=True,
-    )
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
-    now = json.dumps({"fixed": fixed, "ranges": {key: str(value) for key, value in ranges.items()}}, sort_keys=True)
-    before = study.user_attrs.get("asked", now)
-    if before != now:
-        raise ConfigError(
-            f"{folder} holds another search: its settings or ranges differ. Choose another --out, or remove that folder"
-        )
-    study.set_user_attr("asked", now)
-    return study
+def _space(content: Mapping[str, Any]) -> Space:
+    found: dict[str, Any] = {}
+    _laid(content, found.setdefault)
+    ranges = {key: _range(key, value) for key, value in found.items() if _is_range(value)}
+    if not ranges:
+        raise ConfigError("nothing to search: give a setting a range, for example optim: {lr: {low: 1e-5, high: 1e-3}}")
+    if wrong := ranges.keys() & set(OF_A_CALL):
+        raise ConfigError(f"{min(wrong)} is one for all trials: give it a value in place of a range")
+    asked = {key: json.dumps(value, ensure_ascii=False, default=str) for key, value in found.items()}
+    return Space(content, ranges, {key: text for key, text in asked.items() if key not in OF_A_CALL})
 
 
-def _parted(content: Mapping[str, Any], above: str = "") -> tuple[dict[str, Any], dict[str, Range]]:
-    """The content without its ranges, and the ranges by dotted key."""
-    fixed: dict[str, Any] = {}
-    ranges: dict[str, Range] = {}
-    for key, value in content.items():
-        dotted = f"{above}{key}"
-        if isinstance(value, Mapping) and ({"low", "high"} <= set(value) or set(value) == {"choices"}):
-            ranges[dotted] = _range(dotted, value)
-        elif isinstance(value, Mapping):
-            fixed[key], inner = _parted(value, f"{dotted}.")
-            ranges |= inner
-        else:
-            fixed[key] = value
-    return fixed, ranges
+def _is_range(value: Any) -> bool:
+    keys = set(value) if isinstance(value, Mapping) else set()
+    return keys == {"choices"} or {"low", "high"} <= keys <= {"low", "high", "log", "step"}
+
+
+def _laid(value: Any, change: Callable[[str, Any], Any], above: str = "") -> Any:
+    """The content with `change(dotted key, value)` in the place of every single value and range, also in lists."""
+    if isinstance(value, Mapping) and not _is_range(value):
+        return {key: _laid(one, change, f"{above}.{key}" if above else str(key)) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_laid(one, change, f"{above}.{place}") for place, one in enumerate(value)]
+    return change(above, value)
 
 
 def _range(key: str, value: Mapping[str, Any]) -> Range:
-    numbers = {name: configfile.number(value[name]) for name in ("low", "high", "step") if name in value}
-    unknown = set(value) - {"low", "high", "step", "log", "choices"}
-    choices = value.get("choices")
-    if unknown or None in numbers.values() or (choices is not None and not (isinstance(choices, list) and choices)):
-        raise ConfigError(f"{key}: a range reads {{low: 1e-5, high: 1e-3, log: true}} or {{choices: [16, 32]}}")
-    low, high = numbers.get("low") or 0, numbers.get("high") or 0
-    if choices is None and not low < high:
+    if "choices" in value:
+        if not isinstance(value["choices"], list | tuple) or not value["choices"]:
+            raise ConfigError(f"{key}: choices should be a list of values, for example {{choices: [16, 32]}}")
+        return Range(choices=tuple(value["choices"]))
+    log, numbers = value.get("log", False), {}
+    for name in ("low", "high", "step"):
+        number = configfile.number(value.get(name, 1))
+        if number is None or not math.isfinite(number) or not isinstance(log, bool):
+            like = "{low: 1e-5, high: 1e-3, log: true} or {low: 1, high: 4, step: 1}"
+            raise ConfigError(f"{key}: a range reads {like}")
+        numbers[name] = number
+    low, high, step = (Decimal(str(number)) for number in numbers.values())
+    if not low < high:
         raise ConfigError(f"{key}: low {value['low']} should be below high {value['high']}")
-    if value.get("log") and ("step" in value or low <= 0):
+    if log and ("step" in value or low <= 0):
         raise ConfigError(f"{key}: a range with log has no step, and begins above 0")
-    return Range(**numbers, log=bool(value.get("log")), choices=tuple(choices) if choices is not None else None)
-
-
-def _checked(fixed: Mapping[str, Any], ranges: Mapping[str, Range]) -> TrainConfig:
-    """A config of the ranges' first ends; every end is tried, so that a wrong one is refused before any trial."""
-    first = {key: range_.ends()[0] for key, range_ in ranges.items()}
-    for key, range_ in ranges.items():
-        for end in range_.ends():
-            configfile.build(configfile.laid(fixed, first | {key: end}))
-    return configfile.build(configfile.laid(fixed, first))
-
-
-def _sentence(study: Any, trial: Any, trials: int, name: str, ranges: Mapping[str, Range]) -> str:
-    values = ", ".join(f"{key}={_value(ranges[key], drawn)}" for key, drawn in trial.params.items())
-    state = trial.state.name.lower()
-    if state != "complete":
-        word = {"pruned": "cut short", "fail": "diverged"}.get(state, state)
-        return f"trial {trial.number + 1} of {trials}: {word} with {values}"
-    best = " (best)" if study.best_trial.number == trial.number else ""
-    return f"trial {trial.number + 1} of {trials}: {name} {trial.value:.4f}{best} with {values}"
-
-
-def _value(range_: Range, drawn: Any) -> Any:
-    if range_.choices is not None:
-        return range_.choices[drawn]
-    return f"{drawn:.4g}" if isinstance(drawn, float) else drawn
-
-
-def _completed(study: Any) -> list[Any]:
-    return [trial for trial in study.trials if trial.state.name == "COMPLETE"]
-
-
-def _keep_best(study: Any, folder: Path) -> None:
-    """Only the best trial's model stays: a search of many trials would fill the disk."""
-    best = _place(folder, study.best_trial.number) if _completed(study) else None
-    for place in folder.glob("trial-*"):
-        if place != best:
-            shutil.rmtree(place, ignore_errors=True)
-
-
-def _place(folder: Path, number: int) -> Path:
-    return folder / f"trial-{number:03d}"
-
-
-def _finished(
-    optuna: Any,
-    study: Any,
-    folder: Path,
-    out: Path,
-    fixed: Mapping[str, Any],
-    ranges: Mapping[str, Range],
-    name: str,
-    say: Callable[[Any], None],
-) -> SearchResult:
-    pictures.trials(
-        [(one.number + 1, one.value, one.state.name.lower()) for one in study.trials], name, folder / PICTURE
-    )
-    if not _completed(study):
-        raise TrainingError("no trial came to an end: narrow the ranges")
-    best = study.best_trial
-    values = {key: _plain(ranges[key], drawn) for key, drawn in best.params.items()}
-    config = configfile.build(configfile.laid(fixed, values))
-    (folder / BEST).write_text(configfile.dump(config), encoding="utf-8")
-    place = _place(folder, best.number)
-    if place.is_dir():
-        artifact.publish(place / out.name, out)
-        shutil.rmtree(place, ignore_errors=True)
-        say(Saved(str(out)))
-    elif not out.is_dir():
-        say(Warned(f"the best trial's model is gone: rehead finetune --config {folder / BEST} trains it again"))
-    return SearchResult(out, config, best.value, len(study.trials))
-
-
-def _plain(range_: Range, drawn: Any) -> Any:
-    return range_.choices[drawn] if range_.choices is not None else drawn
+    if "step" in value and (step <= 0 or (high - low) % step):
+        raise ConfigError(f"{key}: steps of {value['step']} do not lead from {value['low']} to {value['high']}")
+    return Range(numbers["low"], numbers["high"], numbers["step"] if "step" in value else None, log)

@@ -52,7 +52,7 @@ def test_the_training_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
             done = CliRunner().invoke(rehead, command[1:])
             assert done.exit_code == 0, f"{command}: {done.output} {done.exception!r}"
             printed[command[-1] if command[-2] == "--out" else " ".join(command[1:3])] = done.output
-    assert "training 2,310 of 22,715,142 weights: head 2,310" in printed["models/frozen"]
+    assert "training 1,155 of 22,566,531 weights: head 1,155" in printed["models/frozen"]
     assert "their units will stay alike" in printed["models/zeros"]
     assert "batch normalisation over 8 rows a batch is noisy" in printed["models/norm"]
     assert "gradients vanish" in printed["models/deep"] and "remedy 1 of 2" in printed["models/mended"]

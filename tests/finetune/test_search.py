@@ -1,13 +1,17 @@
 """The best settings among ranges: a study that goes on where it stopped."""
 
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from click.testing import CliRunner
 
+import finetune.search
 from finetune import artifact, configfile, events, losses
-from finetune.errors import ConfigError
+from finetune.errors import ConfigError, MissingExtra
 from finetune.search import search
 
 
@@ -34,7 +38,14 @@ def test_the_best_trial_becomes_the_model_and_the_search_goes_on(
     assert folder.headline == ("accuracy", pytest.approx(first.score))
     best = configfile.load(trials / "best.yaml")
     assert best == first.config and best.out == content["out"]
-    assert best.optim.batch_size in (8, 16) and 1e-4 <= best.optim.lr <= 1e-2  # type: ignore[operator]
+    tried = optuna.load_study(study_name="found", storage=f"sqlite:///{trials / 'study.db'}").best_trial
+    assert (best.optim.batch_size, best.optim.lr) == (
+        (8, 16)[tried.params["optim.batch_size"]],
+        tried.params["optim.lr"],
+    )
+    assert tried.value == first.score and 1e-4 <= tried.params["optim.lr"] <= 1e-2
+    trained = configfile.load(tmp_path / "found" / "train_config.yaml")
+    assert trained.optim == best.optim
     assert "# found" in (tmp_path / "found" / "README.md").read_text()
 
     heard.clear()
@@ -43,8 +54,15 @@ def test_the_best_trial_becomes_the_model_and_the_search_goes_on(
     assert said(heard)[0].endswith("1 of 3 trials are left") and said(heard)[1].startswith("trial 3 of 3")
     assert search(content, 3, data=reviews).trials == 3
 
-    content["optim"]["lr"]["high"] = 2e-2
-    with pytest.raises(ConfigError, match="holds another search: its settings or ranges differ"):
+    changed = configfile.laid(content, {"optim.batch_size": 8, "seed": 7})
+    sentence = (
+        'holds another search: optim.batch_size was {"choices": [8, 16]}, is 8, seed was not set, is 7. Set it back'
+    )
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        search(changed, 4, data=reviews)
+
+    (tmp_path / "found" / "manifest.json").write_text("another model's")
+    with pytest.raises(ConfigError, match="already holds a model: choose another --out, or pass --overwrite"):
         search(content, 4, data=reviews)
 
 
@@ -57,6 +75,7 @@ def test_a_hopeless_trial_is_cut_short_and_a_diverging_one_is_no_end(
         return losses.sparse_categorical_crossentropy(logits, targets) * scale[0]
 
     scale = [1.0]
+    monkeypatch.setattr(finetune.search, "TRIALS_BEFORE_PRUNING", 1)
     monkeypatch.setitem(losses.LOSSES, "planted", planted)
     monkeypatch.setitem(losses.FITS, "planted", losses.ONE_OF_MANY)
 
@@ -64,16 +83,18 @@ def test_a_hopeless_trial_is_cut_short_and_a_diverging_one_is_no_end(
         heard.append(event)
         if isinstance(event, events.Said) and event.text.startswith("trial "):
             number = next(trials)
-            # the fourth trial is told to unlearn, the fifth computes numbers that are none
-            scale[0] = {2: -1.0, 3: float("nan")}.get(number, 1.0)
+            left = [place.name for place in (tmp_path / "found.trials").glob("trial-*")]
+            assert (f"trial-{number:03d}" in left) == (number == 0)
+            # the second trial is told to unlearn, the third computes numbers that are none
+            scale[0] = {0: -1.0, 1: float("nan")}.get(number, 1.0)
 
     heard: list[Any] = []
     content |= {"loss": "planted", "checkpoint": {"every_steps": 3}}
     content["optim"] |= {"epochs": 3, "lr": {"low": 4e-3, "high": 6e-3}, "batch_size": 8}
-    found = search(content, 5, data=reviews, on_event=listen)
+    found = search(content, 3, data=reviews, on_event=listen)
     assert found.score == 1.0
-    assert said(heard)[3].startswith("trial 4 of 5: cut short with optim.lr=0.00")
-    assert said(heard)[4].startswith("trial 5 of 5: diverged with optim.lr=0.00")
+    assert said(heard)[1].startswith("trial 2 of 3: cut short with optim.lr=0.00")
+    assert said(heard)[2].startswith("trial 3 of 3: diverged with optim.lr=0.00")
     assert not list((tmp_path / "found.trials").glob("trial-*"))
 
 
@@ -85,7 +106,26 @@ def test_a_hopeless_trial_is_cut_short_and_a_diverging_one_is_no_end(
         ({"optim.warmup": {"low": 0.1, "high": 3.0}}, "setting 'optim.warmup' is 3.0"),
         ({"optim.lr": {"low": 1e-3, "high": 1e-4}}, "optim.lr: low 0.001 should be below high 0.0001"),
         ({"optim.lr": {"low": "a", "high": 1e-4}}, r"a range reads \{low: 1e-5, high: 1e-3, log: true\}"),
+        ({"optim.lr": {"low": 1e-4, "high": ".inf"}}, r"a range reads \{low: 1e-5, high: 1e-3, log: true\}"),
         ({"optim.lr": {"low": 0, "high": 1, "log": True}}, "with log has no step, and begins above 0"),
+        ({"optim.epochs": {"low": 1, "high": 4, "step": 2}}, "optim.epochs: steps of 2 do not lead from 1 to 4"),
+        ({"optim.epochs": {"low": 1, "high": 4, "step": 0}}, "optim.epochs: steps of 0 do not lead from 1 to 4"),
+        (
+            {"optim.accumulation": {"low": 1.0, "high": 4.0}},
+            "'optim.accumulation' is 2.1.*: input should be a valid int",
+        ),
+        ({"optim.batch_size": {"choices": []}}, "optim.batch_size: choices should be a list of values"),
+        (
+            {"auxiliary": [{"name": "keep_embedding", "weight": {"low": 2, "high": 1}}]},
+            "auxiliary.0.weight: low 2 should",
+        ),
+        ({"out": {"choices": ["a", "b"]}}, "out is one for all trials"),
+        ({"loss": {"choices": ["focal", "focul"]}}, "unknown loss 'focul'"),
+        ({"loss": {"choices": ["focal", "huber"]}}, "loss 'huber' does not fit task binary"),
+        (
+            {"optim.lr": 1e-3, "optim.batch_size": 8, "class_weights": {"low": 1, "medium": 2, "high": 3}},
+            "nothing to search",  # labels may have such names
+        ),
     ],
 )
 def test_a_range_that_cannot_be_is_refused_before_any_trial(
@@ -94,6 +134,47 @@ def test_a_range_that_cannot_be_is_refused_before_any_trial(
     with pytest.raises(ConfigError, match=sentence):
         search(configfile.laid(content, changes), 2, data=reviews)
     assert not (tmp_path / "found.trials").exists()
+
+
+def test_a_stopped_trial_does_not_count_and_the_same_command_goes_on(
+    content: dict[str, Any], reviews: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(config: Any, data: Any, on_event: Any) -> Any:
+        begun.append(config)
+
+        def listen(event: Any) -> None:
+            if len(begun) == 2 and isinstance(event, events.Started):
+                raise KeyboardInterrupt
+            on_event(event)
+
+        return real(config, data, listen)
+
+    begun: list[Any] = []
+    real = finetune.search.train
+    monkeypatch.setattr(finetune.search, "train", train)
+    heard: list[Any] = []
+    content["auxiliary"] = [{"name": "keep_embedding", "weight": {"low": 0.5, "high": 2.0, "step": 0.5}}]
+    with pytest.raises(KeyboardInterrupt):
+        search(content, 2, data=reviews, on_event=heard.append)
+    trials = tmp_path / "found.trials"
+    told = f"interrupted: 1 of 2 trials are kept in {trials}; run the same command again to go on"
+    assert heard[-1] == events.Warned(told)
+    assert {file.name for file in trials.iterdir()} == {"study.db", "trial-000"} and not (tmp_path / "found").exists()
+
+    heard.clear()
+    found = search(content, 2, data=reviews, on_event=heard.append)
+    assert len(begun) == 3 and found.trials == 2
+    assert [line.split(":")[0] for line in said(heard)[1:]] == ["trial 2 of 2"]
+    assert found.config.auxiliary[0].knobs["weight"] in (0.5, 1.0, 1.5, 2.0)
+    assert artifact.read(tmp_path / "found", check_hashes=True).headline == ("accuracy", pytest.approx(found.score))
+
+
+def test_without_optuna_a_sentence_says_what_to_install(
+    content: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'rehead\[search\]'"):
+        search(content, 1)
 
 
 def test_the_command_reads_ranges_from_a_file(content: dict[str, Any], reviews: Any, tmp_path: Path) -> None:
