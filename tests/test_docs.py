@@ -41,7 +41,7 @@ def test_the_training_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = {"location": "Where is", "human": "Who saw", "numeric": "How far is"}
     rows = [
-        {"text": f"{start} number {number}?", "label": label} for number in range(110) for label, start in words.items()
+        {"text": f"{start} number {number}?", "label": label} for number in range(120) for label, start in words.items()
     ]
     write_table("questions.csv", rows)
     [searched] = blocks("training.md", "yaml")
