@@ -61,7 +61,22 @@ class Spool:
 
 
 class OnDisk(Sequence[Any]):
-    """Elements that are decoded a few thousand at a time; equal to any sequence of equal elements."""
+    """Elements that are decoded a few thousand at a time; equal to any sequence of equal elements. A subclass says how
+    many there are (`__len__`) and how some are read."""
+
+    def read(self, places: range) -> list[Any]:
+        """The elements at these places, in this order."""
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self.read(range(len(self))[index])
+        place = range(len(self))[index]  # counts from the end, and refuses what is not there
+        return self.read(range(place, place + 1))[0]
 
     def __iter__(self) -> Iterator[Any]:
         for start in range(0, len(self), ROWS_AT_ONCE):
@@ -106,15 +121,6 @@ class Cells(OnDisk):
     def __len__(self) -> int:
         return len(self._chosen)
 
-    @overload
-    def __getitem__(self, index: int) -> Any: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Any]: ...
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return self._decoded(self._chosen[index])
-        return self._decoded(self._chosen[[index]])[0]
-
     def take(self, chosen: Sequence[int] | npt.NDArray[np.int64]) -> Cells:
         """The cells at these positions, in this order, still on disk."""
         return Cells(self._arrays, self._decodes, self._chosen[np.asarray(chosen, dtype=np.int64)])
@@ -123,7 +129,9 @@ class Cells(OnDisk):
         """The same cells with `decode` applied to each."""
         return Cells(self._arrays, [_then(before, decode) for before in self._decodes], self._chosen)
 
-    def _decoded(self, positions: npt.NDArray[np.int64]) -> list[Any]:
+    def read(self, places: range) -> list[Any]:
+        """See `OnDisk.read`."""
+        positions = self._chosen[np.arange(places.start, places.stop, places.step)]
         batches = np.searchsorted(self._starts, positions, side="right") - 1
         found: list[Any] = []
         # runs of neighbours in one batch are decoded together; kept rows are nearly always in file order
@@ -138,22 +146,18 @@ class Cells(OnDisk):
 
 
 class Records(OnDisk):
-    """Rows of a spooled table as dicts, decoded when they are asked for."""
+    """Rows of a spooled table as dicts, decoded when they are asked for.
 
-    def __init__(self, columns: Mapping[str, Cells]) -> None:
-        self._columns = dict(columns)
+    Args:
+        columns: the cells of each column.
+        whole: the rows as dicts, where they are kept so: they are then decoded once and not once a column.
+    """
+
+    def __init__(self, columns: Mapping[str, Cells], whole: Cells | None = None) -> None:
+        self._columns, self._whole = dict(columns), whole
 
     def __len__(self) -> int:
         return len(next(iter(self._columns.values()), ()))
-
-    @overload
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return self._rows([cells[index] for cells in self._columns.values()])
-        return {name: cells[index] for name, cells in self._columns.items()}
 
     @classmethod
     def joined(cls, parts: Sequence[Records]) -> Records:
@@ -164,7 +168,11 @@ class Records(OnDisk):
         """The cells of one column."""
         return self._columns[name]
 
-    def _rows(self, values: list[list[Any]]) -> list[dict[str, Any]]:
+    def read(self, places: range) -> list[dict[str, Any]]:
+        """See `OnDisk.read`."""
+        if self._whole is not None:
+            return [{name: row.get(name) for name in self._columns} for row in self._whole.read(places)]
+        values = [cells.read(places) for cells in self._columns.values()]
         return [dict(zip(self._columns, row, strict=True)) for row in zip(*values, strict=True)]
 
 

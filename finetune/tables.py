@@ -11,6 +11,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -139,8 +140,9 @@ def _read_jsonl(file: Path) -> Table:
         while lines := list(islice(objects, ROWS_AT_ONCE)):
             spool.add(pyarrow.record_batch([lines], ["line"]))
         # a column may hold numbers in one row and lists in another: Arrow keeps the lines as they were
-        whole = Cells([batch.column(0) for batch in spool.batches()])
-    return Table(list(columns), Records({name: whole.decoded(_member(name)) for name in columns}), str(file), said)
+        whole = Cells([batch.column(0) for batch in spool.batches()]).decoded(json.loads)
+    cells = {name: whole.decoded(partial(_member, name)) for name in columns}
+    return Table(list(columns), Records(cells, whole), str(file), said)
 
 
 def _objects(lines: Iterable[str], file: Path, columns: dict[str, None]) -> Iterator[str]:
@@ -158,8 +160,8 @@ def _objects(lines: Iterable[str], file: Path, columns: dict[str, None]) -> Iter
         yield line
 
 
-def _member(name: str) -> Callable[[str], Any]:
-    return lambda line: json.loads(line).get(name)
+def _member(name: str, row: dict[str, Any]) -> Any:
+    return row.get(name)
 
 
 def _read_parquet(file: Path) -> Table:

@@ -7,7 +7,7 @@ Does not know: how a text is tokenized (encoding.py), batches, models.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,21 +48,15 @@ class Tokens(OnDisk):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    @overload
-    def __getitem__(self, index: int) -> Encoded: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Encoded]: ...
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        if index < 0:
-            index += len(self)
-        batch, row = divmod(index, ROWS_AT_ONCE)
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def read(self, places: range) -> list[Encoded]:
+        """See `OnDisk.read`."""
+        return [self._row(place) for place in places]
+
+    def _row(self, place: int) -> Encoded:
+        batch, row = divmod(place, ROWS_AT_ONCE)
         begin = self._begins[batch][row]
-        ids, type_ids, segments = (flat[begin : begin + self.lengths[index]] for flat in self._flat[batch])
-        return Encoded(ids, type_ids, segments, bool(self.truncated[index]))
+        ids, type_ids, segments = (flat[begin : begin + self.lengths[place]] for flat in self._flat[batch])
+        return Encoded(ids, type_ids, segments, bool(self.truncated[place]))
 
 
 def _column(rows: Sequence[Encoded], field: str) -> Any:

@@ -7,6 +7,7 @@ Does not know: how scores come about.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,9 @@ def texts_of(table: Table, text: str | None = None, text_pair: str | None = None
     column = _column(table, text)
     if text_pair is not None and text_pair not in table.columns:
         raise BadRequest(f"{table.name} has no column {text_pair!r}: it has {shown(table.columns)}")
-    return [
-        TextInput(
-            _cell(table, number, column, row),
-            _cell(table, number, text_pair, row) if text_pair is not None else None,
-        )
-        for number, row in enumerate(table.rows, start=1)
-    ]
+    texts = _texts(table, column)
+    pairs = _texts(table, text_pair) if text_pair is not None else repeat(None)
+    return list(map(TextInput, texts, pairs))
 
 
 def score_table(
@@ -94,11 +91,12 @@ def score_table(
     inputs = texts_of(source, text, text_pair)
     rows: list[dict[str, Any]] = []
     names: dict[str, str] = {}
+    before = iter(source.rows)
     for answers in _in_parts(inputs, score):
-        for answer in answers:
+        for answer, row in zip(answers, before, strict=False):
             fresh = columns(answer)
             names = names or free_names(fresh, source.columns)
-            given = {column: source.rows[len(rows)].get(column) for column in source.columns}
+            given = {column: row.get(column) for column in source.columns}
             rows.append(given | {names[column]: value for column, value in fresh.items()})
         progress(len(rows), len(inputs))
     partial = out.with_name(f".{out.stem}.partial{out.suffix}")
@@ -127,9 +125,9 @@ def _column(table: Table, asked: str | None) -> str:
     raise BadRequest(f"{table.name}: name the column that holds the text with --text; it has {shown(table.columns)}")
 
 
-def _cell(table: Table, number: int, column: str, row: dict[str, Any]) -> str:
-    cell = row.get(column)
-    if not isinstance(cell, str):
-        what = "empty" if cell is None else type(cell).__name__
-        raise BadRequest(f"{table.name}, row {number}, column {column!r}: a text is wanted, and this is {what}")
-    return cell
+def _texts(table: Table, column: str) -> Iterator[str]:
+    for number, cell in enumerate(table.column(column), start=1):
+        if not isinstance(cell, str):
+            what = "empty" if cell is None else type(cell).__name__
+            raise BadRequest(f"{table.name}, row {number}, column {column!r}: a text is wanted, and this is {what}")
+        yield cell

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from finetune.errors import DataError
+from finetune.spool import Cells
 from finetune.tables import read_table, write_table
 from service.errors import BadRequest
 from service.files import score_table, table_among, texts_of
@@ -44,6 +45,21 @@ def test_a_column_that_is_there_already_is_kept(tmp_path):
     added = score_table(tmp_path / "in.csv", tmp_path / "out.csv", score, columns=columns)
     assert added == ["predicted_predicted_label", "score"]
     assert read_table(tmp_path / "out.csv").rows[0]["label"] == "gold"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_table_is_read_a_part_at_a_time_and_not_once_a_cell(tmp_path, suffix, monkeypatch):
+    rows = [{f"c{column}": str(row) for column in range(5)} | {"text": f"text {row}"} for row in range(600)]
+    write_table(tmp_path / f"in{suffix}", rows)
+    reads, read = [], Cells.read
+
+    def counted(cells, places):
+        reads.append(len(places))
+        return read(cells, places)
+
+    monkeypatch.setattr(Cells, "read", counted)
+    score_table(tmp_path / f"in{suffix}", tmp_path / "out.csv", score, columns=columns)
+    assert len(reads) < 20 and min(reads) == 600
 
 
 def test_many_rows_are_scored_a_part_at_a_time(tmp_path):
