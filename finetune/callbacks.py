@@ -35,7 +35,7 @@ class Watching(TrainerCallback):
     def __init__(self, trainer: Any, say: Listener) -> None:
         self.trainer, self.say = trainer, say
         self.looks: list[Look] = []
-        self.found: dict[str, Diagnosis] = {}
+        self._said: set[str] = set()
         self._watch = Watch(trainer.model, trainer.parts, head_of(trainer.model))
         self._every = 1
 
@@ -67,9 +67,9 @@ class Watching(TrainerCallback):
         self.looks.append(look)
         self.trainer.log({f"gradient_norm/{part}": value for part, value in look.gradient.items()})
         for found in diagnose(self.looks, lr=self.trainer.config.optim.lr or lr, layers=list(look.gradient)):
-            if found.name in self.found:
+            if found.name in self._said:
                 continue
-            self.found[found.name] = found
+            self._said.add(found.name)
             if found.grave and self.trainer.config.gradients.remedy == "auto":
                 raise Diverged(found)
             self.say(Warned(str(found)))

@@ -130,10 +130,12 @@ class _Reading:
         self.label_column = columns.label
         numbers = self._filled(source, table, columns)
         places = [number - 1 for number in numbers]
-        cells: Sequence[Any] = list(map(_shared(), chosen(table.column(columns.label), places)))
+        cells: Sequence[Any]
         if self.config.share_columns:
             by_label = {name: chosen(table.column(name), places) for name in self.config.share_columns}
             cells = [dict(zip(by_label, row, strict=True)) for row in zip(*by_label.values(), strict=True)]
+        else:
+            cells = list(map(_shared(), chosen(table.column(columns.label), places)))
         where = {"file": table.name, "column": columns.label}
         if source.recast is not None:
             task: Task = infer_task(cells, numbers, **where)

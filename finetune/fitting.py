@@ -6,7 +6,6 @@ Does not know: tables, the finished folder, the report.
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,26 +25,31 @@ from finetune.events import Listener, Said, Warned
 from finetune.gradients import Look
 from finetune.labels import LabelSpace
 from finetune.lora import with_lora
-from finetune.losses import FITS, loss_for
+from finetune.losses import loss_for, output_activation
 from finetune.measure import decided
 from finetune.metrics import METRICS_OF_TASK, compute
 from finetune.model import Built, body_of, build_model, head_of, start_at_prior
 from finetune.optim import freeze, frozen_depths, parts_of, trained
-from finetune.regime import regime_for
+from finetune.regime import Regime
 from finetune.registry import pick
 from finetune.reporting import Reporting, last_good_checkpoint
-from finetune.scores import ACTIVATION_OF_TASK, Activation, activate
-from finetune.tokens import Tokens
-
-LOOKS = "gradients.jsonl"
+from finetune.scores import activate
+from finetune.trainer import Examples
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """A split as the Trainer takes it: tokens, and targets as LabelSpace.targets gives them."""
+class Given:
+    """What is trained on, whatever the settings of an attempt: the base, the rows, their batches, and where checkpoints
+    lie."""
 
-    tokens: Tokens
-    targets: npt.NDArray[Any]
+    base: Location
+    labels: LabelSpace
+    encoder: TextEncoder
+    train: Examples
+    validation: Examples
+    regime: Regime
+    work: Path
+    say: Listener
 
 
 @dataclass(frozen=True)
@@ -59,36 +63,20 @@ class Fitted:
     updates: int
 
 
-def output_activation(config: TrainConfig, labels: LabelSpace) -> Activation:
-    """What turns logits into scores: it follows from the task, and for a number from the loss."""
-    chosen = FITS[config.loss.name].activation if config.loss is not None else None
-    return chosen or ACTIVATION_OF_TASK[labels.task]
-
-
-def fit(
-    config: TrainConfig,
-    base: Location,
-    labels: LabelSpace,
-    encoder: TextEncoder,
-    train: Encoded,
-    validation: Encoded,
-    work: Path,
-    say: Listener,
-) -> Fitted:
-    """Train a base on encoded rows; checkpoints lie in `work`.
+def fit(config: TrainConfig, given: Given) -> Fitted:
+    """Train a base on encoded rows.
 
     Raises:
         FinetuneError: settings that do not go together (before any update), or a run that diverged and no remedy is
             asked for, or none is left.
     """
-    checkpoint = last_good_checkpoint(work) if config.resume else None
+    checkpoint = last_good_checkpoint(given.work) if config.resume else None
     if not config.resume:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(given.work, ignore_errors=True)
     attempt = 0
     while True:
-        fitting = Fitting(config, base, labels, encoder, train, validation, work, say)
         try:
-            return fitting.run(checkpoint)
+            return Fitting(config, given).run(checkpoint)
         except Diverged as diverged:
             attempt += 1
             changes = _applicable(config, diverged.diagnosis.safe)
@@ -96,11 +84,11 @@ def fit(
                 raise
             # a head that begins otherwise cannot go on from weights of the old one
             fresh = any(key.startswith("model.") for key in changes)
-            checkpoint = None if fresh else last_good_checkpoint(work)
+            checkpoint = None if fresh else last_good_checkpoint(given.work)
             config = _changed(config, changes)
             shown = ", ".join(f"{key}={value}" for key, value in changes.items())
             since = checkpoint.name if checkpoint is not None else "the start"
-            say(
+            given.say(
                 Warned(
                     f"remedy {attempt} of {config.gradients.attempts}: {diverged.diagnosis.sentence} "
                     f"Going on from {since} with {shown}"
@@ -111,64 +99,54 @@ def fit(
 class Fitting:
     """One attempt: the model, the Trainer around it, and the run."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        base: Location,
-        labels: LabelSpace,
-        encoder: TextEncoder,
-        train: Encoded,
-        validation: Encoded,
-        work: Path,
-        say: Listener,
-    ) -> None:
+    def __init__(self, config: TrainConfig, given: Given) -> None:
         from transformers import set_seed
 
-        self.config, self.labels, self.work, self.say = config, labels, work, say
+        self.config, self.given, self.say = config, given, given.say
+        labels, train, regime = given.labels, given.train, given.regime
         terms = [pick(AUXILIARY, choice.name, choice.knobs, what="auxiliary term") for choice in config.auxiliary]
         set_seed(config.seed)
-        built = built_for(config, base, labels, train.targets)
-        say(Said(f"base {config.base}: {built}"))
+        built = built_for(config, given.base, labels, train.targets)
+        self.say(Said(f"base {config.base}: {built}"))
         body, model = body_of(built.model), built.model
-        self.regime = regime_for(config, train.tokens.lengths, train.targets, labels.task, model)
         self._warn_of_head(built)
         if config.model.lora is not None:
             model = with_lora(model, built.new, config.model.lora)
         parts = parts_of(model, built.model.base_model_prefix)
         if config.model.lora is None:
             freeze(model, parts, frozen_depths(config.model, parts, 0))
-        say(Said(f"{trained(model, parts)}; {self.regime}"))
+        self.say(Said(f"{trained(model, parts)}; {regime}"))
         self.best_by = METRICS_OF_TASK[labels.task][0]
         loss = loss_for(
             labels.task,
             config.loss,
-            shares=labels.task != "multi_label" and train.targets.ndim == 2,
+            shares=labels.are_shares(train.targets),
             class_weights=labels.weights(config.class_weights, train.targets),
         )
         self.trainer = training.HeadTrainer(
             config=config,
             parts=parts,
-            batches=self.regime.batches,
+            batches=regime.batches,
             loss=loss,
-            say=say,
+            say=self.say,
             terms=[term(body) for term in terms],
             model=model,
             args=training.training_arguments(
                 config,
-                work,
-                rows=self.regime.batches.batch_size,
-                accumulation=self.regime.accumulation,
-                updates=self.regime.updates,
+                given.work,
+                rows=regime.batches.batch_size,
+                accumulation=regime.accumulation,
+                updates=regime.updates,
                 best_by=self.best_by,
             ),
-            train_dataset=training.Examples(train.tokens, train.targets),
-            eval_dataset=training.Examples(validation.tokens, validation.targets),
+            train_dataset=train,
+            eval_dataset=given.validation,
             data_collator=training.Collator(
-                encoder, with_segments=config.zero_shot.attention == "alternate" or bool(terms)
+                given.encoder, with_segments=config.zero_shot.attention == "alternate" or bool(terms)
             ),
-            processing_class=encoder.tokenizer,
+            processing_class=given.encoder.tokenizer,
             compute_metrics=self._metrics,
-            callbacks=self._callbacks(len(train.tokens), len(validation.tokens)),
+            callbacks=self._callbacks(),
         )
 
     def run(self, checkpoint: Path | None) -> Fitted:
@@ -184,24 +162,25 @@ class Fitting:
         except KeyboardInterrupt:
             self._say_interrupted()
             raise
-        require_finite(trainer.model)
+        _require_finite(trainer.model)
         # without the autocast that training put around its forward: what is measured is what will be served
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         state = trainer.state
         return Fitted(model, self.config, state.log_history, trainer.watching.looks, state.global_step)
 
-    def _callbacks(self, rows: int, validation_rows: int) -> list[Any]:
+    def _callbacks(self) -> list[Any]:
         from transformers import EarlyStoppingCallback
 
-        stop = self.config.optim.early_stopping
-        found = [Reporting(self.say, rows, validation_rows, self.regime.updates_per_epoch, self.best_by)]
+        stop, given = self.config.optim.early_stopping, self.given
+        rows, per_epoch = (len(given.train), len(given.validation)), given.regime.updates_per_epoch
+        found = [Reporting(self.say, *rows, per_epoch, self.best_by)]
         return [*found, *([EarlyStoppingCallback(stop)] if stop else [])]
 
     def _metrics(self, prediction: Any) -> dict[str, float]:
-        task = self.labels.task
-        scores = activate(prediction.predictions, output_activation(self.config, self.labels))
-        references = prediction.label_ids
-        if task != "multi_label" and references.ndim == 2:
+        labels, references = self.given.labels, prediction.label_ids
+        task = labels.task
+        scores = activate(prediction.predictions, output_activation(task, self.config.loss))
+        if labels.are_shares(references):
             references = references.argmax(axis=1)
         found, references = decided(scores, references, task)
         return compute(METRICS_OF_TASK[task], task, found, references)
@@ -211,7 +190,7 @@ class Fitting:
         if head is None:
             return
         alike = initialiser is not None and initialiser.name in ("zeros", "ones", "constant")
-        for sentence in heads.warnings_of(head, self.regime.batches.batch_size, alike=alike):
+        for sentence in heads.warnings_of(head, self.given.regime.batches.batch_size, alike=alike):
             self.say(Warned(sentence))
 
     def _say_interrupted(self) -> None:
@@ -220,7 +199,7 @@ class Fitting:
             self.say(Warned(f"interrupted: the best checkpoint so far is {best}; --resume goes on from the last one"))
         else:
             self.say(Warned("interrupted before the first checkpoint: nothing was saved"))
-            shutil.rmtree(self.work, ignore_errors=True)
+            shutil.rmtree(self.given.work, ignore_errors=True)
 
 
 def built_for(config: TrainConfig, base: Location, labels: LabelSpace, targets: npt.NDArray[Any]) -> Built:
@@ -229,16 +208,11 @@ def built_for(config: TrainConfig, base: Location, labels: LabelSpace, targets: 
         raise ConfigError("zero_shot.attention=alternate wants the base's own head: leave out model.head")
     built = build_model(base, labels, config.model)
     prior = labels.prior(targets, labels.weights(config.class_weights, targets))
-    start_at_prior(built.model, prior, output_activation(config, labels))
+    start_at_prior(built.model, prior, output_activation(labels.task, config.loss))
     return built
 
 
-def write_looks(file: Path, looks: list[Look]) -> None:
-    """Write the looks at the gradients, one a line."""
-    file.write_text("".join(json.dumps(look.to_json()) + "\n" for look in looks), encoding="utf-8")
-
-
-def require_finite(model: Any) -> None:
+def _require_finite(model: Any) -> None:
     """Refuse a model with a weight that is no number.
 
     Raises:

@@ -150,6 +150,10 @@ class LabelSpace:
                 targets[row, self._id(ids, name, row)] = share
         return targets
 
+    def are_shares(self, targets: npt.NDArray[Any]) -> bool:
+        """Whether targets, as `targets` gives them, are distributions over labels of which one holds."""
+        return self.task != "multi_label" and targets.ndim == 2
+
     def weights(self, wanted: str | Mapping[str, float], targets: npt.NDArray[Any]) -> npt.NDArray[np.float32] | None:
         """How much each label counts `[C]`: None for `none`; `balanced` by these targets' rows, so that every label
         counts the same in all (for several labels at once, where it holds as much as where it does not); or by name.

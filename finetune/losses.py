@@ -24,7 +24,7 @@ from finetune.config import Choice
 from finetune.errors import ConfigError
 from finetune.labels import Task
 from finetune.registry import pick
-from finetune.scores import Activation
+from finetune.scores import ACTIVATION_OF_TASK, Activation
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 TINY = 1e-30
@@ -226,6 +226,17 @@ DEFAULT_LOSS: dict[Task, str] = {
 DEFAULT_LOSS_OF_SHARES = "categorical_crossentropy"
 
 
+def default_loss(task: Task, *, shares: bool = False) -> str:
+    """The name of the loss that a task takes where none is chosen."""
+    return DEFAULT_LOSS_OF_SHARES if shares else DEFAULT_LOSS[task]
+
+
+def output_activation(task: Task, choice: Choice | None) -> Activation:
+    """What turns logits into scores: it follows from the task, and for a number from the loss."""
+    chosen = FITS[choice.name].activation if choice is not None else None
+    return chosen or ACTIVATION_OF_TASK[task]
+
+
 def loss_for(task: Task, choice: Choice | None, *, shares: bool = False, class_weights: Any = None) -> Loss:
     """The chosen loss, or the task's default, with knobs and label weights bound.
 
@@ -237,8 +248,7 @@ def loss_for(task: Task, choice: Choice | None, *, shares: bool = False, class_w
     Raises:
         ConfigError: an unknown name or knob, or a loss that does not fit the task (names those that do).
     """
-    default = DEFAULT_LOSS_OF_SHARES if shares else DEFAULT_LOSS[task]
-    name, knobs = (choice.name, choice.knobs) if choice is not None else (default, {})
+    name, knobs = (choice.name, choice.knobs) if choice is not None else (default_loss(task, shares=shares), {})
     loss: Any = pick(LOSSES, name, knobs, what="loss")
     if task not in FITS[name].tasks or (shares and not FITS[name].shares):
         fitting = (other for other, fit in FITS.items() if task in fit.tasks and (fit.shares or not shares))

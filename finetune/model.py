@@ -25,10 +25,9 @@ from finetune.scores import Activation
 
 @dataclass(frozen=True)
 class Built:
-    """The model, the base's config as a dict, and the names of the weights that were kept, new, or left behind."""
+    """The model, and the names of the weights that were kept, new, or left behind."""
 
     model: Any
-    base_config: dict[str, Any]
     kept: list[str]
     new: list[str]
     left: list[str]
@@ -83,15 +82,14 @@ def build_model(
     wanted = config or ModelConfig()
     if base.path is not None:
         check_weights(base.path)
-    own = base_config(base)
-    original = own.to_dict()
-    own = body_config(own)
+    described = base_config(base)
+    own = body_config(described)
     attention_dropout = wanted.dropout if wanted.attention_dropout is None else wanted.attention_dropout
     for names, value in ((BODY_DROPOUT, wanted.dropout), (ATTENTION_DROPOUT, attention_dropout)):
         for name in names:
             if value is not None and hasattr(own, name):
                 setattr(own, name, value)
-    body, unexpected, missing = _body(base, own)
+    body, unexpected, missing = _body(base, own, custom=isinstance(described, TextClassifierConfig))
     if wanted.head.name != STOCK:
         own = TextClassifierConfig(
             encoder=own.to_dict(), head={"name": wanted.head.name, **wanted.head.knobs}, pooling=wanted.pooling or "cls"
@@ -115,14 +113,17 @@ def build_model(
         for module in new_parts(model):
             initialise(module, fill)
     new = sorted(set(model.state_dict()) - set(kept))
-    return Built(model, original, kept, new, unexpected)
+    return Built(model, kept, new, unexpected)
 
 
-def _body(base: Location, config: Any) -> tuple[Any, list[str], set[str]]:
-    """The base's body with its weights, the names in its file that are none of the body's, and those it lacks."""
+def _body(base: Location, config: Any, *, custom: bool) -> tuple[Any, list[str], set[str]]:
+    """The base's body with its weights, the names in its file that are none of the body's, and those it lacks.
+
+    Args:
+        custom: whether the base has a head of ours.
+    """
     from transformers import AutoModel, AutoModelForSequenceClassification
 
-    custom = isinstance(base_config(base), TextClassifierConfig)
     options = {"trust_remote_code": False, "use_safetensors": True, "dtype": "float32", "output_loading_info": True}
     try:
         if custom:

@@ -80,7 +80,7 @@ def frozen_depths(config: ModelConfig, parts: Parts, epoch: int) -> set[int]:
 
 
 def freeze(model: nn.Module, parts: Parts, frozen: Iterable[int]) -> None:
-    """Let exactly the weights at other depths train; a whole body that is frozen drops nothing out either."""
+    """Let exactly the weights at other depths train."""
     depths = set(frozen)
     for name, weight in model.named_parameters():
         weight.requires_grad_(parts.depth[name] not in depths)

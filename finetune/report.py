@@ -6,6 +6,7 @@ Does not know: how anything was computed, how a picture is drawn (pictures.py) o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from finetune.tables import write_table
 
 ERRORS = "errors.csv"
 NEAR_DUPLICATES = "near_duplicates.csv"
+LOOKS = "gradients.jsonl"
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ def write(
     *,
     error_rows: int,
 ) -> list[str]:
-    """Write a run's pictures, and the errors on its validation split, into the new folder `report`.
+    """Write a run's pictures, its looks at the gradients, and the errors on its validation split, into the new folder
+    `report`.
 
     Returns:
         The names of the pictures, in the order in which a card shows them.
@@ -69,6 +72,8 @@ def write(
     gradients = ["gradients.png"] if looks else []
     if looks:
         pictures.gradients(looks, report / gradients[0])
+        lines = [json.dumps(look.to_json()) + "\n" for look in looks]
+        (report / LOOKS).write_text("".join(lines), encoding="utf-8")
     drawn = [*gradients, *draw(report, labels, measured)]
     write_errors(report, labels, measured, error_rows)
     return ["training_curve.png", "learning_rate.png", "lengths.png", *drawn]

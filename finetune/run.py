@@ -7,10 +7,10 @@ Does not know: how any step works.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,12 +25,11 @@ from finetune.data import Splits, load_splits
 from finetune.encoding import TextEncoder
 from finetune.errors import DataError, TrainingError
 from finetune.events import Finished, Listener, Said, Saved, Warned
-from finetune.fitting import LOOKS, Encoded, Fitted, built_for, fit, output_activation, write_looks
 from finetune.heads import STOCK
 from finetune.hub import fetched
 from finetune.labels import LabelSpace, Shares
 from finetune.lora import merged
-from finetune.losses import DEFAULT_LOSS, DEFAULT_LOSS_OF_SHARES, FITS, LOSSES, loss_for
+from finetune.losses import LOSSES, default_loss, loss_for, output_activation
 from finetune.measure import (
     beside_tfidf,
     differences,
@@ -40,7 +39,6 @@ from finetune.measure import (
     write_evaluation,
 )
 from finetune.metrics import load_metric
-from finetune.model import base_config, body_config
 from finetune.near_duplicates import NearDuplicates
 from finetune.near_duplicates import find as near_duplicates_of
 from finetune.optim import weight_decay_of
@@ -50,7 +48,10 @@ from finetune.report import Measured
 from finetune.rows import Rows
 from finetune.scores import activate
 from finetune.tokens import Tokens
-from finetune.trainer import predict
+
+if TYPE_CHECKING:
+    from finetune.fitting import Fitted
+    from finetune.trainer import Examples
 
 __all__ = ["Plan", "TrainResult", "differences", "evaluate", "evaluation_json", "plan", "train", "write_evaluation"]
 
@@ -89,8 +90,7 @@ def plan(config: TrainConfig, data: Any = None) -> Plan:
     base = _base_of(config)
     _check_choices(config)
     config, splits, encoder = _prepared(config, base, data)
-    train = Encoded(_tokens(encoder, splits.train), _targets(config, splits.train, splits.labels))
-    return _plan(config, splits, encoder, train, base)
+    return _plan(config, splits, encoder, _examples(config, splits, encoder, "train"), base)
 
 
 def train(config: TrainConfig, data: Any = None, on_event: Listener | None = None) -> TrainResult:
@@ -104,6 +104,8 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     Raises:
         FinetuneError: bad settings, data or base (before any training), or a run that diverged.
     """
+    from finetune.fitting import Given, fit
+
     say = on_event or (lambda event: None)
     out, work = Path(config.out), Path(config.out).with_name(f".{Path(config.out).name}.run")
     if config.resume and _is_finished(out):
@@ -122,8 +124,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
         load_metric(name, labels.task)
 
     # 2. texts to tokens, and what is known of them beforehand
-    train = Encoded(_tokens(encoder, splits.train), _targets(config, splits.train, labels))
-    validation = Encoded(_tokens(encoder, splits.validation), _targets(config, splits.validation, labels))
+    train, validation = (_examples(config, splits, encoder, name) for name in ("train", "validation"))
     planned = _plan(config, splits, encoder, train, base)
     splits = planned.splits
     say(Said(str(planned.near)))
@@ -133,7 +134,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
 
     # 3. train the base's body under a new head, from the last good checkpoint if that is asked for
     shared = config.zero_shot.attention == "alternate"
-    fitted = fit(config, base, labels, encoder, train, validation, work, say)
+    fitted = fit(config, Given(base, labels, encoder, train, validation, planned.regime, work, say))
     model, config = fitted.model, fitted.config
     planned = replace(planned, config=config)
 
@@ -143,8 +144,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     folder.mkdir(parents=True)
     if config.model.lora is not None:
         adapter = folder / "adapter" if config.model.lora.keep_adapter else None
-        some = _tokens(encoder, splits.validation.take(range(min(VERIFIED, len(splits.validation)))))
-        model = merged(model, lambda one: predict(one, encoder, some, shared=shared), adapter)
+        model = merged(model, _few_scores(encoder, splits.validation, shared=shared), adapter)
     model = _rounded(model, config.save_dtype)
     settings = _settings(config, labels, encoder)
     if settings.zero_shot is not None and config.zero_shot.fit_on:
@@ -160,7 +160,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     _save_weights(model, folder, config.save_dtype)
     encoder.tokenizer.save_pretrained(folder)
     if config.model.lora is not None or config.model.head.name != STOCK:
-        _require_same(folder, model, encoder, splits.validation)
+        _require_same(folder, model, _few_scores(encoder, splits.validation, shared=False))
     artifact.seal(folder)
     artifact.read(folder, check_hashes=True)
     artifact.publish(folder, out)
@@ -204,6 +204,8 @@ def _base_of(config: TrainConfig) -> artifact.Location:
 
 
 def _prepared(config: TrainConfig, base: artifact.Location, data: Any) -> tuple[TrainConfig, Splits, TextEncoder]:
+    from finetune.model import base_config, body_config
+
     # the base is looked at first: a wrong name should not cost the reading of a large table
     described = base_config(base)
     if base.path is not None:
@@ -217,25 +219,26 @@ def _prepared(config: TrainConfig, base: artifact.Location, data: Any) -> tuple[
         if splits.labels.nli is not None and splits.train.pairs is not None
         else "longest_first",
     )
-    shares = any(isinstance(value, Shares) for value in splits.train.values)
-    return _resolved(config, described, splits.labels, encoder, shares=shares), splits, encoder
+    return _resolved(config, body_config(described), splits, encoder), splits, encoder
 
 
-def _resolved(config: TrainConfig, base: Any, labels: LabelSpace, encoder: TextEncoder, *, shares: bool) -> TrainConfig:
+def _resolved(config: TrainConfig, base: Any, splits: Splits, encoder: TextEncoder) -> TrainConfig:
     """The config with what was inferred written in, so that training with it repeats the run."""
-    base = body_config(base)
+    task, shares = splits.labels.task, any(isinstance(value, Shares) for value in splits.train.values)
     width = int(getattr(base, "hidden_size", 0) or getattr(base, "dim", 0) or LR_WIDTH)
     lr = config.optim.lr or LR_AT_WIDTH * LR_WIDTH / width
     return config.model_copy(
         update={
-            "data": config.data.model_copy(update={"task": labels.task, "max_length": encoder.max_length}),
+            "data": config.data.model_copy(update={"task": task, "max_length": encoder.max_length}),
             "optim": config.optim.model_copy(update={"lr": lr}),
-            "loss": config.loss or Choice(name=DEFAULT_LOSS_OF_SHARES if shares else DEFAULT_LOSS[labels.task]),
+            "loss": config.loss or Choice(name=default_loss(task, shares=shares)),
         }
     )
 
 
-def _plan(config: TrainConfig, splits: Splits, encoder: TextEncoder, train: Encoded, base: artifact.Location) -> Plan:
+def _plan(config: TrainConfig, splits: Splits, encoder: TextEncoder, train: Examples, base: artifact.Location) -> Plan:
+    from finetune.fitting import built_for
+
     fit = look(encoder, splits.train.texts, train.tokens, base=config.base, seed=config.seed)
     near = near_duplicates_of(splits.by_name())
     splits = replace(splits, counts=splits.counts | near.counts)
@@ -246,24 +249,32 @@ def _plan(config: TrainConfig, splits: Splits, encoder: TextEncoder, train: Enco
     return Plan(config, splits, fit, near, lengths, regime)
 
 
-def _targets(config: TrainConfig, rows: Rows, labels: LabelSpace) -> Any:
-    """What the loss is computed on.
+def _examples(config: TrainConfig, splits: Splits, encoder: TextEncoder, name: str) -> Examples:
+    """The rows of a split as they are trained on.
 
     Raises:
         ConfigError: a loss that these targets do not fit.
         DataError: a number that the loss cannot take.
     """
+    from finetune.trainer import Examples
+
+    rows, labels = splits.by_name()[name], splits.labels
     targets = labels.targets(rows.values)
-    shares = labels.task != "multi_label" and targets.ndim == 2
-    loss_for(labels.task, config.loss, shares=shares, class_weights=labels.weights(config.class_weights, targets))
-    if config.loss is not None and FITS[config.loss.name].activation == "softplus" and targets.min() < 0:
+    loss_for(
+        labels.task,
+        config.loss,
+        shares=labels.are_shares(targets),
+        class_weights=labels.weights(config.class_weights, targets),
+    )
+    if output_activation(labels.task, config.loss) == "softplus" and targets.min() < 0:
         row = int(targets.argmin())
+        chosen = config.loss.name if config.loss is not None else ""
         raise DataError(
-            f"the number {targets[row]:g} is below 0, which loss {config.loss.name!r} cannot take: choose another loss",
+            f"the number {targets[row]:g} is below 0, which loss {chosen!r} cannot take: choose another loss",
             file=rows.source,
             row=rows.numbers[row],
         )
-    return targets
+    return Examples(_tokens(encoder, rows), targets)
 
 
 def _tokens(encoder: TextEncoder, rows: Rows) -> Tokens:
@@ -279,6 +290,8 @@ def _measure(
     shared: bool,
     validation: Tokens,
 ) -> dict[str, Measured]:
+    from finetune.trainer import predict
+
     labels = splits.labels
     targets = labels.encode(splits.train.values)
     evaluated = {"validation": splits.validation, **splits.tests}
@@ -289,7 +302,7 @@ def _measure(
     for (name, rows), without_encoder in zip(evaluated.items(), plain, strict=True):
         tokens = validation if name == "validation" else _tokens(encoder, rows)
         logits = predict(model, encoder, tokens, shared=shared)
-        scores = activate(logits, output_activation(config, labels))
+        scores = activate(logits, output_activation(labels.task, config.loss))
         scored = scored_rows(labels, scores, rows, targets, extra=config.metrics)
         if without_encoder is not None:
             scored = beside_tfidf(labels, scored, without_encoder, rows)
@@ -309,7 +322,7 @@ def _settings(config: TrainConfig, labels: LabelSpace, encoder: TextEncoder) -> 
         )
     return ClassifierSettings(
         labels.task,
-        output_activation(config, labels),
+        output_activation(labels.task, config.loss),
         base=config.base,
         max_length=encoder.max_length,
         zero_shot=zero,
@@ -335,7 +348,6 @@ def _write(
         fitted.looks,
         error_rows=config.error_rows,
     )
-    write_looks(folder / "report" / LOOKS, fitted.looks)
     pairs = planned.near.listed(splits.by_name(), config.error_rows)
     report.write_near_duplicates(folder / "report", pairs)
     card = model_card(config, settings, splits, planned.fit, figures, drawn)
@@ -356,15 +368,21 @@ def _save_weights(model: Any, folder: Path, dtype: str) -> None:
         file.chmod((folder / artifact.METRICS).stat().st_mode)  # safetensors lets only the owner read them
 
 
-def _require_same(folder: Path, model: Any, encoder: TextEncoder, rows: Rows) -> None:
+def _few_scores(encoder: TextEncoder, rows: Rows, *, shared: bool) -> Callable[[Any], Any]:
+    """Gives a model's logits of a few rows, which must survive what is done to its weights."""
+    from finetune.trainer import predict
+
+    tokens = _tokens(encoder, rows.take(range(min(VERIFIED, len(rows)))))
+    return lambda model: predict(model, encoder, tokens, shared=shared)
+
+
+def _require_same(folder: Path, model: Any, scores: Callable[[Any], Any]) -> None:
     """Refuse a folder whose model, read back, does not give the scores of the trained one."""
     from transformers import AutoModelForSequenceClassification
 
-    tokens = _tokens(encoder, rows.take(range(min(VERIFIED, len(rows)))))
     read = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=model.dtype).to(model.device)
     read.set_attn_implementation(model.config._attn_implementation)  # training may have chosen another than the default
-    one, other = (predict(each, encoder, tokens, shared=False) for each in (model, read))
-    if not np.array_equal(one, other):
+    if not np.array_equal(scores(model), scores(read)):
         raise TrainingError(f"the saved model does not give the scores of the trained one: {folder} is kept for a look")
 
 

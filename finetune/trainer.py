@@ -242,7 +242,6 @@ def training_arguments(
         rows, accumulation, updates: rows in a batch, batches in an update, updates of the whole run.
     """
     optim = config.optim
-    total = updates
     every = config.checkpoint.every_steps
     when = "steps" if every else "epoch"
     return TrainingArguments(
@@ -265,7 +264,7 @@ def training_arguments(
         use_cpu=not torch.cuda.is_available(),
         seed=config.seed,
         data_seed=config.seed,
-        logging_steps=max(1, min(50, total // 40)),
+        logging_steps=max(1, min(50, updates // 40)),
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
         label_names=["labels"],

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from first_gradients import first_gradients
+from first_gradients import first_gradients, values_of
 from torch import Tensor
 
 from finetune.labels import LabelSpace, Task
@@ -21,13 +21,8 @@ CASES = [(name, task) for name, fit in FITS.items() for task in fit.tasks]
 
 def example(task: Task, rows: int) -> tuple[Tensor, Any]:
     """Random logits and label values for a task of as many rows."""
-    torch.manual_seed(0)
-    if task == "regression":
-        return torch.randn(rows, 1), [float(value) for value in torch.rand(rows)]
-    if task == "multi_label":
-        return torch.randn(rows, 3), [["a"] if index % 2 else ["b", "c"] for index in range(rows)]
-    names = ["a", "b"] if task == "binary" else ["a", "b", "c"]
-    return torch.randn(rows, len(names)), [names[index % len(names)] for index in range(rows)]
+    values = values_of(task, rows)
+    return torch.randn(rows, len(LabelSpace.fit(values, task))), values
 
 
 def test_tables_agree() -> None:

@@ -17,12 +17,14 @@ from transformers import TrainerCallback
 from finetune.artifact import find
 from finetune.configfile import build
 from finetune.encoding import TextEncoder
-from finetune.fitting import Encoded, Fitting
+from finetune.fitting import Fitting, Given
 from finetune.labels import LabelSpace
+from finetune.regime import regime_for
 from finetune.tokens import Tokens
+from finetune.trainer import Examples
 
 
-def example(task: str, rows: int) -> list[Any]:
+def values_of(task: str, rows: int) -> list[Any]:
     """Label values for a task."""
     torch.manual_seed(0)
     if task == "regression":
@@ -45,15 +47,18 @@ def first_gradients(
             found.update({key: weight.grad.clone() for key, weight in weights if weight.grad is not None})
             control.should_training_stop = True
 
-    values = example(task, rows)
+    values = values_of(task, rows)
     labels = LabelSpace.fit(values, task)  # type: ignore[arg-type]
     optim = {"batch_size": batch_size, "accumulation": accumulation, "epochs": 1, "max_grad_norm": 0, "lr": 1e-3}
     content = {"base": str(base), "out": str(folder), "loss": name, "precision": "float32", "model": {"dropout": 0}}
     config = build({**content, "optim": optim | {"group_by_length": False}, **more})
     encoder = TextEncoder.load(base, json.loads((Path(base) / "config.json").read_text()))
     texts = ["good film " * (1 + index % 3) for index in range(rows)]
-    split = Encoded(Tokens(texts, None, encoder), labels.targets(values))
-    fitting = Fitting(config, find(str(base)), labels, encoder, split, split, Path(folder), lambda event: None)
+    split = Examples(Tokens(texts, None, encoder), labels.targets(values))
+    regime = regime_for(config, split.tokens.lengths, split.targets, labels.task, None)
+    fitting = Fitting(
+        config, Given(find(str(base)), labels, encoder, split, split, regime, Path(folder), lambda event: None)
+    )
     fitting.trainer.add_callback(Catch())
     fitting.trainer.args.set_evaluate("no")
     fitting.trainer.train()
