@@ -226,7 +226,7 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
         if not len(train):
             raise DataError("every text carries different labels in different rows: mend the label column")
     evaluated = (validation, *tests.values())
-    held = np.concatenate([rows.identities() for rows in evaluated])
+    held = np.concatenate([rows.identities for rows in evaluated])
     train = without(train, held, counts, "also_in_evaluation")
     train = _without_groups(train, evaluated, counts)
     names = reading.config.label_names
@@ -238,7 +238,7 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
     if not len(validation):
         train, validation = split(train, reading.config.validation_size, labels, reading.seed)
         # a text with two numbers or two sets of labels may fall on both sides
-        train = without(train, validation.identities(), counts, "also_in_evaluation")
+        train = without(train, validation.identities, counts, "also_in_evaluation")
     for rows in (train, validation, *tests.values()):
         _require_known(rows, labels)
     if labels.task not in ("regression", "multi_label") and len(set(train.values)) < 2:

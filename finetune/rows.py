@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, repeat
 from typing import Any
 
@@ -39,7 +40,7 @@ class Rows:
 
     def take(self, positions: Sequence[int]) -> Rows:
         """The rows at these positions, in this order."""
-        return Rows(
+        taken = Rows(
             chosen(self.texts, positions),
             chosen(self.pairs, positions) if self.pairs is not None else None,
             [self.values[index] for index in positions],
@@ -47,7 +48,11 @@ class Rows:
             self.source,
             [self.groups[index] for index in positions] if self.groups is not None else None,
         )
+        if "identities" in self.__dict__:  # hashed already: the texts need not be read once more
+            taken.__dict__["identities"] = self.identities[np.asarray(positions, dtype=np.int64)]
+        return taken
 
+    @cached_property
     def identities(self) -> Identities:
         """What makes two rows the same text, `[N]`: a hash of 64 bits, since a large table's texts stay on disk."""
         pairs: Iterable[str] = self.pairs if self.pairs is not None else repeat("")
@@ -94,14 +99,14 @@ def contradicted(*tables: Rows) -> Identities:
 
 def without(rows: Rows, keys: Identities, counts: Counter[str], name: str) -> Rows:
     """The rows whose text is none of these; `counts[name]` grows by how many went."""
-    kept = np.flatnonzero(~np.isin(rows.identities(), keys))
+    kept = np.flatnonzero(~np.isin(rows.identities, keys))
     counts[name] += len(rows) - len(kept)
     return rows.take(kept.tolist())
 
 
 def _with_values(rows: Rows) -> Identities:
     values = (_hash(str(_comparable(value))) for value in rows.values)
-    return np.stack([rows.identities(), np.fromiter(values, np.uint64, len(rows))], axis=1)
+    return np.stack([rows.identities, np.fromiter(values, np.uint64, len(rows))], axis=1)
 
 
 def _hash(*parts: str) -> int:

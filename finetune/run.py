@@ -23,7 +23,7 @@ from finetune.card import model_card
 from finetune.config import Choice, TrainConfig
 from finetune.data import Splits, load_splits
 from finetune.encoding import TextEncoder
-from finetune.errors import DataError, TrainingError
+from finetune.errors import ConfigError, DataError, TrainingError
 from finetune.events import Finished, Listener, Said, Saved, Warned
 from finetune.heads import STOCK
 from finetune.hub import fetched
@@ -196,6 +196,10 @@ def _check_choices(config: TrainConfig) -> None:
         # a distribution as a label is known only once the table is read
         loss_for(config.data.task, config.loss)
     weight_decay_of(optim)
+    if model.lora is not None and (model.freeze != "none" or model.unfreeze):
+        raise ConfigError(
+            "model.lora trains additions and leaves the body as it is: leave out model.freeze, model.unfreeze"
+        )
 
 
 def _base_of(config: TrainConfig) -> artifact.Location:
