@@ -147,7 +147,8 @@ def rehead(run: Run) -> dict[str, Any]:
     best is no advantage; rows that nobody trains on are its validation split. The finished folder is scored as well."""
     from finetune import configfile
     from finetune.events import Evaluated, Event, Saved, Started
-    from finetune.run import plan, train
+    from finetune.planning import plan
+    from finetune.run import train
 
     overrides, since_s, folder = run.job["overrides"], time.perf_counter(), run.job["folder"]
     given = {"base": run.base, "out": f"{run.job['scratch']}/model", "seed": run.job["seed"], "tfidf_baseline": False}

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from finetune.artifact import ClassifierSettings
 from finetune.base_fit import BaseFit
+from finetune.bootstrap import Scored
 from finetune.config import TrainConfig
 from finetune.data import Splits
 from finetune.heads import STOCK
-from finetune.metrics import METRICS_OF_TASK, Scored
+from finetune.metrics import METRICS_OF_TASK
 from finetune.report import Measured, beaten_by_tfidf
 
 MOST_LABELS_LISTED = 200

@@ -143,7 +143,7 @@ def _quiet() -> None:
 
 def _show_plan(config: TrainConfig) -> None:
     from finetune import configfile
-    from finetune.run import plan
+    from finetune.planning import plan
 
     found = plan(config)
     click.echo(configfile.dump(found.config))

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.config import DataConfig, Source
+from finetune.dataconfig import DataConfig, Source
 from finetune.errors import ConfigError, DataError
 from finetune.labels import LabelSpace, Task, names_in, shown
 from finetune.pairs import recast

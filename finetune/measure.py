@@ -16,10 +16,12 @@ import numpy as np
 from finetune import report
 from finetune.artifact import METRICS, write_json
 from finetune.baseline import cross_validated_tfidf_scores
-from finetune.config import DEFAULT_ERROR_ROWS, DataConfig
+from finetune.bootstrap import Scored, difference, score
+from finetune.config import DEFAULT_ERROR_ROWS
 from finetune.data import load_rows
+from finetune.dataconfig import DataConfig
 from finetune.labels import LabelSpace, Task
-from finetune.metrics import METRICS_OF_TASK, Scored, difference, measured, score
+from finetune.metrics import METRICS_OF_TASK, measured
 from finetune.report import Measured
 from finetune.rows import Rows
 from finetune.scores import decide

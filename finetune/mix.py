@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from finetune.artifact import Mix, ZeroShotSettings
 from finetune.auxiliary import mean_of_text
-from finetune.config import DataConfig, Source
 from finetune.data import read_source
+from finetune.dataconfig import DataConfig, Source
 from finetune.encoding import TextEncoder
 from finetune.errors import ConfigError
 from finetune.events import Listener, Said

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.config import RecastConfig
+from finetune.dataconfig import RecastConfig
 from finetune.errors import DataError
 
 ENTAILMENT, CONTRADICTION = "entailment", "contradiction"

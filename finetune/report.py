@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from finetune import pictures
+from finetune.bootstrap import Scored
 from finetune.gradients import Look
 from finetune.labels import LabelSpace
-from finetune.metrics import METRICS_OF_TASK, Scored
+from finetune.metrics import METRICS_OF_TASK
 from finetune.rows import Rows
 from finetune.scores import decide
 from finetune.tables import write_table

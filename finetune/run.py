@@ -7,7 +7,7 @@ Does not know: how any step works.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,20 +16,17 @@ import numpy as np
 
 from finetune import artifact, configfile, report
 from finetune.artifact import ClassifierSettings, ZeroShotSettings
-from finetune.auxiliary import AUXILIARY
-from finetune.base_fit import BaseFit, look
 from finetune.baseline import tfidf_scores
 from finetune.card import model_card
-from finetune.config import Choice, TrainConfig
-from finetune.data import Splits, load_splits
+from finetune.config import TrainConfig
+from finetune.data import Splits
 from finetune.encoding import TextEncoder
-from finetune.errors import ConfigError, DataError, TrainingError
+from finetune.errors import TrainingError
 from finetune.events import Finished, Listener, Said, Saved, Warned
 from finetune.heads import STOCK
-from finetune.hub import fetched
-from finetune.labels import LabelSpace, Shares
+from finetune.labels import LabelSpace
 from finetune.lora import merged
-from finetune.losses import LOSSES, default_loss, loss_for, output_activation
+from finetune.losses import output_activation
 from finetune.measure import (
     beside_tfidf,
     differences,
@@ -39,11 +36,7 @@ from finetune.measure import (
     write_evaluation,
 )
 from finetune.metrics import load_metric
-from finetune.near_duplicates import NearDuplicates
-from finetune.near_duplicates import find as near_duplicates_of
-from finetune.optim import weight_decay_of
-from finetune.regime import Regime, regime_for
-from finetune.registry import pick
+from finetune.planning import Plan, base_of, check_choices, examples, plan_of, prepared, tokens_of
 from finetune.report import Measured
 from finetune.rows import Rows
 from finetune.scores import activate
@@ -51,15 +44,11 @@ from finetune.tokens import Tokens
 
 if TYPE_CHECKING:
     from finetune.fitting import Fitted
-    from finetune.trainer import Examples
 
-__all__ = ["Plan", "TrainResult", "differences", "evaluate", "evaluation_json", "plan", "train", "write_evaluation"]
+__all__ = ["TrainResult", "differences", "evaluate", "evaluation_json", "train", "write_evaluation"]
 
 VERIFIED = 64
 """Validation rows whose scores must survive what is done to a trained model's weights."""
-
-LR_AT_WIDTH, LR_WIDTH = 5e-5, 768
-"""Default learning rate, and the width of the base it is for; it falls in proportion to the width."""
 
 
 @dataclass(frozen=True)
@@ -71,26 +60,6 @@ class TrainResult:
     tests: dict[str, dict[str, float]]
     data: dict[str, int]
     updates: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run would do, known before any training; `config` has what was inferred written in."""
-
-    config: TrainConfig
-    splits: Splits
-    fit: BaseFit
-    near: NearDuplicates
-    lengths: report.Lengths
-    regime: Regime
-
-
-def plan(config: TrainConfig, data: Any = None) -> Plan:
-    """What `train` would do, without training."""
-    base = _base_of(config)
-    _check_choices(config)
-    config, splits, encoder = _prepared(config, base, data)
-    return _plan(config, splits, encoder, _examples(config, splits, encoder, "train"), base)
 
 
 def train(config: TrainConfig, data: Any = None, on_event: Listener | None = None) -> TrainResult:
@@ -114,9 +83,9 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     artifact.check_output(out, overwrite=config.overwrite)
 
     # 1. everything that can be refused is refused before training
-    _check_choices(config)
-    base = _base_of(config)
-    config, splits, encoder = _prepared(config, base, data)
+    check_choices(config)
+    base = base_of(config)
+    config, splits, encoder = prepared(config, base, data)
     labels = splits.labels
     for sentence in splits.said:
         say(Said(sentence))
@@ -124,8 +93,8 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
         load_metric(name, labels.task)
 
     # 2. texts to tokens, and what is known of them beforehand
-    train, validation = (_examples(config, splits, encoder, name) for name in ("train", "validation"))
-    planned = _plan(config, splits, encoder, train, base)
+    train, validation = (examples(config, splits, encoder, name) for name in ("train", "validation"))
+    planned = plan_of(config, splits, encoder, train, base)
     splits = planned.splits
     say(Said(str(planned.near)))
     say(Said(str(planned.fit)))
@@ -172,119 +141,6 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     return TrainResult(out, values["validation"], tests, splits.counts, fitted.updates)
 
 
-def _check_choices(config: TrainConfig) -> None:
-    from finetune.heads import HEADS
-    from finetune.initialisers import INITIALISERS
-    from finetune.optim import OPTIMIZERS, SCHEDULES
-    from finetune.poolings import POOLINGS
-
-    optim, model = config.optim, config.model
-    pooling = Choice(name=model.pooling) if model.pooling is not None else None
-    chosen: tuple[tuple[str, Mapping[str, Any], Choice | None], ...] = (
-        ("loss", LOSSES, config.loss),
-        ("optimizer", OPTIMIZERS, optim.optimizer),
-        ("schedule", SCHEDULES, optim.schedule),
-        ("head", HEADS, model.head),
-        ("pooling", POOLINGS, pooling),
-        ("initialiser", INITIALISERS, model.initialiser),
-        *(("auxiliary term", AUXILIARY, choice) for choice in config.auxiliary),
-    )
-    for what, table, choice in chosen:
-        if choice is not None:
-            pick(table, choice.name, choice.knobs, what=what)
-    if config.loss is not None and config.data.task is not None:
-        # a distribution as a label is known only once the table is read
-        loss_for(config.data.task, config.loss)
-    weight_decay_of(optim)
-    if model.lora is not None and (model.freeze != "none" or model.unfreeze):
-        raise ConfigError(
-            "model.lora trains additions and leaves the body as it is: leave out model.freeze, model.unfreeze"
-        )
-
-
-def _base_of(config: TrainConfig) -> artifact.Location:
-    found = artifact.find(config.base, config.models_dir)
-    return fetched(found, config.models_dir, revision=config.model.revision)
-
-
-def _prepared(config: TrainConfig, base: artifact.Location, data: Any) -> tuple[TrainConfig, Splits, TextEncoder]:
-    from finetune.model import base_config, body_config
-
-    # the base is looked at first: a wrong name should not cost the reading of a large table
-    described = base_config(base)
-    if base.path is not None:
-        artifact.check_weights(base.path)
-    splits = load_splits(config.data, seed=config.seed, data=data)
-    encoder = TextEncoder.load(
-        base.source,
-        described.to_dict(),
-        max_length=config.data.max_length,
-        truncation="only_first"
-        if splits.labels.nli is not None and splits.train.pairs is not None
-        else "longest_first",
-    )
-    return _resolved(config, body_config(described), splits, encoder), splits, encoder
-
-
-def _resolved(config: TrainConfig, base: Any, splits: Splits, encoder: TextEncoder) -> TrainConfig:
-    """The config with what was inferred written in, so that training with it repeats the run."""
-    task, shares = splits.labels.task, any(isinstance(value, Shares) for value in splits.train.values)
-    width = int(getattr(base, "hidden_size", 0) or getattr(base, "dim", 0) or LR_WIDTH)
-    lr = config.optim.lr or LR_AT_WIDTH * LR_WIDTH / width
-    return config.model_copy(
-        update={
-            "data": config.data.model_copy(update={"task": task, "max_length": encoder.max_length}),
-            "optim": config.optim.model_copy(update={"lr": lr}),
-            "loss": config.loss or Choice(name=default_loss(task, shares=shares)),
-        }
-    )
-
-
-def _plan(config: TrainConfig, splits: Splits, encoder: TextEncoder, train: Examples, base: artifact.Location) -> Plan:
-    from finetune.fitting import built_for
-
-    fit = look(encoder, splits.train.texts, train.tokens, base=config.base, seed=config.seed)
-    near = near_duplicates_of(splits.by_name())
-    splits = replace(splits, counts=splits.counts | near.counts)
-    lengths = report.Lengths(train.tokens.lengths.tolist(), encoder.max_length, fit.truncated)
-    measured = config.optim.batch_size == "auto"
-    model = built_for(config, base, splits.labels, train.targets).model if measured else None
-    regime = regime_for(config, train.tokens.lengths, train.targets, splits.labels.task, model)
-    return Plan(config, splits, fit, near, lengths, regime)
-
-
-def _examples(config: TrainConfig, splits: Splits, encoder: TextEncoder, name: str) -> Examples:
-    """The rows of a split as they are trained on.
-
-    Raises:
-        ConfigError: a loss that these targets do not fit.
-        DataError: a number that the loss cannot take.
-    """
-    from finetune.trainer import Examples
-
-    rows, labels = splits.by_name()[name], splits.labels
-    targets = labels.targets(rows.values)
-    loss_for(
-        labels.task,
-        config.loss,
-        shares=labels.are_shares(targets),
-        class_weights=labels.weights(config.class_weights, targets),
-    )
-    if output_activation(labels.task, config.loss) == "softplus" and targets.min() < 0:
-        row = int(targets.argmin())
-        chosen = config.loss.name if config.loss is not None else ""
-        raise DataError(
-            f"the number {targets[row]:g} is below 0, which loss {chosen!r} cannot take: choose another loss",
-            file=rows.source,
-            row=rows.numbers[row],
-        )
-    return Examples(_tokens(encoder, rows), targets)
-
-
-def _tokens(encoder: TextEncoder, rows: Rows) -> Tokens:
-    return Tokens(rows.texts, rows.pairs, encoder)
-
-
 def _measure(
     config: TrainConfig,
     splits: Splits,
@@ -304,7 +160,7 @@ def _measure(
         plain = tfidf_scores(labels, splits.train, list(evaluated.values()), seed=config.seed)
     found = {}
     for (name, rows), without_encoder in zip(evaluated.items(), plain, strict=True):
-        tokens = validation if name == "validation" else _tokens(encoder, rows)
+        tokens = validation if name == "validation" else tokens_of(encoder, rows)
         logits = predict(model, encoder, tokens, shared=shared)
         scores = activate(logits, output_activation(labels.task, config.loss))
         scored = scored_rows(labels, scores, rows, targets, extra=config.metrics)
@@ -376,7 +232,7 @@ def _few_scores(encoder: TextEncoder, rows: Rows, *, shared: bool) -> Callable[[
     """Gives a model's logits of a few rows, which must survive what is done to its weights."""
     from finetune.trainer import predict
 
-    tokens = _tokens(encoder, rows.take(range(min(VERIFIED, len(rows)))))
+    tokens = tokens_of(encoder, rows.take(range(min(VERIFIED, len(rows)))))
     return lambda model: predict(model, encoder, tokens, shared=shared)
 
 

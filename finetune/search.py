@@ -23,7 +23,8 @@ from finetune.config import TrainConfig
 from finetune.errors import ConfigError, MissingExtra, TrainingError
 from finetune.events import Evaluated, Listener, Said, Saved, Warned
 from finetune.metrics import METRICS_OF_TASK
-from finetune.run import plan, train
+from finetune.planning import plan
+from finetune.run import train
 
 BEST, STUDY, PICTURE = "best.yaml", "study.db", "trials.png"
 

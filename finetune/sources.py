@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from finetune.config import DataConfig, Source
+from finetune.dataconfig import DataConfig, Source
 from finetune.errors import DataError
 from finetune.labels import shown
 from finetune.spool import Cells, Records

@@ -26,7 +26,7 @@ def command(
 
     The differences have paired 95% bootstrap intervals: where one does not hold zero, chance alone hardly explains it.
     """
-    from finetune.config import DataConfig
+    from finetune.dataconfig import DataConfig
     from finetune.run import differences, evaluate
     from service import zero_shot
     from service.engine import Engine

@@ -59,7 +59,7 @@ def command(
 
     Beside them stand the majority (or mean) baseline, and TF-IDF with logistic regression, cross-validated on FILE.
     """
-    from finetune.config import DataConfig
+    from finetune.dataconfig import DataConfig
     from finetune.run import evaluate, evaluation_json, write_evaluation
     from service import zero_shot
     from service.engine import Engine

@@ -15,8 +15,9 @@ from finetune.config import ModelConfig, TrainConfig
 from finetune.errors import ConfigError
 from finetune.labels import LabelSpace
 from finetune.model import build_model
+from finetune.planning import plan
 from finetune.regime import kept_for_backward, rows_that_fit
-from finetune.run import plan, train
+from finetune.run import train
 
 LENGTHS = np.random.default_rng(0).integers(4, 90, 1000)
 

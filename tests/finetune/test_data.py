@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from finetune import artifact  # noqa: F401  (imported first: it must not need what follows)
-from finetune.config import DataConfig, RecastConfig, Source
 from finetune.data import load_rows, load_splits
+from finetune.dataconfig import DataConfig, RecastConfig, Source
 from finetune.errors import DataError
 from finetune.labels import LabelSpace
 from finetune.pairs import recast, spelled_out

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from finetune.bootstrap import score
 from finetune.labels import LabelSpace
-from finetune.metrics import METRICS, REPORT_OF_TASK, SCORE_METRICS, load_metric, score
+from finetune.metrics import METRICS, REPORT_OF_TASK, SCORE_METRICS, load_metric
 
 # six rows of three labels: label 0 is found 2 of 3 times, label 1 always, label 2 never
 REFERENCES = np.array([0, 0, 0, 1, 1, 2])

@@ -11,11 +11,11 @@ import pytest
 from finetune import pictures
 from finetune.artifact import ClassifierSettings
 from finetune.base_fit import BaseFit
+from finetune.bootstrap import score
 from finetune.card import model_card
 from finetune.config import TrainConfig
 from finetune.data import Splits
 from finetune.labels import LabelSpace, Task
-from finetune.metrics import score
 from finetune.report import Measured, beaten_by_tfidf, draw, errors
 from finetune.rows import Rows
 from finetune.scores import decide

@@ -16,7 +16,8 @@ import pytest
 from finetune import artifact, events
 from finetune.config import TrainConfig
 from finetune.errors import CheckpointError, ConfigError, DataError, TrainingError
-from finetune.run import evaluate, plan, train
+from finetune.planning import plan
+from finetune.run import evaluate, train
 
 Make = Callable[..., TrainConfig]
 

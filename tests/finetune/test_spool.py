@@ -59,7 +59,7 @@ def test_tokens_on_disk_are_those_of_the_encoder(tiny_base: Path) -> None:
 
 READING = """
 import resource, sys
-from finetune.config import DataConfig
+from finetune.dataconfig import DataConfig
 from finetune.data import load_splits
 from finetune.encoding import TextEncoder
 from finetune.tokens import Tokens

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune.config import DataConfig, TrainConfig
+from finetune.config import TrainConfig
 from finetune.data import load_splits
+from finetune.dataconfig import DataConfig
 from finetune.errors import ConfigError, DataError
 from finetune.labels import LabelSpace, Shares
-from finetune.run import plan, train
+from finetune.planning import plan
+from finetune.run import train
 from finetune.tables import write_table
 
 Make = Callable[..., TrainConfig]

@@ -1,0 +1,146 @@
+"""Where the rows of a run are and what their columns mean, as frozen pydantic models.
+
+Knows: names, types, ranges and defaults of tables, columns and splits.
+Does not know: files on disk, or how a model is trained (config.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Task = Literal["binary", "multiclass", "multi_label", "regression"]
+_TASK_WORDS: dict[str, Task] = {
+    "binary": "binary",
+    "two_labels": "binary",
+    "multiclass": "multiclass",
+    "multi_class": "multiclass",
+    "single_label": "multiclass",
+    "single_label_classification": "multiclass",
+    "multilabel": "multi_label",
+    "multi_label": "multi_label",
+    "multi_label_classification": "multi_label",
+    "regression": "regression",
+}
+
+
+class Part(BaseModel):
+    """A frozen piece of configuration that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class RecastConfig(Part):
+    """How labelled rows become (text, hypothesis, entailed) rows for training a zero-shot model."""
+
+    templates: tuple[str, ...] = (
+        "This text is about {}.",
+        "This example is {}.",
+        "The topic is {}.",
+        "It is {}.",
+        "{}",
+    )
+    """Hypothesis templates, one drawn for each row; `{}` stands for the label."""
+
+    negatives: int = Field(1, ge=1)
+    """How many other labels each text contradicts, beside its own label, which it entails."""
+
+    names: dict[str, str] = {}
+    """Label -> the words that stand for it; labels not listed are spelled out (book_flight: book flight)."""
+
+
+class Source(Part):
+    """One table of training or evaluation rows; columns left out follow `data`."""
+
+    path: str
+    """A CSV, TSV, JSON Lines or Parquet file, a folder of splits, or a Hub dataset id (`id:config@revision#split`)."""
+
+    text: str | None = None
+    """Column of the text, where it differs from `data.text`."""
+
+    text_pair: str | None = None
+    """Column of the second text, where it differs from `data.text_pair`."""
+
+    label: str | None = None
+    """Column of the label, where it differs from `data.label`."""
+
+    drop: dict[str, tuple[str, ...]] = {}
+    """Column -> values: rows that hold one of them are left out."""
+
+    keep: dict[str, tuple[str, ...]] = {}
+    """Column -> values: only rows that hold one of them are used."""
+
+    rows: int | None = Field(None, ge=1)
+    """Use this many rows, drawn with the seed; None for all."""
+
+    keep_out: int = Field(0, ge=0)
+    """Keep this many rows, drawn with the seed, out of training and report the metrics on them."""
+
+    recast: RecastConfig | None = None
+    """Turn labelled rows into entailment rows; only for training a zero-shot model."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_path(cls, value: Any) -> Any:
+        return {"path": str(value)} if not isinstance(value, dict | BaseModel) else value
+
+
+class DataConfig(Part):
+    """Where the rows are and what the columns mean."""
+
+    train: tuple[Source, ...] = ()
+    """Tables to train on."""
+
+    validation: tuple[Source, ...] = ()
+    """Tables to choose the best checkpoint on; empty for a split of the training rows."""
+
+    test: dict[str, Source] = {}
+    """Name -> table that is only reported on, never chosen by; its rows are kept out of training too."""
+
+    text: str | None = None
+    """Column of the text; None finds it when it is obvious."""
+
+    text_pair: str | None = None
+    """Column of the second text of a pair; None finds it when it is obvious."""
+
+    label: str | None = None
+    """Column of the label; None finds it when it is obvious."""
+
+    share_columns: tuple[str, ...] = ()
+    """Columns that each hold one label's share, where a label is a distribution; `label` is not used then."""
+
+    group: str | None = None
+    """Column of what belongs together (an author, a document), so that no group is both trained and evaluated on."""
+
+    task: Task | None = None
+    """binary, multiclass, multi_label or regression; None infers it from the label column."""
+
+    label_names: tuple[str, ...] | None = None
+    """Names for a label column that holds 0, 1, 2 ...; None keeps the values as names."""
+
+    license: str | None = None
+    """Licence of the texts, for the model card."""
+
+    validation_size: float | int = 0.1
+    """Share (below 1) or number of training rows set aside for validation where none is given."""
+
+    max_length: int | None = Field(None, ge=4)
+    """Tokens a sequence may have; None takes what the base can read, at most 512."""
+
+    @field_validator("train", "validation", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | dict | BaseModel) else value
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _task_words(cls, value: Any) -> Any:
+        return _TASK_WORDS.get(value.lower().replace("-", "_"), value) if isinstance(value, str) else value
+
+    @field_validator("validation_size")
+    @classmethod
+    def _positive(cls, value: float | int) -> float | int:
+        if value <= 0 or (value > 1 and value != int(value)):
+            raise ValueError("give a share between 0 and 1, or a whole number of rows")
+        return value

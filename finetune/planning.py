@@ -1,0 +1,170 @@
+"""Everything that is known of a run before it trains: settings checked, rows read and tokenized, updates counted.
+
+Knows: what is refused beforehand, and what is inferred where a config is silent.
+Does not know: training, what is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from finetune import artifact, report
+from finetune.auxiliary import AUXILIARY
+from finetune.base_fit import BaseFit, look
+from finetune.config import Choice, TrainConfig
+from finetune.data import Splits, load_splits
+from finetune.encoding import TextEncoder
+from finetune.errors import ConfigError, DataError
+from finetune.hub import fetched
+from finetune.labels import Shares
+from finetune.losses import LOSSES, default_loss, loss_for, output_activation
+from finetune.near_duplicates import NearDuplicates
+from finetune.near_duplicates import find as near_duplicates_of
+from finetune.optim import weight_decay_of
+from finetune.regime import Regime, regime_for
+from finetune.registry import pick
+from finetune.rows import Rows
+from finetune.tokens import Tokens
+
+if TYPE_CHECKING:
+    from finetune.trainer import Examples
+
+LR_AT_WIDTH, LR_WIDTH = 5e-5, 768
+"""Default learning rate, and the width of the base it is for; it falls in proportion to the width."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do, known before any training; `config` has what was inferred written in."""
+
+    config: TrainConfig
+    splits: Splits
+    fit: BaseFit
+    near: NearDuplicates
+    lengths: report.Lengths
+    regime: Regime
+
+
+def plan(config: TrainConfig, data: Any = None) -> Plan:
+    """What `train` would do, without training."""
+    base = base_of(config)
+    check_choices(config)
+    config, splits, encoder = prepared(config, base, data)
+    return plan_of(config, splits, encoder, examples(config, splits, encoder, "train"), base)
+
+
+def check_choices(config: TrainConfig) -> None:
+    from finetune.heads import HEADS
+    from finetune.initialisers import INITIALISERS
+    from finetune.optim import OPTIMIZERS, SCHEDULES
+    from finetune.poolings import POOLINGS
+
+    optim, model = config.optim, config.model
+    pooling = Choice(name=model.pooling) if model.pooling is not None else None
+    chosen: tuple[tuple[str, Mapping[str, Any], Choice | None], ...] = (
+        ("loss", LOSSES, config.loss),
+        ("optimizer", OPTIMIZERS, optim.optimizer),
+        ("schedule", SCHEDULES, optim.schedule),
+        ("head", HEADS, model.head),
+        ("pooling", POOLINGS, pooling),
+        ("initialiser", INITIALISERS, model.initialiser),
+        *(("auxiliary term", AUXILIARY, choice) for choice in config.auxiliary),
+    )
+    for what, table, choice in chosen:
+        if choice is not None:
+            pick(table, choice.name, choice.knobs, what=what)
+    if config.loss is not None and config.data.task is not None:
+        # a distribution as a label is known only once the table is read
+        loss_for(config.data.task, config.loss)
+    weight_decay_of(optim)
+    if model.lora is not None and (model.freeze != "none" or model.unfreeze):
+        raise ConfigError(
+            "model.lora trains additions and leaves the body as it is: leave out model.freeze, model.unfreeze"
+        )
+
+
+def base_of(config: TrainConfig) -> artifact.Location:
+    found = artifact.find(config.base, config.models_dir)
+    return fetched(found, config.models_dir, revision=config.model.revision)
+
+
+def prepared(config: TrainConfig, base: artifact.Location, data: Any) -> tuple[TrainConfig, Splits, TextEncoder]:
+    from finetune.model import base_config, body_config
+
+    # the base is looked at first: a wrong name should not cost the reading of a large table
+    described = base_config(base)
+    if base.path is not None:
+        artifact.check_weights(base.path)
+    splits = load_splits(config.data, seed=config.seed, data=data)
+    encoder = TextEncoder.load(
+        base.source,
+        described.to_dict(),
+        max_length=config.data.max_length,
+        truncation="only_first"
+        if splits.labels.nli is not None and splits.train.pairs is not None
+        else "longest_first",
+    )
+    return _resolved(config, body_config(described), splits, encoder), splits, encoder
+
+
+def _resolved(config: TrainConfig, base: Any, splits: Splits, encoder: TextEncoder) -> TrainConfig:
+    """The config with what was inferred written in, so that training with it repeats the run."""
+    task, shares = splits.labels.task, any(isinstance(value, Shares) for value in splits.train.values)
+    width = int(getattr(base, "hidden_size", 0) or getattr(base, "dim", 0) or LR_WIDTH)
+    lr = config.optim.lr or LR_AT_WIDTH * LR_WIDTH / width
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"task": task, "max_length": encoder.max_length}),
+            "optim": config.optim.model_copy(update={"lr": lr}),
+            "loss": config.loss or Choice(name=default_loss(task, shares=shares)),
+        }
+    )
+
+
+def plan_of(
+    config: TrainConfig, splits: Splits, encoder: TextEncoder, train: Examples, base: artifact.Location
+) -> Plan:
+    from finetune.fitting import built_for
+
+    fit = look(encoder, splits.train.texts, train.tokens, base=config.base, seed=config.seed)
+    near = near_duplicates_of(splits.by_name())
+    splits = replace(splits, counts=splits.counts | near.counts)
+    lengths = report.Lengths(train.tokens.lengths.tolist(), encoder.max_length, fit.truncated)
+    measured = config.optim.batch_size == "auto"
+    model = built_for(config, base, splits.labels, train.targets).model if measured else None
+    regime = regime_for(config, train.tokens.lengths, train.targets, splits.labels.task, model)
+    return Plan(config, splits, fit, near, lengths, regime)
+
+
+def examples(config: TrainConfig, splits: Splits, encoder: TextEncoder, name: str) -> Examples:
+    """The rows of a split as they are trained on.
+
+    Raises:
+        ConfigError: a loss that these targets do not fit.
+        DataError: a number that the loss cannot take.
+    """
+    from finetune.trainer import Examples
+
+    rows, labels = splits.by_name()[name], splits.labels
+    targets = labels.targets(rows.values)
+    loss_for(
+        labels.task,
+        config.loss,
+        shares=labels.are_shares(targets),
+        class_weights=labels.weights(config.class_weights, targets),
+    )
+    if output_activation(labels.task, config.loss) == "softplus" and targets.min() < 0:
+        row = int(targets.argmin())
+        chosen = config.loss.name if config.loss is not None else ""
+        raise DataError(
+            f"the number {targets[row]:g} is below 0, which loss {chosen!r} cannot take: choose another loss",
+            file=rows.source,
+            row=rows.numbers[row],
+        )
+    return Examples(tokens_of(encoder, rows), targets)
+
+
+def tokens_of(encoder: TextEncoder, rows: Rows) -> Tokens:
+    return Tokens(rows.texts, rows.pairs, encoder)
