@@ -134,7 +134,7 @@ class OptimConfig(Part):
     """Peak learning rate; None takes 5e-5 for a base 768 wide, more for narrower ones, less for wider."""
 
     head_lr: float | None = Field(None, gt=0)
-    """Peak learning rate of the new head; None takes `lr`."""
+    """Peak learning rate of the new head; None takes 10 times `lr` where that is at most 1e-3, else 1e-3 or `lr`."""
 
     layer_decay: float = Field(1.0, gt=0, le=1)
     """Each layer's learning rate is that of the layer above times this; the embeddings come last."""

@@ -235,4 +235,7 @@ def _applicable(config: TrainConfig, changes: Any) -> dict[str, Any]:
 
 
 def _changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
+    optim = config.optim
+    if "optim.lr" in changes and optim.lr and optim.head_lr:
+        changes = changes | {"optim.head_lr": optim.head_lr * changes["optim.lr"] / optim.lr}
     return configfile.build(configfile.laid(config.model_dump(mode="json"), changes))

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 LR_AT_WIDTH, LR_WIDTH = 5e-5, 768
 """Default learning rate, and the width of the base it is for; it falls in proportion to the width."""
 
+HEAD_FASTER, HEAD_LR = 10, 1e-3
+"""How many times faster the new head learns than the body, and the rate up to which it does."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -114,10 +117,11 @@ def _resolved(config: TrainConfig, base: Any, splits: Splits, encoder: TextEncod
     task, shares = splits.labels.task, any(isinstance(value, Shares) for value in splits.train.values)
     width = int(getattr(base, "hidden_size", 0) or getattr(base, "dim", 0) or LR_WIDTH)
     lr = config.optim.lr or LR_AT_WIDTH * LR_WIDTH / width
+    head_lr = config.optim.head_lr or max(lr, min(HEAD_FASTER * lr, HEAD_LR))
     return config.model_copy(
         update={
             "data": config.data.model_copy(update={"task": task, "max_length": encoder.max_length}),
-            "optim": config.optim.model_copy(update={"lr": lr}),
+            "optim": config.optim.model_copy(update={"lr": lr, "head_lr": head_lr}),
             "loss": config.loss or Choice(name=default_loss(task, shares=shares)),
         }
     )

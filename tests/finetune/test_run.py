@@ -159,6 +159,12 @@ def test_the_default_learning_rate_suits_the_width_of_the_base(config: Make, rev
     assert (found.data.task, found.data.max_length) == ("binary", 128)
 
 
+@pytest.mark.parametrize(("lr", "head_lr"), [(5e-5, 5e-4), (1e-4, 1e-3), (3e-4, 1e-3), (1e-3, 1e-3), (0.5, 0.5)])
+def test_the_new_head_learns_faster_up_to_a_bound(config: Make, reviews: Any, lr: float, head_lr: float) -> None:
+    assert plan(config(optim={"lr": lr}), reviews).config.optim.head_lr == pytest.approx(head_lr)
+    assert plan(config(optim={"lr": lr, "head_lr": 0.7}), reviews).config.optim.head_lr == 0.7
+
+
 def test_events_tell_the_whole_story(config: Make, reviews: Any) -> None:
     seen: list[events.Event] = []
     train(config(), reviews, seen.append)
