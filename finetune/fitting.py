@@ -35,6 +35,7 @@ from finetune.registry import pick
 from finetune.reporting import Reporting, last_good_checkpoint
 from finetune.scores import activate
 from finetune.trainer import Examples
+from finetune.vocabulary import train_seen_rows, train_whole_again
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,9 @@ class Fitting:
         if config.model.lora is None:
             freeze(model, parts, frozen_depths(config.model, parts, 0))
         self.say(Said(f"{trained(model, parts)}; {regime}"))
+        if config.model.lora is None:
+            train_seen_rows(body, train.tokens.vocabulary())
+            parts = parts_of(model, built.model.base_model_prefix)
         self.best_by = METRICS_OF_TASK[labels.task][0]
         loss = loss_for(
             labels.task,
@@ -165,6 +169,8 @@ class Fitting:
         _require_finite(trainer.model)
         # without the autocast that training put around its forward: what is measured is what will be served
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        if self.config.model.lora is None:
+            train_whole_again(body_of(model))
         state = trainer.state
         return Fitted(model, self.config, state.log_history, trainer.watching.looks, state.global_step)
 

@@ -52,6 +52,11 @@ class Tokens(OnDisk):
         """See `OnDisk.read`."""
         return [self._row(place) for place in places]
 
+    def vocabulary(self) -> npt.NDArray[np.int64]:
+        """The ids of all tokens in these rows, each once, in order."""
+        found = [np.unique(ids) for ids, *_ in self._flat]
+        return np.unique(np.concatenate(found)).astype(np.int64) if found else np.zeros(0, dtype=np.int64)
+
     def _row(self, place: int) -> Encoded:
         batch, row = divmod(place, ROWS_AT_ONCE)
         begin = self._begins[batch][row]
