@@ -19,6 +19,7 @@ from finetune.artifact import Location
 from finetune.auxiliary import AUXILIARY
 from finetune.callbacks import Diverged
 from finetune.config import TrainConfig
+from finetune.cpu import drop_quickly, memory_kept
 from finetune.encoding import TextEncoder
 from finetune.errors import ConfigError, TrainingError
 from finetune.events import Listener, Said, Warned
@@ -120,6 +121,7 @@ class Fitting:
         if config.model.lora is None:
             train_seen_rows(body, train.tokens.vocabulary())
             parts = parts_of(model, built.model.base_model_prefix)
+        drop_quickly(model)
         self.best_by = METRICS_OF_TASK[labels.task][0]
         loss = loss_for(
             labels.task,
@@ -162,7 +164,8 @@ class Fitting:
         if checkpoint is not None:
             self.say(Said(f"resuming from {checkpoint}"))
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+            with memory_kept():
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
         except KeyboardInterrupt:
             self._say_interrupted()
             raise

@@ -23,6 +23,7 @@ from finetune.average import WeightAverage
 from finetune.batching import Batches
 from finetune.callbacks import Averaging, Freezing, Watching
 from finetune.config import TrainConfig
+from finetune.cpu import eager_of
 from finetune.encoding import Encoded, TextEncoder
 from finetune.events import Listener
 from finetune.losses import Loss
@@ -126,6 +127,7 @@ class HeadTrainer(Trainer):
         self._may_choose = (
             self.args.bf16 and self.args.device.type == "cpu" and self.model.config._attn_implementation == "sdpa"
         )
+        self._eager = eager_of(self.model) if self._may_choose else "eager"
 
     def get_train_dataloader(self) -> Any:
         """Batches as `Batches` draws them."""
@@ -201,7 +203,7 @@ class HeadTrainer(Trainer):
 
     def _choose_attention(self, length: int) -> None:
         if self._may_choose:
-            self.model.set_attn_implementation("eager" if length <= self._eager_up_to else "sdpa")
+            self.model.set_attn_implementation(self._eager if length <= self._eager_up_to else "sdpa")
 
     def _is_shared(self, model: Any) -> bool:
         return self._alternate and (not model.training or self.state.global_step % 2 == 0)

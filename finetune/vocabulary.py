@@ -52,7 +52,8 @@ class SeenEmbedding(nn.Module):
 
     def whole(self) -> nn.Embedding:
         """The plain embedding, trained rows in place."""
-        made = nn.Embedding(*self.weight.shape, padding_idx=self.padding_idx, _weight=self._merged())
+        count, width = self.weight.shape
+        made = nn.Embedding(count, width, padding_idx=self.padding_idx, _weight=self._merged())
         return made.requires_grad_(self.rows.requires_grad)
 
     def _merged(self) -> Tensor:

@@ -128,7 +128,12 @@ def test_a_remedy_goes_on_from_the_last_good_checkpoint(
     config: Make, reviews: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planted_nan(monkeypatch, 10)
-    wanted = config(loss="planted", optim={"epochs": 3, "lr": 1e-3, "head_lr": 2e-3}, gradients={"remedy": "auto"}, tfidf_baseline=False)
+    wanted = config(
+        loss="planted",
+        optim={"epochs": 3, "lr": 1e-3, "head_lr": 2e-3},
+        gradients={"remedy": "auto"},
+        tfidf_baseline=False,
+    )
     heard, result = run(wanted, reviews)
     assert "remedy 1 of 2" in warned(heard) and "Going on from checkpoint-7 with optim.lr=0.0001" in warned(heard)
     assert result.updates == 21
