@@ -23,6 +23,7 @@ from finetune.cpu import drop_quickly, memory_kept
 from finetune.encoding import TextEncoder
 from finetune.errors import ConfigError, TrainingError
 from finetune.events import Listener, Said, Warned
+from finetune.first_token import first_token_only
 from finetune.gradients import Look
 from finetune.labels import LabelSpace
 from finetune.lora import with_lora
@@ -164,7 +165,8 @@ class Fitting:
         if checkpoint is not None:
             self.say(Said(f"resuming from {checkpoint}"))
         try:
-            with memory_kept():
+            # a term beside the loss reads the states of all tokens
+            with memory_kept(), first_token_only(trainer.model, wanted=not self.config.auxiliary):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
         except KeyboardInterrupt:
             self._say_interrupted()

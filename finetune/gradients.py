@@ -231,11 +231,10 @@ class Watch:
 
     def after(self, update: int, loss: float, lr: float) -> Look:
         """The look, once the update is made."""
-        with torch.no_grad():
-            changed = {
-                part: _norm(torch._foreach_sub([one.detach() for one in now], was)) for part, now, was in self._before
-            }
-            weight = {part: _norm(was) for part, _, was in self._before}
+        weight = {part: _norm(was) for part, _, was in self._before}
+        for _, now, was in self._before:
+            torch._foreach_sub_(was, [one.detach() for one in now])
+        changed = {part: _norm(was) for part, _, was in self._before}
         shares = {name: float(units.float().mean()) for name, units in self._silent.items()}
         look = Look(update, loss, lr, dict(self._gradient), weight, changed, shares, tuple(self._alike()))
         self._before = []
