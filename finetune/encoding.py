@@ -40,6 +40,19 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def part(self, begin: int, end: int | None) -> Encoded:
+        """The tokens from `begin` to `end`."""
+        return Encoded(self.ids[begin:end], self.type_ids[begin:end], self.segments[begin:end], self.truncated)
+
+    def followed_by(self, other: Encoded) -> Encoded:
+        """These tokens (a text's, as lists), then those of `other`."""
+        return Encoded(
+            [*self.ids, *other.ids],
+            [*self.type_ids, *other.type_ids],
+            [*self.segments, *other.segments],
+            self.truncated or other.truncated,
+        )
+
 
 class TextEncoder:
     """Texts to token ids and padded arrays, with one model's tokenizer.

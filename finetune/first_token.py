@@ -28,7 +28,8 @@ def first_token_only(model: Any, *, wanted: bool = True) -> Iterator[bool]:
 
     A model whose layers are not BERT's, or whose head reads more than the first token, stays as it is.
     """
-    layer = _last_layer(model) if wanted else None
+    layers = layers_of(model) if wanted else []
+    layer = layers[-1] if layers else None
     if layer is None or not _reads_first_token_only(model, layer):
         yield False
         return
@@ -62,15 +63,20 @@ def _reads_first_token_only(model: Any, layer: Any) -> bool:
         hook.remove()
 
 
-def _last_layer(model: Any) -> Any:
+def layers_of(model: Any) -> list[Any]:
+    """The body's layers, where each computes what BERT's does; else none."""
     from transformers.models.bert import modeling_bert as bert
 
-    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    layer: Any = max(stacks, key=len)[-1] if stacks else None
+    stacks = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+    layers = max(stacks, key=len, default=[])
+    return layers if all(_is_berts(layer, bert) for layer in layers) else []
+
+
+def _is_berts(layer: Any, bert: Any) -> bool:
     attention = getattr(layer, "attention", None)
     own = getattr(attention, "self", None)
     parts = ((layer, bert.BertLayer), (attention, bert.BertAttention), (own, bert.BertSelfAttention))
-    return layer if all(_forward_of(type(one)) == _forward_of(kind) for one, kind in parts) else None
+    return all(_forward_of(type(one)) == _forward_of(kind) for one, kind in parts)
 
 
 def _forward_of(kind: type) -> Any:

@@ -191,12 +191,17 @@ class Engine:
         shape = (len(texts), len(hypotheses), -1)
         logits, means, cut = None, None, [False] * len(texts)
         if scorer != "embedding":
-            rows = self._encode(self._pair_encoder, *zero_shot.expand(texts, hypotheses))
-            cut = [bool(flags.any()) for flags in np.array([row.truncated for row in rows]).reshape(shape[:2])]
+            rows, ends = self._parts_of_pairs(texts, hypotheses)
+            cut = [row.truncated for row in rows]
             same_pass = scorer == "both" and attention == "shared_text"
-            outputs = self._run(rows, attention, embeddings=same_pass, batch_size=batch_size)
+            if attention == "shared_text" and self._backend.one_pass:
+                outputs = self._run_labels(rows, ends, embeddings=same_pass, batch_size=batch_size)
+                means = outputs.embeddings[:, None] if outputs.embeddings is not None else None
+            else:
+                pairs = [row.followed_by(end) for row in rows for end in ends]
+                outputs = self._run(pairs, attention, embeddings=same_pass, batch_size=batch_size)
+                means = outputs.embeddings.reshape(shape) if outputs.embeddings is not None else None
             logits = outputs.logits.reshape(shape)
-            means = outputs.embeddings.reshape(shape) if outputs.embeddings is not None else None
         if scorer == "nli":
             return Evidence(logits, None, cut)
         if means is None:
@@ -208,6 +213,17 @@ class Engine:
         if settings is not None and settings.label_embedding == "sentence_and_name":
             named = zero_shot.mean_direction(named, self._embed_labels(labels, batch_size))
         return Evidence(logits, zero_shot.cosines(means, named), cut)
+
+    def _parts_of_pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> tuple[list[Encoded], list[Encoded]]:
+        """Pairs of every text with every hypothesis, as what comes before the hypothesis and what from there on. A text
+        is cut once, so that the longest hypothesis has room."""
+        tokenizer, longest = self._encoder.tokenizer, self._encoder.max_length
+        begin = len(self._encode(self._pair_encoder, [""], [""])[0]) - 1
+        ends = [row.part(begin, None) for row in self._encode(self._pair_encoder, [""] * len(hypotheses), hypotheses)]
+        room = longest - max(len(end) for end in ends)
+        # with an empty hypothesis, a pair ends with one token that belongs to it
+        encoder = TextEncoder(tokenizer, room + 1, "only_first")
+        return [row.part(0, -1) for row in self._encode(encoder, texts, [""] * len(texts))], ends
 
     def _attention(self, attention: AttentionMode, scorer: Scorer = "nli") -> AttentionMode:
         _one_of("attention", attention, ATTENTION_MODES)
@@ -269,14 +285,30 @@ class Engine:
             with self._lock:
                 parts.append(self._backend.run(inputs, attention=attention, embeddings=embeddings))
             order += batch
-        logits = np.concatenate([part.logits for part in parts])
-        if not np.isfinite(logits).all():
-            raise BackendFailed(f"{self.folder.path.name} answered with something that is not a number")
-        back = np.argsort(order)
-        if not embeddings:
-            return Outputs(logits[back])
-        means = [part.embeddings for part in parts if part.embeddings is not None]
-        return Outputs(logits[back], np.concatenate(means)[back])
+        return _together(parts, np.argsort(order), self.folder.path.name)
+
+    def _run_labels(
+        self, rows: Sequence[Encoded], hypotheses: Sequence[Encoded], *, embeddings: bool, batch_size: int
+    ) -> Outputs:
+        """Outputs of all texts with all hypotheses: logits `[N, L, C]`, in the order of the rows."""
+        parts: list[Outputs] = []
+        order: list[int] = []
+        each = len(hypotheses) * (1 + max(len(one) for one in hypotheses))
+        for batch in _batches(rows, min(batch_size, max(1, TOKENS_PER_BATCH // each))):
+            inputs = self._encoder.pad([rows[index] for index in batch])
+            with self._lock:
+                parts.append(self._backend.run_labels(inputs, hypotheses, embeddings=embeddings))
+            order += batch
+        return _together(parts, np.argsort(order), self.folder.path.name)
+
+
+def _together(parts: Sequence[Outputs], back: npt.NDArray[np.intp], name: str) -> Outputs:
+    """Outputs of batches as those of all rows, put back in their order."""
+    logits = np.concatenate([part.logits for part in parts])
+    if not np.isfinite(logits).all():
+        raise BackendFailed(f"{name} answered with something that is not a number")
+    means = [part.embeddings for part in parts if part.embeddings is not None]
+    return Outputs(logits[back], np.concatenate(means)[back] if means else None)
 
 
 def _after_fork() -> None:

@@ -7,7 +7,7 @@ Does not know: text, labels, what the logits mean.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,8 +16,10 @@ import numpy.typing as npt
 import torch
 
 from finetune.artifact import CUSTOM_HEAD, AttentionMode, ModelFolder
-from finetune.attention import TEXT, shared_text_mask
+from finetune.attention import HYPOTHESIS, LEADING, TEXT, shared_text_mask
+from finetune.encoding import Encoded
 from service.backends.base import Outputs
+from service.backends.one_pass import OnePass
 from service.errors import BackendFailed
 
 SHARED_TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert")
@@ -35,6 +37,9 @@ class TorchBackend:
         self.shared_text = family in SHARED_TEXT_FAMILIES
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = model.eval().to(self._device)
+        one_pass = OnePass.of(self._model) if self.shared_text else None
+        self._one_pass = one_pass if one_pass is not None and self._agrees(one_pass) else None
+        self.one_pass = self._one_pass is not None
 
     @classmethod
     def load(cls, folder: ModelFolder) -> TorchBackend:
@@ -86,6 +91,44 @@ class TorchBackend:
             ) from error
         means = _text_means(output.hidden_states[-1], segments) if embeddings else None
         return Outputs(output.logits.float().cpu().numpy(), means)
+
+    def run_labels(
+        self, texts: Mapping[str, npt.NDArray[np.int64]], hypotheses: Sequence[Encoded], *, embeddings: bool
+    ) -> Outputs:
+        """See `Backend.run_labels`."""
+        if self._one_pass is None:
+            raise BackendFailed("this model cannot read a text once for all labels")
+        try:
+            logits, means = self._one_pass(texts, hypotheses, embeddings=embeddings)
+        except RuntimeError as error:
+            raise BackendFailed(
+                f"the model failed on {len(texts['input_ids'])} texts with {len(hypotheses)} labels "
+                f"({_first_line(error)})"
+            ) from error
+        return Outputs(logits.float().cpu().numpy(), means.float().cpu().numpy() if means is not None else None)
+
+    def _agrees(self, one_pass: OnePass) -> bool:
+        """Whether it gives what pairs one by one give, tried on a few tokens."""
+        segments = np.array([[LEADING, TEXT, TEXT, TEXT, HYPOTHESIS, HYPOTHESIS]])
+        pair = {
+            "input_ids": np.array([[2, 5, 6, 3, 7, 3]]),
+            "token_type_ids": np.array([[0, 0, 0, 0, 1, 1]]),
+            "segments": segments,
+        }
+        if int(getattr(self._model.config, "type_vocab_size", 0) or 0) < 2:
+            del pair["token_type_ids"]
+        text = {name: array[:, :4] for name, array in pair.items()}
+        hypothesis = Encoded([7, 3], [1, 1], [HYPOTHESIS, HYPOTHESIS], False)
+        try:
+            expected = self.run(pair, attention="shared_text", embeddings=True)
+            logits, means = one_pass(text, [hypothesis], embeddings=True)
+        except (RuntimeError, TypeError, AttributeError, BackendFailed):
+            return False
+        pairs = ((logits[0], expected.logits), (means, expected.embeddings))
+        return all(
+            one is not None and other is not None and np.allclose(one.float().cpu().numpy(), other, 1e-3, 1e-4)
+            for one, other in pairs
+        )
 
 
 @contextmanager
