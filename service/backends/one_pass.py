@@ -33,7 +33,8 @@ class OnePass:
     def __init__(self, model: Any, layers: Sequence[Any]) -> None:
         self._model, self._layers, self._body = model, layers, model.base_model
         # RoBERTa and its kin count positions from the padding id on
-        self._first_position = int(getattr(self._body.embeddings, "padding_idx", None) or -1) + 1
+        before = getattr(self._body.embeddings, "padding_idx", None)
+        self._first_position = 0 if before is None else int(before) + 1
 
     @classmethod
     def of(cls, model: Any) -> OnePass | None:

@@ -23,7 +23,12 @@ class CountingBackend:
 
     def __init__(self, backend):
         self.backend, self.batches = backend, []
-        self.shared_text = backend.shared_text
+        self.shared_text, self.one_pass = backend.shared_text, backend.one_pass
+
+    def run_labels(self, texts, hypotheses, *, embeddings) -> Outputs:
+        pairs = len(texts["input_ids"]) * len(hypotheses)
+        self.batches.append(((pairs, texts["input_ids"].shape[1]), "shared_text", embeddings))
+        return self.backend.run_labels(texts, hypotheses, embeddings=embeddings)
 
     def run(self, inputs, *, attention, embeddings) -> Outputs:
         self.batches.append((inputs["input_ids"].shape, attention, embeddings))
