@@ -45,7 +45,8 @@ def test_the_best_trial_becomes_the_model_and_the_search_goes_on(
     )
     assert tried.value == first.score and 1e-4 <= tried.params["optim.lr"] <= 1e-2
     trained = configfile.load(tmp_path / "found" / "train_config.yaml")
-    assert trained.optim == best.optim
+    assert trained.optim == best.optim.model_copy(update={"head_lr": trained.optim.head_lr})
+    assert trained.optim.head_lr == max(tried.params["optim.lr"], 1e-3)
     assert "# found" in (tmp_path / "found" / "README.md").read_text()
 
     heard.clear()
