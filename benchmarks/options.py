@@ -31,10 +31,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "model": {"head": MLP, "pooling": "mean", "freeze": "body"},
         "optim": {"lr": 1e-3},
     },
-    "gradual unfreezing": {"model": {"unfreeze": {0: 0, 1: 3, 2: 6}}, "optim": {"head_lr": 1e-3}},
+    "gradual unfreezing": {"model": {"unfreeze": {0: 0, 1: 3, 2: 6}}},
     "LoRA, rank 8": {"model": {"lora": {"rank": 8}}, "optim": {"lr": 1e-3}},
     "layer-wise decay 0.8": {"optim": {"layer_decay": 0.8}},
-    "head learns 10 times faster": {"optim": {"head_lr": 1e-3}},
+    "head at the body's rate": {"optim": {"head_lr": 1e-4}},
 }
 
 TABLES: dict[str, dict[str, Any]] = {
