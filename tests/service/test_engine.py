@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from checkpoints import save_tokenizer
+from checkpoints import save_tokenizer, tiny_family
 
 from finetune.artifact import read
 from finetune.attention import TEXT
@@ -116,23 +116,6 @@ def test_under_the_shared_mask_the_text_of_a_pair_is_the_text_alone_except_for_p
     engine = Engine.load(read(tiny_topics))
     alone = engine._embed(engine._encode(engine._encoder, ["the match", "the match and a long, long film"]), 2)
     assert np.abs(alone[0] - engine._embed(engine._encode(engine._encoder, ["the match"]), 1)[0]).max() < 1e-6
-
-
-def tiny_family(family):
-    import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    if family == "distilbert":
-        sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
-    if family in ("electra", "albert"):
-        sizes["embedding_size"] = 16
-    torch.manual_seed(0)
-    names = {0: "entailment", 1: "neutral", 2: "contradiction"}
-    config = AutoConfig.for_model(
-        family, vocab_size=50, max_position_embeddings=40, pad_token_id=0, type_vocab_size=2, id2label=names, **sizes
-    )
-    return AutoModelForSequenceClassification.from_config(config)
 
 
 @pytest.mark.parametrize("family", SHARED_TEXT_FAMILIES)

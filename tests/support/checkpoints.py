@@ -76,3 +76,19 @@ def save_base(folder: Path, *, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     BertModel(tiny_config(vocabulary)).save_pretrained(str(folder))
     return folder
+
+
+def tiny_family(family: str, *, layers: int = 2, positions: int = 40, pad_token_id: int = 0) -> Any:
+    """A random NLI classifier of a family, 32 wide, with a vocabulary of 50."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": 64}
+    if family == "distilbert":
+        sizes = {"dim": 32, "n_layers": layers, "n_heads": 2, "hidden_dim": 64}
+    if family in ("electra", "albert"):
+        sizes["embedding_size"] = 16
+    torch.manual_seed(0)
+    names = {0: "entailment", 1: "neutral", 2: "contradiction"}
+    own = {"vocab_size": 50, "max_position_embeddings": positions, "pad_token_id": pad_token_id, "type_vocab_size": 2}
+    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, id2label=names, **own, **sizes))
