@@ -116,6 +116,18 @@ class TextEncoder:
             found.append(Encoded(encoding.ids, encoding.type_ids, segments, truncated))
         return found
 
+    def hypotheses(self, sentences: Sequence[str]) -> list[Encoded]:
+        """What a pair has from the text's end on, for each second half; whole, however long it is."""
+        encoder = TextEncoder(self.tokenizer, self.max_length, "only_first")
+        begin = len(encoder([""], [""])[0]) - 1
+        return [row.part(begin, None) for row in encoder([""] * len(sentences), sentences)]
+
+    def before_hypotheses(self, texts: Sequence[str], longest: int) -> list[Encoded]:
+        """What a pair has up to the hypothesis, for each first half; cut so that one of `longest` tokens has room."""
+        # with an empty hypothesis, a pair ends with one token that belongs to it
+        encoder = TextEncoder(self.tokenizer, self.max_length - longest + 1, "only_first")
+        return [row.part(0, -1) for row in encoder(texts, [""] * len(texts))]
+
     def pad(self, rows: Sequence[Encoded]) -> dict[str, npt.NDArray[np.int64]]:
         """Model inputs `[B, L]`, padded on the right to the longest row, with `segments` beside them."""
         longest = max(len(row) for row in rows)

@@ -23,21 +23,26 @@ TOLERANCE = 1e-4
 
 
 @contextmanager
-def first_token_only(model: Any, *, wanted: bool = True) -> Iterator[bool]:
+def first_token_only(model: Any, *, wanted: bool = True, tried: bool = False) -> Iterator[bool]:
     """While this lasts, the last layer gives `[B, 1, H]`, its state of the first token; gives whether it does.
 
     A model whose layers are not BERT's, or whose head reads more than the first token, stays as it is.
+
+    Args:
+        tried: it is known that the model gives the same logits this way.
     """
     layers = layers_of(model) if wanted else []
     layer = layers[-1] if layers else None
-    if layer is None or not _reads_first_token_only(model, layer):
+    if layer is None or not (tried or _reads_first_token_only(model, layer)):
         yield False
         return
-    expected = _logits_of_a_few(model)
+    expected = None if tried else _logits_of_a_few(model)
     layer.forward = partial(_forward, layer)
     try:
-        difference = (_logits_of_a_few(model) - expected).abs().max()
-        same = bool(difference <= TOLERANCE * expected.abs().max().clamp(min=1))
+        same = True
+        if expected is not None:
+            difference = (_logits_of_a_few(model) - expected).abs().max()
+            same = bool(difference <= TOLERANCE * expected.abs().max().clamp(min=1))
         if not same:
             del layer.forward
         yield same
@@ -113,7 +118,7 @@ def _forward(
     from transformers.models.bert.modeling_bert import eager_attention_forward
 
     own = layer.attention.self
-    rows, first = len(hidden_states), hidden_states[:, :1]
+    rows, first = hidden_states.shape[0], hidden_states[:, :1]  # len() would be a constant to a tracer
 
     def heads(states: Tensor) -> Tensor:
         return states.view(rows, -1, own.num_attention_heads, own.attention_head_size).transpose(1, 2)

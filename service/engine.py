@@ -24,7 +24,10 @@ from finetune.encoding import Encoded, TextEncoder
 from finetune.labels import NliRoles, shown
 from finetune.scores import Activation, Floats, activate
 from service import zero_shot
+from service.backends import choice
 from service.backends.base import Backend, Outputs
+from service.backends.choice import Say
+from service.backends.packing import Packed, packed
 from service.errors import BackendFailed, BadRequest
 from service.schema import (
     ATTENTION_MODES,
@@ -36,6 +39,7 @@ from service.schema import (
     TextInput,
     ZeroShotQuestion,
 )
+from service.settings import RuntimeSettings
 
 TOKENS_PER_BATCH = 8192
 """Padded tokens of a batch at most: longest row times rows."""
@@ -73,21 +77,23 @@ class Engine:
         _ENGINES.add(self)
         self._label_embeddings: OrderedDict[str, npt.NDArray[np.float32]] = OrderedDict()
         self._encoder: TextEncoder = tokenizer
-        # hypotheses stay whole: only the text of a zero-shot pair is cut
-        self._pair_encoder = TextEncoder(tokenizer.tokenizer, tokenizer.max_length, "only_first")
 
     @classmethod
-    def load(cls, folder: ModelFolder) -> Engine:
-        """The engine of a checked folder, on PyTorch.
+    def load(
+        cls, folder: ModelFolder, settings: RuntimeSettings | None = None, *, say: Say = lambda line: None
+    ) -> Engine:
+        """The engine of a checked folder.
+
+        Args:
+            settings: the runtime; default is what the environment says, and else the fastest on this machine.
+            say: hears which runtime it is, and why.
 
         Raises:
             CheckpointError: its tokenizer cannot be loaded.
-            BackendFailed: its weights cannot.
+            BackendFailed: its weights cannot, or not with these settings.
         """
-        from service.backends.torch import TorchBackend
-
         encoder = TextEncoder.load(folder.path, folder.config, max_length=folder.settings.max_length)
-        return cls(folder, encoder, TorchBackend.load(folder))
+        return cls(folder, encoder, choice.load(folder, settings or RuntimeSettings.from_environment(), say))
 
     def classify(
         self,
@@ -191,12 +197,14 @@ class Engine:
         shape = (len(texts), len(hypotheses), -1)
         logits, means, cut = None, None, [False] * len(texts)
         if scorer != "embedding":
-            rows, ends = self._parts_of_pairs(texts, hypotheses)
+            with self._lock:  # a fast tokenizer changes its own settings while it works
+                ends = self._encoder.hypotheses(hypotheses)
+                rows = self._encoder.before_hypotheses(texts, max(map(len, ends)))
             cut = [row.truncated for row in rows]
             same_pass = scorer == "both" and attention == "shared_text"
             if attention == "shared_text" and self._backend.one_pass:
-                outputs = self._run_labels(rows, ends, embeddings=same_pass, batch_size=batch_size)
-                means = outputs.embeddings[:, None] if outputs.embeddings is not None else None
+                outputs = self._run_labels(rows, packed(ends, rows[0].part(0, 1)), batch_size=batch_size)
+                means = outputs.embeddings[:, None] if same_pass and outputs.embeddings is not None else None
             else:
                 pairs = [row.followed_by(end) for row in rows for end in ends]
                 outputs = self._run(pairs, attention, embeddings=same_pass, batch_size=batch_size)
@@ -213,17 +221,6 @@ class Engine:
         if settings is not None and settings.label_embedding == "sentence_and_name":
             named = zero_shot.mean_direction(named, self._embed_labels(labels, batch_size))
         return Evidence(logits, zero_shot.cosines(means, named), cut)
-
-    def _parts_of_pairs(self, texts: Sequence[str], hypotheses: Sequence[str]) -> tuple[list[Encoded], list[Encoded]]:
-        """Pairs of every text with every hypothesis, as what comes before the hypothesis and what from there on. A text
-        is cut once, so that the longest hypothesis has room."""
-        tokenizer, longest = self._encoder.tokenizer, self._encoder.max_length
-        begin = len(self._encode(self._pair_encoder, [""], [""])[0]) - 1
-        ends = [row.part(begin, None) for row in self._encode(self._pair_encoder, [""] * len(hypotheses), hypotheses)]
-        room = longest - max(len(end) for end in ends)
-        # with an empty hypothesis, a pair ends with one token that belongs to it
-        encoder = TextEncoder(tokenizer, room + 1, "only_first")
-        return [row.part(0, -1) for row in self._encode(encoder, texts, [""] * len(texts))], ends
 
     def _attention(self, attention: AttentionMode, scorer: Scorer = "nli") -> AttentionMode:
         _one_of("attention", attention, ATTENTION_MODES)
@@ -287,17 +284,15 @@ class Engine:
             order += batch
         return _together(parts, np.argsort(order), self.folder.path.name)
 
-    def _run_labels(
-        self, rows: Sequence[Encoded], hypotheses: Sequence[Encoded], *, embeddings: bool, batch_size: int
-    ) -> Outputs:
-        """Outputs of all texts with all hypotheses: logits `[N, L, C]`, in the order of the rows."""
+    def _run_labels(self, rows: Sequence[Encoded], labels: Packed, *, batch_size: int) -> Outputs:
+        """Outputs of all texts with the same labels: logits `[N, L * C]`, in the order of the rows."""
         parts: list[Outputs] = []
         order: list[int] = []
-        each = len(hypotheses) * (1 + max(len(one) for one in hypotheses))
-        for batch in _batches(rows, min(batch_size, max(1, TOKENS_PER_BATCH // each))):
+        for batch in _batches(rows, min(batch_size, max(1, TOKENS_PER_BATCH // labels.tokens))):
             inputs = self._encoder.pad([rows[index] for index in batch])
             with self._lock:
-                parts.append(self._backend.run_labels(inputs, hypotheses, embeddings=embeddings))
+                found = self._backend.run_labels(inputs, [labels] * len(batch))
+            parts.append(Outputs(found.logits.reshape(len(batch), -1), found.embeddings))
             order += batch
         return _together(parts, np.argsort(order), self.folder.path.name)
 

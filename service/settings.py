@@ -6,9 +6,66 @@ Does not know: how a setting is put to use.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import BadRequest
+
+BackendName = Literal["auto", "torch", "openvino", "onnx", "dummy"]
+PrecisionName = Literal["auto", "float32", "bfloat16", "int8"]
+
+
+class RuntimeSettings(BaseModel):
+    """What a model is computed with. Each can be set by an environment variable: REHEAD_BACKEND and so on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    backend: BackendName = "auto"
+    """The runtime; auto takes whichever is measured to be fastest on this machine at equal answers."""
+
+    precision: PrecisionName = "auto"
+    """What it computes in; auto is chosen with the runtime, and never int8."""
+
+    threads: int = Field(default_factory=lambda: _threads(), ge=1)
+    """Threads of one model; as many as there are processors for this process, or as OMP_NUM_THREADS says."""
+
+    cache: Path = Field(default_factory=lambda: _cache())
+    """The folder of models made for a runtime, and of what was measured."""
+
+    @classmethod
+    def from_environment(cls, **given: Any) -> Self:
+        """Settings from REHEAD_BACKEND, REHEAD_PRECISION, REHEAD_THREADS and REHEAD_CACHE; what is given here and is
+        not None goes before.
+
+        Raises:
+            BadRequest: a value that is none of those accepted.
+        """
+        names = {field: f"REHEAD_{field.upper()}" for field in cls.model_fields}
+        found = {field: os.environ[name] for field, name in names.items() if os.environ.get(name)}
+        found |= {field: value for field, value in given.items() if value is not None}
+        try:
+            return cls.model_validate(found)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = str(first["loc"][0])
+            where = field if given.get(field) is not None else names.get(field, field)
+            raise BadRequest(f"{where} cannot be {found.get(field)!r}: {first['msg']}") from error
+
+
+def _threads() -> int:
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def _cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "rehead"
 
 
 class ServeSettings(BaseModel):

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from finetune.artifact import AttentionMode
-from finetune.encoding import Encoded
+from service.backends.packing import Packed
+
+Precision = Literal["float32", "bfloat16", "int8"]
+Arrays = Mapping[str, npt.NDArray[np.int64]]
+
+LOGIT_TOLERANCE: dict[Precision, float] = {"float32": 1e-4, "bfloat16": 0.05, "int8": float("inf")}
+"""How far a logit may be from torch's in float32, over the largest logit (or 1). int8 is held to accuracy instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,18 @@ class Backend(Protocol):
     """One loaded model. A caller makes one call at a time."""
 
     @property
+    def name(self) -> str:
+        """The runtime: torch, openvino, onnx, dummy."""
+
+    @property
+    def precision(self) -> Precision:
+        """What it computes in."""
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether a batch costs its longest row times its rows, as opposed to the tokens it holds."""
+
+    @property
     def shared_text(self) -> bool:
         """Whether the model can be run under the shared-text mask, and so give embeddings."""
 
@@ -36,9 +54,7 @@ class Backend(Protocol):
     def one_pass(self) -> bool:
         """Whether `run_labels` can be called."""
 
-    def run(
-        self, inputs: Mapping[str, npt.NDArray[np.int64]], *, attention: AttentionMode, embeddings: bool
-    ) -> Outputs:
+    def run(self, inputs: Arrays, *, attention: AttentionMode, embeddings: bool) -> Outputs:
         """Logits of one padded batch.
 
         Args:
@@ -47,13 +63,14 @@ class Backend(Protocol):
                 independent of what follows the text only under attention `shared_text`.
         """
 
-    def run_labels(
-        self, texts: Mapping[str, npt.NDArray[np.int64]], hypotheses: Sequence[Encoded], *, embeddings: bool
-    ) -> Outputs:
-        """Logits `[B, L, C]` of every text with every hypothesis under the shared-text mask, each text read once.
+    def run_labels(self, texts: Arrays, packs: Sequence[Packed]) -> Outputs:
+        """Logits `[P, C]` of every text with each of its labels, text by text, under the shared-text mask; each text
+        is read once. Also the texts' embeddings `[B, H]`.
 
         Args:
             texts: the padded parts of pairs up to the hypothesis.
-            hypotheses: the parts from there on.
-            embeddings: also give the texts' `[B, H]`, as `run` does.
+            packs: the labels of each text.
         """
+
+    def close(self) -> None:
+        """Let go of the model. No call comes after it."""

@@ -1,151 +1,99 @@
 """Many labels from one pass over a text: its keys and values are kept, and every label's hypothesis attends to them.
 
 Knows: layers of BERT's kind, the shared-text mask (text sees text; [CLS] and hypothesis see all), absolute positions.
-Does not know: templates, scorers, batches.
+Does not know: templates, scorers, batches, which runtime computes it: other runtimes are given it as a graph.
 
 T tokens of text and L hypotheses of h tokens cost T + L * (h + 1) tokens, where pairs one by one cost L * (T + h + 1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from finetune.attention import PADDING, TEXT
-from finetune.encoding import Encoded
 from finetune.first_token import layers_of
 
-TOKENS_AT_ONCE = 8192
-"""Tokens of hypotheses, each with its [CLS], that are computed together."""
-
-Inputs = Mapping[str, npt.NDArray[np.int64]]
+HIDDEN = torch.finfo(torch.bfloat16).min
+"""What is added to the score of a token that must not be seen: a number in every precision."""
 
 
-class OnePass:
+class OnePass(nn.Module):
     """A model read that way; `of` says whether it can be."""
 
     def __init__(self, model: Any, layers: Sequence[Any]) -> None:
-        self._model, self._layers, self._body = model, layers, model.base_model
+        super().__init__()
+        self._model, self._body = model, model.base_model
+        self._layers = list(layers)
         # RoBERTa and its kin count positions from the padding id on
         before = getattr(self._body.embeddings, "padding_idx", None)
         self._first_position = 0 if before is None else int(before) + 1
 
     @classmethod
     def of(cls, model: Any) -> OnePass | None:
-        """The model as one that reads a text once, or None where its layers or embeddings are of another kind."""
+        """The model read once for all labels; None where its layers or its head are of another kind."""
         layers = layers_of(model)
         classifier = hasattr(model, "classifier") and hasattr(getattr(model, "base_model", None), "embeddings")
-        return cls(model, layers) if layers and classifier else None
+        return cls(model, layers).eval() if layers and classifier else None
 
-    @torch.inference_mode()
-    def __call__(
-        self, texts: Inputs, hypotheses: Sequence[Encoded], *, embeddings: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Logits `[B, L, C]` of every text with every hypothesis, and where asked the texts' mean states `[B, H]`.
+    def forward(
+        self,
+        text_ids: Tensor,
+        lengths: Tensor,
+        ids: Tensor,
+        steps: Tensor,
+        owners: Tensor,
+        text_of: Tensor,
+        starts: Tensor,
+        text_types: Tensor | None = None,
+        types: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits `[P, C]` of every text with each of its hypotheses, and the texts' mean states `[B, H]`, float32.
 
         Args:
-            texts: the parts of pairs up to the hypothesis, as `TextEncoder.pad` gives them.
-            hypotheses: the parts of pairs from there on.
+            text_ids: the parts of pairs up to the hypothesis `[B, T]`, padded; `lengths` `[B]` says how long they are.
+            ids: hypotheses in rows `[N, S]`; steps, owners, text_of, starts: see `packing`.
         """
-        device = self._model.device
-        arrays = {name: torch.from_numpy(array).to(device) for name, array in texts.items()}
-        lengths = (arrays["segments"] != PADDING).sum(dim=1)
-        kept, states = self._read(arrays, embeddings)
-        visible = arrays["segments"][:, None, None, 1:] == TEXT
-        mask = torch.zeros(visible.shape, device=device).masked_fill_(~visible, torch.finfo(torch.float32).min)
-        own = {name: tensor.to(device) for name, tensor in self._own(texts, hypotheses).items()}
-        each = len(lengths) * own["ids"].shape[1]
-        at_once = max(1, TOKENS_AT_ONCE // each)
-        parts = [
-            self._weigh(kept, mask, lengths, {name: one[start : start + at_once] for name, one in own.items()})
-            for start in range(0, len(hypotheses), at_once)
-        ]
-        means = None
-        if states is not None:
-            weights = visible.squeeze(1).transpose(1, 2).to(states.dtype)
-            means = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
-        return torch.cat(parts, dim=1), means
-
-    def _read(self, arrays: Mapping[str, Tensor], embeddings: bool) -> tuple[list[tuple[Tensor, Tensor]], Any]:
-        """Keys and values `[B, heads, T, D]` of each layer for the text without [CLS], and its last states."""
-        ids = arrays["input_ids"][:, 1:]
-        positions = self._first_position + torch.arange(1, ids.shape[1] + 1, device=ids.device)
-        types = arrays["token_type_ids"][:, 1:] if "token_type_ids" in arrays else None
-        states = self._embedded(ids, types, positions.expand_as(ids))
-        visible = (arrays["segments"][:, 1:] == TEXT)[:, None, None]
+        # 1. the text without its [CLS], which sees the hypothesis and so belongs to each label
+        places = torch.arange(1, text_ids.shape[1], device=text_ids.device)
+        visible = places[None] < lengths[:, None]
+        positions = places[None].expand(text_ids.shape[0], -1)
+        states = self._embedded(text_ids[:, 1:], text_types[:, 1:] if text_types is not None else None, positions)
+        of_text = ((~visible).to(states.dtype) * HIDDEN)[:, None, None]
         kept = []
-        for number, layer in enumerate(self._layers):
-            key, value = _heads(layer, "key", states), _heads(layer, "value", states)
+        for layer in self._layers:
+            query, key, value = _heads(layer, states)
             kept.append((key, value))
-            if number + 1 < len(self._layers) or embeddings:
-                query = _heads(layer, "query", states)
-                states = _after(layer, F.scaled_dot_product_attention(query, key, value, attn_mask=visible), states)
-        return kept, states if embeddings else None
-
-    def _own(self, texts: Inputs, hypotheses: Sequence[Encoded]) -> dict[str, Tensor]:
-        """[CLS] and hypothesis `[L, M]`, padded: ids, types, and which of them there are."""
-        shape = (len(hypotheses), 1 + max(len(row) for row in hypotheses))
-        ids, types = (np.zeros(shape, dtype=np.int64) for _ in range(2))
-        there = np.zeros(shape, dtype=np.bool_)
-        ids[:, 0], there[:, 0] = texts["input_ids"][0, 0], True
-        if "token_type_ids" in texts:
-            types[:, 0] = texts["token_type_ids"][0, 0]
-        for row, hypothesis in enumerate(hypotheses):
-            end = 1 + len(hypothesis)
-            ids[row, 1:end], there[row, 1:end] = hypothesis.ids, True
-            if "token_type_ids" in texts:
-                types[row, 1:end] = hypothesis.type_ids
-        found = {"ids": ids, "there": there} | ({"types": types} if "token_type_ids" in texts else {})
-        return {name: torch.from_numpy(array) for name, array in found.items()}
-
-    def _weigh(
-        self,
-        kept: Sequence[tuple[Tensor, Tensor]],
-        text_mask: Tensor,
-        lengths: Tensor,
-        own: Mapping[str, Tensor],
-    ) -> Tensor:
-        """Logits `[B, L, C]` of some hypotheses with every text."""
-        texts, (labels, tokens) = len(lengths), own["ids"].shape
-        pairs = texts * labels
-
-        def for_each(one: Tensor) -> Tensor:
-            return one.expand(texts, labels, tokens).reshape(pairs, tokens)
-
-        after = lengths[:, None, None] + torch.arange(tokens - 1, device=lengths.device)  # where hypotheses stand
-        positions = F.pad(after, (1, 0)) + self._first_position
-        states = self._embedded(
-            for_each(own["ids"]), for_each(own["types"]) if "types" in own else None, for_each(positions)
-        )
-        hidden = ~for_each(own["there"])[:, None, None]
-        for number, (layer, (key, value)) in enumerate(zip(self._layers, kept, strict=True)):
-            last = number + 1 == len(self._layers)
-            asking = states[:, :1] if last else states  # nothing but [CLS] is read after the last layer
-            query = _heads(layer, "query", asking) * layer.attention.self.scaling
-            heads, width, many = query.shape[1], query.shape[3], query.shape[2]
-            # all hypotheses of a text ask its keys together: [B, heads, L * M, D]
-            together = query.view(texts, labels, heads, many, width).transpose(1, 2).reshape(texts, heads, -1, width)
-            of_text = torch.matmul(together, key.transpose(2, 3)) + text_mask
-            of_own = torch.matmul(query, _heads(layer, "key", states).transpose(2, 3))
-            of_own = of_own.masked_fill(hidden, torch.finfo(of_own.dtype).min)
-            length = key.shape[2]
-            of_text = of_text.view(texts, heads, labels, many, length).transpose(1, 2).reshape(pairs, heads, many, -1)
-            weights = F.softmax(torch.cat([of_text, of_own], dim=-1), dim=-1)
-            to_text = weights[..., :length].reshape(texts, labels, heads, many, length).transpose(1, 2)
-            found = torch.matmul(to_text.reshape(texts, heads, -1, length), value)
-            found = found.view(texts, heads, labels, many, width).transpose(1, 2).reshape(query.shape)
-            found = found + torch.matmul(weights[..., length:], _heads(layer, "value", states))
-            states = _after(layer, found, asking)
-        return self._head(states).view(texts, labels, -1)
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=of_text)
+            states = _after(layer, attended.transpose(1, 2).flatten(2), states)
+        weights = visible[..., None].to(states.dtype)
+        means = (states * weights).sum(dim=1) / weights.sum(dim=1)
+        # 2. rows of labels: each token sees its own label's tokens, and the text
+        rows, width = ids.shape
+        behind = torch.where(steps < 0, torch.zeros_like(steps), lengths.index_select(0, text_of)[:, None] + steps)
+        states = self._embedded(ids, types, behind)
+        others = (owners[:, :, None] != owners[:, None, :]).to(states.dtype) * HIDDEN
+        before = of_text.index_select(0, text_of).expand(-1, 1, width, -1)
+        mask = torch.cat([before, others[:, None]], dim=-1)
+        for number, (layer, (text_key, text_value)) in enumerate(zip(self._layers, kept, strict=True)):
+            query, key, value = _heads(layer, states)
+            key = torch.cat([text_key.index_select(0, text_of), key], dim=2)
+            value = torch.cat([text_value.index_select(0, text_of), value], dim=2)
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+            if number + 1 == len(self._layers):  # nothing but [CLS] is read after the last layer
+                attended = attended.reshape(rows * width, -1).index_select(0, starts)
+                states = states.reshape(rows * width, -1).index_select(0, starts)
+            states = _after(layer, attended, states)
+        return self._head(states[:, None]).float(), means.float()
 
     def _embedded(self, ids: Tensor, types: Tensor | None, positions: Tensor) -> Tensor:
-        states = self._body.embeddings(input_ids=ids, token_type_ids=types, position_ids=positions)
+        types = torch.zeros_like(ids) if types is None else types
+        states = self._body.embeddings(
+            input_ids=ids, token_type_ids=types, position_ids=positions + self._first_position
+        )
         project = getattr(self._body, "embeddings_project", None)
         found: Tensor = project(states) if project is not None else states
         return found
@@ -156,15 +104,17 @@ class OnePass:
         return found
 
 
-def _heads(layer: Any, which: str, states: Tensor) -> Tensor:
-    """`[B, L, H]` to `[B, heads, L, D]`, through the layer's query, key or value."""
+def _heads(layer: Any, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value of states `[B, L, H]`, each as `[B, heads, L, D]`."""
     own = layer.attention.self
-    made: Tensor = getattr(own, which)(states)
-    return made.view(len(states), -1, own.num_attention_heads, own.attention_head_size).transpose(1, 2)
+    made = (linear(states) for linear in (own.query, own.key, own.value))
+    query, key, value = (
+        one.reshape(one.shape[0], -1, own.num_attention_heads, own.attention_head_size).transpose(1, 2) for one in made
+    )
+    return query, key, value
 
 
 def _after(layer: Any, attended: Tensor, states: Tensor) -> Tensor:
-    """What a layer makes of what its heads found: `[B, heads, L, D]` to `[B, L, H]`."""
-    merged = attended.transpose(1, 2).reshape(states.shape[0], states.shape[1], -1)
-    found: Tensor = layer.feed_forward_chunk(layer.attention.output(merged, states))
+    """What a layer makes of states and of what they attended to."""
+    found: Tensor = layer.feed_forward_chunk(layer.attention.output(attended, states))
     return found

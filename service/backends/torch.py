@@ -1,4 +1,4 @@
-"""PyTorch: a sequence classifier of transformers, in float32, on the GPU where there is one.
+"""PyTorch: a sequence classifier of transformers, in float32 or bfloat16, on the GPU where there is one.
 
 Knows: loading safely, devices, the shared-text mask as the additive mask that attention layers take.
 Does not know: text, labels, what the logits mean.
@@ -7,7 +7,7 @@ Does not know: text, labels, what the logits mean.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,8 +18,10 @@ import torch
 from finetune.artifact import CUSTOM_HEAD, AttentionMode, ModelFolder
 from finetune.attention import HYPOTHESIS, LEADING, TEXT, shared_text_mask
 from finetune.encoding import Encoded
-from service.backends.base import Outputs
-from service.backends.one_pass import OnePass
+from finetune.first_token import first_token_only
+from service.backends.base import Arrays, Outputs, Precision
+from service.backends.one_pass import HIDDEN, OnePass
+from service.backends.packing import Packed, arrays_of, packed
 from service.errors import BackendFailed
 
 SHARED_TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert")
@@ -30,24 +32,38 @@ if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
+DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
 class TorchBackend:
     """A loaded model; implements `service.backends.base.Backend`."""
 
-    def __init__(self, model: Any, *, family: str) -> None:
+    name = "torch"
+    is_padded = True
+
+    def __init__(self, model: Any, *, family: str, precision: Precision = "float32") -> None:
+        self.precision = precision
         self.shared_text = family in SHARED_TEXT_FAMILIES
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = model.eval().to(self._device)
-        one_pass = OnePass.of(self._model) if self.shared_text else None
-        self._one_pass = one_pass if one_pass is not None and self._agrees(one_pass) else None
-        self.one_pass = self._one_pass is not None
+        self.model = model.eval().to(self._device)
+        # whether a model can be read in a quicker way is tried in float32, where it is plain to see
+        one_pass = OnePass.of(self.model) if self.shared_text else None
+        self.graph = one_pass if one_pass is not None and self._agrees(one_pass) else None
+        self.one_pass = self.graph is not None
+        with first_token_only(self.model) as self._first_token_only:
+            pass
+        self.model.to(DTYPES[precision])
 
     @classmethod
-    def load(cls, folder: ModelFolder) -> TorchBackend:
+    def load(cls, folder: ModelFolder, precision: Precision = "float32") -> TorchBackend:
         """The model of a checked folder: safetensors only, no remote code.
 
         Raises:
-            BackendFailed: the folder's weights are not those of a sequence classifier.
+            BackendFailed: the folder's weights are not those of a sequence classifier, or a precision that is not
+                torch's.
         """
+        if precision not in DTYPES:
+            raise BackendFailed(f"the torch backend computes in {' or '.join(DTYPES)}, not in {precision}")
         from transformers import AutoModelForSequenceClassification
 
         if folder.config.get("model_type") == CUSTOM_HEAD:
@@ -70,42 +86,37 @@ class TorchBackend:
                 f"{folder.path}: these weights are not a classifier's, {missing} is missing",
                 hint="fine-tune it first (rehead finetune)",
             )
-        return cls(model, family=str(folder.config.get("model_type", "")))
+        return cls(model, family=str(folder.config.get("model_type", "")), precision=precision)
 
-    def run(
-        self, inputs: Mapping[str, npt.NDArray[np.int64]], *, attention: AttentionMode, embeddings: bool
-    ) -> Outputs:
+    def run(self, inputs: Arrays, *, attention: AttentionMode, embeddings: bool) -> Outputs:
         """See `Backend.run`."""
         segments = inputs["segments"]
-        tensors = {
-            name: torch.from_numpy(array).to(self._device) for name, array in inputs.items() if name != "segments"
-        }
+        tensors = self._tensors({name: array for name, array in inputs.items() if name != "segments"})
         if attention == "shared_text":
-            tensors["attention_mask"] = _additive(shared_text_mask(segments)).to(self._device)
-        try:
-            with torch.inference_mode():
-                output = self._model(**tensors, output_hidden_states=embeddings)
-        except RuntimeError as error:  # out of memory, above all
-            raise BackendFailed(
-                f"the model failed on a batch of {len(segments)} rows ({_first_line(error)})"
-            ) from error
+            tensors["attention_mask"] = _additive(shared_text_mask(segments), self.model.dtype).to(self._device)
+        first_token = self._first_token_only and not embeddings and attention == "ordinary"
+        with _failing(f"a batch of {len(segments)} rows"), torch.inference_mode():
+            with first_token_only(self.model, wanted=first_token, tried=True):
+                output = self.model(**tensors, output_hidden_states=embeddings)
         means = _text_means(output.hidden_states[-1], segments) if embeddings else None
-        return Outputs(output.logits.float().cpu().numpy(), means)
+        return Outputs(_array(output.logits), means)
 
-    def run_labels(
-        self, texts: Mapping[str, npt.NDArray[np.int64]], hypotheses: Sequence[Encoded], *, embeddings: bool
-    ) -> Outputs:
+    def run_labels(self, texts: Arrays, packs: Sequence[Packed]) -> Outputs:
         """See `Backend.run_labels`."""
-        if self._one_pass is None:
+        if self.graph is None:
             raise BackendFailed("this model cannot read a text once for all labels")
-        try:
-            logits, means = self._one_pass(texts, hypotheses, embeddings=embeddings)
-        except RuntimeError as error:
-            raise BackendFailed(
-                f"the model failed on {len(texts['input_ids'])} texts with {len(hypotheses)} labels "
-                f"({_first_line(error)})"
-            ) from error
-        return Outputs(logits.float().cpu().numpy(), means.float().cpu().numpy() if means is not None else None)
+        tensors = self._tensors(arrays_of(texts, packs))
+        many = sum(len(pack.starts) for pack in packs)
+        with _failing(f"{len(packs)} texts with {many} labels"), torch.inference_mode():
+            logits, means = self.graph(**tensors)
+        return Outputs(_array(logits), _array(means))
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        del self.model, self.graph
+
+    def _tensors(self, arrays: Arrays) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(array).to(self._device) for name, array in arrays.items()}
 
     def _agrees(self, one_pass: OnePass) -> bool:
         """Whether it gives what pairs one by one give, tried on a few tokens."""
@@ -115,20 +126,31 @@ class TorchBackend:
             "token_type_ids": np.array([[0, 0, 0, 0, 1, 1]]),
             "segments": segments,
         }
-        if int(getattr(self._model.config, "type_vocab_size", 0) or 0) < 2:
+        if int(getattr(self.model.config, "type_vocab_size", 0) or 0) < 2:
             del pair["token_type_ids"]
         text = {name: array[:, :4] for name, array in pair.items()}
-        hypothesis = Encoded([7, 3], [1, 1], [HYPOTHESIS, HYPOTHESIS], False)
+        hypothesis = packed([Encoded([7, 3], [1, 1], [HYPOTHESIS] * 2, False)], Encoded([2], [0], [LEADING], False))
+        self._first_token_only = False
         try:
             expected = self.run(pair, attention="shared_text", embeddings=True)
-            logits, means = one_pass(text, [hypothesis], embeddings=True)
+            with torch.inference_mode():
+                found = one_pass(**self._tensors(arrays_of(text, [hypothesis])))
         except (RuntimeError, TypeError, AttributeError, BackendFailed):
             return False
-        pairs = ((logits[0], expected.logits), (means, expected.embeddings))
-        return all(
-            one is not None and other is not None and np.allclose(one.float().cpu().numpy(), other, 1e-3, 1e-4)
-            for one, other in pairs
-        )
+        pairs = zip(found, (expected.logits, expected.embeddings), strict=True)
+        return all(other is not None and np.allclose(_array(one), other, 1e-3, 1e-4) for one, other in pairs)
+
+
+@contextmanager
+def _failing(what: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # out of memory, above all
+        raise BackendFailed(f"the model failed on {what} ({_first_line(error)})") from error
+
+
+def _array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
+    return np.asarray(tensor.float().cpu().numpy(), dtype=np.float32)
 
 
 @contextmanager
@@ -151,10 +173,10 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _additive(visible: npt.NDArray[np.bool_]) -> torch.Tensor:
-    """`[B, L, L]` booleans as the `[B, 1, L, L]` float mask that is added to attention scores."""
+def _additive(visible: npt.NDArray[np.bool_], dtype: torch.dtype) -> torch.Tensor:
+    """`[B, L, L]` booleans as the `[B, 1, L, L]` mask that is added to attention scores."""
     mask = torch.from_numpy(visible)[:, None]
-    return torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(torch.float32).min)
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, HIDDEN)
 
 
 def _text_means(states: torch.Tensor, segments: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

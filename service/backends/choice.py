@@ -1,0 +1,201 @@
+"""The backend of a model: the one asked for, or the one that is fastest on this machine at equal answers.
+
+Knows: which backends there are, how they are timed against each other, where the outcome is kept.
+Does not know: how any of them computes.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from finetune.artifact import ModelFolder, write_json
+from service.backends.base import LOGIT_TOLERANCE, Backend, Outputs, Precision
+from service.backends.exported import ExportedBackend, home_of
+from service.errors import BackendFailed
+from service.settings import RuntimeSettings
+
+Say = Callable[[str], None]
+FORMAT = 1
+ROUNDS = 3
+ENOUGH_S = 6.0
+"""Seconds after which no further round is timed."""
+
+CANDIDATES: tuple[tuple[str, Precision], ...] = (
+    ("torch", "float32"),
+    ("torch", "bfloat16"),
+    ("openvino", "float32"),
+    ("openvino", "bfloat16"),
+)
+"""What `auto` tries, in this order. torch in float32 is what the others are held against."""
+
+
+def load(folder: ModelFolder, settings: RuntimeSettings, say: Say = lambda line: None) -> Backend:
+    """The model of a checked folder, on the runtime and in the precision that the settings ask for.
+
+    Where they say `auto`, the outcome of a trial on this machine decides; it is held the first time, which takes some
+    seconds, and kept in the cache folder.
+
+    Args:
+        say: hears which backend it is, and why.
+
+    Raises:
+        BackendFailed: the weights are not a classifier's, or what is asked for cannot be had here.
+    """
+    if settings.backend == "dummy":
+        return _open("dummy", "float32", folder, settings)
+    if settings.backend != "auto" and settings.precision != "auto":
+        return _open(settings.backend, settings.precision, folder, settings)
+    if settings.precision == "int8":
+        raise BackendFailed("precision int8 needs a backend: openvino or onnx")
+    candidates = [
+        (name, precision)
+        for name, precision in (*CANDIDATES, ("onnx", "float32"))
+        if settings.backend in (name, "auto") and settings.precision in (precision, "auto")
+        if settings.backend != "auto" or name != "onnx"
+    ]
+    file = home_of(folder, settings.cache) / f"choice-{_machine(settings, candidates)}.json"
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if kept is not None:
+        say(f"{folder.path.name}: {kept['why']}")
+        return _open(kept["backend"], kept["precision"], folder, settings)
+    if len(candidates) == 1:
+        return _open(*candidates[0], folder, settings)
+    say(f"{folder.path.name}: trying what is fastest here, once")
+    found, name, why = _fastest(folder, settings, candidates)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, {"backend": name, "precision": found.precision, "why": why})
+    say(f"{folder.path.name}: {why}")
+    return found
+
+
+def _open(name: str, precision: Precision, folder: ModelFolder, settings: RuntimeSettings) -> Backend:
+    if name == "dummy":
+        from service.backends.dummy import DummyBackend
+
+        return DummyBackend(len(folder.labels.names))
+    if name == "torch":
+        from service.backends.torch import TorchBackend
+
+        return TorchBackend.load(folder, precision)
+    return exported(name).load(folder, precision, settings)
+
+
+def exported(name: str) -> type[ExportedBackend]:
+    """The backend of that name, among those that are given graphs."""
+    if name == "onnx":
+        from service.backends.onnx import OnnxBackend
+
+        return OnnxBackend
+    from service.backends.openvino import OpenVINOBackend
+
+    return OpenVINOBackend
+
+
+def _fastest(
+    folder: ModelFolder, settings: RuntimeSettings, candidates: list[tuple[str, Precision]]
+) -> tuple[Backend, str, str]:
+    """The fastest of the candidates that answer as torch in float32 does, its name, and the reason in words."""
+    reference = _open("torch", "float32", folder, settings)
+    ask = _question(folder)
+    expected = ask(reference)
+    tried: dict[str, Backend] = {}
+    left_out: list[str] = []
+    for name, precision in candidates:
+        title = f"{name} in {precision}"
+        try:
+            is_reference = (name, precision) == ("torch", "float32")
+            backend = reference if is_reference else _open(name, precision, folder, settings)
+            if (backend.one_pass, backend.shared_text) < (reference.one_pass, reference.shared_text):
+                raise BackendFailed("it cannot do all that torch does with this model")
+            _hold(ask(backend), expected, precision)
+        except BackendFailed as error:
+            left_out.append(f"{title}: {error}")
+        else:
+            tried[title] = backend
+    if not tried:
+        raise BackendFailed(f"{folder.path.name}: no backend can be used ({'; '.join(left_out)})")
+    seconds = _timed({title: lambda backend=backend: ask(backend) for title, backend in tried.items()})
+    best, *others = sorted(tried, key=lambda title: seconds[title])
+    for title in others:
+        if tried[title] is not reference:
+            tried[title].close()
+    slower = ", ".join(f"{seconds[title] / seconds[best]:.1f} times {title}" for title in others)
+    why = f"{best}, which does {slower}" if others else best
+    return tried[best], best.split()[0], why + (f" (left out: {'; '.join(left_out)})" if left_out else "")
+
+
+def _question(folder: ModelFolder) -> Callable[[Backend], Outputs]:
+    """What backends are timed on: texts with labels for a model that reads them in one pass, else texts alone."""
+    from finetune.encoding import TextEncoder
+    from service.backends.graphs import sample
+    from service.backends.packing import packed
+
+    encoder = TextEncoder.load(folder.path, folder.config, max_length=folder.settings.max_length)
+    texts = [sample(20 + number % 3) for number in range(16)]
+    alone = encoder.pad(encoder(texts))
+    zero_shot = folder.settings.zero_shot
+    ends = encoder.hypotheses([sample(4 + number % 3) for number in range(10)])
+    rows = encoder.before_hypotheses(texts[:8], max(map(len, ends)))
+    packs = [packed(ends, rows[0].part(0, 1))] * len(rows)
+
+    def ask(backend: Backend) -> Outputs:
+        if zero_shot is not None and zero_shot.attention == "shared_text" and backend.one_pass:
+            return backend.run_labels(encoder.pad(rows), packs)
+        return backend.run(alone, attention="ordinary", embeddings=False)
+
+    return ask
+
+
+def _hold(found: Outputs, expected: Outputs, precision: Precision) -> None:
+    allowed = LOGIT_TOLERANCE[precision] * max(1.0, float(np.abs(expected.logits).max()))
+    difference = float(np.abs(found.logits - expected.logits).max())
+    if not difference <= allowed:
+        raise BackendFailed(f"its logits differ by {difference:.3g}, and {allowed:.3g} is allowed")
+
+
+def _timed(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Median seconds of each, in turns."""
+    for run in runs.values():
+        run()
+    seconds: dict[str, list[float]] = {title: [] for title in runs}
+    begin = time.perf_counter()
+    for _ in range(ROUNDS):
+        for title, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[title].append(time.perf_counter() - start)
+        if time.perf_counter() - begin > ENOUGH_S:
+            break
+    return {title: median(values) for title, values in seconds.items()}
+
+
+def _machine(settings: RuntimeSettings, candidates: list[tuple[str, Precision]]) -> str:
+    """What a trial's outcome depends on beside the model, as a short hash."""
+    facts = [FORMAT, settings.threads, candidates, list(_processor())]
+    for package in ("torch", "transformers", "openvino", "onnxruntime"):
+        try:
+            facts.append(version(package))
+        except PackageNotFoundError:
+            facts.append(None)
+    return sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _processor() -> Iterator[str]:
+    yield platform.machine()
+    yield str(Path("/dev/nvidiactl").exists())
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        yield platform.processor()
+    else:
+        yield from sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})

@@ -1,0 +1,207 @@
+"""A model made for another runtime: once, and then read from the cache folder.
+
+Knows: where graphs lie, which graph answers what, how they are held against torch.
+Does not know: any particular runtime; torch is imported only where a graph has to be made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune.artifact import AttentionMode, ModelFolder, write_json
+from finetune.artifact import sha256 as sha256_of
+from finetune.attention import LEADING, PADDING, TEXT
+from finetune.encoding import Encoded
+from service.backends.base import LOGIT_TOLERANCE, Arrays, Outputs, Precision
+from service.backends.packing import Packed, arrays_of, packed
+from service.errors import BackendFailed
+from service.settings import RuntimeSettings
+
+if TYPE_CHECKING:
+    from service.backends.graphs import Graph, GraphName
+    from service.backends.torch import TorchBackend
+
+FORMAT = 1
+"""Counts changes of the graphs: those made before are made again."""
+
+FACTS = "facts.json"
+Run = Callable[[Arrays], list[npt.NDArray[np.float32]]]
+"""A graph on a runtime: inputs by name to outputs in order."""
+
+
+class ExportedBackend(ABC):
+    """A model on another runtime; implements `service.backends.base.Backend`."""
+
+    name: ClassVar[str]
+    package: ClassVar[str]
+    """What must be installed; its version is part of where graphs lie."""
+
+    precisions: ClassVar[tuple[Precision, ...]]
+    is_padded = True
+
+    def __init__(self, folder: ModelFolder, home: Path, precision: Precision, threads: int) -> None:
+        self.precision = precision
+        self._folder, self._home, self._threads = folder, home, threads
+        self._opened: dict[str, Run] = {}
+        self._process = os.getpid()
+        self._torch: TorchBackend | None = None
+        self.one_pass = self.shared_text = self._can_one_pass()
+
+    @classmethod
+    def load(cls, folder: ModelFolder, precision: Precision, settings: RuntimeSettings) -> Self:
+        """The model of a checked folder, from the cache or made now.
+
+        Raises:
+            BackendFailed: the runtime is not installed, does not compute in this precision, or does not give what
+                torch gives.
+        """
+        if precision not in cls.precisions:
+            raise BackendFailed(f"the {cls.name} backend computes in {' or '.join(cls.precisions)}, not in {precision}")
+        cls.check(precision)
+        backend = cls(folder, home_of(folder, settings.cache) / cls._place(), precision, settings.threads)
+        zero_shot = folder.settings.zero_shot
+        shared = zero_shot is not None and zero_shot.attention == "shared_text"
+        backend._graph("one_pass" if shared and backend.one_pass else "rows")
+        return backend
+
+    @classmethod
+    @abstractmethod
+    def check(cls, precision: Precision) -> None:
+        """Raise BackendFailed where the runtime is not installed, or this machine has not got the precision."""
+
+    @abstractmethod
+    def write(self, graph: Graph, file: Path) -> None:
+        """Make a graph for the runtime."""
+
+    @abstractmethod
+    def _open(self, file: Path) -> Run:
+        """The graph of a file, ready to run in `self.precision`."""
+
+    def run(self, inputs: Arrays, *, attention: AttentionMode, embeddings: bool) -> Outputs:
+        """See `Backend.run`; rows under the shared-text mask are texts with one label each."""
+        if attention == "ordinary" and not embeddings:
+            given = {name: array for name, array in inputs.items() if name != "segments"}
+            return Outputs(*self._run("rows", given))
+        if attention == "ordinary":
+            raise BackendFailed(f"the {self.name} backend gives embeddings under the shared-text mask only")
+        texts, packs = _texts_and_labels(inputs)
+        return self.run_labels(texts, packs)
+
+    def run_labels(self, texts: Arrays, packs: Sequence[Packed]) -> Outputs:
+        """See `Backend.run_labels`."""
+        return Outputs(*self._run("one_pass", arrays_of(texts, packs)))
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        self._opened.clear()
+
+    def _run(self, name: GraphName, arrays: Arrays) -> list[npt.NDArray[np.float32]]:
+        graph = self._graph(name)
+        try:
+            return graph(arrays)
+        except RuntimeError as error:  # what every runtime raises, out of memory above all
+            first = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise BackendFailed(f"{self.name} failed on {self._folder.path.name} ({first})") from error
+
+    def _graph(self, name: GraphName) -> Run:
+        if self._process != os.getpid():  # threads of a runtime do not come along into a forked process
+            self._opened, self._process = {}, os.getpid()
+        if name not in self._opened:
+            file = self._file(name)
+            if not file.exists():
+                if self.precision == "int8":
+                    raise BackendFailed(
+                        f"{self._folder.path.name} has not been made for {self.name} in int8",
+                        hint=f"rehead export {self._folder.path} --format {self.name} --int8 --check FILE makes it",
+                    )
+                self._make(name)
+            self._opened[name] = self._open(file)
+        return self._opened[name]
+
+    def _file(self, name: str) -> Path:
+        return self._home / (f"{name}-int8" if self.precision == "int8" else name)
+
+    @classmethod
+    def _place(cls) -> str:
+        return f"{cls.name}-{version(cls.package)}-{FORMAT}"
+
+    def _can_one_pass(self) -> bool:
+        facts = self._home / FACTS
+        if not facts.is_file():
+            self._home.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self._home, prefix=".making-") as staging:
+                write_json(Path(staging) / FACTS, {"one_pass": self._source().one_pass})
+                (Path(staging) / FACTS).replace(facts)
+        return bool(json.loads(facts.read_text(encoding="utf-8"))["one_pass"])
+
+    def _source(self) -> TorchBackend:
+        """The model on torch, kept until a graph was made of it."""
+        from service.backends.torch import TorchBackend
+
+        if self._torch is None:
+            self._torch = TorchBackend.load(self._folder)
+        return self._torch
+
+    def _make(self, name: GraphName) -> None:
+        """Make a graph, hold it against torch on inputs of several shapes, and put it in its place."""
+        from service.backends.graphs import graph_of
+
+        with (
+            tempfile.TemporaryDirectory(dir=self._home, prefix=".making-") as staging,
+            graph_of(name, self._folder, self._source()) as graph,
+        ):
+            made = Path(staging) / name
+            made.mkdir()
+            self.write(graph, made)
+            self._hold_against_torch(self._open(made), graph)
+            try:
+                made.rename(self._file(name))
+            except OSError:  # another process was quicker
+                shutil.rmtree(made)
+        self._torch = None
+
+    def _hold_against_torch(self, run: Run, graph: Graph) -> None:
+        for inputs in graph.trials:
+            try:
+                outputs = run(inputs)
+            except RuntimeError as error:
+                raise BackendFailed(f"{self.name} cannot run {self._folder.path.name}") from error
+            for found, expected in zip(outputs, graph.outputs(inputs), strict=True):
+                allowed = LOGIT_TOLERANCE[self.precision] * max(1.0, float(np.abs(expected).max()))
+                if found.shape != expected.shape or not np.allclose(found, expected, rtol=0, atol=allowed):
+                    raise BackendFailed(f"{self._folder.path.name} gives other answers on {self.name} than on torch")
+
+
+def home_of(folder: ModelFolder, cache: Path) -> Path:
+    """Where in the cache folder a model's things lie: by what its weights and its config.json hold."""
+    files = sorted(folder.path.glob("model*.safetensors"))
+    hashes = [sha256_of(file) for file in (*files, folder.path / "config.json")]
+    return cache / sha256("".join(hashes).encode()).hexdigest()[:32]
+
+
+def _texts_and_labels(inputs: Arrays) -> tuple[dict[str, npt.NDArray[np.int64]], list[Packed]]:
+    """Padded rows, as the parts up to the hypothesis, and each row's own hypothesis, which may be none."""
+    segments = inputs["segments"]
+    of_text = (segments == LEADING) | (segments == TEXT)
+    lengths, begins = (segments != PADDING).sum(axis=1), of_text.sum(axis=1)
+    longest = int(begins.max())
+    texts = {name: array[:, :longest] for name, array in inputs.items()}
+    texts["segments"] = np.where(of_text[:, :longest], segments[:, :longest], PADDING)
+    types = inputs.get("token_type_ids", np.zeros_like(segments))
+    packs = []
+    for row, (begin, end) in enumerate(zip(begins, lengths, strict=True)):
+        sequence = Encoded(inputs["input_ids"][row], types[row], segments[row], False)
+        packs.append(packed([sequence.part(begin, end)], sequence.part(0, 1)))
+    return texts, packs

@@ -1,0 +1,102 @@
+"""OpenVINO, on the processor: in float32, in bfloat16 where the processor has it, in int8 after a check.
+
+Knows: how OpenVINO converts, compiles and runs a graph.
+Does not know: which graphs there are.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from service.backends.base import Arrays, Precision
+from service.backends.exported import ExportedBackend, Run
+from service.errors import BackendFailed
+
+if TYPE_CHECKING:
+    from service.backends.graphs import Graph
+
+GRAPH = "openvino_model.xml"
+
+
+class OpenVINOBackend(ExportedBackend):
+    """A model on OpenVINO."""
+
+    name = "openvino"
+    package = "openvino"
+    precisions = ("float32", "bfloat16", "int8")
+
+    @classmethod
+    def check(cls, precision: Precision) -> None:
+        """See `ExportedBackend.check`."""
+        if find_spec("openvino") is None:
+            raise BackendFailed("openvino is not installed", hint="pip install openvino")
+        if precision == "bfloat16" and not _has_bfloat16():
+            raise BackendFailed("this processor has no bfloat16", hint="use float32 or int8")
+
+    def write(self, graph: Graph, file: Path) -> None:
+        """See `ExportedBackend.write`."""
+        import openvino
+
+        with _quiet():
+            # traced, not through torch.export: a quarter of the time (docs/decisions.md)
+            model = openvino.convert_model(graph.module, example_input=graph.example())
+        openvino.save_model(model, str(file / GRAPH), compress_to_fp16=False)
+
+    def _open(self, file: Path) -> Run:
+        import openvino
+
+        core = openvino.Core()
+        inner = "bf16" if self.precision != "float32" and _has_bfloat16() else "f32"
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": inner, "PERFORMANCE_HINT": "LATENCY"}
+        options |= {"INFERENCE_NUM_THREADS": self._threads}
+        request = core.compile_model(str(file / GRAPH), "CPU", options).create_infer_request()
+        ports = [port.get_names() for port in request.model_inputs]  # a port has other names beside the argument's
+
+        def run(inputs: Arrays) -> list[Any]:
+            given = [next(inputs[name] for name in names if name in inputs) for names in ports]
+            found = request.infer(given, share_inputs=True)
+            return [np.array(found[number]) for number in range(len(found))]
+
+        return run
+
+    def quantize(self, graph: Graph, file: Path, calibration: Sequence[Arrays]) -> None:
+        """Write a graph in int8, its ranges taken from `calibration`."""
+        import nncf
+        import openvino
+
+        with _quiet():
+            model = openvino.convert_model(graph.module, example_input=graph.example())
+            made = nncf.quantize(
+                model,
+                nncf.Dataset(list(calibration)),
+                subset_size=len(calibration),
+                model_type=nncf.ModelType.TRANSFORMER,
+            )
+        openvino.save_model(made, str(file / GRAPH), compress_to_fp16=False)
+
+
+def _has_bfloat16() -> bool:
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings of the tracer and no progress of the quantizer: what goes wrong is held against torch."""
+    level = logging.getLogger("nncf").level
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger("nncf").setLevel(level)
