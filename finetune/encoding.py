@@ -16,11 +16,15 @@ import numpy.typing as npt
 
 from finetune.attention import HYPOTHESIS, LEADING, PADDING, TEXT
 from finetune.errors import CheckpointError, DataError
+from finetune.forks import Lock
 
 CHARACTERS_PER_TOKEN = 40
 """A text is cut at this many characters per token of `max_length` before it is tokenized: 10 MB would take seconds."""
 
 DEFAULT_MAX_LENGTH = 512
+_TOKENIZING = Lock()
+"""A fast tokenizer changes its own settings while it works."""
+
 Truncation = Literal["longest_first", "only_first"]
 
 
@@ -149,7 +153,8 @@ class TextEncoder:
         return arrays
 
     def _tokenize(self, first: list[str], second: list[str] | None, truncation: Truncation) -> Any:
-        return self.tokenizer(first, second, truncation=truncation, max_length=self.max_length)
+        with _TOKENIZING:
+            return self.tokenizer(first, second, truncation=truncation, max_length=self.max_length)
 
     def _clean(self, texts: Sequence[str]) -> tuple[list[str], list[bool]]:
         limit = self.max_length * CHARACTERS_PER_TOKEN

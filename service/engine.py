@@ -1,82 +1,56 @@
 """One loaded model as a question-answering machine: request -> tokens -> batches -> logits -> scores.
 
-Knows: what to compute once, how to batch, which mask and scorer a question asks for.
+Knows: what to compute once, which function and mask a request asks for.
 Does not know: names of models, HTTP, files, the runtime behind the backend.
 
-A text's scores depend on that text and the question alone, never on what else is in the call.
+A text's scores depend on that text and the question alone, never on what else is in the call, or in another.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-import weakref
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from finetune.artifact import AttentionMode, ModelFolder, Scorer, ZeroShotSettings
-from finetune.encoding import Encoded, TextEncoder
+from finetune.encoding import TextEncoder
 from finetune.labels import NliRoles, shown
 from finetune.scores import Activation, Floats, activate
 from service import zero_shot
 from service.backends import choice
-from service.backends.base import Backend, Outputs
+from service.backends.base import Backend
 from service.backends.choice import Say
-from service.backends.packing import Packed, packed
-from service.errors import BackendFailed, BadRequest
-from service.schema import (
-    ATTENTION_MODES,
-    FUNCTIONS,
-    SCORERS,
-    Answer,
-    Function,
-    Prediction,
-    TextInput,
-    ZeroShotQuestion,
-)
+from service.errors import BadRequest
+from service.labelsets import LabelSets
+from service.schema import ATTENTION_MODES, FUNCTIONS, Answer, Function, Prediction, TextInput, ZeroShotQuestion, one_of
 from service.settings import RuntimeSettings
-
-TOKENS_PER_BATCH = 8192
-"""Padded tokens of a batch at most: longest row times rows."""
+from service.steps import Steps, afinish, finish
+from service.weighing import Evidence, LabelEmbeddings, Started, Weigher
+from service.worker import Found, Rows, Worker
 
 ROWS_PER_BATCH = 64
 ROWS_AT_ONCE = 4096
-"""Rows that are tokenized and sorted by length together; bounds memory for long inputs."""
+"""Rows that are tokenized and queued together; bounds memory for long inputs."""
 
-ROOM_FOR_TEXT = 8
-"""Tokens a hypothesis must leave for the text."""
+PARTS_AT_ONCE = 2
+"""Parts of a call that are under way together: while one is computed, the next is tokenized."""
 
-REMEMBERED_LABELS = 4096
 ACTIVATIONS: dict[Function, Activation] = {"softmax": "softmax", "sigmoid": "sigmoid", "none": "linear"}
 
 
-_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """NLI logits `[N, L, C]` and cosines `[N, L]` of texts and labels, and which texts were cut."""
-
-    logits: npt.NDArray[np.float32] | None
-    cosine: Floats | None
-    truncated: list[bool]
-
-
 class Engine:
-    """Answers questions with one model; safe to use from many threads, which take turns batch by batch."""
+    """Answers questions with one model; safe to use from many threads and event loops, which share its batches."""
 
-    def __init__(self, folder: ModelFolder, tokenizer: Any, backend: Backend) -> None:
+    def __init__(self, folder: ModelFolder, encoder: TextEncoder, backend: Backend) -> None:
         self.folder = folder
-        self._backend = backend
-        self._lock = threading.Lock()
-        _ENGINES.add(self)
-        self._label_embeddings: OrderedDict[str, npt.NDArray[np.float32]] = OrderedDict()
-        self._encoder: TextEncoder = tokenizer
+        self._worker = Worker(encoder, backend, folder.path.name)
+        self._label_sets = LabelSets(encoder)
+        self._label_embeddings = LabelEmbeddings(self._worker)
 
     @classmethod
     def load(
@@ -95,6 +69,15 @@ class Engine:
         encoder = TextEncoder.load(folder.path, folder.config, max_length=folder.settings.max_length)
         return cls(folder, encoder, choice.load(folder, settings or RuntimeSettings.from_environment(), say))
 
+    @property
+    def backend(self) -> Backend:
+        """The runtime that computes."""
+        return self._worker.backend
+
+    def close(self) -> None:
+        """Finish what waits, take nothing more, and let go of the model."""
+        self._worker.close()
+
     def classify(
         self,
         inputs: Sequence[TextInput],
@@ -108,27 +91,61 @@ class Engine:
         Args:
             function: what turns logits into scores; `default` follows the model's task.
             attention: default is what the folder records, ordinary where it records nothing.
+            batch_size: rows computed together, at most.
 
         Raises:
             BadRequest: an unknown function or attention, or one that this model has not got.
             BackendFailed: the model answered with something that is not a number.
         """
-        _one_of("function_to_apply", function, FUNCTIONS)
-        settings = self.folder.settings
-        recorded = settings.zero_shot.attention if settings.zero_shot is not None else "ordinary"
-        mask = self._attention(attention or recorded)
-        distinct = list(dict.fromkeys(inputs))
-        answers: dict[TextInput, Answer] = {}
-        for paired in (False, True):
-            group = [item for item in distinct if (item.pair is not None) == paired]
-            for part in _parts(group, ROWS_AT_ONCE):
-                firsts = [item.text for item in part]
-                seconds = [item.pair or "" for item in part] if paired else None
-                rows = self._encode(self._encoder, firsts, seconds)
-                scores = self._activate(self._run(rows, mask, batch_size=batch_size).logits, function)
-                names = self.folder.labels.names
-                answers.update(zip(part, _answers(scores, names, [row.truncated for row in rows]), strict=True))
-        return [answers[item] for item in inputs]
+        return finish(self._classifying(inputs, function, attention, batch_size, wait=True))
+
+    async def aclassify(
+        self,
+        inputs: Sequence[TextInput],
+        *,
+        function: Function = "default",
+        attention: AttentionMode | None = None,
+        batch_size: int = ROWS_PER_BATCH,
+        wait: bool = False,
+    ) -> list[Answer]:
+        """What `classify` gives, while the event loop goes on; what waits is skipped once it is cancelled.
+
+        Args:
+            wait: wait for room in the queue, instead of being refused.
+
+        Raises:
+            Overloaded: beside what `classify` raises: too much waits already.
+        """
+        return await afinish(self._classifying(inputs, function, attention, batch_size, wait))
+
+    def zero_shot(
+        self,
+        texts: Sequence[str],
+        question: ZeroShotQuestion | Sequence[ZeroShotQuestion],
+        *,
+        batch_size: int = ROWS_PER_BATCH,
+    ) -> list[Answer]:
+        """One answer a text, in order, with the scores of the question's labels.
+
+        Args:
+            question: one for all texts, or one for each.
+
+        Raises:
+            BadRequest: not an NLI model, or labels, template, scorer, attention or a text that cannot be used.
+            BackendFailed: the model answered with something that is not a number.
+        """
+        return finish(self._zero_shot(texts, question, batch_size, wait=True))
+
+    async def azero_shot(
+        self,
+        texts: Sequence[str],
+        question: ZeroShotQuestion | Sequence[ZeroShotQuestion],
+        *,
+        batch_size: int = ROWS_PER_BATCH,
+        wait: bool = False,
+    ) -> list[Answer]:
+        """What `zero_shot` gives, as `aclassify` gives what `classify` does."""
+        return await afinish(self._zero_shot(texts, question, batch_size, wait))
 
     def scores(
         self,
@@ -148,83 +165,100 @@ class Engine:
             -1, len(names)
         )
 
-    def zero_shot(
-        self, texts: Sequence[str], question: ZeroShotQuestion, *, batch_size: int = ROWS_PER_BATCH
-    ) -> list[Answer]:
-        """One answer a text, in order, with the scores of the question's labels.
-
-        Raises:
-            BadRequest: not an NLI model, or labels, template, scorer, attention or a text that cannot be used.
-            BackendFailed: the model answered with something that is not a number.
-        """
-        roles, settings = nli_model(self.folder)
-        labels = zero_shot.parse_labels(question.labels)
-        template = question.hypothesis_template
-        template = zero_shot.check_template(settings.hypothesis_template if template is None else template)
-        scorer = _one_of("scorer", question.scorer or settings.scorer, SCORERS)
-        attention = self._attention(question.attention or settings.attention, scorer)
-        for number, text in enumerate(texts, start=1):
-            if not isinstance(text, str):
-                raise BadRequest(f"text {number} must be a string, and it is {type(text).__name__}")
-            if not text:
-                raise BadRequest(f"text {number} of {len(texts)} is empty" if len(texts) > 1 else "the text is empty")
-        self._check_labels(labels, template)
-        answers: dict[str, Answer] = {}
-        for part in _parts(list(dict.fromkeys(texts)), max(1, ROWS_AT_ONCE // len(labels))):
-            evidence = self.weigh(part, labels, template, scorer, attention, batch_size)
-            scores = zero_shot.collapse(
-                evidence.logits,
-                evidence.cosine,
-                roles=roles,
-                scorer=scorer,
-                mix=settings.mix,
-                multi_label=question.multi_label,
-            )
-            answers.update(zip(part, _answers(scores, labels, evidence.truncated), strict=True))
-        return [answers[text] for text in texts]
-
     def weigh(
-        self,
-        texts: Sequence[str],
-        labels: Sequence[str],
-        template: str,
-        scorer: Scorer,
-        attention: AttentionMode,
-        batch_size: int = ROWS_PER_BATCH,
+        self, texts: Sequence[str], labels: Sequence[str], template: str, scorer: Scorer, attention: AttentionMode
     ) -> Evidence:
         """What the model has to say about every text and label in its template, as far as the scorer needs it."""
-        hypotheses = [zero_shot.fill(template, label) for label in labels]
-        shape = (len(texts), len(hypotheses), -1)
-        logits, means, cut = None, None, [False] * len(texts)
-        if scorer != "embedding":
-            with self._lock:  # a fast tokenizer changes its own settings while it works
-                ends = self._encoder.hypotheses(hypotheses)
-                rows = self._encoder.before_hypotheses(texts, max(map(len, ends)))
-            cut = [row.truncated for row in rows]
-            same_pass = scorer == "both" and attention == "shared_text"
-            if attention == "shared_text" and self._backend.one_pass:
-                outputs = self._run_labels(rows, packed(ends, rows[0].part(0, 1)), batch_size=batch_size)
-                means = outputs.embeddings[:, None] if same_pass and outputs.embeddings is not None else None
-            else:
-                pairs = [row.followed_by(end) for row in rows for end in ends]
-                outputs = self._run(pairs, attention, embeddings=same_pass, batch_size=batch_size)
-                means = outputs.embeddings.reshape(shape) if outputs.embeddings is not None else None
-            logits = outputs.logits.reshape(shape)
-        if scorer == "nli":
-            return Evidence(logits, None, cut)
-        if means is None:
-            rows = self._encode(self._encoder, texts)
-            cut = [row.truncated for row in rows] if scorer == "embedding" else cut
-            means = self._embed(rows, batch_size)[:, None]
-        named: npt.NDArray[Any] = self._embed_labels(hypotheses, batch_size)
-        settings = self.folder.settings.zero_shot
-        if settings is not None and settings.label_embedding == "sentence_and_name":
-            named = zero_shot.mean_direction(named, self._embed_labels(labels, batch_size))
-        return Evidence(logits, zero_shot.cosines(means, named), cut)
+        question = ZeroShotQuestion(tuple(labels), False, template, scorer, attention)
+        weigher = self._weigher(question, ROWS_PER_BATCH, wait=True)
+        started = weigher.start(texts)
+        return finish(weigher.evidence([future.result() for future in started.futures], started.known))
+
+    def _classifying(
+        self,
+        inputs: Sequence[TextInput],
+        function: Function,
+        attention: AttentionMode | None,
+        batch_size: int,
+        wait: bool,
+    ) -> Steps[list[Answer]]:
+        one_of("function_to_apply", function, FUNCTIONS)
+        zero = self.folder.settings.zero_shot
+        kind = Rows(self._attention(attention or (zero.attention if zero is not None else "ordinary")), False)
+        distinct = list(dict.fromkeys(inputs))
+        answers: dict[TextInput, Answer] = {}
+
+        def start(part: Sequence[TextInput]) -> Started:
+            seconds = [item.pair for item in part if item.pair is not None]
+            rows = self._worker.encoder([item.text for item in part], seconds or None)
+            future = self._worker.rows(kind, rows, batch_size=batch_size, wait=wait)
+            return Started([future], (part, [row.truncated for row in rows]))
+
+        def finished(found: list[list[Found]], known: Any) -> Steps[None]:
+            part, cut = known
+            scores = self._activate(np.stack([one.logits for one in found[0]]), function)
+            answers.update(zip(part, _answers(scores, self.folder.labels.names, cut), strict=True))
+            yield from ()
+
+        alone, pairs = ([item for item in distinct if (item.pair is not None) == paired] for paired in (False, True))
+        parts = [part for group in (alone, pairs) for part in _parts(group, ROWS_AT_ONCE)]
+        yield from _overlapping([(partial(start, part), finished) for part in parts])
+        return [answers[item] for item in inputs]
+
+    def _zero_shot(
+        self,
+        texts: Sequence[str],
+        question: ZeroShotQuestion | Sequence[ZeroShotQuestion],
+        batch_size: int,
+        wait: bool,
+    ) -> Steps[list[Answer]]:
+        nli_model(self.folder)
+        questions = [question] * len(texts) if isinstance(question, ZeroShotQuestion) else list(question)
+        if len(questions) != len(texts):
+            raise BadRequest(f"there are {len(texts)} texts and {len(questions)} questions: give one for each, or one")
+        # a list of labels and a tuple of them are the same question
+        known = {id(one): replace(one, labels=zero_shot.parse_labels(one.labels)) for one in questions}
+        asked = [known[id(one)] for one in questions]
+        _check_texts(texts)
+        groups: dict[ZeroShotQuestion, dict[str, Answer | None]] = {}
+        for text, one in zip(texts, asked, strict=True):
+            groups.setdefault(one, {})[text] = None
+        work = []
+        for one, group in groups.items():
+            weigher = yield partial(self._weigher, one, batch_size, wait)
+            for part in _parts(list(group), max(1, ROWS_AT_ONCE // len(one.labels))):
+
+                def finished(
+                    found: list[list[Found]],
+                    known: Any,
+                    weigher: Weigher = weigher,
+                    part: Sequence[str] = part,
+                    group: dict[str, Answer | None] = group,
+                ) -> Steps[None]:
+                    scores, cut = yield from weigher.finish(found, known)
+                    group.update(zip(part, _answers(scores, weigher.labels.labels, cut), strict=True))
+
+                work.append((partial(weigher.start, part), finished))
+        yield from _overlapping(work)
+        return [answer for text, one in zip(texts, asked, strict=True) if (answer := groups[one][text]) is not None]
+
+    def _weigher(self, question: ZeroShotQuestion, batch_size: int, wait: bool) -> Weigher:
+        nli = nli_model(self.folder)
+        attention = self._attention(question.attention or nli[1].attention, question.scorer or nli[1].scorer)
+        return Weigher(
+            self._worker,
+            self._label_sets,
+            self._label_embeddings,
+            nli,
+            question,
+            attention,
+            batch_size=batch_size,
+            wait=wait,
+        )
 
     def _attention(self, attention: AttentionMode, scorer: Scorer = "nli") -> AttentionMode:
-        _one_of("attention", attention, ATTENTION_MODES)
-        if not self._backend.shared_text and (attention == "shared_text" or scorer != "nli"):
+        one_of("attention", attention, ATTENTION_MODES)
+        if not self.backend.shared_text and (attention == "shared_text" or scorer != "nli"):
             wanted = f"scorer {scorer}" if scorer != "nli" else "attention shared_text"
             family = self.folder.config.get("model_type")
             raise BadRequest(
@@ -232,87 +266,9 @@ class Engine:
             )
         return attention
 
-    def _check_labels(self, labels: Sequence[str], template: str) -> None:
-        limit = self._encoder.max_length - ROOM_FOR_TEXT
-        hypotheses = [zero_shot.fill(template, label) for label in labels]
-        for label, row in zip(labels, self._encode(self._encoder, hypotheses), strict=True):
-            if row.truncated or len(row) > limit:
-                raise BadRequest(
-                    f"the label {label[:40]!r} in its template takes {len(row)} tokens or more, and this model reads "
-                    f"{self._encoder.max_length} with the text: shorten it"
-                )
-
-    def _embed(self, rows: Sequence[Encoded], batch_size: int) -> npt.NDArray[np.float32]:
-        embeddings = self._run(rows, "shared_text", embeddings=True, batch_size=batch_size).embeddings
-        if embeddings is None:
-            raise BackendFailed(f"{self.folder.path.name}: the backend gave no embeddings")
-        return embeddings
-
-    def _embed_labels(self, sentences: Sequence[str], batch_size: int) -> npt.NDArray[np.float32]:
-        """Embeddings `[L, H]` of labels or their sentences, each encoded alone; remembered between calls."""
-        found = {sentence: self._label_embeddings.get(sentence) for sentence in sentences}
-        fresh = [sentence for sentence, embedding in found.items() if embedding is None]
-        if fresh:
-            computed = self._embed(self._encode(self._encoder, fresh), batch_size)
-            with self._lock:
-                for sentence, embedding in zip(fresh, computed, strict=True):
-                    found[sentence] = self._label_embeddings[sentence] = embedding
-                while len(self._label_embeddings) > REMEMBERED_LABELS:
-                    self._label_embeddings.popitem(last=False)
-        return np.stack([embedding for embedding in found.values() if embedding is not None])
-
-    def _encode(
-        self, encoder: TextEncoder, firsts: Sequence[str], seconds: Sequence[str] | None = None
-    ) -> list[Encoded]:
-        with self._lock:  # a fast tokenizer changes its own settings while it works
-            return encoder(firsts, seconds)
-
     def _activate(self, logits: npt.NDArray[np.float32], function: Function) -> Floats:
         settings = self.folder.settings
         return activate(logits, ACTIVATIONS.get(function, settings.activation), temperature=settings.temperature)
-
-    def _run(
-        self, rows: Sequence[Encoded], attention: AttentionMode, *, embeddings: bool = False, batch_size: int
-    ) -> Outputs:
-        """Outputs of all rows, in their order, computed in batches of rows of like length."""
-        parts: list[Outputs] = []
-        order: list[int] = []
-        for batch in _batches(rows, batch_size):
-            inputs = self._encoder.pad([rows[index] for index in batch])
-            with self._lock:
-                parts.append(self._backend.run(inputs, attention=attention, embeddings=embeddings))
-            order += batch
-        return _together(parts, np.argsort(order), self.folder.path.name)
-
-    def _run_labels(self, rows: Sequence[Encoded], labels: Packed, *, batch_size: int) -> Outputs:
-        """Outputs of all texts with the same labels: logits `[N, L * C]`, in the order of the rows."""
-        parts: list[Outputs] = []
-        order: list[int] = []
-        for batch in _batches(rows, min(batch_size, max(1, TOKENS_PER_BATCH // labels.tokens))):
-            inputs = self._encoder.pad([rows[index] for index in batch])
-            with self._lock:
-                found = self._backend.run_labels(inputs, [labels] * len(batch))
-            parts.append(Outputs(found.logits.reshape(len(batch), -1), found.embeddings))
-            order += batch
-        return _together(parts, np.argsort(order), self.folder.path.name)
-
-
-def _together(parts: Sequence[Outputs], back: npt.NDArray[np.intp], name: str) -> Outputs:
-    """Outputs of batches as those of all rows, put back in their order."""
-    logits = np.concatenate([part.logits for part in parts])
-    if not np.isfinite(logits).all():
-        raise BackendFailed(f"{name} answered with something that is not a number")
-    means = [part.embeddings for part in parts if part.embeddings is not None]
-    return Outputs(logits[back], np.concatenate(means)[back] if means else None)
-
-
-def _after_fork() -> None:
-    for engine in list(_ENGINES):
-        engine._lock = threading.Lock()  # the thread that may have held it is not in this process
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def nli_model(folder: ModelFolder) -> tuple[NliRoles, ZeroShotSettings]:
@@ -330,22 +286,44 @@ def nli_model(folder: ModelFolder) -> tuple[NliRoles, ZeroShotSettings]:
     return roles, settings
 
 
-def _batches(rows: Sequence[Encoded], batch_size: int) -> Iterator[list[int]]:
-    """Positions of rows, longest first, in batches within the token budget."""
-    if batch_size < 1:
-        raise BadRequest(f"batch_size must be at least 1, and it is {batch_size}")
-    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
-    start = 0
-    while start < len(order):
-        longest = len(rows[order[start]])
-        size = min(batch_size, max(1, TOKENS_PER_BATCH // longest))
-        yield order[start : start + size]
-        start += size
+def _overlapping(
+    work: Sequence[tuple[Callable[[], Started], Callable[[list[list[Found]], Any], Steps[None]]]],
+) -> Steps[None]:
+    """Start each part and finish it, a few under way together; what nobody waits for any more is cancelled."""
+    under_way: deque[tuple[Started, Callable[[list[list[Found]], Any], Steps[None]]]] = deque()
+
+    def finish_first() -> Steps[None]:
+        started, finished = under_way[0]
+        found = []
+        for future in started.futures:
+            found.append((yield future))
+        under_way.popleft()
+        yield from finished(found, started.known)
+
+    try:
+        for start, finished in work:
+            under_way.append(((yield start), finished))
+            if len(under_way) == PARTS_AT_ONCE:
+                yield from finish_first()
+        while under_way:
+            yield from finish_first()
+    finally:
+        for started, _ in under_way:
+            for future in started.futures:
+                future.cancel()
 
 
 def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def _check_texts(texts: Sequence[Any]) -> None:
+    for number, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise BadRequest(f"text {number} must be a string, and it is {type(text).__name__}")
+        if not text:
+            raise BadRequest(f"text {number} of {len(texts)} is empty" if len(texts) > 1 else "the text is empty")
 
 
 def _answers(scores: Floats, names: Sequence[str], truncated: Sequence[bool]) -> list[Answer]:
@@ -354,9 +332,3 @@ def _answers(scores: Floats, names: Sequence[str], truncated: Sequence[bool]) ->
         best_first = np.argsort(-row, kind="stable")
         found.append(Answer(tuple(Prediction(names[index], float(row[index])) for index in best_first), cut))
     return found
-
-
-def _one_of(field: str, value: Any, accepted: Sequence[Any]) -> Any:
-    if value not in accepted:
-        raise BadRequest(f"{field} {value!r} is unknown: use one of {', '.join(accepted)}")
-    return value

@@ -4,6 +4,7 @@
     ├── BadRequest      the request is wrong: names the field and what is accepted
     ├── TooLarge        the request is right, and more than this server takes at once
     ├── ModelNotFound   no model of that name is served: names those that are
+    ├── Overloaded      more waits already than this server takes; the same request may pass in a moment
     └── BackendFailed   the model could not be loaded, or answered with something that is not a number
 
 Every message is a sentence or two that a person can act on. `status` is what HTTP answers, `exit_code` is what
@@ -47,6 +48,14 @@ class ModelNotFound(ServiceError):
     status = 404
     code = "model_not_found"
     exit_code = 2
+
+
+class Overloaded(ServiceError):
+    """Too much waits already."""
+
+    status = 429
+    code = "overloaded"
+    exit_code = 1
 
 
 class BackendFailed(ServiceError):

@@ -58,6 +58,8 @@ class ZeroShotQuestion:
     hypothesis_template: str | None = None
     scorer: Scorer | None = None
     attention: AttentionMode | None = None
+    shortlist: int | None = None
+    """Give the full weight to so many labels, those whose embedding is nearest to the text's; the others score 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,17 @@ class Answer:
     def best(self) -> Prediction:
         """The label with the highest score."""
         return self.predictions[0]
+
+
+def one_of(field: str, value: Any, accepted: Collection[Any]) -> Any:
+    """The value, where it is one of those accepted.
+
+    Raises:
+        BadRequest: it is not; names the field and what is accepted.
+    """
+    if value not in accepted:
+        raise BadRequest(f"{field} {value!r} is unknown: use one of {', '.join(accepted)}")
+    return value
 
 
 def free_names(fresh: Iterable[str], taken: Collection[str]) -> dict[str, str]:

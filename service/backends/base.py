@@ -63,13 +63,14 @@ class Backend(Protocol):
                 independent of what follows the text only under attention `shared_text`.
         """
 
-    def run_labels(self, texts: Arrays, packs: Sequence[Packed]) -> Outputs:
+    def run_labels(self, texts: Arrays, packs: Sequence[Packed], *, embeddings: bool) -> Outputs:
         """Logits `[P, C]` of every text with each of its labels, text by text, under the shared-text mask; each text
-        is read once. Also the texts' embeddings `[B, H]`.
+        is read once.
 
         Args:
             texts: the padded parts of pairs up to the hypothesis.
             packs: the labels of each text.
+            embeddings: also give the texts' `[B, H]`.
         """
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -124,7 +125,7 @@ def _fastest(
             tried[title] = backend
     if not tried:
         raise BackendFailed(f"{folder.path.name}: no backend can be used ({'; '.join(left_out)})")
-    seconds = _timed({title: lambda backend=backend: ask(backend) for title, backend in tried.items()})
+    seconds = _timed({title: partial(ask, backend) for title, backend in tried.items()})
     best, *others = sorted(tried, key=lambda title: seconds[title])
     for title in others:
         if tried[title] is not reference:
@@ -150,7 +151,7 @@ def _question(folder: ModelFolder) -> Callable[[Backend], Outputs]:
 
     def ask(backend: Backend) -> Outputs:
         if zero_shot is not None and zero_shot.attention == "shared_text" and backend.one_pass:
-            return backend.run_labels(encoder.pad(rows), packs)
+            return backend.run_labels(encoder.pad(rows), packs, embeddings=zero_shot.scorer == "both")
         return backend.run(alone, attention="ordinary", embeddings=False)
 
     return ask

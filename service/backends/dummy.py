@@ -36,14 +36,14 @@ class DummyBackend:
         sums = _sums(inputs["input_ids"], inputs["segments"] != PADDING)
         return Outputs(_values(sums, self._labels), _values(sums, EMBEDDING) if embeddings else None)
 
-    def run_labels(self, texts: Arrays, packs: Sequence[Packed]) -> Outputs:
+    def run_labels(self, texts: Arrays, packs: Sequence[Packed], *, embeddings: bool) -> Outputs:
         """See `Backend.run_labels`."""
         sums = _sums(texts["input_ids"], texts["segments"] != PADDING)
         of_labels = []
         for own, pack in zip(sums, packs, strict=True):
             labels = [_sums(pack.ids, pack.owners == label).sum() for label in range(len(pack.starts))]
             of_labels.append(_values(own + np.array(labels), self._labels))
-        return Outputs(np.concatenate(of_labels), _values(sums, EMBEDDING))
+        return Outputs(np.concatenate(of_labels), _values(sums, EMBEDDING) if embeddings else None)
 
     def close(self) -> None:
         """See `Backend.close`."""

@@ -72,8 +72,10 @@ class ExportedBackend(ABC):
         cls.check(precision)
         backend = cls(folder, home_of(folder, settings.cache) / cls._place(), precision, settings.threads)
         zero_shot = folder.settings.zero_shot
-        shared = zero_shot is not None and zero_shot.attention == "shared_text"
-        backend._graph("one_pass" if shared and backend.one_pass else "rows")
+        name: GraphName = "rows"  # the graph that most questions will ask for
+        if zero_shot is not None and zero_shot.attention == "shared_text" and backend.one_pass:
+            name = "one_pass_logits" if zero_shot.scorer == "nli" else "one_pass"
+        backend._graph(name)
         return backend
 
     @classmethod
@@ -97,11 +99,11 @@ class ExportedBackend(ABC):
         if attention == "ordinary":
             raise BackendFailed(f"the {self.name} backend gives embeddings under the shared-text mask only")
         texts, packs = _texts_and_labels(inputs)
-        return self.run_labels(texts, packs)
+        return self.run_labels(texts, packs, embeddings=embeddings)
 
-    def run_labels(self, texts: Arrays, packs: Sequence[Packed]) -> Outputs:
+    def run_labels(self, texts: Arrays, packs: Sequence[Packed], *, embeddings: bool) -> Outputs:
         """See `Backend.run_labels`."""
-        return Outputs(*self._run("one_pass", arrays_of(texts, packs)))
+        return Outputs(*self._run("one_pass" if embeddings else "one_pass_logits", arrays_of(texts, packs)))
 
     def close(self) -> None:
         """See `Backend.close`."""

@@ -1,6 +1,7 @@
 """A model of torch as graphs that other runtimes are given, each with inputs to make and to try it with.
 
-Knows: which graphs there are: `rows` for sequences one by one, `one_pass` for texts with labels.
+Knows: which graphs there are: `rows` for sequences one by one; `one_pass` for texts with labels, and the same without
+the texts' embeddings.
 Does not know: the other runtimes.
 """
 
@@ -24,7 +25,7 @@ from service.backends.packing import arrays_of, packed
 from service.backends.torch import TorchBackend
 from service.errors import BackendFailed
 
-GraphName = Literal["rows", "one_pass"]
+GraphName = Literal["rows", "one_pass", "one_pass_logits"]
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,7 @@ class Rows(nn.Module):
         super().__init__()
         self._model = model
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
-    ) -> tuple[Tensor]:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> tuple[Tensor]:
         """As the model's own, its logits in float32."""
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         return (self._model(input_ids=input_ids, attention_mask=attention_mask, **types).logits.float(),)
@@ -67,10 +66,11 @@ def graph_of(name: GraphName, folder: ModelFolder, backend: TorchBackend) -> Ite
         BackendFailed: the model cannot be read in one pass.
     """
     encoder = TextEncoder.load(folder.path, folder.config, max_length=folder.settings.max_length)
-    if name == "one_pass":
+    if name != "rows":
         if backend.graph is None:
             raise BackendFailed(f"{folder.path.name} cannot read a text once for all labels")
-        yield Graph(backend.graph, [_labelled(encoder, *shape) for shape in ((3, 7, 40), (1, 1, 1), (2, 40, 3))])
+        module = backend.graph if name == "one_pass" else backend.graph.without_embeddings()
+        yield Graph(module, [_labelled(encoder, *shape) for shape in ((3, 7, 40), (1, 1, 1), (2, 40, 3))])
         return
     trials = [_rows(encoder, words) for words in ((6, 2, 9), (1,), (30, 3, 11, 30))]
     with first_token_only(backend.model):

@@ -24,13 +24,18 @@ HIDDEN = torch.finfo(torch.bfloat16).min
 class OnePass(nn.Module):
     """A model read that way; `of` says whether it can be."""
 
-    def __init__(self, model: Any, layers: Sequence[Any]) -> None:
+    def __init__(self, model: Any, layers: Sequence[Any], *, embeddings: bool = True) -> None:
         super().__init__()
+        self._embeddings = embeddings
         self._model, self._body = model, model.base_model
         self._layers = list(layers)
         # RoBERTa and its kin count positions from the padding id on
         before = getattr(self._body.embeddings, "padding_idx", None)
         self._first_position = 0 if before is None else int(before) + 1
+
+    def without_embeddings(self) -> OnePass:
+        """The same, for scorers that do not use the texts' states."""
+        return OnePass(self._model, self._layers, embeddings=False).eval()
 
     @classmethod
     def of(cls, model: Any) -> OnePass | None:
@@ -50,7 +55,7 @@ class OnePass(nn.Module):
         starts: Tensor,
         text_types: Tensor | None = None,
         types: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Logits `[P, C]` of every text with each of its hypotheses, and the texts' mean states `[B, H]`, float32.
 
         Args:
@@ -64,13 +69,15 @@ class OnePass(nn.Module):
         states = self._embedded(text_ids[:, 1:], text_types[:, 1:] if text_types is not None else None, positions)
         of_text = ((~visible).to(states.dtype) * HIDDEN)[:, None, None]
         kept = []
-        for layer in self._layers:
+        for number, layer in enumerate(self._layers):
             query, key, value = _heads(layer, states)
             kept.append((key, value))
+            if number + 1 == len(self._layers) and not self._embeddings:
+                break
             attended = F.scaled_dot_product_attention(query, key, value, attn_mask=of_text)
             states = _after(layer, attended.transpose(1, 2).flatten(2), states)
         weights = visible[..., None].to(states.dtype)
-        means = (states * weights).sum(dim=1) / weights.sum(dim=1)
+        means = ((states * weights).sum(dim=1) / weights.sum(dim=1),) if self._embeddings else ()
         # 2. rows of labels: each token sees its own label's tokens, and the text
         rows, width = ids.shape
         behind = torch.where(steps < 0, torch.zeros_like(steps), lengths.index_select(0, text_of)[:, None] + steps)
@@ -87,7 +94,7 @@ class OnePass(nn.Module):
                 attended = attended.reshape(rows * width, -1).index_select(0, starts)
                 states = states.reshape(rows * width, -1).index_select(0, starts)
             states = _after(layer, attended, states)
-        return self._head(states[:, None]).float(), means.float()
+        return (self._head(states[:, None]).float(), *(mean.float() for mean in means))
 
     def _embedded(self, ids: Tensor, types: Tensor | None, positions: Tensor) -> Tensor:
         types = torch.zeros_like(ids) if types is None else types

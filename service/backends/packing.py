@@ -43,12 +43,12 @@ class Packed:
     @property
     def tokens(self) -> int:
         """Tokens that a backend computes, padding included."""
-        return self.ids.size
+        return int(self.ids.size)
 
     @property
     def width(self) -> int:
         """Tokens of a row."""
-        return self.ids.shape[1]
+        return int(self.ids.shape[1])
 
 
 def packed(hypotheses: Sequence[Encoded], leading: Encoded) -> Packed:

@@ -95,21 +95,21 @@ class TorchBackend:
         if attention == "shared_text":
             tensors["attention_mask"] = _additive(shared_text_mask(segments), self.model.dtype).to(self._device)
         first_token = self._first_token_only and not embeddings and attention == "ordinary"
-        with _failing(f"a batch of {len(segments)} rows"), torch.inference_mode():
-            with first_token_only(self.model, wanted=first_token, tried=True):
-                output = self.model(**tensors, output_hidden_states=embeddings)
+        shortened = first_token_only(self.model, wanted=first_token, tried=True)
+        with _failing("a batch of {} x {} tokens".format(*segments.shape)), torch.inference_mode(), shortened:
+            output = self.model(**tensors, output_hidden_states=embeddings)
         means = _text_means(output.hidden_states[-1], segments) if embeddings else None
         return Outputs(_array(output.logits), means)
 
-    def run_labels(self, texts: Arrays, packs: Sequence[Packed]) -> Outputs:
+    def run_labels(self, texts: Arrays, packs: Sequence[Packed], *, embeddings: bool) -> Outputs:
         """See `Backend.run_labels`."""
         if self.graph is None:
             raise BackendFailed("this model cannot read a text once for all labels")
         tensors = self._tensors(arrays_of(texts, packs))
         many = sum(len(pack.starts) for pack in packs)
         with _failing(f"{len(packs)} texts with {many} labels"), torch.inference_mode():
-            logits, means = self.graph(**tensors)
-        return Outputs(_array(logits), _array(means))
+            found = (self.graph if embeddings else self.graph.without_embeddings())(**tensors)
+        return Outputs(*map(_array, found))
 
     def close(self) -> None:
         """See `Backend.close`."""

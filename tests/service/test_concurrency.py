@@ -44,21 +44,28 @@ def test_threads_get_what_one_caller_gets(tiny_sentiment):
     model = load(tiny_sentiment)
     alone = [model(text, top_k=None) for text in TEXTS]
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda text: model(text, top_k=None), TEXTS)) == alone
+        together = list(pool.map(lambda text: model(text, top_k=None), TEXTS))
+    for one, other in zip(alone, together, strict=True):  # in whatever batches they came to be
+        assert [part["label"] for part in one] == [part["label"] for part in other]
+        assert [part["score"] for part in one] == pytest.approx([part["score"] for part in other], abs=1e-6)
 
 
 FORKED = """
-import os, sys, threading
+import os, sys
+from finetune import encoding
 from service import load
 model = load(sys.argv[1])
 texts = ["the match was great"] * 64 + ["a film"]
 expected = model(texts)
-model.engine._lock.acquire()  # a thread that computes while another one forks
+encoding._TOKENIZING.__enter__()  # a thread that tokenizes while another one forks
+batcher = model.engine._worker._batcher
+batcher._changed.acquire()  # and one that is at the queue
 child = os.fork()
 if child == 0:
     found = model(texts)
     os._exit(0 if [one["label"] for one in found] == [one["label"] for one in expected] else 1)
-model.engine._lock.release()
+batcher._changed.release()
+encoding._TOKENIZING.__exit__(None, None, None)
 assert model(texts) == expected
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

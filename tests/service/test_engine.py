@@ -13,9 +13,10 @@ from finetune.artifact import read
 from finetune.attention import TEXT
 from service.backends.base import Outputs
 from service.backends.torch import SHARED_TEXT_FAMILIES, TorchBackend
-from service.engine import TOKENS_PER_BATCH, Engine
+from service.engine import Engine
 from service.errors import BackendFailed, BadRequest
 from service.schema import TextInput, ZeroShotQuestion
+from service.worker import TOKENS_PER_BATCH
 
 
 class CountingBackend:
@@ -25,10 +26,10 @@ class CountingBackend:
         self.backend, self.batches = backend, []
         self.shared_text, self.one_pass = backend.shared_text, backend.one_pass
 
-    def run_labels(self, texts, hypotheses, *, embeddings) -> Outputs:
-        pairs = len(texts["input_ids"]) * len(hypotheses)
+    def run_labels(self, texts, packs, *, embeddings) -> Outputs:
+        pairs = sum(len(pack.starts) for pack in packs)
         self.batches.append(((pairs, texts["input_ids"].shape[1]), "shared_text", embeddings))
-        return self.backend.run_labels(texts, hypotheses, embeddings=embeddings)
+        return self.backend.run_labels(texts, packs, embeddings=embeddings)
 
     def run(self, inputs, *, attention, embeddings) -> Outputs:
         self.batches.append((inputs["input_ids"].shape, attention, embeddings))
@@ -39,11 +40,17 @@ class CountingBackend:
         return sum(shape[0] for shape, _, _ in self.batches)
 
 
+def embedded(engine, texts):
+    encoder = engine._worker.encoder
+    inputs = encoder.pad(encoder(texts))
+    return engine.backend.run(inputs, attention="shared_text", embeddings=True).embeddings.astype(np.float64)
+
+
 @pytest.fixture
 def counted(tiny_topics):
     engine = Engine.load(read(tiny_topics))
-    engine._backend = CountingBackend(engine._backend)
-    return engine, engine._backend
+    engine._worker.backend = CountingBackend(engine.backend)
+    return engine, engine.backend
 
 
 def test_identical_texts_are_computed_once(counted):
@@ -82,8 +89,9 @@ def test_with_sentence_and_name_a_label_is_the_mean_direction_of_both_embeddings
         by[kind] = engine.weigh(
             ["the match was great"], ["football", "money"], "It is {}.", "both", "shared_text"
         ).cosine
-    rows = engine._encode(engine._encoder, ["the match was great", "It is football.", "football"])
-    text, sentence, name = (row / np.linalg.norm(row) for row in engine._embed(rows, 1).astype(np.float64))
+    text, sentence, name = (
+        row / np.linalg.norm(row) for row in embedded(engine, ["the match was great", "It is football.", "football"])
+    )
     assert by["sentence"][0, 0] == pytest.approx(text @ sentence, abs=1e-6)
     mean = sentence + name
     assert by["sentence_and_name"][0, 0] == pytest.approx(text @ mean / np.linalg.norm(mean), abs=1e-6)
@@ -96,13 +104,15 @@ def test_batches_hold_rows_of_like_length_within_the_token_budget(counted):
     shapes = [shape for shape, _, _ in backend.batches]
     assert all(rows * longest <= TOKENS_PER_BATCH for rows, longest in shapes)
     assert [longest for _, longest in shapes] == sorted((longest for _, longest in shapes), reverse=True)
+    computed, given = sum(rows * longest for rows, longest in shapes), sum(4 + 1 + index % 100 for index in range(300))
+    assert sum(rows for rows, _ in shapes) == 100 and computed < 1.5 * given
 
 
 def text_states(folder, attention, hypothesis):
     engine = Engine.load(read(folder))
-    rows = engine._pair_encoder(["the match was great"], [hypothesis])
-    inputs = engine._encoder.pad(rows)
-    return engine._backend.run(inputs, attention=attention, embeddings=True).embeddings[0]
+    encoder = engine._worker.encoder
+    inputs = encoder.pad(encoder(["the match was great"], [hypothesis]))
+    return engine.backend.run(inputs, attention=attention, embeddings=True).embeddings[0]
 
 
 def test_under_the_shared_mask_a_text_does_not_see_its_hypothesis(tiny_topics):
@@ -114,8 +124,8 @@ def test_under_the_shared_mask_a_text_does_not_see_its_hypothesis(tiny_topics):
 
 def test_under_the_shared_mask_the_text_of_a_pair_is_the_text_alone_except_for_padding(tiny_topics):
     engine = Engine.load(read(tiny_topics))
-    alone = engine._embed(engine._encode(engine._encoder, ["the match", "the match and a long, long film"]), 2)
-    assert np.abs(alone[0] - engine._embed(engine._encode(engine._encoder, ["the match"]), 1)[0]).max() < 1e-6
+    together = embedded(engine, ["the match", "the match and a long, long film"])
+    assert np.abs(together[0] - embedded(engine, ["the match"])[0]).max() < 1e-6
 
 
 @pytest.mark.parametrize("family", SHARED_TEXT_FAMILIES)
@@ -162,8 +172,8 @@ def test_a_failing_runtime_is_an_error_with_its_reason(counted):
     def fails(**tensors):
         raise RuntimeError("out of memory\nlong details")
 
-    backend.backend._model = fails
-    with pytest.raises(BackendFailed, match=r"failed on a batch of 2 rows \(out of memory\)"):
+    backend.backend.model.forward = fails
+    with pytest.raises(BackendFailed, match=r"failed on a batch of 1 x 5 tokens \(out of memory\)"):
         engine.classify([TextInput("a", "b"), TextInput("a", "c")])
 
 

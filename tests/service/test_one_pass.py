@@ -9,6 +9,7 @@ from checkpoints import save_tokenizer, tiny_family
 from finetune.artifact import read
 from finetune.attention import HYPOTHESIS, LEADING, TEXT
 from finetune.encoding import Encoded, TextEncoder
+from service.backends.packing import packed
 from service.backends.torch import SHARED_TEXT_FAMILIES, TorchBackend
 from service.engine import Engine
 from service.schema import ZeroShotQuestion
@@ -52,26 +53,55 @@ def test_every_family_is_read_once_or_in_pairs(family):
 
 
 @pytest.mark.parametrize("family", READ_ONCE)
-@pytest.mark.parametrize("at_once", [1, 8192])
-def test_logits_and_embeddings_are_those_of_pairs(family, at_once, encoder, monkeypatch):
-    monkeypatch.setattr("service.backends.one_pass.TOKENS_AT_ONCE", at_once)
+@pytest.mark.parametrize("single_row", [0, 144])
+def test_logits_and_embeddings_are_those_of_pairs(family, single_row, encoder, monkeypatch):
+    monkeypatch.setattr("service.backends.packing.WIDEST_SINGLE_ROW", single_row)
+    monkeypatch.setattr("service.backends.packing.WIDTH", 16)
     backend = TorchBackend(tried(family), family=family)
     encoder.has_type_ids = family in ("bert", "electra")
     rng = np.random.default_rng(0)
     texts = made(rng, [9, 1, 0, 30], TEXT, 1)
     hypotheses = made(rng, [4, 7, 1, 4, 12], HYPOTHESIS, 0)
-    found = backend.run_labels(encoder.pad(texts), hypotheses, embeddings=True)
-    assert found.logits.shape == (4, 5, 3)
-    scale = np.abs(found.logits).max()
+    pack = packed(hypotheses, texts[0].part(0, 1))
+    assert (len(pack.ids) == 1) == bool(single_row)
+    found = backend.run_labels(encoder.pad(texts), [pack] * 4, embeddings=True)
+    logits = found.logits.reshape(4, 5, 3)
+    scale = np.abs(logits).max()
     for row, text in enumerate(texts):
         for column, hypothesis in enumerate(hypotheses):
             alone = encoder.pad([text.followed_by(hypothesis)])
             expected = backend.run(alone, attention="shared_text", embeddings=True)
-            assert np.abs(found.logits[row, column] - expected.logits[0]).max() < 1e-5 * max(scale, 1)
+            assert np.abs(logits[row, column] - expected.logits[0]).max() < 1e-5 * max(scale, 1)
             assert np.abs(found.embeddings[row] - expected.embeddings[0]).max() < 1e-5
-    assert np.ptp(found.logits, axis=0).max() > 1e-3 and np.ptp(found.logits, axis=1).max() > 1e-3
-    without = backend.run_labels(encoder.pad(texts), hypotheses, embeddings=False)
+    assert np.ptp(logits, axis=0).max() > 1e-3 and np.ptp(logits, axis=1).max() > 1e-3
+    without = backend.run_labels(encoder.pad(texts), [pack] * 4, embeddings=False)
     assert without.embeddings is None and np.array_equal(without.logits, found.logits)
+
+
+def test_texts_with_labels_of_their_own_share_a_batch(encoder):
+    backend = TorchBackend(tried("bert"), family="bert")
+    rng = np.random.default_rng(1)
+    texts = made(rng, [9, 3, 20], TEXT, 1)
+    sets = [made(rng, lengths, HYPOTHESIS, 0) for lengths in ([4, 7], [30] * 7, [2])]
+    packs = [packed(hypotheses, texts[0].part(0, 1)) for hypotheses in sets]
+    together = backend.run_labels(encoder.pad(texts), packs, embeddings=True)
+    alone = [backend.run_labels(encoder.pad([text]), [pack], embeddings=True) for text, pack in zip(texts, packs, strict=True)]
+    assert np.abs(together.logits - np.concatenate([one.logits for one in alone])).max() < 1e-5
+    assert np.abs(together.embeddings - np.concatenate([one.embeddings for one in alone])).max() < 1e-5
+
+
+@pytest.mark.parametrize("count", [1, 2, 14, 77, 1000])
+def test_labels_are_packed_whole_in_rows_with_little_padding(count):
+    rng = np.random.default_rng(count)
+    hypotheses = made(rng, rng.integers(3, 12, count), HYPOTHESIS, 0)
+    pack = packed(hypotheses, Encoded([2], [0], [LEADING], False))
+    tokens = sum(1 + len(one) for one in hypotheses)
+    assert pack.tokens < 1.06 * tokens + 1 and (pack.owners >= 0).sum() == tokens
+    ids, types, owners = pack.ids.ravel(), pack.type_ids.ravel(), pack.owners.ravel()
+    for label, (start, hypothesis) in enumerate(zip(pack.starts, hypotheses, strict=True)):
+        own = slice(start, start + 1 + len(hypothesis))
+        assert ids[own].tolist() == [2, *hypothesis.ids] and types[own].tolist() == [0, *hypothesis.type_ids]
+        assert set(owners[own]) == {label} and start // pack.width == (own.stop - 1) // pack.width
 
 
 @pytest.mark.parametrize("scorer", ["nli", "both"])
@@ -81,9 +111,9 @@ def test_answers_are_the_same_on_both_paths(tiny_topics, scorer, multi_label, la
     engine = Engine.load(read(tiny_topics))
     texts = ["the match was great", "a", "money and business " * 40, "the planet", "."]
     question = ZeroShotQuestion(labels, scorer=scorer, attention="shared_text", multi_label=multi_label)
-    assert engine._backend.one_pass
+    assert engine.backend.one_pass
     fast = engine.zero_shot(texts, question)
-    engine._backend.one_pass = False
+    engine.backend.one_pass = False
     slow = engine.zero_shot(texts, question)
     assert (
         [answer.truncated for answer in fast]
@@ -114,9 +144,11 @@ def test_a_text_scores_the_same_in_any_company(tiny_topics):
 
 def test_a_text_is_cut_once_so_that_the_longest_hypothesis_has_room(tiny_topics):
     engine = Engine.load(read(tiny_topics))
-    rows, ends = engine._parts_of_pairs(["film " * 500, "film"], ["It is x.", "It is a very, very, very long label."])
+    encoder = engine._worker.encoder
+    ends = encoder.hypotheses(["It is x.", "It is a very, very, very long label."])
     longest = max(len(end) for end in ends)
-    assert len(rows[0]) + longest == engine._encoder.max_length and rows[0].truncated and not rows[1].truncated
-    whole = engine._pair_encoder(["film"], ["It is x."])[0]
+    rows = encoder.before_hypotheses(["film " * 500, "film"], longest)
+    assert len(rows[0]) + longest == encoder.max_length and rows[0].truncated and not rows[1].truncated
+    whole = encoder(["film"], ["It is x."])[0]
     joined = rows[1].followed_by(ends[0])
     assert (joined.ids, joined.type_ids, joined.segments) == (whole.ids, whole.type_ids, whole.segments)

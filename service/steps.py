@@ -1,0 +1,51 @@
+"""One account of a question for callers who wait and for callers who await.
+
+A generator of steps yields what has to happen next: a function to call, or a future to wait for; it is sent the
+outcome. `finish` lets the calling thread do so, `afinish` leaves an event loop free meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Steps = Generator[Callable[[], Any] | Future[Any], Any, T]
+
+
+def finish(steps: Steps[T]) -> T:
+    """The steps' result, in this thread."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                outcome = step.result() if isinstance(step, Future) else step()
+            except BaseException as error:  # the steps decide what becomes of it, Ctrl-C among them
+                step = steps.throw(error)
+            else:
+                step = steps.send(outcome)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    finally:
+        steps.close()
+
+
+async def afinish(steps: Steps[T]) -> T:
+    """The steps' result; functions run in another thread. Cancelling it cancels the future it waits for."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                outcome = await (asyncio.wrap_future(step) if isinstance(step, Future) else asyncio.to_thread(step))
+            except BaseException as error:  # cancellation among them
+                step = steps.throw(error)
+            else:
+                step = steps.send(outcome)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    finally:
+        steps.close()

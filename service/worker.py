@@ -1,0 +1,112 @@
+"""A model at work: items with their exact cost, the queue they wait in, the backend that computes them.
+
+Knows: what an item is, how a batch of items becomes arrays and its outputs become results.
+Does not know: labels by name, templates, scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune.artifact import AttentionMode
+from finetune.encoding import Encoded, TextEncoder
+from service.backends.base import Backend, Outputs
+from service.backends.packing import Packed
+from service.batcher import Batcher
+from service.errors import BackendFailed, BadRequest
+
+TOKENS_PER_BATCH = 8192
+"""Tokens of a batch at most, padding included: longest item times items."""
+
+TOKENS_WAITING = 2**18
+"""Tokens that may wait for a model; more are refused, or wait their turn where the caller said so."""
+
+WIDTH_STEP = 32
+"""Labels of different questions share a batch where their rows are alike in width, up to this."""
+
+
+class Rows(NamedTuple):
+    """A kind of items: sequences one by one."""
+
+    attention: AttentionMode
+    embeddings: bool
+
+
+class Labelled(NamedTuple):
+    """A kind of items: texts, each with its labels, which are read under the shared-text mask."""
+
+    width: int
+    embeddings: bool
+
+
+class Found(NamedTuple):
+    """What the model says: logits `[C]` of a sequence, or `[L, C]` of a text's labels; and the text's embedding."""
+
+    logits: npt.NDArray[np.float32]
+    embedding: npt.NDArray[np.float32] | None
+
+
+class Worker:
+    """One model, its tokenizer and its queue; safe to use from many threads.
+
+    Args:
+        name: what errors call the model.
+    """
+
+    def __init__(self, encoder: TextEncoder, backend: Backend, name: str) -> None:
+        self.encoder, self.backend = encoder, backend
+        self._name = name
+        self._batcher = Batcher(self._compute, budget=TOKENS_PER_BATCH, room=TOKENS_WAITING)
+
+    def rows(self, kind: Rows, rows: Sequence[Encoded], *, batch_size: int, wait: bool) -> Future[list[Found]]:
+        """Results of sequences.
+
+        Raises:
+            Overloaded: there is no room, and `wait` is off.
+        """
+        return self._submit(kind, rows, [len(row) for row in rows], batch_size, wait)
+
+    def labelled(
+        self, texts: Sequence[Encoded], packs: Sequence[Packed], *, embeddings: bool, batch_size: int, wait: bool
+    ) -> Future[list[Found]]:
+        """Results of texts (parts of pairs up to the hypothesis), each with its labels; raises as `rows` does."""
+        width = -(-max(pack.width for pack in packs) // WIDTH_STEP)
+        lengths = [len(text) + pack.tokens for text, pack in zip(texts, packs, strict=True)]
+        items = list(zip(texts, packs, strict=True))
+        return self._submit(Labelled(width, embeddings), items, lengths, batch_size, wait)
+
+    def close(self) -> None:
+        """Finish what waits, take nothing more, and let go of the model."""
+        self._batcher.close()
+        self.backend.close()
+
+    def _submit(
+        self, kind: Any, items: Sequence[Any], lengths: Sequence[int], batch_size: int, wait: bool
+    ) -> Future[list[Found]]:
+        if batch_size < 1:
+            raise BadRequest(f"batch_size must be at least 1, and it is {batch_size}")
+        return self._batcher.submit(kind, items, lengths, rows=batch_size, wait=wait)
+
+    def _compute(self, kind: Rows | Labelled, batch: list[Any]) -> list[Found]:
+        if isinstance(kind, Rows):
+            inputs = self.encoder.pad(batch)
+            outputs = self.backend.run(inputs, attention=kind.attention, embeddings=kind.embeddings)
+            logits = list(outputs.logits)
+        else:
+            packs = [pack for _, pack in batch]
+            inputs = self.encoder.pad([text for text, _ in batch])
+            outputs = self.backend.run_labels(inputs, packs, embeddings=kind.embeddings)
+            logits = np.split(outputs.logits, np.cumsum([len(pack.starts) for pack in packs])[:-1])
+        self._check(outputs)
+        means = [None] * len(batch) if outputs.embeddings is None else list(outputs.embeddings)
+        return [Found(one, mean) for one, mean in zip(logits, means, strict=True)]
+
+    def _check(self, outputs: Outputs) -> None:
+        """A batch with such an answer is split, until the text that has it fails alone."""
+        if not np.isfinite(outputs.logits).all():
+            raise BackendFailed(f"{self._name} answered with something that is not a number")
