@@ -27,6 +27,7 @@ from typing import Any
 
 import pandas as pd
 
+sys.path[0] = str(Path(__file__).parents[1])  # finetune.py beside this file is not the package
 SEED, THREADS = 0, 2
 ELSEWHERE = {"gliclass": "peer_python", "cross_encoder": "cross_encoder_python"}
 
@@ -87,7 +88,7 @@ def job_of(workload: Workload, data: Path, models: Path, share: float) -> dict[s
 def started(name: str, job: Path, python: str) -> Iterator[Any]:
     """A contestant that is ready; call it with the number of a part."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(THREADS))
-    command = [python, "-W", "ignore", str(Path(__file__).with_name("inference_peers.py")), name, str(job)]
+    command = [python, "-P", "-W", "ignore", str(Path(__file__).with_name("inference_peers.py")), name, str(job)]
     environment = os.environ | threads | {"PYTHONPATH": str(Path(__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
@@ -127,7 +128,7 @@ def measured(workload: Workload, job: dict[str, Any], names: list[str], args: ar
                 running[name] = stack.enter_context(started(name, file, python))
             except RuntimeError as error:
                 found[name] = {"error": str(error)}
-                print(error, file=sys.stderr)
+                print(str(error)[-400:], file=sys.stderr)
         for part in range(len(job["parts"])):
             for name, ask in running.items():
                 answer = ask(part)
@@ -194,7 +195,7 @@ def report(name: str, job: dict[str, Any], found: dict[str, Any], rate: float) -
         f"{name}: {sum(sizes)} texts, {len(job['labels']) or 'own'} labels; {once:.0f} tokens a text, in pairs "
         f"{pairs:.0f}; at the matrix rate of {rate / 1e9:.0f} GFLOP/s {rate / (once * each):.0f} texts/s",
         "",
-        "| contestant | batch | texts/s | x best pipeline | x float32 pipeline | share of matrix rate | accuracy | MB |",
+        "| contestant | batch | texts/s | x best pipeline | x float32 pipeline | of matrix rate | accuracy | MB |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for who, value in rates.items():

@@ -64,7 +64,7 @@ class _Queue:
     def add(self, kind: Hashable, items: list[_Item]) -> None:
         waiting = self.of_kind.setdefault(kind, [])
         waiting += items
-        waiting.sort(key=lambda item: item.length)
+        waiting.sort(key=lambda item: (item.length, -item.arrived))  # of equals, the older one goes first
         self.tokens += sum(item.length for item in items)
 
     def without_leavers(self) -> list[_Item]:

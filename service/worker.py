@@ -20,7 +20,7 @@ from service.backends.packing import Packed
 from service.batcher import Batcher
 from service.errors import BackendFailed, BadRequest
 
-TOKENS_PER_BATCH = 8192
+TOKENS_PER_BATCH = 4096
 """Tokens of a batch at most, padding included: longest item times items."""
 
 TOKENS_WAITING = 2**18
