@@ -173,10 +173,13 @@ def tokens_per_text(job: dict[str, Any]) -> tuple[float, float]:
     return own - 1 + behind + len(ends), own * len(ends) + behind
 
 
-def operations_per_token(config: dict[str, Any]) -> float:
-    """Of the matrix products with weights, in one token's way through all layers."""
+def operations(config: dict[str, Any], tokens: float, firsts: float) -> float:
+    """Of matrix products with weights: all layers for every token, but of the last layer what follows keys and values
+    for the first tokens only."""
     width, inner = config["hidden_size"], config["intermediate_size"]
-    return 2.0 * config["num_hidden_layers"] * (4 * width * width + 2 * width * inner)
+    after_keys = 2 * width * width + 2 * width * inner
+    layer = 2 * width * width + after_keys
+    return 2.0 * (tokens * (config["num_hidden_layers"] * layer - after_keys) + firsts * after_keys)
 
 
 def report(name: str, job: dict[str, Any], found: dict[str, Any], rate: float) -> str:
@@ -190,10 +193,11 @@ def report(name: str, job: dict[str, Any], found: dict[str, Any], rate: float) -
     best = max((rate for who, rate in rates.items() if who.startswith("pipeline")), default=None)
     plain = rates.get("pipeline float32")
     once, pairs = tokens_per_text(job)
-    each = operations_per_token(json.loads((Path(job["model"]) / "config.json").read_text(encoding="utf-8")))
+    config = json.loads((Path(job["model"]) / "config.json").read_text(encoding="utf-8"))
+    least = operations(config, once, len(job["labels"]) or 1)
     lines = [
         f"{name}: {sum(sizes)} texts, {len(job['labels']) or 'own'} labels; {once:.0f} tokens a text, in pairs "
-        f"{pairs:.0f}; at the matrix rate of {rate / 1e9:.0f} GFLOP/s {rate / (once * each):.0f} texts/s",
+        f"{pairs:.0f}; at the matrix rate of {rate / 1e9:.0f} GFLOP/s {rate / least:.0f} texts/s",
         "",
         "| contestant | batch | texts/s | x best pipeline | x float32 pipeline | of matrix rate | accuracy | MB |",
         "|---|---|---|---|---|---|---|---|",
@@ -203,7 +207,7 @@ def report(name: str, job: dict[str, Any], found: dict[str, Any], rate: float) -
         if job["right"] and not who.startswith("gliclass"):
             top = [label for label, _ in found[who]["answers"]]
             accuracy = f"{sum(a == b for a, b in zip(top, job['right'], strict=True)) / len(top):.3f}"
-        share = f"{value * once * each / rate:.0%}" if who.startswith("rehead") and "shortlist" not in who else ""
+        share = f"{value * least / rate:.0%}" if who.startswith("rehead") and "shortlist" not in who else ""
         ratios = [f"{value / other:.2f}" if other else "" for other in (best, plain)]
         cells = [who, str(found[who]["batch_size"]), f"{value:.1f}", *ratios, share, accuracy, str(found[who]["mb"])]
         lines.append(f"| {' | '.join(cells)} |")
