@@ -129,7 +129,7 @@ def gliclass(job: dict[str, Any], dtype: str) -> tuple[Call, int]:
 
 
 def cross_encoder(job: dict[str, Any], backend: str, dtype: str = "float32") -> tuple[Call, int]:
-    """sentence-transformers' CrossEncoder on a runtime; it takes a text where others give it a pair."""
+    """sentence-transformers' CrossEncoder on a runtime; it takes pairs, so an empty text is the second."""
     import numpy as np
     import torch
     from scipy.special import softmax
@@ -147,7 +147,7 @@ def cross_encoder(job: dict[str, Any], backend: str, dtype: str = "float32") -> 
     model = CrossEncoder(job["model"], backend=backend, model_kwargs=knobs, max_length=job["max_length"], device="cpu")
 
     def call(texts: list[str], size: int) -> list[Answer]:
-        pairs = [[text] for text in texts]
+        pairs = [(text, "") for text in texts]
         found = softmax(model.predict(pairs, batch_size=size, apply_softmax=False, convert_to_numpy=True), axis=1)
         return [(names[int(np.argmax(one))], margin(one)) for one in found]
 
