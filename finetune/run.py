@@ -19,7 +19,7 @@ from finetune.artifact import ClassifierSettings, ZeroShotSettings
 from finetune.baseline import tfidf_scores
 from finetune.card import model_card
 from finetune.config import TrainConfig
-from finetune.data import Splits
+from finetune.data import Splits, load_splits
 from finetune.encoding import TextEncoder
 from finetune.errors import TrainingError
 from finetune.events import Finished, Listener, Said, Saved, Warned
@@ -139,6 +139,16 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     say(Finished(str(out), values["validation"]))
     tests = {name: found for name, found in values.items() if name != "validation"}
     return TrainResult(out, values["validation"], tests, splits.counts, fitted.updates)
+
+
+def validation_rows(folder: Path) -> Rows:
+    """The rows that a model was validated on, read again from where its train_config.yaml says.
+
+    Raises:
+        ConfigError, DataError: it has no train_config.yaml, or the data is not there.
+    """
+    config = configfile.load(folder / artifact.TRAIN_CONFIG)
+    return load_splits(config.data, seed=config.seed).validation
 
 
 def _measure(

@@ -13,6 +13,7 @@ import re
 import socket
 import uuid
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import gradio
@@ -29,7 +30,7 @@ from finetune.errors import FinetuneError
 from service.engine import Engine
 from service.errors import BackendFailed, BadRequest, ServiceError
 from service.routes import docs, health, huggingface
-from service.settings import ServeSettings
+from service.settings import RuntimeSettings, ServeSettings
 from service.store import ModelStore, describe
 from service.ui import build as page
 
@@ -45,13 +46,17 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None) -> Fast
     Raises:
         ModelNotFound: the default model is not served, or nothing is.
     """
-    store = ModelStore(settings.models, Engine.load, default=settings.default)
+    runtime = RuntimeSettings.from_environment(backend=settings.backend, precision=settings.precision)
+    load = partial(Engine.load, settings=runtime, say=say)
+    store = ModelStore(settings.models, load, default=settings.default)
     store.folder_path(store.default_name)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(_preload, store, say)
         yield
+        for name in store.loaded():
+            await run_in_threadpool(store.get(name).close)
 
     app = FastAPI(title="rehead", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(RequestId)
@@ -143,9 +148,11 @@ def _preload(store: ModelStore[Engine], say: Say) -> None:
         if problem is not None:
             say(f"skipped {name}: {problem}")
             continue
-        entry = describe(name, store.get(name).folder)
+        engine = store.get(name)
+        entry = describe(name, engine.folder)
         labels = "any labels you name" if entry["task"] == "zero-shot" else ", ".join(entry["labels"][:8])
-        say(f"loaded {name}: {entry['task']}, {labels}")
+        runtime = f"{engine.backend.name} in {engine.backend.precision}"
+        say(f"loaded {name}: {entry['task']}, {labels}; {engine.backend.why or runtime}")
     if not store.loaded():
         raise BackendFailed("none of the models can be loaded")
 

@@ -7,7 +7,8 @@ Does not know: tokens, batches, how scores come about.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from os import PathLike
 from typing import Any
@@ -17,6 +18,7 @@ from service import zero_shot
 from service.engine import ROWS_PER_BATCH, Engine, nli_model
 from service.errors import BadRequest
 from service.schema import Answer, Function, TextInput, ZeroShotQuestion, free_names
+from service.settings import BackendName, PrecisionName, RuntimeSettings
 from service.store import resolve
 
 STREAMED_AT_ONCE = 256
@@ -33,10 +35,12 @@ class Classifier:
         model: a path, a served name, or a Hub id.
         models_dir: the folder of served names; the models that ship come after it.
         batch_size: rows computed together at most.
+        backend, precision: what it is computed with (see `RuntimeSettings`); default is what the environment says,
+            else the fastest on this machine, which is measured the first time.
 
     Raises:
         CheckpointError: the name leads to no usable folder.
-        BackendFailed: its weights are not a classifier's.
+        BackendFailed: its weights are not a classifier's, or what is asked for cannot be had.
     """
 
     task = "text-classification"
@@ -48,9 +52,11 @@ class Classifier:
         *,
         models_dir: ModelName | None = "models",
         batch_size: int = ROWS_PER_BATCH,
+        backend: BackendName | None = None,
+        precision: PrecisionName | None = None,
         engine: Engine | None = None,
     ) -> None:
-        self.engine = engine or Engine.load(resolve(model, models_dir))
+        self.engine = engine or _engine(resolve(model, models_dir), backend, precision)
         self.batch_size = batch_size
 
     @property
@@ -132,7 +138,7 @@ class ZeroShotClassifier:
         multi_label: whether several labels may hold at once.
         scorer: `nli`, `embedding` or `both`; default is what the folder records.
         attention: `ordinary` or `shared_text`; default is what the folder records.
-        models_dir, batch_size: as in `Classifier`.
+        models_dir, batch_size, backend, precision: as in `Classifier`.
 
     Raises:
         BadRequest: the model has no labels named entailment and contradiction.
@@ -151,12 +157,14 @@ class ZeroShotClassifier:
         scorer: Scorer | None = None,
         attention: AttentionMode | None = None,
         batch_size: int = ROWS_PER_BATCH,
+        backend: BackendName | None = None,
+        precision: PrecisionName | None = None,
         engine: Engine | None = None,
     ) -> None:
         if engine is None:
             folder = resolve(model, models_dir)
             nli_model(folder)  # refuses before any weights are loaded
-            engine = Engine.load(folder)
+            engine = _engine(folder, backend, precision)
         self.engine = engine
         self.hypothesis_template = hypothesis_template
         self.multi_label, self.batch_size = multi_label, batch_size
@@ -176,13 +184,17 @@ class ZeroShotClassifier:
         hypothesis_template: str | None = None,
         scorer: Scorer | None = None,
         attention: AttentionMode | None = None,
+        shortlist: int | None = None,
         batch_size: int | None = None,
     ) -> Any:
         """Labels and scores, in the shape that transformers' zero-shot-classification pipeline returns.
 
         Args:
             sequences: a string, any iterable of strings, or columns: a dict whose `text` is a list.
-            candidate_labels: a list of names, or one string with commas between them.
+            candidate_labels: a list of names, or one string with commas between them; for a collection of sequences
+                also a list of lists of names, one for each sequence.
+            shortlist: for very many labels: weigh only so many of them, those nearest to the text by embedding; the
+                others score 0.
 
         Returns:
             `{"sequence", "labels", "scores"}`, best first, for a string; a list of these for a collection;
@@ -191,12 +203,20 @@ class ZeroShotClassifier:
         Raises:
             BadRequest: a text, label, template or argument that cannot be used.
         """
-        question = ZeroShotQuestion(
-            labels=zero_shot.parse_labels(candidate_labels),
-            multi_label=self.multi_label if multi_label is None else multi_label,
-            hypothesis_template=self.hypothesis_template if hypothesis_template is None else hypothesis_template,
-            scorer=scorer or self.scorer,
-            attention=attention or self.attention,
+        settled: dict[str, Any] = {
+            "multi_label": self.multi_label if multi_label is None else multi_label,
+            "hypothesis_template": self.hypothesis_template if hypothesis_template is None else hypothesis_template,
+            "scorer": scorer or self.scorer,
+            "attention": attention or self.attention,
+            "shortlist": shortlist,
+        }
+        own = _own_labels(candidate_labels)
+        if own and isinstance(sequences, str | Iterator):
+            raise BadRequest("a list of labels for each sequence goes with a list of sequences")
+        question = (
+            [ZeroShotQuestion(zero_shot.parse_labels(labels), **settled) for labels in candidate_labels]
+            if own
+            else ZeroShotQuestion(zero_shot.parse_labels(candidate_labels), **settled)
         )
 
         def answer(part: list[Any]) -> list[Any]:
@@ -222,22 +242,33 @@ class ZeroShotClassifier:
 
 
 def load(
-    model: ModelName, *, models_dir: ModelName | None = "models", batch_size: int = ROWS_PER_BATCH
+    model: ModelName,
+    *,
+    models_dir: ModelName | None = "models",
+    batch_size: int = ROWS_PER_BATCH,
+    backend: BackendName | None = None,
+    precision: PrecisionName | None = None,
 ) -> Classifier | ZeroShotClassifier:
     """The model of that name: a `ZeroShotClassifier` for an NLI model, else a `Classifier`.
 
     Args:
         model: a path, a served name, or a Hub id, tried in that order.
+        batch_size, backend, precision: as in `Classifier`.
 
     Raises:
         CheckpointError: the name leads to no usable folder.
         BackendFailed: its weights are not a classifier's.
     """
     folder = resolve(model, models_dir)
-    engine = Engine.load(folder)
+    engine = _engine(folder, backend, precision)
     if folder.is_zero_shot:
         return ZeroShotClassifier(engine=engine, batch_size=batch_size)
     return Classifier(engine=engine, batch_size=batch_size)
+
+
+def _engine(folder: ModelFolder, backend: BackendName | None, precision: PrecisionName | None) -> Engine:
+    settings = RuntimeSettings.from_environment(backend=backend, precision=precision)
+    return Engine.load(folder, settings, say=logging.getLogger("rehead").info)
 
 
 def _over(inputs: Any, answer: Callable[[list[Any]], list[Any]]) -> list[Any] | Iterator[Any]:
@@ -247,6 +278,11 @@ def _over(inputs: Any, answer: Callable[[list[Any]], list[Any]]) -> list[Any] | 
     if isinstance(inputs, Sized) and hasattr(inputs, "__getitem__"):  # a torch Dataset
         return answer([inputs[index] for index in range(len(inputs))])
     raise BadRequest(f"inputs are a string or an iterable of strings, not {type(inputs).__name__}")
+
+
+def _own_labels(labels: Any) -> bool:
+    """Whether each sequence has labels of its own."""
+    return isinstance(labels, Sequence) and bool(labels) and all(isinstance(one, list | tuple) for one in labels)
 
 
 def _is_columns(inputs: Any) -> bool:

@@ -19,6 +19,7 @@ SERVICE_COMMANDS = {
     "predict": "service.commands.predict",
     "zero-shot": "service.commands.zero_shot",
     "models": "service.commands.models",
+    "export": "service.commands.export",
     "push": "service.commands.push",
     "serve": "service.commands.serve",
 }

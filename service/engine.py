@@ -60,7 +60,7 @@ class Engine:
 
         Args:
             settings: the runtime; default is what the environment says, and else the fastest on this machine.
-            say: hears which runtime it is, and why.
+            say: hears of a trial while it is held; `backend.why` says what came of it.
 
         Raises:
             CheckpointError: its tokenizer cannot be loaded.

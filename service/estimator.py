@@ -25,6 +25,7 @@ from service.classifiers import ZeroShotClassifier
 from service.engine import Engine
 from service.errors import BadRequest
 from service.schema import Function
+from service.settings import RuntimeSettings
 
 Array = npt.NDArray[Any]
 
@@ -102,7 +103,7 @@ class _FineTuned(BaseEstimator):  # type: ignore[misc]
         return folder
 
     def _load(self) -> None:
-        self._engine = Engine.load(read(self.folder_))
+        self._engine = Engine.load(read(self.folder_), RuntimeSettings.from_environment().exact())
 
     def _scores(self, texts: Any, function: Function = "default") -> Array:
         check_is_fitted(self, "folder_")

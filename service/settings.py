@@ -54,6 +54,15 @@ class RuntimeSettings(BaseModel):
             where = field if given.get(field) is not None else names.get(field, field)
             raise BadRequest(f"{where} cannot be {found.get(field)!r}: {first['msg']}") from error
 
+    def exact(self) -> Self:
+        """The same, on torch in float32 where nothing was asked for: exact, and nothing to prepare."""
+        return self.model_copy(
+            update={
+                "backend": "torch" if self.backend == "auto" else self.backend,
+                "precision": "float32" if self.precision == "auto" else self.precision,
+            }
+        )
+
 
 def _threads() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
@@ -84,6 +93,12 @@ class ServeSettings(BaseModel):
 
     default: str | None = None
     """The model that answers at `/`; else `sentiment`, else the first name."""
+
+    backend: BackendName | None = None
+    """The runtime of every model; what the environment says, else the fastest on this machine."""
+
+    precision: PrecisionName | None = None
+    """What models are computed in; what the environment says, else chosen with the runtime."""
 
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
     """Bytes a request body may have."""

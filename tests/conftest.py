@@ -14,7 +14,8 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 # threads cost tiny models more than they give, and ten times as much where other work is on the cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # exact, and nothing to prepare; the tests of other runtimes name them
-os.environ["REHEAD_BACKEND"], os.environ["REHEAD_PRECISION"] = "torch", "float32"
+os.environ["REHEAD_BACKEND"] = "torch"
+os.environ["REHEAD_PRECISION"] = "float32"
 
 import shutil
 import signal

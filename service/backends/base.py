@@ -34,6 +34,9 @@ class Outputs:
 class Backend(Protocol):
     """One loaded model. A caller makes one call at a time."""
 
+    why: str
+    """Why it was chosen, in words; empty where it was asked for."""
+
     @property
     def name(self) -> str:
         """The runtime: torch, openvino, onnx, dummy."""

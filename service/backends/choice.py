@@ -47,7 +47,7 @@ def load(folder: ModelFolder, settings: RuntimeSettings, say: Say = lambda line:
     seconds, and kept in the cache folder.
 
     Args:
-        say: hears which backend it is, and why.
+        say: hears of a trial while it is held; `why` of the backend says what came of it.
 
     Raises:
         BackendFailed: the weights are not a classifier's, or what is asked for cannot be had here.
@@ -67,14 +67,16 @@ def load(folder: ModelFolder, settings: RuntimeSettings, say: Say = lambda line:
     file = home_of(folder, settings.cache) / f"choice-{_machine(settings, candidates)}.json"
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     if kept is not None:
-        say(f"{folder.path.name}: {kept['why']}")
-        return _open(kept["backend"], kept["precision"], folder, settings)
+        known = _open(kept["backend"], kept["precision"], folder, settings)
+        known.why = kept["why"]
+        return known
     if len(candidates) == 1:
         return _open(*candidates[0], folder, settings)
-    say(f"{folder.path.name}: trying what is fastest here, once")
+    say(f"{folder.path.name}: trying what is fastest on this machine, once")
     found, name, why = _fastest(folder, settings, candidates)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, {"backend": name, "precision": found.precision, "why": why})
+    found.why = why
     say(f"{folder.path.name}: {why}")
     return found
 

@@ -29,6 +29,7 @@ class DummyBackend:
     one_pass = True
 
     def __init__(self, labels: int) -> None:
+        self.why = ""
         self._labels = labels
 
     def run(self, inputs: Arrays, *, attention: AttentionMode, embeddings: bool) -> Outputs:

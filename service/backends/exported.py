@@ -52,7 +52,8 @@ class ExportedBackend(ABC):
     is_padded = True
 
     def __init__(self, folder: ModelFolder, home: Path, precision: Precision, threads: int) -> None:
-        self.precision = precision
+        self.why = ""
+        self.precision: Precision = precision
         self._folder, self._home, self._threads = folder, home, threads
         self._opened: dict[str, Run] = {}
         self._process = os.getpid()
@@ -71,12 +72,33 @@ class ExportedBackend(ABC):
             raise BackendFailed(f"the {cls.name} backend computes in {' or '.join(cls.precisions)}, not in {precision}")
         cls.check(precision)
         backend = cls(folder, home_of(folder, settings.cache) / cls._place(), precision, settings.threads)
-        zero_shot = folder.settings.zero_shot
-        name: GraphName = "rows"  # the graph that most questions will ask for
-        if zero_shot is not None and zero_shot.attention == "shared_text" and backend.one_pass:
-            name = "one_pass_logits" if zero_shot.scorer == "nli" else "one_pass"
-        backend._graph(name)
+        backend._graph(backend.main_graph)
         return backend
+
+    @property
+    def main_graph(self) -> GraphName:
+        """The graph that most questions will ask for."""
+        zero_shot = self._folder.settings.zero_shot
+        if zero_shot is None or zero_shot.attention == "ordinary" or not self.one_pass:
+            return "rows"
+        return "one_pass_logits" if zero_shot.scorer == "nli" else "one_pass"
+
+    @classmethod
+    def make_int8(cls, folder: ModelFolder, calibration: Sequence[Arrays], settings: RuntimeSettings) -> Path:
+        """Write the main graph in int8, its ranges taken from `calibration`, into the cache folder; gives where.
+
+        Raises:
+            BackendFailed: what this takes is not installed.
+        """
+        from service.backends.graphs import graph_of
+
+        cls.check("int8")
+        backend = cls(folder, home_of(folder, settings.cache) / cls._place(), "int8", settings.threads)
+        file = backend._file(backend.main_graph)
+        with graph_of(backend.main_graph, folder, backend._source()) as graph:
+            file.mkdir(parents=True)
+            backend.quantize(graph, file, calibration)
+        return file
 
     @classmethod
     @abstractmethod
@@ -86,6 +108,10 @@ class ExportedBackend(ABC):
     @abstractmethod
     def write(self, graph: Graph, file: Path) -> None:
         """Make a graph for the runtime."""
+
+    @abstractmethod
+    def quantize(self, graph: Graph, file: Path, calibration: Sequence[Arrays]) -> None:
+        """Make a graph in int8, its ranges taken from `calibration`."""
 
     @abstractmethod
     def _open(self, file: Path) -> Run:

@@ -45,7 +45,7 @@ class OnnxBackend(ExportedBackend):
         self._export(graph, file, None)
 
     def quantize(self, graph: Graph, file: Path, calibration: Sequence[Arrays]) -> None:
-        """Write a graph in int8, its ranges taken from `calibration`."""
+        """See `ExportedBackend.quantize`."""
         from transformers.exporters import OnnxRuntimeQuantizer, OnnxRuntimeStaticConfig
 
         from service.backends.graphs import tensors

@@ -38,6 +38,8 @@ class OpenVINOBackend(ExportedBackend):
         """See `ExportedBackend.check`."""
         if find_spec("openvino") is None:
             raise BackendFailed("openvino is not installed", hint="pip install openvino")
+        if precision == "int8" and find_spec("nncf") is None:
+            raise BackendFailed("nncf is not installed", hint='pip install "rehead[int8]"')
         if precision == "bfloat16" and not _has_bfloat16():
             raise BackendFailed("this processor has no bfloat16", hint="use float32 or int8")
 
@@ -68,7 +70,7 @@ class OpenVINOBackend(ExportedBackend):
         return run
 
     def quantize(self, graph: Graph, file: Path, calibration: Sequence[Arrays]) -> None:
-        """Write a graph in int8, its ranges taken from `calibration`."""
+        """See `ExportedBackend.quantize`."""
         import nncf
         import openvino
 

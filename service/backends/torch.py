@@ -42,7 +42,8 @@ class TorchBackend:
     is_padded = True
 
     def __init__(self, model: Any, *, family: str, precision: Precision = "float32") -> None:
-        self.precision = precision
+        self.why = ""
+        self.precision: Precision = precision
         self.shared_text = family in SHARED_TEXT_FAMILIES
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().to(self._device)

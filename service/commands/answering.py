@@ -74,7 +74,7 @@ def answer(request: Request, folder: ModelFolder, asked: ZeroShotQuestion | None
             f"{folder.path.name} is a zero-shot model with labels {shown(folder.labels.names)}",
             hint="use rehead zero-shot, or name a --text-pair column",
         )
-    engine = Engine.load(folder)
+    engine = Engine.load(folder, say=lambda line: print(line, file=sys.stderr))
 
     def score(inputs: list[TextInput]) -> list[Answer]:
         if asked is None:

@@ -30,6 +30,7 @@ def command(
     from finetune.run import differences, evaluate
     from service import zero_shot
     from service.engine import Engine
+    from service.settings import RuntimeSettings
     from service.store import resolve
 
     if len(arguments) < 3:
@@ -46,7 +47,7 @@ def command(
     given = zero_shot.parse_labels(label_names) if label_names is not None else None
     found = []
     for folder in folders:
-        engine = Engine.load(folder)
+        engine = Engine.load(folder, RuntimeSettings.from_environment().exact())
         recorded = folder.settings.thresholds
         order = [folder.labels.names.index(name) for name in labels.names]
 

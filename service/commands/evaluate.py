@@ -63,13 +63,14 @@ def command(
     from finetune.run import evaluate, evaluation_json, write_evaluation
     from service import zero_shot
     from service.engine import Engine
+    from service.settings import RuntimeSettings
     from service.store import resolve
 
     if report is not None and report.exists():
         raise BadRequest(f"{report} is there already", hint="name a new folder with --report")
     folder = resolve(model, models_dir)
     names = zero_shot.parse_labels(label_names) if label_names is not None else None
-    engine = Engine.load(folder)
+    engine = Engine.load(folder, RuntimeSettings.from_environment().exact())
     found = evaluate(
         engine.scores,
         file,

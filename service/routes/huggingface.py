@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -22,6 +23,7 @@ from finetune.encoding import without_surrogates
 from service import zero_shot
 from service.engine import Engine
 from service.errors import BadRequest, TooLarge
+from service.routes.connected import while_connected
 from service.schema import ATTENTION_MODES, FUNCTIONS, SCORERS, Answer, TextInput, ZeroShotQuestion
 from service.settings import ServeSettings
 from service.store import ModelStore
@@ -76,8 +78,9 @@ def build(store: ModelStore[Engine], settings: ServeSettings) -> APIRouter:
 
     async def answer(name: str, request: Request) -> Response:
         raw = await _body(request, settings.max_body_bytes)
-        agent = request.headers.get("user-agent", "")
-        return await run_in_threadpool(_answer, store, settings, name, raw, agent)
+        engine, asked = await run_in_threadpool(_asked, store, settings, name, raw)
+        answers = await while_connected(request, asked.steps(engine))
+        return _response(asked.shaped(answers, request.headers.get("user-agent", "")), answers)
 
     @router.post("/models/{name}", openapi_extra=OPENAPI, summary="Classify with a model")
     async def named(name: str, request: Request) -> Response:
@@ -92,7 +95,29 @@ def build(store: ModelStore[Engine], settings: ServeSettings) -> APIRouter:
     return router
 
 
-def _answer(store: ModelStore[Engine], settings: ServeSettings, name: str, raw: bytes, agent: str) -> Response:
+@dataclass(frozen=True)
+class _Asked:
+    """A request that was read: texts, and what they are asked."""
+
+    inputs: list[TextInput]
+    many: bool
+    top_k: int | None
+    question: ZeroShotQuestion | None
+    options: dict[str, Any]
+
+    async def steps(self, engine: Engine) -> list[Answer]:
+        if self.question is not None:
+            return await engine.azero_shot([item.text for item in self.inputs], self.question)
+        return await engine.aclassify(self.inputs, **self.options)
+
+    def shaped(self, answers: list[Answer], agent: str) -> Any:
+        if self.question is None:
+            return [_labels(one, self.top_k) for one in answers]
+        shaped = [_zero_shot_shape(one, item.text, agent) for one, item in zip(answers, self.inputs, strict=True)]
+        return shaped if self.many else shaped[0]
+
+
+def _asked(store: ModelStore[Engine], settings: ServeSettings, name: str, raw: bytes) -> tuple[Engine, _Asked]:
     store.folder_path(name)  # an unknown name is said first, whatever the body
     body = _parse(raw)
     parameters = body.parameters or Parameters()
@@ -104,14 +129,13 @@ def _answer(store: ModelStore[Engine], settings: ServeSettings, name: str, raw: 
         raise TooLarge(f"inputs holds {len(inputs)} texts, and a request may hold {settings.max_texts}")
     engine = store.get(name)
     if parameters.candidate_labels is not None:
-        answers = _zero_shot(engine, settings, inputs, parameters)
-        shaped = [_zero_shot_shape(one, item.text, agent) for one, item in zip(answers, inputs, strict=True)]
-        return _response(shaped if many else shaped[0], answers)
-    answers = _classify(engine, name, inputs, parameters)
-    return _response([_labels(one, parameters.top_k) for one in answers], answers)
+        question = _question(settings, inputs, parameters)
+        return engine, _Asked(inputs, many, None, question, {})
+    options = _options(engine, name, inputs, parameters)
+    return engine, _Asked(inputs, many, parameters.top_k, None, options)
 
 
-def _classify(engine: Engine, name: str, inputs: list[TextInput], parameters: Parameters) -> list[Answer]:
+def _options(engine: Engine, name: str, inputs: list[TextInput], parameters: Parameters) -> dict[str, Any]:
     for field in ZERO_SHOT_ONLY:
         if getattr(parameters, field) is not None:
             raise BadRequest(f"parameters.{field} goes with parameters.candidate_labels, and there are none")
@@ -119,16 +143,10 @@ def _classify(engine: Engine, name: str, inputs: list[TextInput], parameters: Pa
         raise BadRequest(
             f"{name} is a zero-shot model: send parameters.candidate_labels, or pairs of text and text_pair"
         )
-    return engine.classify(
-        inputs,
-        function=parameters.function_to_apply or "default",  # type: ignore[arg-type]  # the engine checks names
-        attention=parameters.attention,  # type: ignore[arg-type]
-    )
+    return {"function": parameters.function_to_apply or "default", "attention": parameters.attention}
 
 
-def _zero_shot(
-    engine: Engine, settings: ServeSettings, inputs: list[TextInput], parameters: Parameters
-) -> list[Answer]:
+def _question(settings: ServeSettings, inputs: list[TextInput], parameters: Parameters) -> ZeroShotQuestion:
     for field in ("top_k", "function_to_apply"):
         if getattr(parameters, field) is not None:
             raise BadRequest(f"parameters.{field} does not go with parameters.candidate_labels")
@@ -145,14 +163,13 @@ def _zero_shot(
             f"{len(inputs)} texts times {len(labels)} labels are {len(labels) * len(inputs)} pairs, "
             f"and a request may ask for {settings.max_pairs}"
         )
-    question = ZeroShotQuestion(
+    return ZeroShotQuestion(
         labels,
         bool(parameters.multi_label),
         parameters.hypothesis_template,
         parameters.scorer,  # type: ignore[arg-type]
         parameters.attention,  # type: ignore[arg-type]
     )
-    return engine.zero_shot([item.text for item in inputs], question)
 
 
 async def _body(request: Request, limit: int) -> bytes:

@@ -85,7 +85,10 @@ def test_texts_with_labels_of_their_own_share_a_batch(encoder):
     sets = [made(rng, lengths, HYPOTHESIS, 0) for lengths in ([4, 7], [30] * 7, [2])]
     packs = [packed(hypotheses, texts[0].part(0, 1)) for hypotheses in sets]
     together = backend.run_labels(encoder.pad(texts), packs, embeddings=True)
-    alone = [backend.run_labels(encoder.pad([text]), [pack], embeddings=True) for text, pack in zip(texts, packs, strict=True)]
+    alone = [
+        backend.run_labels(encoder.pad([text]), [pack], embeddings=True)
+        for text, pack in zip(texts, packs, strict=True)
+    ]
     assert np.abs(together.logits - np.concatenate([one.logits for one in alone])).max() < 1e-5
     assert np.abs(together.embeddings - np.concatenate([one.embeddings for one in alone])).max() < 1e-5
 

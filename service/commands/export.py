@@ -1,0 +1,153 @@
+"""`rehead export`: a model made for a runtime, and in int8 where its accuracy holds.
+
+Knows: its own arguments, how accuracy is held against a limit.
+Does not know: how graphs are made or quantized.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from finetune.errors import FinetuneError
+from service.errors import BackendFailed, BadRequest
+
+if TYPE_CHECKING:
+    from finetune.artifact import ModelFolder
+    from service.engine import Engine
+
+CALIBRATION_ROWS = 300
+POINT = 0.01
+
+
+@click.command()
+@click.argument("model")
+@click.option("--format", "runtime", type=click.Choice(["openvino", "onnx"]), default="openvino", show_default=True)
+@click.option("--int8", is_flag=True, help="Also make it in int8, and keep that if --check allows.")
+@click.option("--check", metavar="FILE", help="A labelled table: what int8 must hold its accuracy on.")
+@click.option("--calibrate", metavar="FILE", help="A table of texts for int8's ranges; else the validation split.")
+@click.option("--limit", type=click.FloatRange(min=0), default=0.5, show_default=True,
+              help="Points of accuracy that int8 may lose.")  # fmt: skip
+@click.option("--text", help="The column of both tables that holds the text.")
+@click.option("--label", help="The column of --check that holds the label.")
+@click.option("--text-pair", help="The column of both tables that holds the second text.")
+@click.option("--models", "models_dir", default="models", show_default=True, help="The folder of served names.")
+def command(
+    model: str,
+    runtime: str,
+    int8: bool,
+    check: str | None,
+    calibrate: str | None,
+    limit: float,
+    models_dir: str,
+    **columns: str | None,
+) -> None:
+    """Make MODEL for a runtime, so that its first start is a quick one.
+
+    With --int8, accuracy on --check is measured before and after; int8 is kept only if it loses no more than --limit.
+    It is then what --precision int8 asks for.
+    """
+    from service.backends import choice
+    from service.engine import Engine
+    from service.settings import RuntimeSettings
+    from service.store import resolve
+
+    if int8 != (check is not None):
+        raise BadRequest("--int8 and --check go together", hint="name a labelled table that int8 is held to")
+    folder = resolve(model, models_dir)
+    kind = choice.exported(runtime)
+    settings = RuntimeSettings.from_environment(backend=runtime, precision="float32")
+    kind.load(folder, "float32", settings).close()
+    click.echo(f"{folder.path.name} is ready for {runtime}")
+    if check is None:
+        return
+    score = _scorer(folder, check, columns)
+    before = score(Engine.load(folder, settings.model_copy(update={"backend": "torch"})))
+    with tempfile.TemporaryDirectory() as staging:
+        aside = settings.model_copy(update={"precision": "int8", "cache": Path(staging)})
+        calibration = _calibration(folder, check, calibrate, columns)
+        click.echo("making int8, which takes a minute or two", err=True)
+        made = kind.make_int8(folder, calibration, aside)
+        after = score(Engine.load(folder, aside))
+        figures = f"accuracy on {check}: {after:.4f} in int8, {before:.4f} in float32"
+        if after < before - limit * POINT:
+            raise BackendFailed(
+                f"int8 was not kept, since it loses more than {limit:g} points ({figures})",
+                hint="calibrate on texts like those of --check, or allow more with --limit",
+            )
+        kept = settings.cache / made.relative_to(staging)
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(made, kept)
+    click.echo(figures)
+    click.echo(f"kept: serve it with --backend {runtime} --precision int8")
+
+
+def _scorer(folder: ModelFolder, check: str, columns: dict[str, str | None]) -> Callable[[Engine], float]:
+    """What gives an engine's accuracy on the table: of zero-shot answers for an NLI model without pairs, else the
+    first of the task's metrics."""
+    from finetune.dataconfig import DataConfig
+    from finetune.run import evaluate
+
+    if not folder.is_zero_shot or columns["text_pair"] is not None:
+        settled = DataConfig(**columns)
+        thresholds = folder.settings.thresholds
+
+        def metric(engine: Engine) -> float:
+            found = evaluate(engine.scores, check, folder.labels, columns=settled, thresholds=thresholds, tfidf=False)
+            return float(next(iter(found.measured.scored.metrics.values()))["value"])
+
+        return metric
+    texts, labels = _zero_shot_rows(check, columns)
+
+    def accuracy(engine: Engine) -> float:
+        from service.schema import ZeroShotQuestion
+
+        answers = engine.zero_shot(texts, ZeroShotQuestion(tuple(dict.fromkeys(labels))))
+        return sum(one.best.label == label for one, label in zip(answers, labels, strict=True)) / len(labels)
+
+    return accuracy
+
+
+def _zero_shot_rows(check: str, columns: dict[str, str | None]) -> tuple[list[str], list[str]]:
+    from finetune.tables import read_table
+    from service import files
+
+    table = read_table(check)
+    column = columns["label"] or "label"
+    if column not in table.columns:
+        raise BadRequest(f"{table.name} has no column {column!r}: name the label's with --label")
+    texts = [item.text for item in files.texts_of(table, columns["text"])]
+    return texts, [str(cell).replace("_", " ") for cell in table.column(column)]
+
+
+def _calibration(
+    folder: ModelFolder, check: str, calibrate: str | None, columns: dict[str, str | None]
+) -> Sequence[Any]:
+    """Inputs of the main graph, from texts of a table, or of the split that the model was validated on."""
+    from finetune.run import validation_rows
+    from finetune.tables import read_table
+    from service import calibration, files
+    from service.schema import TextInput
+
+    if calibrate is not None and Path(calibrate).resolve() == Path(check).resolve():
+        raise BadRequest("--calibrate and --check are the same file: int8 must be held to rows it has not seen")
+    if calibrate is not None:
+        inputs = files.texts_of(read_table(calibrate), columns["text"], columns["text_pair"])
+    else:
+        try:
+            split = validation_rows(folder.path)
+        except FinetuneError as error:
+            raise BadRequest(
+                f"the model's validation split cannot be read ({error})", hint="name a table with --calibrate"
+            ) from error
+        pairs = split.pairs if split.pairs is not None else [None] * len(split.texts)
+        inputs = [TextInput(text, pair) for text, pair in zip(split.texts[:CALIBRATION_ROWS], pairs, strict=False)]
+    labels = None
+    if folder.is_zero_shot and columns["text_pair"] is None:
+        labels = list(dict.fromkeys(_zero_shot_rows(check, columns)[1]))
+    return calibration.inputs(folder, inputs[:CALIBRATION_ROWS], labels)
