@@ -196,8 +196,10 @@ def longest_input(config: Mapping[str, Any], tokenizer: Any) -> int:
 
 def _segments(sequence_ids: list[int | None]) -> list[int]:
     segments, current = [], LEADING
-    for sequence in sequence_ids:
+    for place, sequence in enumerate(sequence_ids):
         if sequence is not None:
             current = TEXT if sequence == 0 else HYPOTHESIS
+        elif place and current == LEADING:
+            current = TEXT  # the separator of a text without tokens
         segments.append(current)
     return segments

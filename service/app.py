@@ -152,7 +152,8 @@ def _preload(store: ModelStore[Engine], say: Say) -> None:
         entry = describe(name, engine.folder)
         labels = "any labels you name" if entry["task"] == "zero-shot" else ", ".join(entry["labels"][:8])
         runtime = f"{engine.backend.name} in {engine.backend.precision}"
-        say(f"loaded {name}: {entry['task']}, {labels}; {engine.backend.why or runtime}")
+        say(f"loaded {name}: {entry['task']}, {labels}")
+        say(f"    by {engine.backend.why or runtime}")
     if not store.loaded():
         raise BackendFailed("none of the models can be loaded")
 

@@ -195,10 +195,6 @@ class Batcher:
                     if (self._closed or not self._changed.wait(IDLE_S)) and not self._queue.of_kind:
                         self._thread = None
                         return
-                self._queue.without_leavers()
-                if not self._queue.of_kind:
-                    self._changed.notify_all()
-                    continue
                 kind, batch = self._queue.take(self._budget)
                 self._changed.notify_all()
             self._compute(kind, batch)

@@ -119,6 +119,8 @@ class ExportedBackend(ABC):
 
     def run(self, inputs: Arrays, *, attention: AttentionMode, embeddings: bool) -> Outputs:
         """See `Backend.run`; rows under the shared-text mask are texts with one label each."""
+        if self._forked:
+            return self._source().run(inputs, attention=attention, embeddings=embeddings)
         if attention == "ordinary" and not embeddings:
             given = {name: array for name, array in inputs.items() if name != "segments"}
             return Outputs(*self._run("rows", given))
@@ -129,11 +131,18 @@ class ExportedBackend(ABC):
 
     def run_labels(self, texts: Arrays, packs: Sequence[Packed], *, embeddings: bool) -> Outputs:
         """See `Backend.run_labels`."""
+        if self._forked:
+            return self._source().run_labels(texts, packs, embeddings=embeddings)
         return Outputs(*self._run("one_pass" if embeddings else "one_pass_logits", arrays_of(texts, packs)))
 
     def close(self) -> None:
         """See `Backend.close`."""
         self._opened.clear()
+
+    @property
+    def _forked(self) -> bool:
+        """Whether this is a forked process: a runtime's threads do not come along, and torch has to compute."""
+        return self._process != os.getpid()
 
     def _run(self, name: GraphName, arrays: Arrays) -> list[npt.NDArray[np.float32]]:
         graph = self._graph(name)
@@ -144,8 +153,6 @@ class ExportedBackend(ABC):
             raise BackendFailed(f"{self.name} failed on {self._folder.path.name} ({first})") from error
 
     def _graph(self, name: GraphName) -> Run:
-        if self._process != os.getpid():  # threads of a runtime do not come along into a forked process
-            self._opened, self._process = {}, os.getpid()
         if name not in self._opened:
             file = self._file(name)
             if not file.exists():

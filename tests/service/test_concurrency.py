@@ -54,7 +54,7 @@ FORKED = """
 import os, sys
 from finetune import encoding
 from service import load
-model = load(sys.argv[1])
+model = load(sys.argv[1], backend=sys.argv[2])
 texts = ["the match was great"] * 64 + ["a film"]
 expected = model(texts)
 encoding._TOKENIZING.__enter__()  # a thread that tokenizes while another one forks
@@ -72,8 +72,10 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="this system has no fork")
-def test_a_forked_process_answers_and_does_not_hang(tiny_sentiment):
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_a_forked_process_answers_and_does_not_hang(tiny_sentiment, tmp_path, monkeypatch, backend):
+    monkeypatch.setenv("REHEAD_CACHE", str(tmp_path))
     ran = subprocess.run(
-        [sys.executable, "-c", FORKED, str(tiny_sentiment)], timeout=120, capture_output=True, text=True
+        [sys.executable, "-c", FORKED, str(tiny_sentiment), backend], timeout=120, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr

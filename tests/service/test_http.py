@@ -197,10 +197,10 @@ def test_the_page_and_the_default_model_share_one_address(client):
 
 
 def test_a_crash_inside_is_told_without_its_details(client, monkeypatch):
-    def crash(*args, **kwargs):
+    async def crash(*args, **kwargs):
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr("service.engine.Engine.classify", crash)
+    monkeypatch.setattr("service.engine.Engine.aclassify", crash)
     answer = ask(client, inputs="a")
     assert answer.status_code == 500 and "ZeroDivisionError" in answer.json()["error"] and "secret" not in answer.text
     assert answer.headers["X-Request-Id"] and answer.headers["X-Error-Message"]

@@ -1,0 +1,100 @@
+"""`rehead export`: what it makes, what it keeps, what it refuses."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from finetune.artifact import read
+from service import ZeroShotClassifier, load
+from service.cli import rehead
+
+WORDS = ["the match was great", "a bad film", "money and business", "awful", "loved it", "a planet in space"]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("REHEAD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def tables(tmp_path, tiny_sentiment):
+    """A check whose labels are the model's own answers, and other texts to calibrate on."""
+    texts = [f"{word} {number}" for number in range(8) for word in WORDS]
+    labels = [one["label"] for one in load(tiny_sentiment)(texts)]
+    (tmp_path / "check.csv").write_text(
+        "text,label\n" + "".join(f"{t},{w}\n" for t, w in zip(texts, labels, strict=True))
+    )
+    (tmp_path / "other.csv").write_text("text\n" + "".join(f"{word} or {word}\n" for word in WORDS * 4))
+    return tmp_path / "check.csv", tmp_path / "other.csv"
+
+
+def run(*arguments):
+    result = CliRunner().invoke(rehead, [str(one) for one in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        return getattr(result.exception, "exit_code", 1), str(result.exception)
+    return result.exit_code, result.output
+
+
+def test_a_model_is_made_once_and_starts_from_the_cache(tiny_sentiment, cache):
+    code, said = run("export", tiny_sentiment)
+    assert (code, said) == (0, "sentiment is ready for openvino\n")
+    (made,) = cache.rglob("rows/openvino_model.xml")
+    before = made.stat().st_mtime_ns
+    assert load(tiny_sentiment, backend="openvino", precision="float32")("good")[0]["label"] in ("negative", "positive")
+    assert made.stat().st_mtime_ns == before
+
+
+def test_int8_is_kept_where_accuracy_holds_and_then_served(tiny_sentiment, cache, tables):
+    check, other = tables
+    code, said = run("export", tiny_sentiment, "--int8", "--check", check, "--calibrate", other, "--limit", "60")
+    assert code == 0 and f"accuracy on {check}: " in said and "1.0000 in float32" in said
+    assert "kept: serve it with --backend openvino --precision int8" in said
+    model = load(tiny_sentiment, backend="openvino", precision="int8")
+    assert model.engine.backend.precision == "int8"
+    exact = load(tiny_sentiment)
+    scores = [[one["score"] for one in each(WORDS, top_k=None)[0]] for each in (model, exact)]
+    assert scores[0] != scores[1] and abs(scores[0][0] - scores[1][0]) < 0.4
+
+
+def test_int8_that_loses_more_than_the_limit_is_not_kept(tiny_sentiment, cache, tables, monkeypatch):
+    check, other = tables
+    values = iter((0.9000, 0.8949))
+    monkeypatch.setattr("service.commands.export._scorer", lambda *rest: lambda engine: next(values))
+    code, said = run("export", tiny_sentiment, "--int8", "--check", check, "--calibrate", other)
+    assert code == 1 and "int8 was not kept, since it loses more than 0.5 points" in said
+    assert "0.8949 in int8, 0.9000 in float32" in said and not list(cache.rglob("*-int8"))
+
+
+def test_a_zero_shot_model_is_held_to_its_answers_on_the_labels_of_the_table(tiny_topics, cache, tmp_path):
+    rows = [("the match", "sports"), ("money", "business"), ("a planet", "science")] * 8
+    for name in ("check", "other"):
+        (tmp_path / f"{name}.csv").write_text("text,label\n" + "".join(f"{name} {t},{w}\n" for t, w in rows))
+    code, said = run(
+        "export", tiny_topics, "--int8", "--check", tmp_path / "check.csv", "--calibrate", tmp_path / "other.csv",
+        "--limit", "100",
+    )  # fmt: skip
+    assert code == 0 and "in int8" in said
+    assert list(cache.rglob("one_pass-int8/openvino_model.xml"))
+    model = ZeroShotClassifier(tiny_topics, backend="openvino", precision="int8")
+    assert len(model("the match", ["sports", "money"])["labels"]) == 2 and read(tiny_topics).is_zero_shot
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--int8"], "--int8 and --check go together: name a labelled table that int8 is held to"),
+        (["--check", "CHECK"], "--int8 and --check go together"),
+        (["--int8", "--check", "CHECK", "--calibrate", "CHECK"], "are the same file: int8 must be held to rows it has"),
+        (["--int8", "--check", "CHECK"], "validation split cannot be read .*train_config.yaml.*: name a table with"),
+        (["--int8", "--check", "missing.csv", "--calibrate", "OTHER"], "missing.csv"),
+    ],
+)
+def test_what_cannot_be_used_is_a_sentence(tiny_sentiment, cache, tables, arguments, sentence):
+    names = {"CHECK": tables[0], "OTHER": tables[1]}
+    code, said = run("export", tiny_sentiment, *(names.get(one, one) for one in arguments))
+    assert code == 2
+    assert re.search(sentence, said), said
