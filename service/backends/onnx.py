@@ -6,9 +6,8 @@ Does not know: which graphs there are.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -56,7 +55,9 @@ class OnnxBackend(ExportedBackend):
     def _export(self, graph: Graph, file: Path, quantizer: Any) -> None:
         from transformers.exporters import OnnxConfig, OnnxExporter
 
-        with _quiet():
+        from service.backends.torch import quiet
+
+        with quiet(), redirect_stdout(StringIO()):  # the exporter prints its steps
             made = OnnxExporter().export(graph.module, graph.example(), OnnxConfig(dynamic=True, quantizer=quantizer))
             made.save_pretrained(file)
 
@@ -73,18 +74,3 @@ class OnnxBackend(ExportedBackend):
             return [np.asarray(one) for one in session.run(None, {name: inputs[name] for name in wanted})]
 
         return run
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress, no note that the exporter is experimental: what it makes is held against torch."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)

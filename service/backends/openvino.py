@@ -7,10 +7,10 @@ Does not know: which graphs there are.
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,9 @@ class OpenVINOBackend(ExportedBackend):
         """See `ExportedBackend.write`."""
         import openvino
 
-        with _quiet():
+        from service.backends.torch import quiet
+
+        with quiet():
             # traced, not through torch.export: a quarter of the time (docs/decisions.md)
             model = openvino.convert_model(graph.module, example_input=graph.example())
         openvino.save_model(model, str(file / GRAPH), compress_to_fp16=False)
@@ -74,7 +76,10 @@ class OpenVINOBackend(ExportedBackend):
         import nncf
         import openvino
 
-        with _quiet():
+        from service.backends.torch import quiet
+
+        logging.getLogger("nncf").setLevel(logging.ERROR)
+        with quiet(), redirect_stdout(StringIO()):
             model = openvino.convert_model(graph.module, example_input=graph.example())
             made = nncf.quantize(
                 model,
@@ -89,16 +94,3 @@ def _has_bfloat16() -> bool:
     import openvino
 
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No warnings of the tracer and no progress of the quantizer: what goes wrong is held against torch."""
-    level = logging.getLogger("nncf").level
-    logging.getLogger("nncf").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.getLogger("nncf").setLevel(level)

@@ -7,6 +7,7 @@ Does not know: text, labels, what the logits mean.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -70,7 +71,7 @@ class TorchBackend:
         if folder.config.get("model_type") == CUSTOM_HEAD:
             import finetune.model  # noqa: F401 (registers the class that reads it)
         try:
-            with _quiet():
+            with quiet():
                 model, found = AutoModelForSequenceClassification.from_pretrained(
                     str(folder.path),
                     dtype=torch.float32,
@@ -155,15 +156,17 @@ def _array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar and no warnings of transformers: what is wrong with a folder becomes an error below."""
+def quiet() -> Iterator[None]:
+    """No progress bar, no remarks of transformers, no warnings: what is wrong becomes an error of ours."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:
