@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -62,7 +63,7 @@ def load(folder: ModelFolder, settings: RuntimeSettings, say: Say = lambda line:
         (name, precision)
         for name, precision in (*CANDIDATES, ("onnx", "float32"))
         if settings.backend in (name, "auto") and settings.precision in (precision, "auto")
-        if settings.backend != "auto" or name != "onnx"
+        if settings.backend != "auto" or (name != "onnx" and find_spec(name) is not None)
     ]
     file = home_of(folder, settings.cache) / f"choice-{_machine(settings, candidates)}.json"
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

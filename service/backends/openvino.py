@@ -37,7 +37,7 @@ class OpenVINOBackend(ExportedBackend):
     def check(cls, precision: Precision) -> None:
         """See `ExportedBackend.check`."""
         if find_spec("openvino") is None:
-            raise BackendFailed("openvino is not installed", hint="pip install openvino")
+            raise BackendFailed("openvino is not installed", hint='pip install "rehead[openvino]"')
         if precision == "int8" and find_spec("nncf") is None:
             raise BackendFailed("nncf is not installed", hint='pip install "rehead[int8]"')
         if precision == "bfloat16" and not _has_bfloat16():
