@@ -21,7 +21,7 @@ def test_the_python_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     space: dict[str, object] = {}
     found = blocks("python.md", "python")
-    assert len(found) == 9
+    assert len(found) == 10
     for number, block in enumerate(found, 1):
         exec(compile(block, f"docs/python.md, block {number}", "exec"), space)
     printed = capsys.readouterr().out
