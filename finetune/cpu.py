@@ -105,22 +105,33 @@ def eager_of(model: Any) -> str:
     return QUICK_EAGER
 
 
+USUAL = 128 * 1024
+"""glibc's own threshold in bytes, where neither was set."""
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+"""Names of mallopt's options, from glibc's malloc.h."""
+
+
 @contextmanager
 def memory_kept() -> Iterator[None]:
-    """While this lasts, glibc keeps memory that is freed, where by itself it gives each large tensor back to the system
-    and has the next one zeroed page by page."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        set_option, trim = libc.mallopt, libc.malloc_trim
-    except (OSError, AttributeError):  # another C library
-        yield
-        return
-    trim_threshold, mmap_threshold, usual = -1, -3, 128 * 1024
-    set_option(mmap_threshold, 2**30)
-    set_option(trim_threshold, 2**31 - 1)
+    """While this lasts, memory is kept as `keep_memory` says; then all that is free goes back to the system."""
+    libc = keep_memory()
     try:
         yield
     finally:
-        set_option(mmap_threshold, usual)
-        set_option(trim_threshold, usual)
-        trim(0)
+        if libc is not None:
+            libc.mallopt(MMAP_THRESHOLD, USUAL)
+            libc.mallopt(TRIM_THRESHOLD, USUAL)
+            libc.malloc_trim(0)
+
+
+def keep_memory() -> Any:
+    """From now on glibc keeps memory that is freed, where by itself it gives each large tensor back to the system and
+    has the next one zeroed page by page; gives the C library, None where it is another one."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(MMAP_THRESHOLD, 2**30)
+        libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
+    except (OSError, AttributeError):
+        return None
+    return libc

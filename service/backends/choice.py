@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -66,7 +67,7 @@ def load(folder: ModelFolder, settings: RuntimeSettings, say: Say = lambda line:
         if settings.backend != "auto" or (name != "onnx" and find_spec(name) is not None)
     ]
     file = home_of(folder, settings.cache) / f"choice-{_machine(settings, candidates)}.json"
-    kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    kept = _kept(file)
     if kept is not None:
         known = _open(kept["backend"], kept["precision"], folder, settings)
         known.why = kept["why"]
@@ -75,11 +76,26 @@ def load(folder: ModelFolder, settings: RuntimeSettings, say: Say = lambda line:
         return _open(*candidates[0], folder, settings)
     say(f"{folder.path.name}: trying what is fastest on this machine, once")
     found, name, why = _fastest(folder, settings, candidates)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, {"backend": name, "precision": found.precision, "why": why})
     found.why = why
     say(f"{folder.path.name}: {why}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".making-") as staging:
+            write_json(Path(staging) / file.name, {"backend": name, "precision": found.precision, "why": why})
+            (Path(staging) / file.name).replace(file)
+    except OSError as error:
+        say(
+            f"{settings.cache} cannot be written ({error.strerror}), so this is tried again next time: set REHEAD_CACHE"
+        )
     return found
+
+
+def _kept(file: Path) -> dict[str, Any] | None:
+    """What an earlier trial gave, where there was one."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
 
 
 def _open(name: str, precision: Precision, folder: ModelFolder, settings: RuntimeSettings) -> Backend:

@@ -71,8 +71,14 @@ class ExportedBackend(ABC):
         if precision not in cls.precisions:
             raise BackendFailed(f"the {cls.name} backend computes in {' or '.join(cls.precisions)}, not in {precision}")
         cls.check(precision)
-        backend = cls(folder, home_of(folder, settings.cache) / cls._place(), precision, settings.threads)
-        backend._graph(backend.main_graph)
+        try:
+            backend = cls(folder, home_of(folder, settings.cache) / cls._place(), precision, settings.threads)
+            backend._graph(backend.main_graph)
+        except OSError as error:
+            raise BackendFailed(
+                f"the cache folder {settings.cache} cannot be used ({error.strerror or error})",
+                hint="name another with REHEAD_CACHE",
+            ) from error
         return backend
 
     @property
@@ -162,7 +168,10 @@ class ExportedBackend(ABC):
                         hint=f"rehead export {self._folder.path} --format {self.name} --int8 --check FILE makes it",
                     )
                 self._make(name)
-            self._opened[name] = self._open(file)
+            try:
+                self._opened[name] = self._open(file)
+            except RuntimeError as error:
+                raise BackendFailed(f"{file} is damaged", hint="delete it, and it is made again") from error
         return self._opened[name]
 
     def _file(self, name: str) -> Path:

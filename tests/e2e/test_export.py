@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 
 import pytest
 from click.testing import CliRunner
 
+from finetune import TrainConfig, train
 from finetune.artifact import read
+from finetune.run import validation_rows
 from service import ZeroShotClassifier, load
 from service.cli import rehead
 
@@ -63,12 +67,22 @@ def test_int8_is_kept_where_accuracy_holds_and_then_served(tiny_sentiment, cache
 def test_int8_that_loses_more_than_the_limit_is_not_kept(tiny_sentiment, cache, tables, monkeypatch):
     check, other = tables
     values = iter((0.9000, 0.8949))
+
+    def float32_instead(cls, folder, calibration, settings):
+        (rows,) = cache.rglob("rows")
+        made = settings.cache / rows.relative_to(cache).with_name("rows-int8")
+        shutil.copytree(rows, made)
+        shutil.copy(rows.parent / "facts.json", made.parent)
+        return made
+
+    monkeypatch.setattr("service.backends.openvino.OpenVINOBackend.make_int8", classmethod(float32_instead))
     monkeypatch.setattr("service.commands.export._scorer", lambda *rest: lambda engine: next(values))
     code, said = run("export", tiny_sentiment, "--int8", "--check", check, "--calibrate", other)
     assert code == 1 and "int8 was not kept, since it loses more than 0.5 points" in said
     assert "0.8949 in int8, 0.9000 in float32" in said and not list(cache.rglob("*-int8"))
 
 
+@pytest.mark.slow
 def test_a_zero_shot_model_is_held_to_its_answers_on_the_labels_of_the_table(tiny_topics, cache, tmp_path):
     rows = [("the match", "sports"), ("money", "business"), ("a planet", "science")] * 8
     for name in ("check", "other"):
@@ -81,6 +95,25 @@ def test_a_zero_shot_model_is_held_to_its_answers_on_the_labels_of_the_table(tin
     assert list(cache.rglob("one_pass-int8/openvino_model.xml"))
     model = ZeroShotClassifier(tiny_topics, backend="openvino", precision="int8")
     assert len(model("the match", ["sports", "money"])["labels"]) == 2 and read(tiny_topics).is_zero_shot
+
+
+def test_the_rows_that_a_model_was_validated_on_are_read_again(tiny_base, tmp_path, cache):
+    rows = [(f"{word} {number}", ("negative", "positive")[number % 2]) for number in range(20) for word in WORDS]
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    out = tmp_path / "mine"
+    config = TrainConfig.model_validate(
+        {
+            "base": str(tiny_base),
+            "out": str(out),
+            "data": {"train": str(tmp_path / "train.csv")},
+            "optim": {"epochs": 1},
+        }
+    )
+    train(config)
+    split = validation_rows(out)
+    assert 5 <= len(split) <= 30 and set(split.texts) < {text for text, _ in rows}
+    counted = json.loads((out / "metrics.json").read_text())["rows"]
+    assert counted == len(split)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from checkpoints import save_tokenizer, tiny_family
 
 from finetune.artifact import read
 from service.backends import choice
@@ -229,6 +230,30 @@ def test_auto_takes_the_fastest_at_equal_answers_says_why_and_remembers(tiny_top
     assert said[1:] == [f"topics: {backend.why}"]
 
 
+def test_a_cache_folder_that_cannot_be_written_is_said_and_torch_answers(tiny_sentiment, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    said = []
+    settings = RuntimeSettings(cache=tmp_path / "file" / "cache")
+    backend = choice.load(read(tiny_sentiment), settings, said.append)
+    assert backend.name == "torch" and "cannot be written" in said[-1]
+    with pytest.raises(BackendFailed, match="cannot be used .*: name another with REHEAD_CACHE"):
+        choice.load(read(tiny_sentiment), settings.model_copy(update={"backend": "openvino", "precision": "float32"}))
+
+
+def test_a_damaged_cache_is_said_or_made_again(tiny_sentiment, tmp_path):
+    settings = RuntimeSettings(backend="openvino", precision="float32", cache=tmp_path)
+    choice.load(read(tiny_sentiment), settings)
+    (graph,) = tmp_path.rglob("rows/openvino_model.xml")
+    graph.write_text("<net")
+    with pytest.raises(BackendFailed, match="rows is damaged: delete it, and it is made again"):
+        choice.load(read(tiny_sentiment), settings)
+    first = choice.load(read(tiny_sentiment), RuntimeSettings(backend="torch", cache=tmp_path))
+    (kept,) = tmp_path.rglob("choice-*.json")
+    kept.write_text("{")
+    again = choice.load(read(tiny_sentiment), RuntimeSettings(backend="torch", cache=tmp_path))
+    assert again.name == first.name == "torch" and kept.read_text() != "{"
+
+
 def test_auto_leaves_out_what_answers_otherwise(tiny_sentiment, tmp_path, monkeypatch):
     monkeypatch.setattr(choice, "LOGIT_TOLERANCE", LOGIT_TOLERANCE | {"bfloat16": 0.0})
     said = []
@@ -263,17 +288,31 @@ def test_settings_come_from_the_environment_and_a_wrong_one_is_named(monkeypatch
         RuntimeSettings.from_environment(backend="torch", precision="float8")
 
 
-def test_a_model_that_cannot_be_read_once_stays_on_torch(tmp_path, cache):
-    from checkpoints import save_tokenizer, tiny_family
-
-    folder = tmp_path / "distil"
-    model = tiny_family("distilbert", positions=128)
+def shared_text_model(folder, family):
+    """A model of a family with the tokenizer of the tests, recorded as trained under the shared-text mask."""
+    model = tiny_family(family, positions=130)
     model.resize_token_embeddings(save_tokenizer(folder))
     model.save_pretrained(str(folder))
     found = read(folder)
     zero = replace(found.settings.zero_shot, attention="shared_text", scorer="both")
-    found = replace(found, settings=replace(found.settings, zero_shot=zero))
-    backend = choice.load(found, RuntimeSettings(cache=cache))
+    return replace(found, settings=replace(found.settings, zero_shot=zero, max_length=100))
+
+
+@pytest.mark.parametrize("family", ["roberta", "electra"])
+def test_other_families_are_read_once_on_openvino_too(tmp_path, cache, family):
+    folder = shared_text_model(tmp_path / family, family)
+    engines = [
+        Engine.load(folder, RuntimeSettings(backend=name, precision="float32", cache=cache))
+        for name in ("openvino", "torch")
+    ]
+    assert all(engine.backend.one_pass for engine in engines)
+    found, expected = (engine.weigh(TEXTS[1:], LABELS, "It is {}.", "both", "shared_text") for engine in engines)
+    assert np.abs(found.logits - expected.logits).max() < 1e-5
+    assert np.abs(found.cosine - expected.cosine).max() < 1e-5
+
+
+def test_a_model_that_cannot_be_read_once_stays_on_torch(tmp_path, cache):
+    backend = choice.load(shared_text_model(tmp_path / "distil", "distilbert"), RuntimeSettings(cache=cache))
     assert backend.name == "torch" and backend.shared_text and not backend.one_pass
 
 

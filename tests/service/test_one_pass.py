@@ -12,6 +12,7 @@ from finetune.encoding import Encoded, TextEncoder
 from service.backends.packing import packed
 from service.backends.torch import SHARED_TEXT_FAMILIES, TorchBackend
 from service.engine import Engine
+from service.errors import BadRequest
 from service.schema import ZeroShotQuestion
 
 READ_ONCE = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
@@ -155,3 +156,56 @@ def test_a_text_is_cut_once_so_that_the_longest_hypothesis_has_room(tiny_topics)
     whole = encoder(["film"], ["It is x."])[0]
     joined = rows[1].followed_by(ends[0])
     assert (joined.ids, joined.type_ids, joined.segments) == (whole.ids, whole.type_ids, whole.segments)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_many_labels_are_computed_in_packs_and_score_as_one(tiny_topics, multi_label, monkeypatch):
+    labels = tuple(f"topic {number}" for number in range(1000))
+    question = ZeroShotQuestion(labels, multi_label=multi_label)
+    texts = ["the match was great", "money"]
+    whole = Engine.load(read(tiny_topics)).zero_shot(texts, question)
+    monkeypatch.setattr("service.labelsets.TOKENS_PER_PACK", 100)
+    engine = Engine.load(read(tiny_topics))
+    parts = engine.zero_shot(texts, question)
+    assert len(engine._label_sets.get(labels, "This text is about {}.").packs) > 50
+    for one, other in zip(whole, parts, strict=True):
+        scores = {prediction.label: prediction.score for prediction in other.predictions}
+        assert len(scores) == 1000
+        assert all(scores[each.label] == pytest.approx(each.score, abs=1e-5) for each in one.predictions)
+
+
+def test_labels_of_its_own_for_each_text_are_those_of_calls_one_by_one(tiny_topics):
+    engine = Engine.load(read(tiny_topics))
+    texts = ["the match was great", "money", "the match was great", "a planet"]
+    questions = [
+        ZeroShotQuestion(labels, multi_label=several)
+        for labels, several in ((("a", "b"), False), (("x",), True), (("c", "d", "e"), False), (("a", "b"), False))
+    ]
+    together = engine.zero_shot(texts, questions)
+    for text, question, answer in zip(texts, questions, together, strict=True):
+        (alone,) = engine.zero_shot([text], question)
+        assert [one.label for one in answer.predictions] == [one.label for one in alone.predictions]
+        assert [one.score for one in answer.predictions] == pytest.approx(
+            [one.score for one in alone.predictions], abs=1e-5
+        )
+    with pytest.raises(BadRequest, match="there are 4 texts and 3 questions: give one for each, or one"):
+        engine.zero_shot(texts, questions[:3])
+
+
+@pytest.mark.parametrize("scorer", ["nli", "both"])
+def test_a_shortlist_weighs_the_nearest_labels_and_no_other(tiny_topics, scorer):
+    engine = Engine.load(read(tiny_topics))
+    labels = tuple(f"topic {number}" for number in range(30))
+    texts = ["the match was great", "money and business", "a"]
+    cosine = engine.weigh(texts, labels, "This text is about {}.", "embedding", "shared_text").cosine
+    for row, answer in enumerate(engine.zero_shot(texts, ZeroShotQuestion(labels, scorer=scorer, shortlist=5))):
+        nearest = {labels[number] for number in np.argsort(-cosine[row])[:5]}
+        assert {one.label for one in answer.predictions if one.score > 0} == nearest
+        (alone,) = engine.zero_shot([texts[row]], ZeroShotQuestion(tuple(sorted(nearest)), scorer=scorer))
+        scores = {one.label: one.score for one in alone.predictions}
+        assert all(one.score == pytest.approx(scores[one.label], abs=1e-5) for one in answer.predictions[:5])
+    everything = [engine.zero_shot(texts, ZeroShotQuestion(labels, scorer=scorer, shortlist=k)) for k in (None, 30, 99)]
+    assert everything[0] == everything[1] == everything[2]
+    for wrong in ({"shortlist": 0}, {"shortlist": 3, "attention": "ordinary"}):
+        with pytest.raises(BadRequest, match="a shortlist is a number from 1, for models that read a text once"):
+            engine.zero_shot(texts, ZeroShotQuestion(labels, **wrong))
