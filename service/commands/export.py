@@ -62,15 +62,16 @@ def command(
     folder = resolve(model, models_dir)
     kind = choice.exported(runtime)
     settings = RuntimeSettings.from_environment(backend=runtime, precision="float32")
+    if check is not None:  # what cannot be read is said before anything is made
+        score = _scorer(folder, check, columns)
+        calibration = _calibration(folder, check, calibrate, columns)
     kind.load(folder, "float32", settings).close()
     click.echo(f"{folder.path.name} is ready for {runtime}")
     if check is None:
         return
-    score = _scorer(folder, check, columns)
     before = score(Engine.load(folder, settings.model_copy(update={"backend": "torch"})))
     with tempfile.TemporaryDirectory() as staging:
         aside = settings.model_copy(update={"precision": "int8", "cache": Path(staging)})
-        calibration = _calibration(folder, check, calibrate, columns)
         click.echo("making int8, which takes a minute or two", err=True)
         made = kind.make_int8(folder, calibration, aside)
         after = score(Engine.load(folder, aside))
