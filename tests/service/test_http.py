@@ -6,8 +6,11 @@ import asyncio
 import json
 import re
 import socket
+import threading
+import time
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
 from service import Classifier, ZeroShotClassifier
@@ -221,3 +224,38 @@ def test_a_port_in_use_is_one_clear_sentence(tiny_models):
 def test_an_address_that_is_not_ours_is_one_clear_sentence(tiny_models):
     with pytest.raises(BadRequest, match=r"^cannot listen on 192\.0\.2\.1:0 "):
         serve(ServeSettings(models=tiny_models, host="192.0.2.1", port=0), say=print)
+
+
+def test_work_for_a_caller_who_has_gone_is_cancelled(tiny_models, monkeypatch):
+    begun, cancelled = threading.Event(), threading.Event()
+
+    async def slow(self, inputs, **options):
+        begun.set()
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async def build():
+        return create_app(ServeSettings(models=tiny_models))
+
+    monkeypatch.setattr("service.engine.Engine.aclassify", slow)
+    server = uvicorn.Server(uvicorn.Config(asyncio.run(build()), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until = time.monotonic() + 30
+        while not server.started:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        body = b'{"inputs": "a text"}'
+        with socket.create_connection(("127.0.0.1", port)) as caller:
+            head = f"POST /models/sentiment HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+            caller.sendall(head.encode() + body)
+            assert begun.wait(10) and not cancelled.is_set()
+        assert cancelled.wait(5)
+    finally:
+        server.should_exit = True
+        thread.join(30)
