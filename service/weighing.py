@@ -111,8 +111,11 @@ class Weigher:
         self.labels: LabelSet = sets.get(question.labels, template)
         self._one_pass = attention == "shared_text" and worker.backend.one_pass
         self._shortlist = question.shortlist
-        if self._shortlist is not None and not (self._one_pass and self._shortlist >= 1):
-            raise BadRequest("a shortlist is a number from 1, for models that read a text once for all labels")
+        weighed = self._one_pass and self._scorer != "embedding"
+        if self._shortlist is not None and not (weighed and self._shortlist >= 1):
+            raise BadRequest(
+                "a shortlist is a number from 1, for models that read a text once for all labels, with scorer nli or both"
+            )
         # the text's embedding comes from the same pass where that is the shared-text mask's
         self._same_pass = self._scorer == "both" and attention == "shared_text"
 
@@ -141,7 +144,7 @@ class Weigher:
 
     def finish(self, found: list[list[Found]], known: Known) -> Steps[tuple[Floats, list[bool]]]:
         """The steps from the model's results to scores `[N, L]`, and which texts were cut."""
-        if self._shortlisted and self._scorer != "embedding":
+        if self._shortlisted:
             return (yield from self._short(found[0], known)), known.cut
         evidence = yield from self.evidence(found, known)
         return self._collapsed(evidence.logits, evidence.cosine), evidence.truncated

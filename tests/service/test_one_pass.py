@@ -206,6 +206,6 @@ def test_a_shortlist_weighs_the_nearest_labels_and_no_other(tiny_topics, scorer)
         assert all(one.score == pytest.approx(scores[one.label], abs=1e-5) for one in answer.predictions[:5])
     everything = [engine.zero_shot(texts, ZeroShotQuestion(labels, scorer=scorer, shortlist=k)) for k in (None, 30, 99)]
     assert everything[0] == everything[1] == everything[2]
-    for wrong in ({"shortlist": 0}, {"shortlist": 3, "attention": "ordinary"}):
+    for wrong in ({"shortlist": 0}, {"shortlist": 3, "attention": "ordinary"}, {"shortlist": 3, "scorer": "embedding"}):
         with pytest.raises(BadRequest, match="a shortlist is a number from 1, for models that read a text once"):
             engine.zero_shot(texts, ZeroShotQuestion(labels, **wrong))
