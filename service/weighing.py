@@ -114,7 +114,7 @@ class Weigher:
         weighed = self._one_pass and self._scorer != "embedding"
         if self._shortlist is not None and not (weighed and self._shortlist >= 1):
             raise BadRequest(
-                "a shortlist is a number from 1, for models that read a text once for all labels, with scorer nli or both"
+                "a shortlist is a number from 1, for models that read a text once, with scorer nli or both"
             )
         # the text's embedding comes from the same pass where that is the shared-text mask's
         self._same_pass = self._scorer == "both" and attention == "shared_text"
