@@ -30,6 +30,7 @@ def test_the_python_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "models" / "desk" / "README.md").is_file()
 
 
+@pytest.mark.slow
 def test_the_training_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
     import shlex
 
