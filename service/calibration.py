@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from finetune.artifact import ModelFolder
 from finetune.encoding import TextEncoder
+from service import zero_shot
 from service.backends.base import Arrays
 from service.backends.packing import arrays_of
 from service.labelsets import LabelSets
@@ -22,23 +23,23 @@ LABELS_AT_ONCE = 20
 def inputs(folder: ModelFolder, texts: Sequence[TextInput], labels: Sequence[str] | None) -> list[Arrays]:
     """The inputs, a few texts each; for a model that reads a text once for all labels, with some of the labels."""
     encoder = TextEncoder.load(folder.path, folder.config, max_length=folder.settings.max_length)
-    zero_shot = folder.settings.zero_shot
+    settings, sets = folder.settings.zero_shot, LabelSets(encoder)
     parts = [texts[start : start + TEXTS_AT_ONCE] for start in range(0, len(texts), TEXTS_AT_ONCE)]
     found: list[Arrays] = []
     for number, part in enumerate(parts):
         firsts = [one.text for one in part]
-        if labels is None or zero_shot is None:
+        if labels is None or settings is None:
             seconds = [one.pair for one in part if one.pair is not None]
             padded = encoder.pad(encoder(firsts, seconds or None))
-        elif zero_shot.attention == "shared_text":
+        elif settings.attention == "shared_text":
             # all labels in turn, where there are many
             some = [labels[(number * LABELS_AT_ONCE + place) % len(labels)] for place in range(LABELS_AT_ONCE)]
-            asked = LabelSets(encoder).get(tuple(dict.fromkeys(some)), zero_shot.hypothesis_template)
+            asked = sets.get(tuple(dict.fromkeys(some)), settings.hypothesis_template)
             rows = encoder.before_hypotheses(firsts, asked.longest)
             found.append(arrays_of(encoder.pad(rows), asked.packs * len(rows)))
             continue
         else:
             named = [labels[(number + place) % len(labels)] for place in range(len(part))]
-            padded = encoder.pad(encoder(firsts, [zero_shot.hypothesis_template.replace("{}", one) for one in named]))
+            padded = encoder.pad(encoder(firsts, [zero_shot.fill(settings.hypothesis_template, one) for one in named]))
         found.append({name: array for name, array in padded.items() if name != "segments"})
     return found

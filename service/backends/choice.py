@@ -66,14 +66,14 @@ def load(folder: ModelFolder, settings: RuntimeSettings, say: Say = lambda line:
         if settings.backend in (name, "auto") and settings.precision in (precision, "auto")
         if settings.backend != "auto" or (name != "onnx" and find_spec(name) is not None)
     ]
+    if len(candidates) == 1:
+        return _open(*candidates[0], folder, settings)
     file = home_of(folder, settings.cache) / f"choice-{_machine(settings, candidates)}.json"
     kept = _kept(file)
     if kept is not None:
         known = _open(kept["backend"], kept["precision"], folder, settings)
         known.why = kept["why"]
         return known
-    if len(candidates) == 1:
-        return _open(*candidates[0], folder, settings)
     say(f"{folder.path.name}: trying what is fastest on this machine, once")
     found, name, why = _fastest(folder, settings, candidates)
     found.why = why

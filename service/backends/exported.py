@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -230,9 +231,15 @@ class ExportedBackend(ABC):
 
 def home_of(folder: ModelFolder, cache: Path) -> Path:
     """Where in the cache folder a model's things lie: by what its weights and its config.json hold."""
-    files = sorted(folder.path.glob("model*.safetensors"))
-    hashes = [sha256_of(file) for file in (*files, folder.path / "config.json")]
+    files = (*sorted(folder.path.glob("model*.safetensors")), folder.path / "config.json")
+    hashes = [_hash(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return cache / sha256("".join(hashes).encode()).hexdigest()[:32]
+
+
+@lru_cache(maxsize=64)
+def _hash(file: Path, size: int, changed: int) -> str:
+    """A file's hash, read once for all backends of a load; size and time of change tell another content."""
+    return sha256_of(file)
 
 
 def _texts_and_labels(inputs: Arrays) -> tuple[dict[str, npt.NDArray[np.int64]], list[Packed]]:

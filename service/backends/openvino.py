@@ -47,12 +47,7 @@ class OpenVINOBackend(ExportedBackend):
         """See `ExportedBackend.write`."""
         import openvino
 
-        from service.backends.torch import quiet
-
-        with quiet():
-            # traced, not through torch.export: a quarter of the time (docs/decisions.md)
-            model = openvino.convert_model(graph.module, example_input=graph.example())
-        openvino.save_model(model, str(file / GRAPH), compress_to_fp16=False)
+        openvino.save_model(_converted(graph), str(file / GRAPH), compress_to_fp16=False)
 
     def _open(self, file: Path) -> Run:
         import openvino
@@ -79,8 +74,8 @@ class OpenVINOBackend(ExportedBackend):
         from service.backends.torch import quiet
 
         logging.getLogger("nncf").setLevel(logging.ERROR)
+        model = _converted(graph)
         with quiet(), redirect_stdout(StringIO()):
-            model = openvino.convert_model(graph.module, example_input=graph.example())
             made = nncf.quantize(
                 model,
                 nncf.Dataset(list(calibration)),
@@ -88,6 +83,16 @@ class OpenVINOBackend(ExportedBackend):
                 model_type=nncf.ModelType.TRANSFORMER,
             )
         openvino.save_model(made, str(file / GRAPH), compress_to_fp16=False)
+
+
+def _converted(graph: Graph) -> Any:
+    import openvino
+
+    from service.backends.torch import quiet
+
+    with quiet():
+        # traced, not through torch.export: a quarter of the time (docs/decisions.md)
+        return openvino.convert_model(graph.module, example_input=graph.example())
 
 
 def _has_bfloat16() -> bool:
