@@ -27,15 +27,8 @@ FORMAT = 1
 DEFAULT_TEMPLATE = "This text is about {}."
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 CLASSIFIER, MANIFEST, METRICS, TRAIN_CONFIG = "classifier.json", "manifest.json", "metrics.json", "train_config.yaml"
-HASHED = (
-    "model*.safetensors",
-    WEIGHTS_INDEX,
-    "tokenizer*",
-    "special_tokens_map.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-)
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model")
+HASHED = ("model*.safetensors", WEIGHTS_INDEX, *TOKENIZER_FILES)
 
 CUSTOM_HEAD = "rehead"
 """`model_type` of a model with a head of ours, whose body is described under `encoder` (finetune/classifier.py)."""

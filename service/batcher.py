@@ -78,25 +78,28 @@ class _Queue:
         self.tokens -= sum(item.length for item in gone)
         return gone
 
-    def take(self, budget: int) -> tuple[Hashable, list[_Item]]:
-        """A batch with the item that has waited longest, and others of its kind and of like length."""
+    def take(self, budget: int, padded: bool) -> tuple[Hashable, list[_Item]]:
+        """A batch with the item that has waited longest, and others of its kind, of like length where that counts."""
         kind, oldest = min(
             ((kind, min(waiting, key=lambda item: item.arrived)) for kind, waiting in self.of_kind.items()),
             key=lambda pair: pair[1].arrived,
         )
         waiting = self.of_kind[kind]
         begin = next(place for place, item in enumerate(waiting) if item is oldest)
-        end, rows = begin + 1, oldest.rows
+        end, rows, tokens = begin + 1, oldest.rows, oldest.length
 
-        def fits(first: int, last: int, rows: int) -> bool:
-            shortest, longest, count = waiting[first].length, waiting[last].length, last - first + 1
-            return count <= rows and count * longest <= budget and longest <= LONGER_AT_MOST * shortest
+        def joins(other: int) -> bool:
+            count, item = end - begin + 1, waiting[other]
+            shortest, longest = waiting[min(begin, other)].length, waiting[max(end - 1, other)].length
+            if padded and (count * longest > budget or longest > LONGER_AT_MOST * shortest):
+                return False
+            return count <= min(rows, item.rows) and tokens + item.length <= budget
 
-        while begin > 0 and fits(begin - 1, end - 1, min(rows, waiting[begin - 1].rows)):
+        while begin > 0 and joins(begin - 1):
             begin -= 1
-            rows = min(rows, waiting[begin].rows)
-        while end < len(waiting) and fits(begin, end, min(rows, waiting[end].rows)):
-            rows = min(rows, waiting[end].rows)
+            rows, tokens = min(rows, waiting[begin].rows), tokens + waiting[begin].length
+        while end < len(waiting) and joins(end):
+            rows, tokens = min(rows, waiting[end].rows), tokens + waiting[end].length
             end += 1
         batch = waiting[begin:end]
         self._put_back(kind, waiting[:begin] + waiting[end:])
@@ -115,12 +118,15 @@ class Batcher:
 
     Args:
         run: gets a kind and the payloads of a batch, and gives a result for each; it is called from one thread.
-        budget: longest item times items of a batch, at most; a single item may be longer.
+        budget: tokens of a batch at most; a single item may be longer.
         room: tokens that may wait.
+        padded: a batch costs its longest item times its items, as opposed to the tokens it holds.
     """
 
-    def __init__(self, run: Callable[[Any, list[Any]], Sequence[Any]], *, budget: int, room: int) -> None:
-        self._run, self._budget, self._room = run, budget, room
+    def __init__(
+        self, run: Callable[[Any, list[Any]], Sequence[Any]], *, budget: int, room: int, padded: bool = True
+    ) -> None:
+        self._run, self._budget, self._room, self._padded = run, budget, room, padded
         self._thread: threading.Thread | None = None
         self._arrived = 0
         self._begin()
@@ -195,7 +201,7 @@ class Batcher:
                     if (self._closed or not self._changed.wait(IDLE_S)) and not self._queue.of_kind:
                         self._thread = None
                         return
-                kind, batch = self._queue.take(self._budget)
+                kind, batch = self._queue.take(self._budget, self._padded)
                 self._changed.notify_all()
             self._compute(kind, batch)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from finetune.artifact import AttentionMode, ModelFolder, Scorer
 from service import zero_shot
-from service.engine import ROWS_PER_BATCH, Engine, nli_model
+from service.engine import Engine, nli_model
 from service.errors import BadRequest
 from service.schema import Answer, Function, TextInput, ZeroShotQuestion, free_names
 from service.settings import BackendName, PrecisionName, RuntimeSettings
@@ -34,7 +34,7 @@ class Classifier:
     Args:
         model: a path, a served name, or a Hub id.
         models_dir: the folder of served names; the models that ship come after it.
-        batch_size: rows computed together at most.
+        batch_size: rows computed together at most; default is what suits the runtime.
         backend, precision: what it is computed with (see `RuntimeSettings`); default is what the environment says,
             else the fastest on this machine, which is measured the first time.
 
@@ -51,7 +51,7 @@ class Classifier:
         model: ModelName = "sentiment",
         *,
         models_dir: ModelName | None = "models",
-        batch_size: int = ROWS_PER_BATCH,
+        batch_size: int | None = None,
         backend: BackendName | None = None,
         precision: PrecisionName | None = None,
         engine: Engine | None = None,
@@ -156,7 +156,7 @@ class ZeroShotClassifier:
         multi_label: bool = False,
         scorer: Scorer | None = None,
         attention: AttentionMode | None = None,
-        batch_size: int = ROWS_PER_BATCH,
+        batch_size: int | None = None,
         backend: BackendName | None = None,
         precision: PrecisionName | None = None,
         engine: Engine | None = None,
@@ -245,7 +245,7 @@ def load(
     model: ModelName,
     *,
     models_dir: ModelName | None = "models",
-    batch_size: int = ROWS_PER_BATCH,
+    batch_size: int | None = None,
     backend: BackendName | None = None,
     precision: PrecisionName | None = None,
 ) -> Classifier | ZeroShotClassifier:

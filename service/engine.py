@@ -27,13 +27,13 @@ from service.backends.base import Backend
 from service.backends.choice import Say
 from service.errors import BadRequest
 from service.labelsets import LabelSets
-from service.schema import ATTENTION_MODES, FUNCTIONS, Answer, Function, Prediction, TextInput, ZeroShotQuestion, one_of
+from service.schema import ATTENTION_MODES, FUNCTIONS, Answer, Function, TextInput, ZeroShotQuestion, one_of
 from service.settings import RuntimeSettings
 from service.steps import Steps, afinish, finish
+from service.tokenizing import encoder_of
 from service.weighing import Evidence, LabelEmbeddings, Started, Weigher
 from service.worker import Found, Rows, Worker
 
-ROWS_PER_BATCH = 64
 ROWS_AT_ONCE = 4096
 """Rows that are tokenized and queued together; bounds memory for long inputs."""
 
@@ -66,8 +66,8 @@ class Engine:
             CheckpointError: its tokenizer cannot be loaded.
             BackendFailed: its weights cannot, or not with these settings.
         """
-        encoder = TextEncoder.load(folder.path, folder.config, max_length=folder.settings.max_length)
-        return cls(folder, encoder, choice.load(folder, settings or RuntimeSettings.from_environment(), say))
+        settings = settings or RuntimeSettings.from_environment()
+        return cls(folder, encoder_of(folder, settings.cache), choice.load(folder, settings, say))
 
     @property
     def backend(self) -> Backend:
@@ -84,14 +84,14 @@ class Engine:
         *,
         function: Function = "default",
         attention: AttentionMode | None = None,
-        batch_size: int = ROWS_PER_BATCH,
+        batch_size: int | None = None,
     ) -> list[Answer]:
         """One answer a text (or pair), in order, with the scores of the model's own labels.
 
         Args:
             function: what turns logits into scores; `default` follows the model's task.
             attention: default is what the folder records, ordinary where it records nothing.
-            batch_size: rows computed together, at most.
+            batch_size: rows computed together, at most; default is what suits the runtime.
 
         Raises:
             BadRequest: an unknown function or attention, or one that this model has not got.
@@ -105,7 +105,7 @@ class Engine:
         *,
         function: Function = "default",
         attention: AttentionMode | None = None,
-        batch_size: int = ROWS_PER_BATCH,
+        batch_size: int | None = None,
         wait: bool = False,
     ) -> list[Answer]:
         """What `classify` gives, while the event loop goes on; what waits is skipped once it is cancelled.
@@ -123,7 +123,7 @@ class Engine:
         texts: Sequence[str],
         question: ZeroShotQuestion | Sequence[ZeroShotQuestion],
         *,
-        batch_size: int = ROWS_PER_BATCH,
+        batch_size: int | None = None,
     ) -> list[Answer]:
         """One answer a text, in order, with the scores of the question's labels.
 
@@ -141,7 +141,7 @@ class Engine:
         texts: Sequence[str],
         question: ZeroShotQuestion | Sequence[ZeroShotQuestion],
         *,
-        batch_size: int = ROWS_PER_BATCH,
+        batch_size: int | None = None,
         wait: bool = False,
     ) -> list[Answer]:
         """What `zero_shot` gives, as `aclassify` gives what `classify` does."""
@@ -159,18 +159,15 @@ class Engine:
         seconds = pairs if pairs is not None else [None] * len(texts)
         inputs = [TextInput(text, pair) for text, pair in zip(texts, seconds, strict=True)]
         answers = self.classify(inputs, function=function, attention=attention)
-        names = self.folder.labels.names
-        found = [{one.label: one.score for one in answer.predictions} for answer in answers]
-        return np.array([[scores[name] for name in names] for scores in found], dtype=np.float64).reshape(
-            -1, len(names)
-        )
+        found = np.array([answer.scores for answer in answers], dtype=np.float64)
+        return found.reshape(-1, len(self.folder.labels.names))
 
     def weigh(
         self, texts: Sequence[str], labels: Sequence[str], template: str, scorer: Scorer, attention: AttentionMode
     ) -> Evidence:
         """What the model has to say about every text and label in its template, as far as the scorer needs it."""
         question = ZeroShotQuestion(tuple(labels), False, template, scorer, attention)
-        weigher = self._weigher(question, ROWS_PER_BATCH, wait=True)
+        weigher = self._weigher(question, None, wait=True)
         started = weigher.start(texts)
         return finish(weigher.evidence([future.result() for future in started.futures], started.known))
 
@@ -179,7 +176,7 @@ class Engine:
         inputs: Sequence[TextInput],
         function: Function,
         attention: AttentionMode | None,
-        batch_size: int,
+        batch_size: int | None,
         wait: bool,
     ) -> Steps[list[Answer]]:
         one_of("function_to_apply", function, FUNCTIONS)
@@ -209,7 +206,7 @@ class Engine:
         self,
         texts: Sequence[str],
         question: ZeroShotQuestion | Sequence[ZeroShotQuestion],
-        batch_size: int,
+        batch_size: int | None,
         wait: bool,
     ) -> Steps[list[Answer]]:
         nli_model(self.folder)
@@ -217,7 +214,8 @@ class Engine:
         if len(questions) != len(texts):
             raise BadRequest(f"there are {len(texts)} texts and {len(questions)} questions: give one for each, or one")
         # a list of labels and a tuple of them are the same question
-        known = {id(one): replace(one, labels=zero_shot.parse_labels(one.labels)) for one in questions}
+        different = {id(one): one for one in questions}
+        known = {key: replace(one, labels=zero_shot.parse_labels(one.labels)) for key, one in different.items()}
         asked = [known[id(one)] for one in questions]
         _check_texts(texts)
         groups: dict[ZeroShotQuestion, dict[str, Answer | None]] = {}
@@ -242,7 +240,7 @@ class Engine:
         yield from _overlapping(work)
         return [answer for text, one in zip(texts, asked, strict=True) if (answer := groups[one][text]) is not None]
 
-    def _weigher(self, question: ZeroShotQuestion, batch_size: int, wait: bool) -> Weigher:
+    def _weigher(self, question: ZeroShotQuestion, batch_size: int | None, wait: bool) -> Weigher:
         nli = nli_model(self.folder)
         attention = self._attention(question.attention or nli[1].attention, question.scorer or nli[1].scorer)
         return Weigher(
@@ -327,8 +325,5 @@ def _check_texts(texts: Sequence[Any]) -> None:
 
 
 def _answers(scores: Floats, names: Sequence[str], truncated: Sequence[bool]) -> list[Answer]:
-    found = []
-    for row, cut in zip(scores, truncated, strict=True):
-        best_first = np.argsort(-row, kind="stable")
-        found.append(Answer(tuple(Prediction(names[index], float(row[index])) for index in best_first), cut))
-    return found
+    labels = tuple(names)
+    return [Answer(labels, tuple(row), cut) for row, cut in zip(scores.tolist(), truncated, strict=True)]

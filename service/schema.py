@@ -72,15 +72,24 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Every label of one text, best first; `truncated` when the model could not read the whole text."""
+    """Labels of one text and their scores, in the order of the model or the question; `truncated` when the model could
+    not read the whole text."""
 
-    predictions: tuple[Prediction, ...]
+    labels: tuple[str, ...]
+    scores: tuple[float, ...]
     truncated: bool
+
+    @property
+    def predictions(self) -> tuple[Prediction, ...]:
+        """Every label with its score, best first."""
+        order = sorted(range(len(self.scores)), key=lambda place: -self.scores[place])
+        return tuple(Prediction(self.labels[place], self.scores[place]) for place in order)
 
     @property
     def best(self) -> Prediction:
         """The label with the highest score."""
-        return self.predictions[0]
+        place = max(range(len(self.scores)), key=self.scores.__getitem__)
+        return Prediction(self.labels[place], self.scores[place])
 
 
 def one_of(field: str, value: Any, accepted: Collection[Any]) -> Any:

@@ -62,7 +62,7 @@ class LabelEmbeddings:
         self._found: OrderedDict[str, npt.NDArray[np.float32]] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, sentences: Sequence[str], batch_size: int, wait: bool) -> Steps[npt.NDArray[np.float32]]:
+    def get(self, sentences: Sequence[str], batch_size: int | None, wait: bool) -> Steps[npt.NDArray[np.float32]]:
         """The steps to the embeddings `[L, H]`."""
         with self._lock:
             found = {sentence: self._found.get(sentence) for sentence in sentences}
@@ -76,7 +76,7 @@ class LabelEmbeddings:
                     self._found.popitem(last=False)
         return np.stack([embedding for embedding in found.values() if embedding is not None])
 
-    def _start(self, sentences: Sequence[str], batch_size: int, wait: bool) -> Future[list[Found]]:
+    def _start(self, sentences: Sequence[str], batch_size: int | None, wait: bool) -> Future[list[Found]]:
         rows = self._worker.encoder(sentences)
         return self._worker.rows(Rows("shared_text", True), rows, batch_size=batch_size, wait=wait)
 
@@ -97,7 +97,7 @@ class Weigher:
         question: ZeroShotQuestion,
         attention: AttentionMode,
         *,
-        batch_size: int,
+        batch_size: int | None,
         wait: bool,
     ) -> None:
         self._worker, self._embeddings = worker, embeddings

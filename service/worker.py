@@ -20,11 +20,8 @@ from service.backends.packing import Packed
 from service.batcher import Batcher
 from service.errors import BackendFailed, BadRequest
 
-TOKENS_PER_BATCH = 4096
-"""Tokens of a batch at most, padding included: longest item times items."""
-
-TOKENS_WAITING = 2**18
-"""Tokens that may wait for a model; more are refused, or wait their turn where the caller said so."""
+BATCHES_WAITING = 64
+"""Batches' worth of tokens that may wait for a model; more are refused, or wait where the caller said so."""
 
 WIDTH_STEP = 32
 """Labels of different questions share a batch where their rows are alike in width, up to this."""
@@ -61,9 +58,10 @@ class Worker:
     def __init__(self, encoder: TextEncoder, backend: Backend, name: str) -> None:
         self.encoder, self.backend = encoder, backend
         self._name = name
-        self._batcher = Batcher(self._compute, budget=TOKENS_PER_BATCH, room=TOKENS_WAITING)
+        tokens = backend.batch.tokens
+        self._batcher = Batcher(self._compute, budget=tokens, room=BATCHES_WAITING * tokens, padded=backend.is_padded)
 
-    def rows(self, kind: Rows, rows: Sequence[Encoded], *, batch_size: int, wait: bool) -> Future[list[Found]]:
+    def rows(self, kind: Rows, rows: Sequence[Encoded], *, batch_size: int | None, wait: bool) -> Future[list[Found]]:
         """Results of sequences.
 
         Raises:
@@ -72,7 +70,7 @@ class Worker:
         return self._submit(kind, rows, [len(row) for row in rows], batch_size, wait)
 
     def labelled(
-        self, texts: Sequence[Encoded], packs: Sequence[Packed], *, embeddings: bool, batch_size: int, wait: bool
+        self, texts: Sequence[Encoded], packs: Sequence[Packed], *, embeddings: bool, batch_size: int | None, wait: bool
     ) -> Future[list[Found]]:
         """Results of texts (parts of pairs up to the hypothesis), each with its labels; raises as `rows` does."""
         width = -(-max(pack.width for pack in packs) // WIDTH_STEP)
@@ -86,11 +84,12 @@ class Worker:
         self.backend.close()
 
     def _submit(
-        self, kind: Any, items: Sequence[Any], lengths: Sequence[int], batch_size: int, wait: bool
+        self, kind: Any, items: Sequence[Any], lengths: Sequence[int], batch_size: int | None, wait: bool
     ) -> Future[list[Found]]:
-        if batch_size < 1:
+        rows = self.backend.batch.rows if batch_size is None else batch_size
+        if rows < 1:
             raise BadRequest(f"batch_size must be at least 1, and it is {batch_size}")
-        return self._batcher.submit(kind, items, lengths, rows=batch_size, wait=wait)
+        return self._batcher.submit(kind, items, lengths, rows=rows, wait=wait)
 
     def _compute(self, kind: Rows | Labelled, batch: list[Any]) -> list[Found]:
         if isinstance(kind, Rows):

@@ -83,9 +83,9 @@ def cosines(texts: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Floats:
         texts: embeddings `[N, 1, H]`, or `[N, L, H]` where each (text, label) pair has its own.
         labels: embeddings `[L, H]`.
     """
-    first, second = texts.astype(np.float64), labels.astype(np.float64)[None]
+    first, second = texts.astype(np.float64), labels.astype(np.float64)
     lengths = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
-    dots = (first * second).sum(axis=-1)
+    dots = first[:, 0] @ second.T if first.shape[1] == 1 else np.einsum("nlh,lh->nl", first, second)
     return np.asarray(np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,17 @@ from service.backends.packing import Packed
 
 Precision = Literal["float32", "bfloat16", "int8"]
 Arrays = Mapping[str, npt.NDArray[np.int64]]
+
+
+class BatchSize(NamedTuple):
+    """What one call should hold at most: tokens, padding included where there is any, and rows."""
+
+    tokens: int
+    rows: int
+
+
+ON_PROCESSOR = BatchSize(tokens=4096, rows=64)
+"""Larger batches are not faster there."""
 
 LOGIT_TOLERANCE: dict[Precision, float] = {"float32": 1e-4, "bfloat16": 0.05, "int8": float("inf")}
 """How far a logit may be from torch's in float32, over the largest logit (or 1). int8 is held to accuracy instead."""
@@ -48,6 +59,10 @@ class Backend(Protocol):
     @property
     def is_padded(self) -> bool:
         """Whether a batch costs its longest row times its rows, as opposed to the tokens it holds."""
+
+    @property
+    def batch(self) -> BatchSize:
+        """What a call should hold."""
 
     @property
     def shared_text(self) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,7 +22,8 @@ import numpy as np
 
 from finetune.artifact import ModelFolder, write_json
 from service.backends.base import LOGIT_TOLERANCE, Backend, Outputs, Precision
-from service.backends.exported import ExportedBackend, home_of
+from service.backends.exported import ExportedBackend
+from service.cache import home_of, put
 from service.errors import BackendFailed
 from service.settings import RuntimeSettings
 
@@ -79,10 +79,8 @@ def load(folder: ModelFolder, settings: RuntimeSettings, say: Say = lambda line:
     found.why = why
     say(f"{folder.path.name}: {why}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".making-") as staging:
-            write_json(Path(staging) / file.name, {"backend": name, "precision": found.precision, "why": why})
-            (Path(staging) / file.name).replace(file)
+        outcome = {"backend": name, "precision": found.precision, "why": why}
+        put(file, lambda made: write_json(made, outcome))
     except OSError as error:
         say(
             f"{settings.cache} cannot be written ({error.strerror}), so this is tried again next time: set REHEAD_CACHE"

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from finetune.artifact import AttentionMode
 from finetune.attention import PADDING
-from service.backends.base import Arrays, Outputs, Precision
+from service.backends.base import ON_PROCESSOR, Arrays, Outputs, Precision
 from service.backends.packing import Packed
 
 EMBEDDING = 8
@@ -25,6 +25,7 @@ class DummyBackend:
     name = "dummy"
     precision: Precision = "float32"
     is_padded = True
+    batch = ON_PROCESSOR
     shared_text = True
     one_pass = True
 

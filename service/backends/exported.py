@@ -12,8 +12,6 @@ import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -22,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.artifact import AttentionMode, ModelFolder, write_json
-from finetune.artifact import sha256 as sha256_of
 from finetune.attention import LEADING, PADDING, TEXT
 from finetune.encoding import Encoded
-from service.backends.base import LOGIT_TOLERANCE, Arrays, Outputs, Precision
+from service.backends.base import LOGIT_TOLERANCE, ON_PROCESSOR, Arrays, Outputs, Precision
 from service.backends.packing import Packed, arrays_of, packed
+from service.cache import home_of
 from service.errors import BackendFailed
 from service.settings import RuntimeSettings
 
@@ -51,6 +49,7 @@ class ExportedBackend(ABC):
 
     precisions: ClassVar[tuple[Precision, ...]]
     is_padded = True
+    batch = ON_PROCESSOR
 
     def __init__(self, folder: ModelFolder, home: Path, precision: Precision, threads: int) -> None:
         self.why = ""
@@ -227,19 +226,6 @@ class ExportedBackend(ABC):
                 allowed = LOGIT_TOLERANCE[self.precision] * max(1.0, float(np.abs(expected).max()))
                 if found.shape != expected.shape or not np.allclose(found, expected, rtol=0, atol=allowed):
                     raise BackendFailed(f"{self._folder.path.name} gives other answers on {self.name} than on torch")
-
-
-def home_of(folder: ModelFolder, cache: Path) -> Path:
-    """Where in the cache folder a model's things lie: by what its weights and its config.json hold."""
-    files = (*sorted(folder.path.glob("model*.safetensors")), folder.path / "config.json")
-    hashes = [_hash(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return cache / sha256("".join(hashes).encode()).hexdigest()[:32]
-
-
-@lru_cache(maxsize=64)
-def _hash(file: Path, size: int, changed: int) -> str:
-    """A file's hash, read once for all backends of a load; size and time of change tell another content."""
-    return sha256_of(file)
 
 
 def _texts_and_labels(inputs: Arrays) -> tuple[dict[str, npt.NDArray[np.int64]], list[Packed]]:

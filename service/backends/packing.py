@@ -114,6 +114,48 @@ def joined(packs: Sequence[Packed]) -> dict[str, Ints]:
     }
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Flat:
+    """Tokens `[N]` of sequences end to end; `lengths` says how many each has. `types` is None for models without."""
+
+    ids: Ints
+    positions: Ints
+    types: Ints | None
+    lengths: Ints
+
+
+def flat(inputs: Mapping[str, Ints], chosen: npt.NDArray[np.bool_]) -> Flat:
+    """The chosen tokens of padded rows `[B, L]`, row by row."""
+    types = inputs["token_type_ids"][chosen] if "token_type_ids" in inputs else None
+    return Flat(inputs["input_ids"][chosen], np.nonzero(chosen)[1], types, chosen.sum(axis=1))
+
+
+def flat_labels(texts: Mapping[str, Ints], packs: Sequence[Packed]) -> tuple[Flat, Ints]:
+    """The labels of texts as sequences end to end, text by text, and where in this order each label stands `[P]`."""
+    parts = {id(pack): pack for pack in packs}
+    # a row holds its labels end to end, so that the tokens of a label stay together
+    chosen = {key: pack.owners >= 0 for key, pack in parts.items()}
+    orders = {key: np.argsort(pack.starts) for key, pack in parts.items()}
+
+    def joined(name: str) -> Ints:
+        flat = {key: getattr(pack, name)[chosen[key]] for key, pack in parts.items()}
+        return np.concatenate([flat[id(pack)] for pack in packs])
+
+    sizes = {key: np.bincount(pack.owners[chosen[key]])[orders[key]] for key, pack in parts.items()}
+    behind = np.repeat((texts["segments"] != PADDING).sum(axis=1), [int(sizes[id(pack)].sum()) for pack in packs])
+    steps = joined("steps")
+    types = joined("type_ids") if "token_type_ids" in texts else None
+    before = np.cumsum([0, *(len(pack.starts) for pack in packs[:-1])])
+    places = [first + np.argsort(orders[id(pack)]) for first, pack in zip(before, packs, strict=True)]
+    found = Flat(
+        joined("ids"),
+        np.where(steps < 0, 0, behind + steps),
+        types,
+        np.concatenate([sizes[id(pack)] for pack in packs]),
+    )
+    return found, np.concatenate(places)
+
+
 def _filled(lengths: Sequence[int]) -> list[list[int]]:
     """Which labels share a row: longest first, each into the first row with room, rows as narrow as that allows."""
     total, longest = sum(lengths), max(lengths)

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,14 @@ import numpy.typing as npt
 import torch
 
 from finetune.artifact import CUSTOM_HEAD, AttentionMode, ModelFolder
-from finetune.attention import HYPOTHESIS, LEADING, TEXT, shared_text_mask
+from finetune.attention import HYPOTHESIS, LEADING, PADDING, TEXT, shared_text_mask
 from finetune.cpu import keep_memory
 from finetune.encoding import Encoded
 from finetune.first_token import first_token_only
-from service.backends.base import Arrays, Outputs, Precision
+from service.backends.base import ON_PROCESSOR, Arrays, BatchSize, Outputs, Precision
 from service.backends.one_pass import HIDDEN, OnePass
-from service.backends.packing import Packed, arrays_of, packed
+from service.backends.packing import Flat, Packed, arrays_of, flat, flat_labels, packed
+from service.backends.unpadded import Bounds, Tokens, Unpadded, flash_attention
 from service.errors import BackendFailed
 
 SHARED_TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert")
@@ -34,6 +36,8 @@ if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
+ON_CUDA = BatchSize(tokens=65536, rows=4096)
+
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -41,7 +45,6 @@ class TorchBackend:
     """A loaded model; implements `service.backends.base.Backend`."""
 
     name = "torch"
-    is_padded = True
 
     def __init__(self, model: Any, *, family: str, precision: Precision = "float32") -> None:
         self.why = ""
@@ -49,6 +52,7 @@ class TorchBackend:
         self.shared_text = family in SHARED_TEXT_FAMILIES
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().to(self._device)
+        self.unpadded: Unpadded | None = None
         if self._device.type == "cpu":
             keep_memory()  # a tenth to a quarter faster (docs/decisions.md)
         # whether a model can be read in a quicker way is tried in float32, where it is plain to see
@@ -58,6 +62,11 @@ class TorchBackend:
         with first_token_only(self.model) as self._first_token_only:
             pass
         self.model.to(DTYPES[precision])
+        attend = flash_attention() if precision == "bfloat16" and self._device.type == "cuda" else None
+        if attend is not None:
+            self.unpadded = Unpadded.of(self.model, attend)
+        self.is_padded = self.unpadded is None
+        self.batch = ON_PROCESSOR if self._device.type == "cpu" else ON_CUDA
 
     @classmethod
     def load(cls, folder: ModelFolder, precision: Precision = "float32") -> TorchBackend:
@@ -96,6 +105,9 @@ class TorchBackend:
     def run(self, inputs: Arrays, *, attention: AttentionMode, embeddings: bool) -> Outputs:
         """See `Backend.run`."""
         segments = inputs["segments"]
+        if self.unpadded is not None and (attention == "shared_text" or not embeddings):
+            with _failing("a batch of {} x {} tokens".format(*segments.shape)), torch.inference_mode():
+                return self._run_unpadded(self.unpadded, inputs, attention, embeddings)
         tensors = self._tensors({name: array for name, array in inputs.items() if name != "segments"})
         if attention == "shared_text":
             tensors["attention_mask"] = _additive(shared_text_mask(segments), self.model.dtype).to(self._device)
@@ -110,15 +122,48 @@ class TorchBackend:
         """See `Backend.run_labels`."""
         if self.graph is None:
             raise BackendFailed("this model cannot read a text once for all labels")
-        tensors = self._tensors(arrays_of(texts, packs))
         many = sum(len(pack.starts) for pack in packs)
         with _failing(f"{len(packs)} texts with {many} labels"), torch.inference_mode():
+            if self.unpadded is not None:
+                labels, places = flat_labels(texts, packs)
+                counts = np.array([len(pack.starts) for pack in packs])
+                outputs = self._labelled(self.unpadded, texts, labels, counts, embeddings)
+                return replace(outputs, logits=outputs.logits[places])
+            tensors = self._tensors(arrays_of(texts, packs))
             found = (self.graph if embeddings else self.graph.without_embeddings())(**tensors)
         return Outputs(*map(_array, found))
 
     def close(self) -> None:
         """See `Backend.close`."""
-        del self.model, self.graph
+        del self.model, self.graph, self.unpadded
+
+    def _run_unpadded(self, model: Unpadded, inputs: Arrays, attention: AttentionMode, embeddings: bool) -> Outputs:
+        segments = inputs["segments"]
+        if attention == "ordinary":
+            rows = flat(inputs, segments != PADDING)
+            return Outputs(_array(model.rows(self._tokens(rows), self._bounds(rows.lengths))))
+        # a sequence is a text with one label: what sees all of it, [CLS] and the hypothesis
+        others = flat(inputs, (segments != PADDING) & (segments != TEXT))
+        return self._labelled(model, inputs, others, np.ones(len(segments), dtype=np.int64), embeddings)
+
+    def _labelled(
+        self, model: Unpadded, texts: Arrays, labels: Flat, counts: npt.NDArray[np.int64], embeddings: bool
+    ) -> Outputs:
+        own = flat(texts, texts["segments"] == TEXT)
+        by_text = np.add.reduceat(labels.lengths, np.cumsum([0, *counts[:-1]]))
+        bounds = (self._bounds(lengths) for lengths in (labels.lengths, by_text, counts))
+        logits, means = model.labelled(
+            self._tokens(own), self._bounds(own.lengths), self._tokens(labels), *bounds, embeddings=embeddings
+        )
+        return Outputs(_array(logits), _array(means) if means is not None else None)
+
+    def _tokens(self, tokens: Flat) -> Tokens:
+        ids, positions = (torch.from_numpy(one).to(self._device) for one in (tokens.ids, tokens.positions))
+        return Tokens(ids, positions, None if tokens.types is None else torch.from_numpy(tokens.types).to(self._device))
+
+    def _bounds(self, lengths: npt.NDArray[np.int64]) -> Bounds:
+        edges = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        return Bounds(torch.from_numpy(edges).to(self._device), int(lengths.max()))
 
     def _tensors(self, arrays: Arrays) -> dict[str, torch.Tensor]:
         return {name: torch.from_numpy(array).to(self._device) for name, array in arrays.items()}
@@ -134,7 +179,10 @@ class TorchBackend:
         if int(getattr(self.model.config, "type_vocab_size", 0) or 0) < 2:
             del pair["token_type_ids"]
         text = {name: array[:, :4] for name, array in pair.items()}
-        hypothesis = packed([Encoded([7, 3], [1, 1], [HYPOTHESIS] * 2, False)], Encoded([2], [0], [LEADING], False))
+        first, second = np.arange(1), np.arange(2)
+        behind = Encoded(np.array([7, 3]), second * 0 + 1, second * 0 + HYPOTHESIS, False)
+        leading = Encoded(first + 2, first, first + LEADING, False)
+        hypothesis = packed([behind], leading)
         self._first_token_only = False
         try:
             expected = self.run(pair, attention="shared_text", embeddings=True)

@@ -31,7 +31,7 @@ class Request:
     pair_column: str | None
     top_k: int | None
     as_json: bool
-    batch_size: int
+    batch_size: int | None
     overwrite: bool
 
 

@@ -25,7 +25,7 @@ import click
 @click.option("--top-k", type=click.IntRange(min=1), help="How many labels to show for each text.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--models", "models_dir", default="models", show_default=True, help="The folder of served names.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Rows computed together.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Rows computed together; default suits the runtime.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def command(
     texts: tuple[str, ...],
@@ -41,7 +41,7 @@ def command(
     top_k: int | None,
     as_json: bool,
     models_dir: str,
-    batch_size: int,
+    batch_size: int | None,
     overwrite: bool,
 ) -> None:
     """Sort texts, or a table of texts, into labels of your own.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from finetune.attention import HYPOTHESIS, LEADING, PADDING, TEXT, shared_text_mask
-from finetune.encoding import TextEncoder, without_surrogates
+from finetune.encoding import Prepared, TextEncoder, without_surrogates
 from finetune.errors import CheckpointError
 
 
@@ -19,7 +19,7 @@ def encoder(tiny_base: Path) -> TextEncoder:
 def test_a_separator_written_in_a_text_stays_text(encoder: TextEncoder) -> None:
     separator = encoder.tokenizer.sep_token_id
     [row] = encoder(["a [SEP] b"])
-    assert row.ids.count(separator) == 1
+    assert row.ids.tolist().count(separator) == 1
     assert row.ids[-1] == separator
 
 
@@ -28,7 +28,7 @@ def test_the_rule_is_saved_with_the_tokenizer(encoder: TextEncoder, tmp_path: Pa
 
     encoder.tokenizer.save_pretrained(tmp_path)
     plain = AutoTokenizer.from_pretrained(tmp_path)
-    assert plain("a [SEP] b")["input_ids"] == encoder(["a [SEP] b"])[0].ids
+    assert plain("a [SEP] b")["input_ids"] == encoder(["a [SEP] b"])[0].ids.tolist()
 
 
 def test_lone_surrogates_become_replacement_characters(encoder: TextEncoder) -> None:
@@ -50,7 +50,8 @@ def test_a_hypothesis_too_long_alone_is_cut_and_changes_no_other_row(encoder: Te
     pairs = TextEncoder(encoder.tokenizer, 16, "only_first")
     good = ("good " * 50, "it was bad")
     rows = pairs([good[0], "a film"], [good[1], "bad " * 50])
-    assert rows[0] == pairs([good[0]], [good[1]])[0]
+    alone = pairs([good[0]], [good[1]])[0]
+    assert (rows[0].ids.tolist(), rows[0].truncated) == (alone.ids.tolist(), alone.truncated)
     assert (len(rows[1]), rows[1].truncated) == (16, True)
 
 
@@ -152,3 +153,25 @@ def test_keep_embedding_holds_the_hypothesis_read_alone_to_the_base_as_well(
             expected[row] += 1 - torch.nn.functional.cosine_similarity(now, then)[0]
     assert torch.allclose(found, expected, atol=1e-5)  # weight 2, over the two parts
     assert found.min() > 0.1
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_prepared_tokenizer_does_what_transformers_does(tiny_base: Path, tmp_path: Path, side: str) -> None:
+    from transformers import AutoTokenizer
+
+    plain = AutoTokenizer.from_pretrained(tiny_base, split_special_tokens=True, truncation_side=side)
+    Prepared.of(plain).write(tmp_path / "kept.json")
+    texts = ["", "a film", "good [SEP] bad " * 20, "Ünïcode \u4e2d", "the match was great"]
+    encoder = TextEncoder(Prepared.read(tmp_path / "kept.json"), 16)
+    for seconds in (None, texts[::-1]):
+        expected = plain(texts, seconds, truncation=True, max_length=16, padding=True)
+        padded = encoder.pad(encoder(texts, seconds))
+        assert all(padded[name].tolist() == expected[name] for name in expected)
+        assert len(expected) == 3 and padded["segments"].shape == padded["input_ids"].shape
+
+
+def test_a_file_that_holds_no_tokenizer_is_said(tmp_path: Path) -> None:
+    for content in ("", "{}", '{"tokenizer": "{}"}', "[]"):
+        (tmp_path / "kept.json").write_text(content)
+        with pytest.raises(ValueError):
+            Prepared.read(tmp_path / "kept.json")

@@ -144,7 +144,7 @@ def test_text_that_no_tokenizer_likes_is_classified(sentiment):
 
 def test_a_special_token_inside_a_text_stays_text(sentiment):
     (row,) = sentiment.engine._worker.encoder(["good [SEP] bad"])
-    assert row.ids.count(sentiment.engine._worker.encoder.tokenizer.sep_token_id) == 1
+    assert row.ids.tolist().count(3) == 1  # [SEP]
 
 
 @pytest.mark.parametrize(

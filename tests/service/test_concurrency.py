@@ -52,12 +52,12 @@ def test_threads_get_what_one_caller_gets(tiny_sentiment):
 
 FORKED = """
 import os, sys
-from finetune import encoding
+
 from service import load
 model = load(sys.argv[1], backend=sys.argv[2])
 texts = ["the match was great"] * 64 + ["a film"]
 expected = model(texts)
-encoding._TOKENIZING.__enter__()  # a thread that tokenizes while another one forks
+model.engine._worker.encoder.prepared.lock.__enter__()  # a thread that tokenizes while another one forks
 batcher = model.engine._worker._batcher
 batcher._changed.acquire()  # and one that is at the queue
 child = os.fork()
@@ -65,7 +65,7 @@ if child == 0:
     found = model(texts)
     os._exit(0 if [one["label"] for one in found] == [one["label"] for one in expected] else 1)
 batcher._changed.release()
-encoding._TOKENIZING.__exit__(None, None, None)
+model.engine._worker.encoder.prepared.lock.__exit__(None, None, None)
 assert model(texts) == expected
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

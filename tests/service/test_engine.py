@@ -11,12 +11,11 @@ from checkpoints import save_tokenizer, tiny_family
 
 from finetune.artifact import read
 from finetune.attention import TEXT
-from service.backends.base import Outputs
+from service.backends.base import ON_PROCESSOR, Outputs
 from service.backends.torch import SHARED_TEXT_FAMILIES, TorchBackend
 from service.engine import Engine
 from service.errors import BackendFailed, BadRequest
 from service.schema import TextInput, ZeroShotQuestion
-from service.worker import TOKENS_PER_BATCH
 
 
 class CountingBackend:
@@ -25,6 +24,7 @@ class CountingBackend:
     def __init__(self, backend):
         self.backend, self.batches = backend, []
         self.shared_text, self.one_pass = backend.shared_text, backend.one_pass
+        self.batch, self.is_padded = backend.batch, backend.is_padded
 
     def run_labels(self, texts, packs, *, embeddings) -> Outputs:
         pairs = sum(len(pack.starts) for pack in packs)
@@ -102,7 +102,7 @@ def test_batches_hold_rows_of_like_length_within_the_token_budget(counted):
     texts = [TextInput("a " * (1 + index % 100), "b") for index in range(300)]
     engine.classify(texts, batch_size=10_000)
     shapes = [shape for shape, _, _ in backend.batches]
-    assert all(rows * longest <= TOKENS_PER_BATCH for rows, longest in shapes)
+    assert all(rows * longest <= ON_PROCESSOR.tokens for rows, longest in shapes)
     assert [longest for _, longest in shapes] == sorted((longest for _, longest in shapes), reverse=True)
     computed, given = sum(rows * longest for rows, longest in shapes), sum(4 + 1 + index % 100 for index in range(300))
     assert sum(rows for rows, _ in shapes) == 100 and computed < 1.5 * given

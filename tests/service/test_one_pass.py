@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from checkpoints import save_tokenizer, tiny_family
+from checkpoints import save_tokenizer
+from passes import READ_ONCE, made, tried
 
 from finetune.artifact import read
-from finetune.attention import HYPOTHESIS, LEADING, TEXT
-from finetune.encoding import Encoded, TextEncoder
+from finetune.attention import HYPOTHESIS, TEXT
+from finetune.encoding import TextEncoder
 from service.backends.packing import packed
 from service.backends.torch import SHARED_TEXT_FAMILIES, TorchBackend
 from service.engine import Engine
 from service.errors import BadRequest
 from service.schema import ZeroShotQuestion
-
-READ_ONCE = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
-
-
-def tried(family):
-    """A family with weights large enough that positions and masks show, and RoBERTa's padding id where it counts."""
-    import torch
-
-    model = tiny_family(family, layers=3, positions=60, pad_token_id=1 if "bert" in family[1:] else 0)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.ndim == 2 and "embeddings" not in name:
-                weight.mul_(6.0)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +24,6 @@ def encoder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     save_tokenizer(folder)
     return TextEncoder(AutoTokenizer.from_pretrained(str(folder)), 60)
-
-
-def made(rng, lengths, segment, leading):
-    found = []
-    for length in lengths:
-        ids = [2] * leading + rng.integers(5, 50, length).tolist() + [3]
-        segments = [LEADING] * leading + [segment] * (length + 1)
-        found.append(Encoded(ids, [int(segment == HYPOTHESIS)] * len(ids), segments, False))
-    return found
 
 
 @pytest.mark.parametrize("family", SHARED_TEXT_FAMILIES)
@@ -98,7 +76,7 @@ def test_texts_with_labels_of_their_own_share_a_batch(encoder):
 def test_labels_are_packed_whole_in_rows_with_little_padding(count):
     rng = np.random.default_rng(count)
     hypotheses = made(rng, rng.integers(3, 12, count), HYPOTHESIS, 0)
-    pack = packed(hypotheses, Encoded([2], [0], [LEADING], False))
+    pack = packed(hypotheses, made(rng, [1], TEXT, 1)[0].part(0, 1))
     tokens = sum(1 + len(one) for one in hypotheses)
     assert pack.tokens < 1.06 * tokens + 1 and (pack.owners >= 0).sum() == tokens
     ids, types, owners = pack.ids.ravel(), pack.type_ids.ravel(), pack.owners.ravel()
@@ -155,7 +133,7 @@ def test_a_text_is_cut_once_so_that_the_longest_hypothesis_has_room(tiny_topics)
     assert len(rows[0]) + longest == encoder.max_length and rows[0].truncated and not rows[1].truncated
     whole = encoder(["film"], ["It is x."])[0]
     joined = rows[1].followed_by(ends[0])
-    assert (joined.ids, joined.type_ids, joined.segments) == (whole.ids, whole.type_ids, whole.segments)
+    assert all(np.array_equal(getattr(joined, one), getattr(whole, one)) for one in ("ids", "type_ids", "segments"))
 
 
 @pytest.mark.parametrize("multi_label", [False, True])

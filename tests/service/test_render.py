@@ -7,11 +7,11 @@ import json
 import pytest
 
 from service.commands.render import columns, show
-from service.schema import Answer, Prediction
+from service.schema import Answer
 
 
 def answer(*scores, truncated=False):
-    return Answer(tuple(Prediction(label, score) for label, score in scores), truncated)
+    return Answer(*zip(*scores, strict=True), truncated)
 
 
 def test_one_label_of_many_is_a_column_with_its_score_and_a_column_for_each_label():
