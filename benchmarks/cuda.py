@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch.profiler import ProfilerActivity, profile
 
 sys.path[0] = str(Path(__file__).parents[1])
 from benchmarks.inference import WORKLOADS, job_of, operations, tokens_per_text
@@ -72,23 +73,12 @@ def random_model(models: Path, size: str, task: str, folder: Path) -> Path:
     return made
 
 
-class Timed:
-    """Times what a backend computes."""
-
-    def __init__(self, backend: Any) -> None:
-        self.seconds = 0.0
-        for name in ("run", "run_labels"):
-            setattr(backend, name, self._around(getattr(backend, name)))
-
-    def _around(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **named: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return call(*args, **named)
-            finally:
-                self.seconds += time.perf_counter() - start
-
-        return timed
+def busy(call: Callable[[], Any]) -> float:
+    """Seconds that the card computes for a call."""
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        call()
+        torch.cuda.synchronize()
+    return float(sum(one.self_device_time_total for one in found.key_averages())) / 1e6
 
 
 def asking(engine: Engine, job: dict[str, Any]) -> Callable[[Sequence[str]], list[str]]:
@@ -125,21 +115,19 @@ def measured(name: str, size: str, job: dict[str, Any], rate: float, agree: bool
     folder = read(job["model"])
     texts = [text for part in job["parts"] for text in part]
     engine = Engine.load(folder, RuntimeSettings(backend="torch", precision="bfloat16"))
-    ask, clock = asking(engine, job), Timed(engine.backend)
-    ask(texts[:2000])
-    rounds, busy = [], []
+    ask = asking(engine, job)
+    ask(texts)
+    rounds = []
     for _ in range(3):
-        clock.seconds, start = 0.0, time.perf_counter()
+        start = time.perf_counter()
         answers = ask(texts)
         rounds.append(time.perf_counter() - start)
-        busy.append(clock.seconds)
-    backend = engine.backend
-    unpadded, backend.unpadded, backend.is_padded = backend.unpadded, None, True
-    padded = Engine(folder, engine._worker.encoder, backend)
-    clock.seconds = 0.0
-    asking(padded, job)(texts)
-    padded_busy, backend.unpadded = clock.seconds, unpadded
+    at_work = busy(lambda: ask(texts))
     ones = [_timed(lambda text=text: ask([text])) for text in (texts * 220)[:220]][20:]
+    backend: Any = engine.backend
+    backend.unpadded, backend.is_padded = None, True
+    padded = busy(lambda: asking(Engine(folder, engine._worker.encoder, backend), job)(texts[:1000]))
+    padded_costs = padded / len(texts[:1000]) * len(texts) / at_work
     engine.close()
     same = ""
     if agree:
@@ -152,7 +140,6 @@ def measured(name: str, size: str, job: dict[str, Any], rate: float, agree: bool
     least = operations(config, once, len(job["labels"]) or 1) / rate
     stock = pipeline_rate(job, texts[: PIPELINE_ROWS[name]])
     best = len(texts) / median(rounds)
-    while_busy = len(texts) / median(busy)
     return [
         size,
         name,
@@ -160,10 +147,10 @@ def measured(name: str, size: str, job: dict[str, Any], rate: float, agree: bool
         round(once),
         f"{best:,.0f}",
         f"{best / stock:.1f}",
-        f"{median(busy) / median(rounds):.0%}",
         f"{best * least:.0%}",
-        f"{while_busy * least:.0%}",
-        f"{padded_busy / median(busy):.2f}",
+        f"{at_work / median(rounds):.0%}",
+        f"{len(texts) / at_work * least:.0%}",
+        f"{padded_costs:.1f}",
         f"{1000 * median(ones):.1f}",
         f"{1000 * quantiles(ones, n=100)[98]:.1f}",
         same,
@@ -184,21 +171,8 @@ def main() -> None:
         f"{torch.cuda.get_device_name()}, {os.cpu_count()} cores, torch {torch.__version__}, transformers "
         f"{transformers.__version__}, Python {platform.python_version()}"
     )
-    titles = [
-        "model",
-        "workload",
-        "texts",
-        "tokens",
-        "texts/s",
-        "x pipeline",
-        "model at work",
-        "of matrix rate",
-        "while at work",
-        "padded costs",
-        "one: p50 ms",
-        "p99",
-        "as float32",
-    ]
+    titles = ["model", "workload", "texts", "tokens", "texts/s", "x pipeline", "of matrix rate", "card busy"]
+    titles += ["of matrix rate while busy", "padded costs the card", "one: p50 ms", "p99 ms", "as float32"]
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         for size in args.sizes:

@@ -35,7 +35,8 @@ from service.weighing import Evidence, LabelEmbeddings, Started, Weigher
 from service.worker import Found, Rows, Worker
 
 ROWS_AT_ONCE = 4096
-"""Rows that are tokenized and queued together; bounds memory for long inputs."""
+BATCHES_AT_ONCE = 4
+"""Rows that are tokenized and queued together, or so many batches of them; bounds memory for long inputs."""
 
 PARTS_AT_ONCE = 2
 """Parts of a call that are under way together: while one is computed, the next is tokenized."""
@@ -49,6 +50,7 @@ class Engine:
     def __init__(self, folder: ModelFolder, encoder: TextEncoder, backend: Backend) -> None:
         self.folder = folder
         self._worker = Worker(encoder, backend, folder.path.name)
+        self._rows_at_once = max(ROWS_AT_ONCE, BATCHES_AT_ONCE * backend.batch.rows)
         self._label_sets = LabelSets(encoder)
         self._label_embeddings = LabelEmbeddings(self._worker)
 
@@ -198,7 +200,7 @@ class Engine:
             yield from ()
 
         alone, pairs = ([item for item in distinct if (item.pair is not None) == paired] for paired in (False, True))
-        parts = [part for group in (alone, pairs) for part in _parts(group, ROWS_AT_ONCE)]
+        parts = [part for group in (alone, pairs) for part in _parts(group, self._rows_at_once)]
         yield from _overlapping([(partial(start, part), finished) for part in parts])
         return [answers[item] for item in inputs]
 
@@ -224,7 +226,7 @@ class Engine:
         work = []
         for one, group in groups.items():
             weigher = yield partial(self._weigher, one, batch_size, wait)
-            for part in _parts(list(group), max(1, ROWS_AT_ONCE // len(one.labels))):
+            for part in _parts(list(group), max(1, self._rows_at_once // len(one.labels))):
 
                 def finished(
                     found: list[list[Found]],

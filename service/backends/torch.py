@@ -36,7 +36,11 @@ if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
-ON_CUDA = BatchSize(tokens=65536, rows=4096)
+ON_CUDA = BatchSize(tokens=2**18, rows=4096)
+"""At most: the launch of a batch's kernels takes milliseconds, however many tokens it holds."""
+
+SHARE_OF_MEMORY = 0.1
+"""Of a card's memory, for the widest states of a batch."""
 
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -66,7 +70,7 @@ class TorchBackend:
         if attend is not None:
             self.unpadded = Unpadded.of(self.model, attend)
         self.is_padded = self.unpadded is None
-        self.batch = ON_PROCESSOR if self._device.type == "cpu" else ON_CUDA
+        self.batch = ON_PROCESSOR if self._device.type == "cpu" else _on_cuda(self.model.config, precision)
 
     @classmethod
     def load(cls, folder: ModelFolder, precision: Precision = "float32") -> TorchBackend:
@@ -163,7 +167,7 @@ class TorchBackend:
 
     def _bounds(self, lengths: npt.NDArray[np.int64]) -> Bounds:
         edges = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        return Bounds(torch.from_numpy(edges).to(self._device), int(lengths.max()))
+        return Bounds(torch.from_numpy(edges).to(self._device), int(lengths.max()), int(edges[-1]))
 
     def _tensors(self, arrays: Arrays) -> dict[str, torch.Tensor]:
         return {name: torch.from_numpy(array).to(self._device) for name, array in arrays.items()}
@@ -222,6 +226,14 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+def _on_cuda(config: Any, precision: Precision) -> BatchSize:
+    """What fits on the card."""
+    facts = config.to_dict()
+    width = int((facts.get("encoder") or facts).get("intermediate_size") or 4096)
+    room = SHARE_OF_MEMORY * torch.cuda.get_device_properties(0).total_memory
+    return BatchSize(min(ON_CUDA.tokens, int(room / (width * DTYPES[precision].itemsize))), ON_CUDA.rows)
 
 
 def _first_line(error: Exception) -> str:

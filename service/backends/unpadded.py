@@ -19,6 +19,9 @@ from torch.nn import functional as F
 
 from finetune.first_token import layers_of
 
+SHORT = 32
+"""Tokens of a sequence up to which small products side by side are faster than the kernel."""
+
 
 class Tokens(NamedTuple):
     """`[N]` tokens of several sequences: `positions` and `types` as the model's embeddings take them."""
@@ -29,10 +32,11 @@ class Tokens(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """Where sequences begin and end: `[B + 1]` int32, and the length of the longest."""
+    """Where sequences begin and end: `[B + 1]` int32, the length of the longest, and of all together."""
 
     edges: Tensor
     longest: int
+    total: int
 
 
 class Attend(Protocol):
@@ -105,13 +109,14 @@ class Unpadded:
             means = torch.segment_reduce(states.float(), "mean", lengths=lengths, axis=0)
         states = self._embedded(labels)
         firsts = of_labels.edges[:-1].long()
+        within = _Short(of_labels) if of_labels.longest <= SHORT else self._attend
         for layer, (text_key, text_value) in zip(self._layers, kept, strict=True):
             query, key, value = layer.heads(states)
-            within, across = of_labels, by_text
+            asking, across = of_labels, by_text
             if layer is self._layers[-1]:  # nothing but the first tokens is read after the last layer
                 query, states = query[firsts], states[firsts]
-                within, across = _single(of_labels), counts
-            own, own_weight = self._attend(query, key, value, within, of_labels)
+                asking, across = _single(of_labels), counts
+            own, own_weight = within(query, key, value, asking, of_labels)
             of_text, text_weight = self._attend(query, text_key, text_value, across, of_texts)
             share = torch.sigmoid(own_weight - text_weight)[..., None].to(own.dtype)
             states = layer.after(torch.lerp(of_text, own, share), states)
@@ -160,6 +165,31 @@ class _Layer:
         return found
 
 
+class _Short:
+    """Attention within short sequences, as small products side by side: a kernel made for long ones computes tiles that
+    are nearly empty."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        begins, lengths = bounds.edges[:-1].long(), bounds.edges.diff().long()
+        columns = torch.arange(bounds.longest, device=begins.device)
+        tokens = torch.arange(bounds.total, device=begins.device)
+        self._held = columns < lengths[:, None]
+        self._index = (begins[:, None] + columns).clamp(max=bounds.total - 1)
+        owners = torch.repeat_interleave(lengths, output_size=bounds.total)
+        self._places = owners * bounds.longest + tokens - begins[owners]
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, of_queries: Bounds, of_keys: Bounds
+    ) -> tuple[Tensor, Tensor]:
+        every = of_queries is of_keys
+        query = query[self._index] if every else query[:, None]
+        scores = torch.einsum("pqhd,pkhd->phqk", query, key[self._index]).float() * query.shape[-1] ** -0.5
+        scores = scores.masked_fill(~self._held[:, None, None], float("-inf"))
+        found = torch.einsum("phqk,pkhd->pqhd", scores.softmax(dim=-1).to(value.dtype), value[self._index])
+        found, weights = found.flatten(0, 1), scores.logsumexp(dim=-1).transpose(1, 2).flatten(0, 1)
+        return (found[self._places], weights[self._places]) if every else (found, weights)
+
+
 def flash_attention() -> Attend | None:
     """CUDA's attention of variable length, where this torch and this card have it; for half precision."""
     try:
@@ -179,7 +209,7 @@ def flash_attention() -> Attend | None:
 
     # a few tokens, to see that the kernel is there, and which dimension of the logarithms comes first: versions differ
     trial = torch.linspace(-1, 1, 5 * 2 * 16, device="cuda").reshape(5, 2, 16).to(torch.bfloat16)
-    bounds = Bounds(torch.tensor([0, 3, 5], device="cuda", dtype=torch.int32), 3)
+    bounds = Bounds(torch.tensor([0, 3, 5], device="cuda", dtype=torch.int32), 3, 5)
     expected = one_by_one(trial, trial, trial, bounds, bounds)
     try:
         heads_first = attend(trial, trial, trial, bounds, bounds)[1].shape == (2, 5)
@@ -205,4 +235,6 @@ def one_by_one(query: Tensor, key: Tensor, value: Tensor, of_queries: Bounds, of
 
 def _single(bounds: Bounds) -> Bounds:
     """Bounds of sequences of one token each, as many as there are."""
-    return Bounds(torch.arange(len(bounds.edges), device=bounds.edges.device, dtype=torch.int32), 1)
+    return Bounds(
+        torch.arange(len(bounds.edges), device=bounds.edges.device, dtype=torch.int32), 1, len(bounds.edges) - 1
+    )

@@ -59,7 +59,9 @@ def differences(found, expected):
 
 
 @pytest.mark.parametrize("family", READ_ONCE)
-def test_without_padding_is_as_with_it(family, encoder):
+@pytest.mark.parametrize("short", [0, 32])
+def test_without_padding_is_as_with_it(family, short, encoder, monkeypatch):
+    monkeypatch.setattr("service.backends.unpadded.SHORT", short)
     backend = TorchBackend(tried(family), family=family)
     batches = asked(encoder, family)
     expected = list(answers(backend, batches))
