@@ -4,7 +4,8 @@ Knows: the workloads, the turns, medians and ratios, what token counts and the p
 Does not know: how a contestant is loaded or called (inference_peers.py, a process each).
 
 The rows of a workload are cut into parts; each contestant computes a part in its turn, and the median of its parts is
-its rate. `--agreement` compares answers with those of float32 pairs under the same mask instead of timing anything.
+its rate. `--one` asks text by text instead and gives the times of single answers; `--agreement` compares answers with
+those of float32 pairs under the same mask and times nothing. `--append FILE` adds the tables to a file.
 Interpreters: one with gliclass, one with sentence-transformers and optimum-intel, optimum-onnx.
 """
 
@@ -21,8 +22,11 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 import pandas as pd
@@ -81,6 +85,7 @@ def job_of(workload: Workload, data: Path, models: Path, share: float) -> dict[s
         "warm_up": table.text[rows : rows + max(4, min(64, rows // 20))].tolist(),
         "right": right.tolist() if workload.labels in ((), None) else None,
         "threads": THREADS,
+        "one_by_one": False,
     }
 
 
@@ -132,8 +137,9 @@ def measured(workload: Workload, job: dict[str, Any], names: list[str], args: ar
         for part in range(len(job["parts"])):
             for name, ask in running.items():
                 answer = ask(part)
-                one = found.setdefault(name, {"seconds": [], "answers": [], "batch_size": ask.batch_size})
+                one = found.setdefault(name, {"seconds": [], "each": [], "answers": [], "batch_size": ask.batch_size})
                 one["seconds"].append(answer["seconds"])
+                one["each"] += answer["each"]
                 one["answers"] += answer["answers"]
                 one["mb"] = answer["mb"]
     return found
@@ -214,6 +220,23 @@ def report(name: str, job: dict[str, Any], found: dict[str, Any], rate: float) -
     return "\n".join(lines)
 
 
+def singles(name: str, job: dict[str, Any], found: dict[str, Any]) -> str:
+    """A table of the times of single answers."""
+    best = min(median(one["each"]) for who, one in found.items() if who.startswith("pipeline"))
+    rows = sum(map(len, job["parts"]))
+    lines = [
+        f"{name}: {rows} texts one by one",
+        "",
+        "| contestant | p50 ms | p99 ms | of best pipeline |",
+        "|---|---|---|---|",
+    ]
+    for who, one in found.items():
+        if "each" in one:
+            half, late = median(one["each"]), quantiles(one["each"], n=100)[98]
+            lines.append(f"| {who} | {1000 * half:.1f} | {1000 * late:.1f} | {half / best:.2f} |")
+    return "\n".join(lines)
+
+
 def agreement(name: str, job: dict[str, Any], found: dict[str, Any]) -> str:
     """How often each names the label that float32 pairs name, on rows where that is clear, and on all."""
     reference = found["pairs float32"]["answers"]
@@ -239,6 +262,8 @@ def main() -> None:
     parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS))
     parser.add_argument("--contestants", nargs="+", help="instead of those of each workload")
     parser.add_argument("--share", type=float, default=1.0, help="part of each workload's rows")
+    parser.add_argument("--one", action="store_true", help="ask text by text")
+    parser.add_argument("--append", type=Path, metavar="FILE", help="add the tables to this file")
     parser.add_argument("--agreement", action="store_true", help="compare answers; nothing is timed")
     parser.add_argument("--template", help="instead of the one that the model records")
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter with gliclass")
@@ -248,17 +273,30 @@ def main() -> None:
     rate = matrix_rate()
     info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     cpu = next((line.split(": ")[1] for line in info.splitlines() if "model name" in line), platform.processor())
+    versions = ", ".join(f"{one} {version(one)}" for one in ("torch", "transformers", "openvino") if find_spec(one))
+    tables = [f"## Run of {date.today()}", f"{cpu}, {THREADS} threads; Python {platform.python_version()}, {versions}"]
+    print(tables[1], end="\n\n")
     everything: dict[str, Any] = {"cpu": cpu, "threads": THREADS, "matrix_rate": rate, "workloads": {}}
     for name in args.workloads:
         workload = WORKLOADS[name]
         job = job_of(workload, Path(args.data), Path(args.models), args.share)
         job["template"] = args.template or job["template"]
+        if args.one:
+            texts = [text for part in job["parts"] for text in part]
+            job |= {"one_by_one": True, "parts": [texts[start : start + 25] for start in range(0, len(texts), 25)]}
         names = args.contestants or ["rehead"] if args.agreement else args.contestants or list(workload.contestants)
         found = measured(workload, job, [*names, "pairs float32"] if args.agreement else names, args)
-        print(agreement(name, job, found) if args.agreement else report(name, job, found, rate), end="\n\n", flush=True)
+        if args.agreement:
+            tables.append(agreement(name, job, found))
+        else:
+            tables.append(singles(name, job, found) if args.one else report(name, job, found, rate))
+        print(tables[-1], end="\n\n", flush=True)
         everything["workloads"][name] = found
         if args.out:
             Path(args.out).write_text(json.dumps(everything), encoding="utf-8")
+    if args.append:
+        with args.append.open("a", encoding="utf-8") as file:
+            file.write("\n" + "\n\n".join(tables) + "\n")
 
 
 if __name__ == "__main__":

@@ -183,11 +183,14 @@ def main() -> None:
     print(json.dumps({"batch_size": size}), file=answers, flush=True)
     for line in sys.stdin:
         texts = job["parts"][int(line)]
-        start = time.perf_counter()
-        found = call(texts)
-        seconds = time.perf_counter() - start
+        found, seconds = [], []
+        for asked in [[text] for text in texts] if job["one_by_one"] else [texts]:
+            start = time.perf_counter()
+            found += call(asked)
+            seconds.append(time.perf_counter() - start)
         memory = psutil.Process().memory_info().rss // 2**20
-        print(json.dumps({"seconds": seconds, "answers": found, "mb": memory}), file=answers, flush=True)
+        answer = {"seconds": sum(seconds), "each": seconds, "answers": found, "mb": memory}
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":
