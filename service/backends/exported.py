@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Counts changes of the graphs: those made before are made again."""
 
+STEP = 8
 FACTS = "facts.json"
 Run = Callable[[Arrays], list[npt.NDArray[np.float32]]]
 """A graph on a runtime: inputs by name to outputs in order."""
@@ -128,6 +129,7 @@ class ExportedBackend(ABC):
         if self._forked:
             return self._source().run(inputs, attention=attention, embeddings=embeddings)
         if attention == "ordinary" and not embeddings:
+            inputs = self._rounded(inputs)
             given = {name: array for name, array in inputs.items() if name != "segments"}
             return Outputs(*self._run("rows", given))
         if attention == "ordinary":
@@ -139,7 +141,8 @@ class ExportedBackend(ABC):
         """See `Backend.run_labels`."""
         if self._forked:
             return self._source().run_labels(texts, packs, embeddings=embeddings)
-        return Outputs(*self._run("one_pass" if embeddings else "one_pass_logits", arrays_of(texts, packs)))
+        arrays = arrays_of(self._rounded(texts), packs)
+        return Outputs(*self._run("one_pass" if embeddings else "one_pass_logits", arrays))
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -149,6 +152,19 @@ class ExportedBackend(ABC):
     def _forked(self) -> bool:
         """Whether this is a forked process: a runtime's threads do not come along, and torch has to compute."""
         return self._process != os.getpid()
+
+    def _rounded(self, inputs: Arrays) -> Arrays:
+        """A single row, padded to a length that will come again: what a runtime prepares for a shape costs as much as a
+        short text."""
+        rows, length = inputs["segments"].shape
+        more = -length % STEP
+        if rows > 1 or not more or length + more > (self._folder.settings.max_length or 0):
+            return inputs
+        fillers = {"input_ids": int(self._folder.config.get("pad_token_id") or 0), "segments": PADDING}
+        return {
+            name: np.pad(array, ((0, 0), (0, more)), constant_values=fillers.get(name, 0))
+            for name, array in inputs.items()
+        }
 
     def _run(self, name: GraphName, arrays: Arrays) -> list[npt.NDArray[np.float32]]:
         graph = self._graph(name)
