@@ -8,60 +8,94 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
-import re
+import gc
 import socket
-import uuid
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
 import gradio
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.middleware.cors import CORSMiddleware
 
+from finetune.artifact import ModelFolder
 from finetune.errors import FinetuneError
 from service.engine import Engine
 from service.errors import BackendFailed, BadRequest, ServiceError
-from service.routes import docs, health, huggingface
+from service.guard import Guard, Keys, check_exposure
+from service.routes import docs, failures, health, huggingface, login, metrics, systemone, tei, vllm
+from service.routes.door import Door
 from service.settings import RuntimeSettings, ServeSettings
 from service.store import ModelStore, describe
+from service.telemetry import Telemetry, quiet_libraries
 from service.ui import build as page
 
 Say = Callable[[str], None]
-REQUEST_ID = "rehead.request_id"
-STOP_WITHIN_S = 2
-"""Seconds that open connections get when the server stops; a page keeps one open for as long as it is shown."""
+KEEP_ALIVE_S = 30
+"""Seconds that an idle connection is kept; longer than most clients keep theirs, so that these close first."""
 
 
-def create_app(settings: ServeSettings, *, say: Say = lambda line: None) -> FastAPI:
-    """The app: models load when it starts; `say` hears what was loaded.
+def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Say | None = None) -> FastAPI:
+    """The app: models load when it starts; `say` hears what was loaded, `log` each line of the log.
 
     Raises:
         ModelNotFound: the default model is not served, or nothing is.
+        BadRequest: keys that cannot be used, or a server that would be open to a network.
     """
+    keys = Keys.read(settings)
+    check_exposure(settings, keys)
     runtime = RuntimeSettings.from_environment(backend=settings.backend, precision=settings.precision)
-    load = partial(Engine.load, settings=runtime, say=say)
-    store = ModelStore(settings.models, load, default=settings.default)
+    telemetry = Telemetry(log)
+    store = ModelStore(settings.models, partial(_load, runtime, telemetry, say), default=settings.default)
     store.folder_path(store.default_name)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(_preload, store, say)
+        gc.collect()
+        gc.freeze()  # what is loaded now stays: looking through it for cycles would hold every thread up
         yield
         for name in store.loaded():
             await run_in_threadpool(store.get(name).close)
 
     app = FastAPI(title="rehead", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.add_middleware(RequestId)
-    for router in (huggingface.build(store, settings), health.build(store), docs.build(app)):
+    app.state.store = store
+    door = Door(store, settings, telemetry)
+
+    def draining() -> bool:
+        return bool(getattr(app.state, "draining", False))
+
+    routers = (
+        *(dialect.build(door) for dialect in DIALECTS),
+        health.build(store, draining),
+        metrics.build(telemetry),
+        docs.build(app),
+        login.build(keys),
+    )
+    for router in routers:
         app.include_router(router)
+    own = frozenset(route.path for router in routers for route in router.routes if isinstance(route, APIRoute))
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
+        )
+    app.add_middleware(
+        Guard,
+        settings=settings,
+        keys=keys,
+        telemetry=telemetry,
+        refusal=failures.response,
+        routes=own,
+        draining=draining,
+    )
     for kind, handler in ERROR_HANDLERS.items():
         app.add_exception_handler(kind, handler)
     _mount_page(app, store, settings)
@@ -72,15 +106,33 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
     """Run the server until it is told to stop; `say` hears the address once it answers.
 
     Raises:
-        BadRequest: the address cannot be listened on.
+        BadRequest: the address cannot be listened on, or a setting that cannot be used.
         ModelNotFound, BackendFailed: there is nothing to serve.
     """
     with _listen(settings.host, settings.port) as listener:
         app = create_app(settings, say=say)
+        quiet_libraries()
         config = uvicorn.Config(
-            app, log_level="warning", timeout_graceful_shutdown=STOP_WITHIN_S, server_header=False, lifespan="on"
+            app,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=round(settings.request_seconds),
+            timeout_keep_alive=KEEP_ALIVE_S,
+            server_header=False,
+            lifespan="on",
+            ssl_certfile=settings.tls_cert,
+            ssl_keyfile=settings.tls_key,
         )
-        _Server(config, say).run(sockets=[listener])
+        _Server(config, say, app).run(sockets=[listener])
+
+
+def _load(runtime: RuntimeSettings, telemetry: Telemetry, say: Say, folder: ModelFolder) -> Engine:
+    name = folder.path.name
+    engine = Engine.load(
+        folder, runtime, say=say, seen=partial(telemetry.batch, name), restarted=partial(telemetry.restarted, name)
+    )
+    telemetry.loaded(name, lambda: engine.waiting)
+    return engine
 
 
 def _mount_page(app: FastAPI, store: ModelStore[Engine], settings: ServeSettings) -> None:
@@ -92,54 +144,30 @@ def _mount_page(app: FastAPI, store: ModelStore[Engine], settings: ServeSettings
         footer_links=[],
         run_history=False,
         ssr_mode=False,
-        app_kwargs={"max_body_size": settings.max_body_bytes},
-        max_file_size=settings.max_body_bytes,
+        app_kwargs={"max_body_size": settings.max_upload_bytes},
+        max_file_size=settings.max_upload_bytes,
         theme=page.theme(),
         css=page.CSS,
     )
 
 
-class RequestId:
-    """ASGI middleware: every answer carries `X-Request-Id`, the caller's own where it is a plain one."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and mark its answer."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = Headers(scope=scope).get("x-request-id", "")
-        identity = given if re.fullmatch(r"[\w.:-]{1,128}", given, re.ASCII) else uuid.uuid4().hex
-
-        scope[REQUEST_ID] = identity  # for the answer to a crash, which is made outside of this middleware
-
-        async def marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = identity
-            await send(message)
-
-        await self._app(scope, receive, marked)
-
-
 class _Server(uvicorn.Server):  # type: ignore[misc]  # pyproject skips uvicorn's types
-    def __init__(self, config: uvicorn.Config, say: Say) -> None:
+    def __init__(self, config: uvicorn.Config, say: Say, app: FastAPI) -> None:
         super().__init__(config)
-        self._say = say
+        self._say, self._app = say, app
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
             shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-            self._say(
-                f"rehead answers at http://{shown}:{port}   (page at /, API at /models/NAME, its description at /docs)"
-            )
+            scheme = "https" if self.config.is_ssl else "http"
+            rooms = "page at /, API at /models/NAME, its description at /docs"
+            self._say(f"rehead answers at {scheme}://{shown}:{port}   ({rooms})")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # streams of open pages are cut off now, and uvicorn would log a traceback for each
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        # new requests are refused from here on; those under way end, and streams of open pages are cut off
+        self._app.state.draining = True
         await super().shutdown(sockets)
 
 
@@ -173,38 +201,33 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _failure(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    one_line = " ".join(message.split()).encode("latin-1", "replace").decode("latin-1")
-    clean = message.encode("utf-8", "replace").decode("utf-8")
-    return JSONResponse({"error": clean}, status, headers=(headers or {}) | {"X-Error-Message": one_line[:500]})
+async def _service_error(request: Request, error: Any) -> Response:
+    return failures.response(request.scope, error)
 
 
-async def _service_error(request: Request, error: Any) -> JSONResponse:
-    return _failure(error.status, str(error))
+async def _finetune_error(request: Request, error: Any) -> Response:
+    # a served folder went bad; no caller can mend that
+    return failures.response(request.scope, BackendFailed(str(error)))
 
 
-async def _finetune_error(request: Request, error: Any) -> JSONResponse:
-    return _failure(500, str(error))  # a served folder went bad; no caller can mend that
+async def _http_error(request: Request, error: Any) -> Response:
+    failed = ServiceError(str(error.detail))
+    failed.status, failed.code, failed.headers = error.status_code, "http", dict(error.headers or {})
+    return failures.response(request.scope, failed)
 
 
-async def _http_error(request: Request, error: Any) -> JSONResponse:
-    return _failure(error.status_code, str(error.detail), dict(error.headers or {}))
-
-
-async def _invalid(request: Request, error: Any) -> JSONResponse:
+async def _invalid(request: Request, error: Any) -> Response:
     first = error.errors()[0]
-    return _failure(400, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}")
+    return failures.response(
+        request.scope, BadRequest(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}")
+    )
 
 
-async def _crash(request: Request, error: Any) -> JSONResponse:
-    identity = {"X-Request-Id": request.scope[REQUEST_ID]} if REQUEST_ID in request.scope else None
-    return _failure(500, f"the server failed ({type(error).__name__}); its log says more", identity)
-
+DIALECTS = (huggingface, tei, vllm, systemone)
 
 ERROR_HANDLERS: dict[Any, Any] = {
     ServiceError: _service_error,
     FinetuneError: _finetune_error,
     HTTPException: _http_error,
     RequestValidationError: _invalid,
-    Exception: _crash,
 }

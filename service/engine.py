@@ -25,14 +25,15 @@ from service import zero_shot
 from service.backends import choice
 from service.backends.base import Backend
 from service.backends.choice import Say
+from service.batcher import Batch
 from service.errors import BadRequest
 from service.labelsets import LabelSets
-from service.schema import ATTENTION_MODES, FUNCTIONS, Answer, Function, TextInput, ZeroShotQuestion, one_of
+from service.schema import ATTENTION_MODES, FUNCTIONS, Answer, Function, TextInput, Work, ZeroShotQuestion, one_of
 from service.settings import RuntimeSettings
 from service.steps import Steps, afinish, finish
 from service.tokenizing import encoder_of
 from service.weighing import Evidence, LabelEmbeddings, Started, Weigher
-from service.worker import Found, Rows, Worker
+from service.worker import Found, Rows, Terms, Worker
 
 ROWS_AT_ONCE = 4096
 BATCHES_AT_ONCE = 4
@@ -47,34 +48,82 @@ ACTIVATIONS: dict[Function, Activation] = {"softmax": "softmax", "sigmoid": "sig
 class Engine:
     """Answers questions with one model; safe to use from many threads and event loops, which share its batches."""
 
-    def __init__(self, folder: ModelFolder, encoder: TextEncoder, backend: Backend) -> None:
+    def __init__(
+        self,
+        folder: ModelFolder,
+        encoder: TextEncoder,
+        backend: Backend,
+        *,
+        renewed: Callable[[], Backend] | None = None,
+        seen: Callable[[Batch], None] = lambda batch: None,
+    ) -> None:
         self.folder = folder
-        self._worker = Worker(encoder, backend, folder.path.name)
+        self._worker = Worker(encoder, backend, folder.path.name, renewed=renewed, seen=seen)
         self._rows_at_once = max(ROWS_AT_ONCE, BATCHES_AT_ONCE * backend.batch.rows)
         self._label_sets = LabelSets(encoder)
         self._label_embeddings = LabelEmbeddings(self._worker)
 
     @classmethod
     def load(
-        cls, folder: ModelFolder, settings: RuntimeSettings | None = None, *, say: Say = lambda line: None
+        cls,
+        folder: ModelFolder,
+        settings: RuntimeSettings | None = None,
+        *,
+        say: Say = lambda line: None,
+        seen: Callable[[Batch], None] | None = None,
+        restarted: Callable[[], None] | None = None,
     ) -> Engine:
         """The engine of a checked folder.
 
         Args:
             settings: the runtime; default is what the environment says, and else the fastest on this machine.
             say: hears of a trial while it is held; `backend.why` says what came of it.
+            seen: hears of every batch that was computed.
+            restarted: for servers: where a call of the model never comes back, the model is loaded anew, and this hears
+                of it. Without it, a call may take any time.
 
         Raises:
             CheckpointError: its tokenizer cannot be loaded.
             BackendFailed: its weights cannot, or not with these settings.
         """
         settings = settings or RuntimeSettings.from_environment()
-        return cls(folder, encoder_of(folder, settings.cache), choice.load(folder, settings, say))
+
+        def renewed() -> Backend:
+            found = choice.load(folder, settings, say)
+            if restarted is not None:
+                restarted()
+            return found
+
+        return cls(
+            folder,
+            encoder_of(folder, settings.cache),
+            choice.load(folder, settings, say),
+            renewed=renewed if restarted is not None else None,
+            seen=seen or (lambda batch: None),
+        )
 
     @property
     def backend(self) -> Backend:
         """The runtime that computes."""
         return self._worker.backend
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that the model reads of a text, special tokens included."""
+        return self._worker.encoder.max_length
+
+    @property
+    def waiting(self) -> int:
+        """Tokens that wait for the model."""
+        return self._worker.waiting
+
+    def check_room(self, patience_s: float) -> None:
+        """Refuse before any work is put into a call that would wait too long.
+
+        Raises:
+            Overloaded: what waits already will take longer than this.
+        """
+        self._worker.check_room(patience_s)
 
     def close(self) -> None:
         """Finish what waits, take nothing more, and let go of the model."""
@@ -99,7 +148,7 @@ class Engine:
             BadRequest: an unknown function or attention, or one that this model has not got.
             BackendFailed: the model answered with something that is not a number.
         """
-        return finish(self._classifying(inputs, function, attention, batch_size, wait=True))
+        return finish(self._classifying(inputs, function, attention, Terms(batch_size, True, Work())))
 
     async def aclassify(
         self,
@@ -109,16 +158,18 @@ class Engine:
         attention: AttentionMode | None = None,
         batch_size: int | None = None,
         wait: bool = False,
+        work: Work | None = None,
     ) -> list[Answer]:
         """What `classify` gives, while the event loop goes on; what waits is skipped once it is cancelled.
 
         Args:
             wait: wait for room in the queue, instead of being refused.
+            work: what the call may take; it is written there what it took.
 
         Raises:
-            Overloaded: beside what `classify` raises: too much waits already.
+            Overloaded, TooLarge: beside what `classify` raises: too much waits already, or more than it may take.
         """
-        return await afinish(self._classifying(inputs, function, attention, batch_size, wait))
+        return await afinish(self._classifying(inputs, function, attention, Terms(batch_size, wait, work or Work())))
 
     def zero_shot(
         self,
@@ -136,7 +187,7 @@ class Engine:
             BadRequest: not an NLI model, or labels, template, scorer, attention or a text that cannot be used.
             BackendFailed: the model answered with something that is not a number.
         """
-        return finish(self._zero_shot(texts, question, batch_size, wait=True))
+        return finish(self._zero_shot(texts, question, Terms(batch_size, True, Work())))
 
     async def azero_shot(
         self,
@@ -145,9 +196,10 @@ class Engine:
         *,
         batch_size: int | None = None,
         wait: bool = False,
+        work: Work | None = None,
     ) -> list[Answer]:
         """What `zero_shot` gives, as `aclassify` gives what `classify` does."""
-        return await afinish(self._zero_shot(texts, question, batch_size, wait))
+        return await afinish(self._zero_shot(texts, question, Terms(batch_size, wait, work or Work())))
 
     def scores(
         self,
@@ -169,7 +221,7 @@ class Engine:
     ) -> Evidence:
         """What the model has to say about every text and label in its template, as far as the scorer needs it."""
         question = ZeroShotQuestion(tuple(labels), False, template, scorer, attention)
-        weigher = self._weigher(question, None, wait=True)
+        weigher = self._weigher(question, Terms(None, True, Work()))
         started = weigher.start(texts)
         return finish(weigher.evidence([future.result() for future in started.futures], started.known))
 
@@ -178,8 +230,7 @@ class Engine:
         inputs: Sequence[TextInput],
         function: Function,
         attention: AttentionMode | None,
-        batch_size: int | None,
-        wait: bool,
+        terms: Terms,
     ) -> Steps[list[Answer]]:
         one_of("function_to_apply", function, FUNCTIONS)
         zero = self.folder.settings.zero_shot
@@ -189,8 +240,9 @@ class Engine:
 
         def start(part: Sequence[TextInput]) -> Started:
             seconds = [item.pair for item in part if item.pair is not None]
-            rows = self._worker.encoder([item.text for item in part], seconds or None)
-            future = self._worker.rows(kind, rows, batch_size=batch_size, wait=wait)
+            with terms.work.tokenizing():
+                rows = self._worker.encoder([item.text for item in part], seconds or None)
+            future = self._worker.rows(kind, rows, terms)
             return Started([future], (part, [row.truncated for row in rows]))
 
         def finished(found: list[list[Found]], known: Any) -> Steps[None]:
@@ -208,8 +260,7 @@ class Engine:
         self,
         texts: Sequence[str],
         question: ZeroShotQuestion | Sequence[ZeroShotQuestion],
-        batch_size: int | None,
-        wait: bool,
+        terms: Terms,
     ) -> Steps[list[Answer]]:
         nli_model(self.folder)
         questions = [question] * len(texts) if isinstance(question, ZeroShotQuestion) else list(question)
@@ -225,7 +276,7 @@ class Engine:
             groups.setdefault(one, {})[text] = None
         work = []
         for one, group in groups.items():
-            weigher = yield partial(self._weigher, one, batch_size, wait)
+            weigher = yield partial(self._weigher, one, terms)
             for part in _parts(list(group), max(1, self._rows_at_once // len(one.labels))):
 
                 def finished(
@@ -242,7 +293,7 @@ class Engine:
         yield from _overlapping(work)
         return [answer for text, one in zip(texts, asked, strict=True) if (answer := groups[one][text]) is not None]
 
-    def _weigher(self, question: ZeroShotQuestion, batch_size: int | None, wait: bool) -> Weigher:
+    def _weigher(self, question: ZeroShotQuestion, terms: Terms) -> Weigher:
         nli = nli_model(self.folder)
         attention = self._attention(question.attention or nli[1].attention, question.scorer or nli[1].scorer)
         return Weigher(
@@ -252,8 +303,7 @@ class Engine:
             nli,
             question,
             attention,
-            batch_size=batch_size,
-            wait=wait,
+            terms,
         )
 
     def _attention(self, attention: AttentionMode, scorer: Scorer = "nli") -> AttentionMode:

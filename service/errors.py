@@ -2,9 +2,16 @@
 
     ServiceError
     ├── BadRequest      the request is wrong: names the field and what is accepted
+    │   └── WrongType   its body is not said to be JSON
     ├── TooLarge        the request is right, and more than this server takes at once
+    ├── NotAllowed      no key, or a wrong one
+    │   └── Forbidden   asked from a place that may not ask
     ├── ModelNotFound   no model of that name is served: names those that are
     ├── Overloaded      more waits already than this server takes; the same request may pass in a moment
+    │   ├── Expired     it waited too long, and was let go before the model saw it
+    │   └── TooMany     this key asked more often than it may
+    ├── Draining        the server stops, and takes nothing more
+    ├── Late            the answer was not ready in time
     └── BackendFailed   the model could not be loaded, or answered with something that is not a number
 
 Every message is a sentence or two that a person can act on. `status` is what HTTP answers, `exit_code` is what
@@ -24,6 +31,7 @@ class ServiceError(Exception):
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(f"{message}: {hint}" if hint else message)
         self.hint = hint
+        self.headers: dict[str, str] = {}
 
 
 class BadRequest(ServiceError):
@@ -34,12 +42,34 @@ class BadRequest(ServiceError):
     exit_code = 2
 
 
+class WrongType(BadRequest):
+    """A body of another kind than JSON."""
+
+    status = 415
+    code = "wrong_type"
+
+
 class TooLarge(ServiceError):
     """The request holds more than one request may."""
 
     status = 413
     code = "too_large"
     exit_code = 2
+
+
+class NotAllowed(ServiceError):
+    """Who asks did not show a key that opens this server."""
+
+    status = 401
+    code = "unauthorized"
+    exit_code = 2
+
+
+class Forbidden(NotAllowed):
+    """Asked under a name or from a page that this server does not answer."""
+
+    status = 403
+    code = "forbidden"
 
 
 class ModelNotFound(ServiceError):
@@ -51,11 +81,41 @@ class ModelNotFound(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """Too much waits already."""
+    """Too much waits already; `retry_after_s` is when it should be over."""
 
     status = 429
     code = "overloaded"
     exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "", retry_after_s: float = 1.0) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
+class Expired(Overloaded):
+    """It waited as long as a request may wait."""
+
+    code = "expired"
+
+
+class TooMany(Overloaded):
+    """More requests a minute than a key may send."""
+
+    code = "too_many_requests"
+
+
+class Draining(ServiceError):
+    """The server is about to stop."""
+
+    status = 503
+    code = "draining"
+
+
+class Late(ServiceError):
+    """The request took longer than a request may."""
+
+    status = 504
+    code = "late"
 
 
 class BackendFailed(ServiceError):

@@ -6,12 +6,14 @@ Does not know: how an answer is computed, or how any door spells it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from finetune.artifact import AttentionMode, Scorer
-from service.errors import BadRequest
+from service.errors import BadRequest, TooLarge
 
 Function = Literal["default", "softmax", "sigmoid", "none"]
 FUNCTIONS: tuple[Function, ...] = get_args(Function)
@@ -90,6 +92,46 @@ class Answer:
         """The label with the highest score."""
         place = max(range(len(self.scores)), key=self.scores.__getitem__)
         return Prediction(self.labels[place], self.scores[place])
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """What a call may take, and what it took: filled in while it is answered.
+
+    max_tokens: tokens that its texts and labels may have together; None for any number.
+    patience_s: seconds that it may wait in the queue; None for any time.
+    tokens: what they have.
+    tokenizing_s, waiting_s, computing_s: seconds; waiting is that of the item that waited longest, and computing that
+        of the batches it shared.
+    """
+
+    max_tokens: int | None = None
+    patience_s: float | None = None
+    tokens: int = 0
+    tokenizing_s: float = 0.0
+    waiting_s: float = 0.0
+    computing_s: float = 0.0
+
+    @contextmanager
+    def tokenizing(self) -> Iterator[None]:
+        """Count the seconds of this."""
+        begin = time.perf_counter()
+        yield
+        self.tokenizing_s += time.perf_counter() - begin
+
+    def take(self, tokens: int) -> None:
+        """Count tokens that are about to be computed.
+
+        Raises:
+            TooLarge: they are more than the call may take.
+        """
+        self.tokens += tokens
+        if self.max_tokens is not None and self.tokens > self.max_tokens:
+            raise TooLarge(
+                f"the texts and labels of this request have {self.tokens} tokens or more, and a request may have "
+                f"{self.max_tokens}",
+                hint="send fewer or shorter texts, or fewer labels, at once",
+            )
 
 
 def one_of(field: str, value: Any, accepted: Collection[Any]) -> Any:

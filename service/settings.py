@@ -7,14 +7,17 @@ Does not know: how a setting is put to use.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.errors import BadRequest
 
 BackendName = Literal["auto", "torch", "openvino", "onnx", "dummy"]
+M = TypeVar("M", bound=BaseModel)
+LISTS = ("allowed_hosts", "cors_origins")
 PrecisionName = Literal["auto", "float32", "bfloat16", "int8"]
 
 
@@ -43,16 +46,7 @@ class RuntimeSettings(BaseModel):
         Raises:
             BadRequest: a value that is none of those accepted.
         """
-        names = {field: f"REHEAD_{field.upper()}" for field in cls.model_fields}
-        found = {field: os.environ[name] for field, name in names.items() if os.environ.get(name)}
-        found |= {field: value for field, value in given.items() if value is not None}
-        try:
-            return cls.model_validate(found)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = str(first["loc"][0])
-            where = field if given.get(field) is not None else names.get(field, field)
-            raise BadRequest(f"{where} cannot be {found.get(field)!r}: {first['msg']}") from error
+        return _settings(cls, given)
 
     def exact(self) -> Self:
         """The same, on torch in float32 where nothing was asked for: exact, and nothing to prepare."""
@@ -100,14 +94,81 @@ class ServeSettings(BaseModel):
     precision: PrecisionName | None = None
     """What models are computed in; what the environment says, else chosen with the runtime."""
 
-    max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    api_key_file: Path | None = None
+    """A file of keys that open the server, a line each, `name = key` or a key alone. REHEAD_API_KEYS holds the same."""
+
+    no_auth: bool = False
+    """Listen on other addresses than this machine's own without a key."""
+
+    tls_cert: Path | None = None
+    """The certificate (PEM) to serve https with."""
+
+    tls_key: Path | None = None
+    """Its private key (PEM)."""
+
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which the server is asked, beside the one it listens on; without a key, others are refused."""
+
+    cors_origins: tuple[str, ...] = ()
+    """Web pages, as https://example.org, whose scripts may ask; none where it is left out."""
+
+    max_body_bytes: int = Field(default=2_000_000, ge=1024)
     """Bytes a request body may have."""
 
-    max_texts: int = Field(default=1024, ge=1)
+    max_upload_bytes: int = Field(default=50_000_000, ge=1024)
+    """Bytes a file that is uploaded on the page may have."""
+
+    max_texts: int = Field(default=32, ge=1)
     """Texts one request may hold."""
 
-    max_labels: int = Field(default=256, ge=1)
+    max_characters: int = Field(default=20_000, ge=1)
+    """Characters one text may have."""
+
+    max_labels: int = Field(default=1000, ge=1)
     """Candidate labels one request may hold."""
 
-    max_pairs: int = Field(default=8192, ge=1)
-    """Texts times labels that one zero-shot request may ask for."""
+    max_tokens: int = Field(default=65_536, ge=1)
+    """Tokens of work one request may ask for: its texts, and its labels as often as they are computed."""
+
+    queue_seconds: float = Field(default=2.0, gt=0)
+    """Seconds a request may wait for the model; one that would wait longer is refused at once."""
+
+    request_seconds: float = Field(default=30.0, gt=0)
+    """Seconds a request may take."""
+
+    requests_per_minute: int = Field(default=0, ge=0)
+    """Requests a minute that a key may send, or an address where there is no key; 0 for any number."""
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together: give both, or neither")
+        return self
+
+    @classmethod
+    def from_environment(cls, **given: Any) -> Self:
+        """Settings from REHEAD_HOST, REHEAD_MAX_TEXTS and so on; what is given here and is not None goes before.
+
+        Raises:
+            BadRequest: a value that is none of those accepted.
+        """
+        return _settings(cls, given, skipped=("backend", "precision"))
+
+
+def _settings(kind: type[M], given: dict[str, Any], *, skipped: Collection[str] = ()) -> M:
+    names = {field: f"REHEAD_{field.upper()}" for field in kind.model_fields if field not in skipped}
+    found: dict[str, Any] = {field: os.environ[name] for field, name in names.items() if os.environ.get(name)}
+    found = {
+        field: [part.strip() for part in value.split(",")] if field in LISTS else value
+        for field, value in found.items()
+    }
+    found |= {field: value for field, value in given.items() if value is not None}
+    try:
+        return kind.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if not first["loc"]:
+            raise BadRequest(first["msg"].removeprefix("Value error, ")) from error
+        field = str(first["loc"][0])
+        where = field if given.get(field) is not None else names.get(field, field)
+        raise BadRequest(f"{where} cannot be {found.get(field)!r}: {first['msg']}") from error

@@ -95,6 +95,10 @@ class ModelStore(Generic[T]):
                 self._loaded[name] = self._load(read(path, check_hashes=True))
             return self._loaded[name]
 
+    def loaded_as(self, name: str) -> T | None:
+        """What was loaded from a name; None where nothing was."""
+        return self._loaded.get(name)
+
     def loaded(self) -> list[str]:
         """The names that are loaded."""
         return list(self._loaded)

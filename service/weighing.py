@@ -26,7 +26,7 @@ from service.errors import BadRequest
 from service.labelsets import LabelSet, LabelSets
 from service.schema import SCORERS, ZeroShotQuestion, one_of
 from service.steps import Steps
-from service.worker import Found, Rows, Worker
+from service.worker import Found, Rows, Terms, Worker
 
 REMEMBERED_LABELS = 4096
 
@@ -62,13 +62,13 @@ class LabelEmbeddings:
         self._found: OrderedDict[str, npt.NDArray[np.float32]] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, sentences: Sequence[str], batch_size: int | None, wait: bool) -> Steps[npt.NDArray[np.float32]]:
+    def get(self, sentences: Sequence[str], terms: Terms) -> Steps[npt.NDArray[np.float32]]:
         """The steps to the embeddings `[L, H]`."""
         with self._lock:
             found = {sentence: self._found.get(sentence) for sentence in sentences}
         fresh = [sentence for sentence, embedding in found.items() if embedding is None]
         if fresh:
-            computed = yield (yield partial(self._start, fresh, batch_size, wait))
+            computed = yield (yield partial(self._start, fresh, terms))
             with self._lock:
                 for sentence, one in zip(fresh, computed, strict=True):
                     found[sentence] = self._found[sentence] = one.embedding
@@ -76,9 +76,10 @@ class LabelEmbeddings:
                     self._found.popitem(last=False)
         return np.stack([embedding for embedding in found.values() if embedding is not None])
 
-    def _start(self, sentences: Sequence[str], batch_size: int | None, wait: bool) -> Future[list[Found]]:
-        rows = self._worker.encoder(sentences)
-        return self._worker.rows(Rows("shared_text", True), rows, batch_size=batch_size, wait=wait)
+    def _start(self, sentences: Sequence[str], terms: Terms) -> Future[list[Found]]:
+        with terms.work.tokenizing():
+            rows = self._worker.encoder(sentences)
+        return self._worker.rows(Rows("shared_text", True), rows, terms)
 
 
 class Weigher:
@@ -96,15 +97,13 @@ class Weigher:
         nli: tuple[NliRoles, ZeroShotSettings],
         question: ZeroShotQuestion,
         attention: AttentionMode,
-        *,
-        batch_size: int | None,
-        wait: bool,
+        terms: Terms,
     ) -> None:
         self._worker, self._embeddings = worker, embeddings
         self._roles, self._settings = nli
         self._multi_label = question.multi_label
         self._attention = attention
-        self._batch_size, self._wait = batch_size, wait
+        self._terms = terms
         self._scorer: Scorer = one_of("scorer", question.scorer or self._settings.scorer, SCORERS)
         template = question.hypothesis_template
         template = zero_shot.check_template(self._settings.hypothesis_template if template is None else template)
@@ -121,25 +120,24 @@ class Weigher:
 
     def start(self, texts: Sequence[str]) -> Started:
         """Tokenize texts, and have the model look at them."""
-        worker, labels = self._worker, self.labels
-        how: Any = {"batch_size": self._batch_size, "wait": self._wait}
-        if self._scorer == "embedding":
-            rows = worker.encoder(texts)
-            known = Known(rows, [row.truncated for row in rows])
-            return Started([worker.rows(Rows("shared_text", True), rows, **how)], known)
-        rows = worker.encoder.before_hypotheses(texts, labels.longest)
+        worker, labels, terms = self._worker, self.labels, self._terms
+        with terms.work.tokenizing():
+            if self._scorer == "embedding":
+                rows = worker.encoder(texts)
+            else:
+                rows = worker.encoder.before_hypotheses(texts, labels.longest)
         known = Known(rows, [row.truncated for row in rows])
-        if self._shortlisted:
-            return Started([worker.rows(Rows("shared_text", True), rows, **how)], known)
+        if self._scorer == "embedding" or self._shortlisted:
+            return Started([worker.rows(Rows("shared_text", True), rows, terms)], known)
         if self._one_pass:
             futures = [
-                worker.labelled(rows, [pack] * len(rows), embeddings=self._same_pass, **how) for pack in labels.packs
+                worker.labelled(rows, [pack] * len(rows), terms, embeddings=self._same_pass) for pack in labels.packs
             ]
         else:
             pairs = [row.followed_by(end) for row in rows for end in labels.ends]
-            futures = [worker.rows(Rows(self._attention, self._same_pass), pairs, **how)]
+            futures = [worker.rows(Rows(self._attention, self._same_pass), pairs, terms)]
         if self._scorer == "both" and not self._same_pass:
-            futures.append(worker.rows(Rows("shared_text", True), worker.encoder(texts), **how))
+            futures.append(worker.rows(Rows("shared_text", True), worker.encoder(texts), terms))
         return Started(futures, known)
 
     def finish(self, found: list[list[Found]], known: Known) -> Steps[tuple[Floats, list[bool]]]:
@@ -171,10 +169,10 @@ class Weigher:
     def _directions(self) -> Steps[npt.NDArray[Any]]:
         """Embeddings `[L, H]` of the labels."""
         labels = self.labels
-        sentences = yield from self._embeddings.get(labels.sentences, self._batch_size, self._wait)
+        sentences = yield from self._embeddings.get(labels.sentences, self._terms)
         if self._settings.label_embedding != "sentence_and_name":
             return sentences
-        names = yield from self._embeddings.get(labels.labels, self._batch_size, self._wait)
+        names = yield from self._embeddings.get(labels.labels, self._terms)
         return zero_shot.mean_direction(sentences, names)
 
     def _short(self, found: list[Found], known: Known) -> Steps[Floats]:
@@ -182,8 +180,7 @@ class Weigher:
         cosine = zero_shot.cosines(_means(found)[:, None], (yield from self._directions()))
         nearest = np.sort(np.argsort(-cosine, axis=1, kind="stable")[:, : self._shortlist], axis=1)
         packs = [self.labels.pack(chosen) for chosen in nearest.tolist()]
-        how: Any = {"embeddings": False, "batch_size": self._batch_size, "wait": self._wait}
-        weighed = yield (yield partial(self._worker.labelled, known.rows, packs, **how))
+        weighed = yield (yield partial(self._worker.labelled, known.rows, packs, self._terms, embeddings=False))
         logits = np.stack([one.logits for one in weighed])
         scores = np.zeros(cosine.shape)
         kept = self._collapsed(logits, np.take_along_axis(cosine, nearest, axis=1))

@@ -6,7 +6,7 @@ Does not know: labels by name, templates, scores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -17,8 +17,9 @@ from finetune.artifact import AttentionMode
 from finetune.encoding import Encoded, TextEncoder
 from service.backends.base import Backend, Outputs
 from service.backends.packing import Packed
-from service.batcher import Batcher
+from service.batcher import Batch, Batcher
 from service.errors import BackendFailed, BadRequest
+from service.schema import Work
 
 BATCHES_WAITING = 64
 """Batches' worth of tokens that may wait for a model; more are refused, or wait where the caller said so."""
@@ -48,48 +49,92 @@ class Found(NamedTuple):
     embedding: npt.NDArray[np.float32] | None
 
 
+class Terms(NamedTuple):
+    """How a call wants to be answered.
+
+    batch_size: rows computed together, at most; None for what suits the runtime.
+    wait: wait for room in the queue, instead of being refused.
+    work: what it may take, and where it is written what it took.
+    """
+
+    batch_size: int | None
+    wait: bool
+    work: Work
+
+
 class Worker:
     """One model, its tokenizer and its queue; safe to use from many threads.
 
     Args:
         name: what errors call the model.
+        renewed: gives the backend anew, where a call of the old one never came back. Without it, a call may take any
+            time.
+        seen: hears of every batch that was computed.
     """
 
-    def __init__(self, encoder: TextEncoder, backend: Backend, name: str) -> None:
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        backend: Backend,
+        name: str,
+        *,
+        renewed: Callable[[], Backend] | None = None,
+        seen: Callable[[Batch], None] = lambda batch: None,
+    ) -> None:
         self.encoder, self.backend = encoder, backend
-        self._name = name
+        self._name, self._renewed = name, renewed
         tokens = backend.batch.tokens
-        self._batcher = Batcher(self._compute, budget=tokens, room=BATCHES_WAITING * tokens, padded=backend.is_padded)
+        self._batcher = Batcher(
+            self._compute,
+            budget=tokens,
+            room=BATCHES_WAITING * tokens,
+            padded=backend.is_padded,
+            renew=None if renewed is None else self._renew,
+            seen=seen,
+        )
 
-    def rows(self, kind: Rows, rows: Sequence[Encoded], *, batch_size: int | None, wait: bool) -> Future[list[Found]]:
+    @property
+    def waiting(self) -> int:
+        """Tokens that wait."""
+        return self._batcher.waiting
+
+    def check_room(self, patience_s: float) -> None:
+        """See `Batcher.check_room`."""
+        self._batcher.check_room(patience_s)
+
+    def rows(self, kind: Rows, rows: Sequence[Encoded], terms: Terms) -> Future[list[Found]]:
         """Results of sequences.
 
         Raises:
-            Overloaded: there is no room, and `wait` is off.
+            Overloaded: there is no room, and the terms say not to wait.
+            TooLarge: more tokens than the call may take.
         """
-        return self._submit(kind, rows, [len(row) for row in rows], batch_size, wait)
+        return self._submit(kind, rows, [len(row) for row in rows], terms)
 
     def labelled(
-        self, texts: Sequence[Encoded], packs: Sequence[Packed], *, embeddings: bool, batch_size: int | None, wait: bool
+        self, texts: Sequence[Encoded], packs: Sequence[Packed], terms: Terms, *, embeddings: bool
     ) -> Future[list[Found]]:
         """Results of texts (parts of pairs up to the hypothesis), each with its labels; raises as `rows` does."""
         width = -(-max(pack.width for pack in packs) // WIDTH_STEP)
         lengths = [len(text) + pack.tokens for text, pack in zip(texts, packs, strict=True)]
         items = list(zip(texts, packs, strict=True))
-        return self._submit(Labelled(width, embeddings), items, lengths, batch_size, wait)
+        return self._submit(Labelled(width, embeddings), items, lengths, terms)
 
     def close(self) -> None:
         """Finish what waits, take nothing more, and let go of the model."""
         self._batcher.close()
         self.backend.close()
 
-    def _submit(
-        self, kind: Any, items: Sequence[Any], lengths: Sequence[int], batch_size: int | None, wait: bool
-    ) -> Future[list[Found]]:
-        rows = self.backend.batch.rows if batch_size is None else batch_size
+    def _submit(self, kind: Any, items: Sequence[Any], lengths: Sequence[int], terms: Terms) -> Future[list[Found]]:
+        rows = self.backend.batch.rows if terms.batch_size is None else terms.batch_size
         if rows < 1:
-            raise BadRequest(f"batch_size must be at least 1, and it is {batch_size}")
-        return self._batcher.submit(kind, items, lengths, rows=rows, wait=wait)
+            raise BadRequest(f"batch_size must be at least 1, and it is {rows}")
+        terms.work.take(sum(lengths))
+        return self._batcher.submit(kind, items, lengths, rows=rows, wait=terms.wait, took=terms.work)
+
+    def _renew(self) -> None:
+        if self._renewed is not None:
+            self.backend = self._renewed()
 
     def _compute(self, kind: Rows | Labelled, batch: list[Any]) -> list[Found]:
         if isinstance(kind, Rows):

@@ -1,33 +1,48 @@
 """`rehead serve`: the page and the API.
 
-Knows: its own arguments.
-Does not know: how anything is served.
+Knows: how a setting becomes an option.
+Does not know: any setting, how anything is served.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import click
 
+from service.settings import LISTS, ServeSettings
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    """An option for each field of the settings; the sentence under a field is its help."""
+    for name, field in reversed(ServeSettings.model_fields.items()):
+        kinds = (field.annotation, *get_args(field.annotation))
+        choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+        told: dict[str, Any] = {"help": field.description}
+        if field.annotation is bool:
+            told["is_flag"] = True
+        elif choices:
+            told["type"] = click.Choice(choices)
+        elif name in LISTS:
+            told |= {"multiple": True, "metavar": "NAME"}
+        elif Path in kinds:
+            told["type"] = click.Path(path_type=Path)
+        else:
+            told["type"] = next((kind for kind in (int, float) if kind in kinds), str)
+        if field.default not in (None, False, ()):
+            told["help"] += f"  [default: {field.default}]"
+        command = click.option(f"--{name.replace('_', '-')}", name, **told)(command)
+    return command
+
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="0 takes a free one.")
-@click.option("--models", "models_dir", type=click.Path(path_type=Path), default=Path("models"), show_default=True,
-              help="The folder of models to serve, beside those that ship.")  # fmt: skip
-@click.option("--default", "default_name", metavar="NAME", help="The model at /; else sentiment, else the first.")
-@click.option("--backend", type=click.Choice(["auto", "torch", "openvino", "onnx", "dummy"]),
-              help="The runtime; auto, the default, measures what is fastest here.")  # fmt: skip
-@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16", "int8"]),
-              help="What models are computed in; int8 takes rehead export before.")  # fmt: skip
-def command(host: str, port: int, models_dir: Path, default_name: str | None, backend: Any, precision: Any) -> None:
-    """Serve the page and the API until Ctrl-C."""
+@_options
+def command(**given: Any) -> None:
+    """Serve the page and the API until Ctrl-C. The environment can set each option: REHEAD_PORT and so on."""
     from service.app import serve
-    from service.settings import ServeSettings
 
-    settings = ServeSettings(
-        host=host, port=port, models=models_dir, default=default_name, backend=backend, precision=precision
-    )
-    serve(settings, say=click.echo)
+    # what is not on the command line may stand in the environment
+    said = {name: value for name, value in given.items() if not (value is None or value is False or value == ())}
+    serve(ServeSettings.from_environment(**said), say=click.echo)

@@ -83,4 +83,4 @@ def _text(described: dict[str, Any]) -> str:
 
 
 def _curl(address: str, content: dict[str, Any]) -> str:
-    return f"curl http://127.0.0.1:7860/{address} -d '{json.dumps(content)}'"
+    return f"curl http://127.0.0.1:7860/{address} --json '{json.dumps(content)}'"

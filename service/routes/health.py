@@ -6,6 +6,7 @@ Does not know: how anything is answered.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -14,17 +15,17 @@ from service.engine import Engine
 from service.store import ModelStore, describe
 
 
-def build(store: ModelStore[Engine]) -> APIRouter:
+def build(store: ModelStore[Engine], draining: Callable[[], bool]) -> APIRouter:
     """The probes, and the descriptions of models."""
     router = APIRouter(tags=["status"])
 
     # async, so that a probe never waits for a worker thread behind requests that compute
 
     async def health(response: Response) -> dict[str, Any]:
-        """200 once at least one model can answer, 503 before."""
-        loaded = store.loaded()
-        response.status_code = 200 if loaded else 503
-        return {"status": "ok" if loaded else "no model is loaded", "models": loaded}
+        """200 once at least one model can answer; 503 before, and while the server stops."""
+        problem = "about to stop" if draining() else "" if store.loaded() else "no model is loaded"
+        response.status_code = 503 if problem else 200
+        return {"status": problem or "ok"}
 
     router.add_api_route("/health", health, summary="Can it answer?")
     router.add_api_route("/health/ready", health, summary="Can it answer? (for orchestrators)")

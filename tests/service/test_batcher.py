@@ -119,7 +119,9 @@ def test_a_full_queue_refuses_at_once_and_one_who_waits_gets_in(recorder):
     held(recorder, batcher)
     waiting = batcher.submit("a", ["b", "c"], [5, 5], rows=1)
     begin = time.perf_counter()
-    with pytest.raises(Overloaded, match="10 tokens wait for this model already, and 10 may: try again"):
+    with pytest.raises(
+        Overloaded, match="10 tokens wait for this model already, which is as much as it takes on: try again"
+    ):
         batcher.submit("a", ["d"], [1], rows=1)
     assert time.perf_counter() - begin < 0.05
     with ThreadPoolExecutor(1) as pool:
