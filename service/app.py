@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -123,6 +124,8 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
             ssl_certfile=settings.tls_cert,
             ssl_keyfile=settings.tls_key,
         )
+        # uvicorn sends itself the signal again once it has stopped: to be told to end is no failure
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _Server(config, say, app).run(sockets=[listener])
 
 

@@ -15,6 +15,7 @@ import pytest
 from service import Classifier, ZeroShotClassifier
 
 LABELS = ["sports", "business", "food, drink"]
+JSON = {"Content-Type": "application/json"}
 
 CLIENT = """
 import json, sys
@@ -110,7 +111,7 @@ def test_probes_answer_while_a_long_request_is_computed(server):
         "inputs": [f"{words} {index}" for index in range(200)],
         "parameters": {"candidate_labels": list("abcdefgh")},
     }
-    request = urllib.request.Request(f"{server.address}/models/topics", json.dumps(body).encode())
+    request = urllib.request.Request(f"{server.address}/models/topics", json.dumps(body).encode(), JSON)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         long = pool.submit(lambda: json.load(urllib.request.urlopen(request, timeout=120)))
         answered = 0

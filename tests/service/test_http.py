@@ -122,7 +122,7 @@ REFUSED = [
     ("topics", labelled(candidate_labels=list("abcde")), 413, "5 candidate_labels"),
     (
         "topics",
-        labelled([f"{one} " * 100 for one in "abcdefgh"], candidate_labels=list("abcd")),
+        labelled([f"{one} " * 99 for one in "abcdefgh"], candidate_labels=["a", "b"]),
         413,
         "a request may have 200",
     ),
