@@ -75,9 +75,9 @@ def _read_separated(file: Path) -> Table:
     import pandas as pd
     import pyarrow
 
-    encoding, said = _encoding(file)
+    encoding, said = encoding_of(file)
     with file.open(encoding=encoding, errors="replace", newline="") as stream:
-        separator = "\t" if file.suffix.lower() == ".tsv" else _separator(stream.readline())
+        separator = "\t" if file.suffix.lower() == ".tsv" else separator_of(stream.readline())
     found = [said] if said else []
     found += [] if separator in ",\t" else [f"separator {separator!r}"]
     as_text: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_filter": False, "index_col": False}
@@ -103,13 +103,14 @@ def _spooled(spool: Spool, columns: list[str], file: Path, note: str | None = No
     return Table(columns, Records(cells), str(file), note)
 
 
-def _separator(head: str) -> str:
+def separator_of(head: str) -> str:
+    """The mark that separates the cells of a header line."""
     counts = {mark: head.count(mark) for mark in (",", ";", "\t", "|")}
     best = max(counts, key=lambda mark: counts[mark])
     return best if counts[best] and not counts[","] else ","
 
 
-def _encoding(file: Path) -> tuple[str, str | None]:
+def encoding_of(file: Path) -> tuple[str, str | None]:
     """The file's encoding by Python's name, and how to say it where it is not UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     zeros = False
@@ -133,7 +134,7 @@ def _encoding(file: Path) -> tuple[str, str | None]:
 def _read_jsonl(file: Path) -> Table:
     import pyarrow
 
-    encoding, said = _encoding(file)
+    encoding, said = encoding_of(file)
     columns: dict[str, None] = {}
     with Spool() as spool, file.open(encoding=encoding, errors="replace", newline="\n") as stream:
         objects = _objects(stream, file, columns)

@@ -136,6 +136,7 @@ class Engine:
         function: Function = "default",
         attention: AttentionMode | None = None,
         batch_size: int | None = None,
+        apart: bool = False,
     ) -> list[Answer]:
         """One answer a text (or pair), in order, with the scores of the model's own labels.
 
@@ -143,12 +144,13 @@ class Engine:
             function: what turns logits into scores; `default` follows the model's task.
             attention: default is what the folder records, ordinary where it records nothing.
             batch_size: rows computed together, at most; default is what suits the runtime.
+            apart: share no batch with another call, so that the same call gives the same bits.
 
         Raises:
             BadRequest: an unknown function or attention, or one that this model has not got.
             BackendFailed: the model answered with something that is not a number.
         """
-        return finish(self._classifying(inputs, function, attention, Terms(batch_size, True, Work())))
+        return finish(self._classifying(inputs, function, attention, Terms(batch_size, True, Work(), apart)))
 
     async def aclassify(
         self,
@@ -177,17 +179,19 @@ class Engine:
         question: ZeroShotQuestion | Sequence[ZeroShotQuestion],
         *,
         batch_size: int | None = None,
+        apart: bool = False,
     ) -> list[Answer]:
         """One answer a text, in order, with the scores of the question's labels.
 
         Args:
             question: one for all texts, or one for each.
+            apart: as in `classify`.
 
         Raises:
             BadRequest: not an NLI model, or labels, template, scorer, attention or a text that cannot be used.
             BackendFailed: the model answered with something that is not a number.
         """
-        return finish(self._zero_shot(texts, question, Terms(batch_size, True, Work())))
+        return finish(self._zero_shot(texts, question, Terms(batch_size, True, Work(), apart)))
 
     async def azero_shot(
         self,

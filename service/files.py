@@ -1,24 +1,52 @@
-"""Tables in, scored tables out.
+"""Tables in, scored tables out, of any size: a chunk at a time, and on from the last chunk where a run was ended.
 
-Knows: which column holds the text, what the new columns are called, how to put a file in place whole.
-Does not know: how scores come about.
+Knows: which column holds the text, what the new columns are called, which rows cannot be scored, what was done already.
+Does not know: how scores come about, file formats.
+
+A chunk is computed apart from all others, so that a run which goes on ends with the bytes of one that was never ended.
 """
 
 from __future__ import annotations
 
+import json
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import repeat
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from finetune.artifact import CLASSIFIER, write_json
+from finetune.chunks import Chunks, Row, chunks
+from finetune.errors import FinetuneError
 from finetune.labels import shown
-from finetune.tables import SUFFIXES, TEXT_NAMES, Table, read_table, write_table
-from service.errors import BadRequest
-from service.schema import Answer, TextInput, free_names
+from finetune.tables import SUFFIXES, TEXT_NAMES, Table
+from service import zero_shot
+from service.cache import hash_of
+from service.classifiers import Classifier, ZeroShotClassifier, load
+from service.engine import Engine
+from service.errors import BackendFailed, BadRequest, ServiceError
+from service.schema import Answer, TextInput, ZeroShotQuestion, free_names
+from service.sinks import LinesSink, ParquetSink, Sink
 
-ROWS_AT_ONCE = 512
+if TYPE_CHECKING:
+    import pyarrow
+
+FORMAT = 1
+ROWS_OF_A_CHUNK = 4096
+"""Texts of a chunk, times labels where a text is weighed with each."""
+
+ALL_FAIL = 8
+"""Rows that fail together are no fault of theirs."""
+
+CHUNKS_AT_ONCE = 2
+"""Chunks under way together: while one is computed, the next is tokenized."""
 
 Score = Callable[[list[TextInput]], list[Answer]]
+Progress = Callable[[int, float], None]
+"""Hears how many rows are done, and which share of the file that is."""
 
 
 def table_among(arguments: Sequence[str]) -> Path | None:
@@ -59,7 +87,7 @@ def texts_of(table: Table, text: str | None = None, text_pair: str | None = None
     Raises:
         BadRequest: no such column, none that is obvious, or a cell that holds no text.
     """
-    column = _column(table, text)
+    column = _column(table.name, table.columns, text)
     if text_pair is not None and text_pair not in table.columns:
         raise BadRequest(f"{table.name} has no column {text_pair!r}: it has {shown(table.columns)}")
     texts = _texts(table, column)
@@ -67,62 +95,320 @@ def texts_of(table: Table, text: str | None = None, text_pair: str | None = None
     return list(map(TextInput, texts, pairs))
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a table is asked.
+
+    Attributes:
+        labels: names of the scores.
+        task: what an answer means: `multiclass`, `multi_label`, `regression` and so on.
+        identity: all that decides the scores beside the table, as JSON; a run goes on only where it is the same.
+        thresholds: scores from which a label holds, by label; 0.5 where none is given.
+        rows: of a chunk.
+    """
+
+    labels: tuple[str, ...]
+    task: str
+    identity: Any
+    thresholds: dict[str, float] = field(default_factory=dict)
+    rows: int = ROWS_OF_A_CHUNK
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What came of a table.
+
+    Attributes:
+        errors: rows that could not be scored.
+        columns: the new ones.
+        note: what was found out about the file.
+        went_on_after: rows that an earlier run had done.
+    """
+
+    rows: int
+    errors: int
+    columns: list[str]
+    note: str | None
+    went_on_after: int = 0
+
+
+def score(
+    model: str | PathLike[str] | Classifier | ZeroShotClassifier,
+    table: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    labels: Sequence[str] | None = None,
+    multi_label: bool = False,
+    hypothesis_template: str | None = None,
+    text: str | None = None,
+    text_pair: str | None = None,
+    all_scores: bool = False,
+    keep_formulas: bool = False,
+    overwrite: bool = False,
+    progress: Progress = lambda done, share: None,
+) -> Scored:
+    """Write a table's rows with `prediction`, `score` and `error` beside them.
+
+    Memory does not grow with the table. The output appears once it is complete; a call that was ended at any point goes
+    on from its last chunk when it is made again.
+
+    Args:
+        model: a served name, a path or a Hub id, or what `load` gave.
+        table, out: CSV, TSV, JSON Lines or Parquet, by suffix.
+        labels, multi_label, hypothesis_template: labels of your own, as `ZeroShotClassifier` takes them.
+        text, text_pair: the columns; the obvious one where none is named.
+        all_scores: a column for each label.
+        keep_formulas: leave cells that a spreadsheet would run as they are.
+
+    Raises:
+        BadRequest: an output, a column or labels that cannot be used.
+        DataError: a table that cannot be read; the output is not there then, and the work is kept.
+    """
+    found = load(model) if isinstance(model, str | PathLike) else model
+    engine = found.engine
+    question = None
+    if labels is not None:
+        question = ZeroShotQuestion(tuple(labels), multi_label, hypothesis_template)
+    elif isinstance(found, ZeroShotClassifier) and text_pair is None:
+        raise BadRequest("this is a zero-shot model: give labels")
+    return score_table(
+        Path(table),
+        Path(out),
+        scorer(engine, question),
+        asked(engine, question),
+        text=text,
+        text_pair=text_pair,
+        all_scores=all_scores,
+        keep_formulas=keep_formulas,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def asked(engine: Engine, question: ZeroShotQuestion | None, batch_size: int | None = None) -> Asked:
+    """What a table is asked of an engine: with the model's own labels, or those of a question."""
+    folder, backend = engine.folder, engine.backend
+    settings = folder.settings
+    files = [*sorted(folder.path.glob("model*.safetensors")), folder.path / "config.json"]
+    files += [file for file in (folder.path / CLASSIFIER,) if file.is_file()]
+    identity = [FORMAT, hash_of(files), backend.name, backend.precision, batch_size]
+    if question is None:
+        names = tuple(folder.labels.names)
+        thresholds = dict(zip(names, settings.thresholds or (), strict=False))
+        return Asked(names, settings.task, identity, thresholds)
+    labels = zero_shot.parse_labels(question.labels)
+    identity.append([list(labels), *(getattr(question, name) for name in QUESTION)])
+    task = "multi_label" if question.multi_label else "multiclass"
+    return Asked(labels, task, identity, rows=max(64, ROWS_OF_A_CHUNK // len(labels)))
+
+
+QUESTION = ("multi_label", "hypothesis_template", "scorer", "attention", "shortlist")
+
+
+def scorer(engine: Engine, question: ZeroShotQuestion | None, batch_size: int | None = None) -> Score:
+    """Answers of an engine, each call computed apart from all others."""
+
+    def answers(inputs: list[TextInput]) -> list[Answer]:
+        if question is None:
+            return engine.classify(inputs, batch_size=batch_size, apart=True)
+        return engine.zero_shot([one.text for one in inputs], question, batch_size=batch_size, apart=True)
+
+    return answers
+
+
 def score_table(
     table: Path,
     out: Path,
-    score: Score,
+    answers: Score,
+    asked: Asked,
     *,
-    columns: Callable[[Answer], dict[str, Any]],
     text: str | None = None,
     text_pair: str | None = None,
+    all_scores: bool = False,
+    keep_formulas: bool = False,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[str]:
-    """Write the table's rows with the columns of their answers beside them; gives the new columns' names.
-
-    The output appears only once it is complete. A new column whose name is taken gets `predicted_` before it.
-
-    Raises:
-        BadRequest: an output or a column that cannot be used.
-        DataError: a table that cannot be read.
-    """
+    progress: Progress = lambda done, share: None,
+) -> Scored:
+    """What `score` does, with answers from anywhere."""
     check_output(out, table, overwrite=overwrite)
-    source = read_table(table)
-    inputs = texts_of(source, text, text_pair)
-    rows: list[dict[str, Any]] = []
-    names: dict[str, str] = {}
-    before = iter(source.rows)
-    for answers in _in_parts(inputs, score):
-        for answer, row in zip(answers, before, strict=False):
-            fresh = columns(answer)
-            names = names or free_names(fresh, source.columns)
-            given = {column: row.get(column) for column in source.columns}
-            rows.append(given | {names[column]: value for column, value in fresh.items()})
-        progress(len(rows), len(inputs))
-    partial = out.with_name(f".{out.stem}.partial{out.suffix}")
+    source = chunks(table, asked.rows)
+    column = _column(source.name, source.columns, text)
+    if text_pair is not None and text_pair not in source.columns:
+        raise BadRequest(f"{source.name} has no column {text_pair!r}: it has {shown(source.columns)}")
+    fresh = _fresh(asked, all_scores)
+    names = free_names(fresh, source.columns)
+    sink = _sink(out, source, {names[name]: kind for name, kind in fresh.items()}, neutral=not keep_formulas)
+    state = _State(out, [asked.identity, column, text_pair, all_scores, keep_formulas, _signature(table)])
+    before, errors = state.resume(sink)
+    rows = before
     try:
-        write_table(partial, rows)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
-    return list(names.values())
+        parts = (part for number, part in enumerate(source.parts) if number * asked.rows >= before)
+        for part, made in _under_way(parts, lambda part: _made(part, column, text_pair, answers, asked, all_scores)):
+            sink.write(
+                [
+                    {name: row.get(name) for name in row} | {names[name]: value for name, value in new.items()}
+                    for row, new in zip(part, made, strict=True)
+                ]
+            )
+            rows += len(part)
+            errors += sum(bool(new["error"]) for new in made)
+            state.keep(rows, errors, sink.mark())
+            progress(rows, source.read())
+        sink.finish()
+    except BaseException:
+        sink.close()
+        if rows == 0:
+            sink.discard()
+        raise
+    state.forget()
+    return Scored(rows, errors, list(names.values()), source.note, before)
 
 
-def _in_parts(inputs: list[TextInput], score: Score) -> Iterator[list[Answer]]:
-    for start in range(0, len(inputs), ROWS_AT_ONCE):
-        yield score(inputs[start : start + ROWS_AT_ONCE])
+class _State:
+    """What is known of a run that was not finished, in a file beside its output."""
+
+    def __init__(self, out: Path, identity: Any) -> None:
+        self._file = out.with_name(f".{out.name}.progress.json")
+        self._identity = json.loads(json.dumps(identity))
+
+    def resume(self, sink: Sink) -> tuple[int, int]:
+        """Rows and errors of an earlier run with the same table and question, if there was one."""
+        try:
+            found = json.loads(self._file.read_text(encoding="utf-8"))
+            if found["identity"] == self._identity:
+                sink.resume(found["mark"])
+                return int(found["rows"]), int(found["errors"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # nothing that can be gone on with
+        sink.discard()
+        return 0, 0
+
+    def keep(self, rows: int, errors: int, mark: dict[str, Any]) -> None:
+        content = {"identity": self._identity, "rows": rows, "errors": errors, "mark": mark}
+        written = self._file.with_name(f"{self._file.name}.new")
+        write_json(written, content)
+        written.replace(self._file)
+
+    def forget(self) -> None:
+        self._file.unlink(missing_ok=True)
 
 
-def _column(table: Table, asked: str | None) -> str:
+def _under_way(
+    parts: Iterator[list[Row]], work: Callable[[list[Row]], list[Row]]
+) -> Iterator[tuple[list[Row], list[Row]]]:
+    """Each part with what was made of it, in order; a few are worked on together."""
+    waiting: deque[tuple[list[Row], Future[list[Row]]]] = deque()
+    with ThreadPoolExecutor(CHUNKS_AT_ONCE) as pool:
+        try:
+            for part in parts:
+                waiting.append((part, pool.submit(work, part)))
+                if len(waiting) == CHUNKS_AT_ONCE:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            while waiting:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _made(
+    part: list[Row], column: str, text_pair: str | None, answers: Score, asked: Asked, all_scores: bool
+) -> list[Row]:
+    """The new cells of some rows; a row that cannot be scored says why."""
+    problems = [_problem(row, column, text_pair) for row in part]
+    good = [number for number, problem in enumerate(problems) if not problem]
+    inputs = [TextInput(part[number][column], part[number][text_pair] if text_pair else None) for number in good]
+    found: list[Answer | str] = list(problems)
+    answered = _answered(inputs, answers)
+    if len(answered) >= ALL_FAIL and all(isinstance(one, str) for one in answered):
+        raise BackendFailed(f"no row of {len(answered)} can be scored ({answered[0]})")
+    for number, answer in zip(good, answered, strict=True):
+        found[number] = answer
+    return [_cells(one, asked, all_scores) for one in found]
+
+
+def _answered(inputs: list[TextInput], answers: Score) -> list[Answer | str]:
+    """Answers; where they fail, those of each half, until the offender is alone with its problem."""
+    if not inputs:
+        return []
+    try:
+        return list(answers(inputs))
+    except (ServiceError, FinetuneError) as error:
+        if len(inputs) == 1:
+            return [str(error)]
+        half = len(inputs) // 2
+        return _answered(inputs[:half], answers) + _answered(inputs[half:], answers)
+
+
+def _problem(row: Row, column: str, text_pair: str | None) -> str:
+    for name in (column, text_pair):
+        cell = row.get(name) if name is not None else "-"
+        if not isinstance(cell, str):
+            return f"column {name}: a text is wanted, and this is {'empty' if cell is None else type(cell).__name__}"
+        if name == column and not cell.strip():
+            return f"column {name}: the text is empty"
+    return ""
+
+
+def _fresh(asked: Asked, all_scores: bool) -> dict[str, pyarrow.DataType]:
+    """The new columns and what they hold."""
+    import pyarrow
+
+    number = pyarrow.float64()
+    if asked.task == "regression":
+        return {"prediction": number, "error": pyarrow.string()}
+    several = asked.task == "multi_label"
+    found = {"prediction": pyarrow.list_(pyarrow.string()) if several else pyarrow.string()}
+    found |= {} if several else {"score": number}
+    return (
+        found
+        | ({f"score_{label}": number for label in asked.labels} if all_scores else {})
+        | {"error": pyarrow.string()}
+    )
+
+
+def _cells(found: Answer | str, asked: Asked, all_scores: bool) -> Row:
+    if isinstance(found, str):
+        return {"prediction": None, "error": found}
+    if asked.task == "regression":
+        return {"prediction": found.scores[0], "error": None}
+    cells: Row = {}
+    if asked.task == "multi_label":
+        held = [one.label for one in found.predictions if one.score >= asked.thresholds.get(one.label, 0.5)]
+        cells["prediction"] = held
+    else:
+        best = found.best
+        cells |= {"prediction": best.label, "score": best.score}
+    if all_scores:
+        cells |= {f"score_{label}": value for label, value in zip(found.labels, found.scores, strict=True)}
+    return cells | {"error": None}
+
+
+def _sink(out: Path, source: Chunks, fresh: dict[str, pyarrow.DataType], *, neutral: bool) -> Sink:
+    if out.suffix.lower() != ".parquet":
+        return LinesSink(out, [*source.columns, *fresh], neutral=neutral)
+    import pyarrow
+
+    return ParquetSink(out, pyarrow.schema([*source.kinds.items(), *fresh.items()]))
+
+
+def _signature(table: Path) -> list[Any]:
+    found = table.stat()
+    return [str(table.resolve()), found.st_size, found.st_mtime_ns]
+
+
+def _column(name: str, columns: list[str], asked: str | None) -> str:
     if asked is not None:
-        if asked not in table.columns:
-            raise BadRequest(f"{table.name} has no column {asked!r}: it has {shown(table.columns)}")
+        if asked not in columns:
+            raise BadRequest(f"{name} has no column {asked!r}: it has {shown(columns)}")
         return asked
-    by_name = {column.lower(): column for column in table.columns}
-    obvious = [by_name[name] for name in TEXT_NAMES if name in by_name]
-    if obvious or len(table.columns) == 1:
-        return obvious[0] if obvious else table.columns[0]
-    raise BadRequest(f"{table.name}: name the column that holds the text with --text; it has {shown(table.columns)}")
+    by_name = {column.lower(): column for column in columns}
+    obvious = [by_name[one] for one in TEXT_NAMES if one in by_name]
+    if obvious or len(columns) == 1:
+        return obvious[0] if obvious else columns[0]
+    raise BadRequest(f"{name}: name the column that holds the text with --text; it has {shown(columns)}")
 
 
 def _texts(table: Table, column: str) -> Iterator[str]:

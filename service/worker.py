@@ -55,11 +55,13 @@ class Terms(NamedTuple):
     batch_size: rows computed together, at most; None for what suits the runtime.
     wait: wait for room in the queue, instead of being refused.
     work: what it may take, and where it is written what it took.
+    apart: share no batch with another call, so that the answers are the same bits whenever it is made.
     """
 
     batch_size: int | None
     wait: bool
     work: Work
+    apart: bool = False
 
 
 class Worker:
@@ -130,13 +132,15 @@ class Worker:
         if rows < 1:
             raise BadRequest(f"batch_size must be at least 1, and it is {rows}")
         terms.work.take(sum(lengths))
-        return self._batcher.submit(kind, items, lengths, rows=rows, wait=terms.wait, took=terms.work)
+        owner = terms.work if terms.apart else None
+        return self._batcher.submit((kind, owner), items, lengths, rows=rows, wait=terms.wait, took=terms.work)
 
     def _renew(self) -> None:
         if self._renewed is not None:
             self.backend = self._renewed()
 
-    def _compute(self, kind: Rows | Labelled, batch: list[Any]) -> list[Found]:
+    def _compute(self, owned: tuple[Rows | Labelled, Work | None], batch: list[Any]) -> list[Found]:
+        kind, _ = owned
         if isinstance(kind, Rows):
             inputs = self.encoder.pad(batch)
             outputs = self.backend.run(inputs, attention=kind.attention, embeddings=kind.embeddings)

@@ -18,7 +18,7 @@ from service import files, zero_shot
 from service.commands import render
 from service.engine import Engine, nli_model
 from service.errors import BadRequest
-from service.schema import Answer, TextInput, ZeroShotQuestion
+from service.schema import TextInput, ZeroShotQuestion
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Request:
     as_json: bool
     batch_size: int | None
     overwrite: bool
+    all_scores: bool
+    keep_formulas: bool
 
 
 def question(
@@ -65,6 +67,8 @@ def answer(request: Request, folder: ModelFolder, asked: ZeroShotQuestion | None
     table = files.table_among(request.arguments)
     if table is None and (request.out or request.text_column or request.pair_column):
         raise BadRequest("--out and --text go with a FILE, and these arguments are texts")
+    if request.out is None and (request.all_scores or request.keep_formulas):
+        raise BadRequest("--all-scores and --keep-formulas go with --out")
     if table is not None and request.out is not None:
         files.check_output(request.out, table, overwrite=request.overwrite)
     if asked is not None:
@@ -76,13 +80,8 @@ def answer(request: Request, folder: ModelFolder, asked: ZeroShotQuestion | None
         )
     engine = Engine.load(folder, say=lambda line: print(line, file=sys.stderr))
 
-    def score(inputs: list[TextInput]) -> list[Answer]:
-        if asked is None:
-            return engine.classify(inputs, batch_size=request.batch_size)
-        return engine.zero_shot([one.text for one in inputs], asked, batch_size=request.batch_size)
-
     if table is not None and request.out is not None:
-        _write(request, table, request.out, score, folder, asked)
+        _write(request, table, request.out, engine, asked)
         return
     if table is None:
         inputs = [TextInput(text) for text in request.arguments]
@@ -92,33 +91,38 @@ def answer(request: Request, folder: ModelFolder, asked: ZeroShotQuestion | None
         inputs = files.texts_of(read_table(table), request.text_column, request.pair_column)
     texts = [one.text if one.pair is None else f"{one.text} | {one.pair}" for one in inputs]
     bars = asked is not None or folder.labels.task != "regression"
-    render.show(texts, score(inputs), top_k=request.top_k, as_json=request.as_json, bars=bars)
+    answers = files.scorer(engine, asked, request.batch_size)(inputs)
+    render.show(texts, answers, top_k=request.top_k, as_json=request.as_json, bars=bars)
 
 
-def _write(
-    request: Request, table: Path, out: Path, score: files.Score, folder: ModelFolder, asked: ZeroShotQuestion | None
-) -> None:
-    task, thresholds = folder.settings.task, None
-    if asked is not None:
-        task = "multi_label" if asked.multi_label else "multiclass"
-    elif folder.settings.thresholds is not None:
-        thresholds = dict(zip(folder.labels.names, folder.settings.thresholds, strict=True))
-    fresh = files.score_table(
-        table,
-        out,
-        score,
-        columns=lambda one: render.columns(one, task=task, thresholds=thresholds),
-        text=request.text_column,
-        text_pair=request.pair_column,
-        overwrite=request.overwrite,
-        progress=_progress,
-    )
-    print(f"wrote {out}, with new columns {shown(fresh)}", file=sys.stderr)
+def _write(request: Request, table: Path, out: Path, engine: Engine, asked: ZeroShotQuestion | None) -> None:
+    from tqdm import tqdm
 
+    with tqdm(unit=" rows", file=sys.stderr, disable=None, smoothing=0.1) as bar:
 
-def _progress(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{done} of {total} rows", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        def progress(done: int, share: float) -> None:
+            bar.total = round(done / share) if share else None
+            bar.update(done - bar.n)
+
+        found = files.score_table(
+            table,
+            out,
+            files.scorer(engine, asked, request.batch_size),
+            files.asked(engine, asked, request.batch_size),
+            text=request.text_column,
+            text_pair=request.pair_column,
+            all_scores=request.all_scores,
+            keep_formulas=request.keep_formulas,
+            overwrite=request.overwrite,
+            progress=progress,
+        )
+    said = f" ({found.note})" if found.note else ""
+    went_on = f", on from row {found.went_on_after}" if found.went_on_after else ""
+    print(f"wrote {out}: {found.rows} rows{said}{went_on}, with new columns {shown(found.columns)}", file=sys.stderr)
+    if found.errors:
+        print(
+            f"note: {found.errors} rows could not be scored; the column {found.columns[-1]} says why", file=sys.stderr
+        )
 
 
 def _label_file(path: Path) -> list[str]:

@@ -39,21 +39,6 @@ def show(
         click.echo(f"note: {cut} of {len(answers)} texts were longer than the model reads, and were cut", err=True)
 
 
-def columns(answer: Answer, *, task: str, thresholds: dict[str, float] | None = None) -> dict[str, Any]:
-    """What an answer adds to a row: label and score, then the score of every label in alphabetical order.
-
-    For a number only the number, under the label's name. For several labels at once, `label` is the list of
-    those that reach their threshold (0.5 where none is recorded).
-    """
-    if task == "regression":
-        return {answer.best.label: answer.best.score}
-    every = {f"score_{one.label}": one.score for one in sorted(answer.predictions, key=lambda one: one.label)}
-    if task == "multi_label":
-        wanted = thresholds or {}
-        return {"label": [one.label for one in answer.predictions if one.score >= wanted.get(one.label, 0.5)]} | every
-    return {"label": answer.best.label, "score": answer.best.score} | every
-
-
 def _record(text: str, answer: Answer, top_k: int | None) -> dict[str, Any]:
     predictions = [{"label": one.label, "score": one.score} for one in answer.predictions[:top_k]]
     return {"text": text, "predictions": predictions, "truncated": answer.truncated}

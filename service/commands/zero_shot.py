@@ -26,6 +26,8 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--models", "models_dir", default="models", show_default=True, help="The folder of served names.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows computed together; default suits the runtime.")
+@click.option("--all-scores", is_flag=True, help="Write a column with the score of each label.")
+@click.option("--keep-formulas", is_flag=True, help="Write cells that a spreadsheet would run as they are.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def command(
     texts: tuple[str, ...],
@@ -43,6 +45,8 @@ def command(
     models_dir: str,
     batch_size: int | None,
     overwrite: bool,
+    all_scores: bool,
+    keep_formulas: bool,
 ) -> None:
     """Sort texts, or a table of texts, into labels of your own.
 
@@ -53,5 +57,5 @@ def command(
 
     asked = question(labels, single_labels, multi_label, template, scorer, attention)
     folder = resolve(model, models_dir)
-    request = Request(texts, out, text_column, None, top_k, as_json, batch_size, overwrite)
+    request = Request(texts, out, text_column, None, top_k, as_json, batch_size, overwrite, all_scores, keep_formulas)
     answer(request, folder, asked)

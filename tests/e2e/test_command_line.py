@@ -74,12 +74,12 @@ def test_json_has_every_text_with_its_predictions(rehead, tiny_sentiment):
 
 def test_a_table_is_scored_into_a_table(rehead, table, tiny_sentiment):
     code, out, err = rehead("predict", "sentiment", "in.csv", "-o", "out.csv")
-    assert (code, out) == (0, "") and "wrote out.csv, with new columns predicted_label, score" in err
+    assert (code, out) == (0, "") and "wrote out.csv: 2 rows, with new columns prediction, score, error" in err
     rows = read_table("out.csv").rows
-    assert list(rows[0]) == ["id", "text", "label", "predicted_label", "score", "score_negative", "score_positive"]
+    assert list(rows[0]) == ["id", "text", "label", "prediction", "score", "error"]
     assert rows[0]["id"] == "007" and rows[1]["text"] == "NA"
     for row, one in zip(rows, Classifier(tiny_sentiment)(["great film", "NA"]), strict=True):
-        assert row["predicted_label"] == one["label"] and float(row["score"]) == pytest.approx(one["score"], abs=2e-6)
+        assert row["prediction"] == one["label"] and float(row["score"]) == pytest.approx(one["score"], abs=2e-6)
     code, _, err = rehead("predict", "sentiment", "in.csv", "-o", "out.csv")
     assert code == 2 and "exists already" in err
     assert rehead("predict", "sentiment", "in.csv", "-o", "out.csv", "--overwrite", "--text", "id")[0] == 0
@@ -121,11 +121,20 @@ def test_zero_shot_flags_are_followed(rehead, tiny_topics):
 
 
 def test_several_labels_of_a_table_row_are_a_list(rehead, table):
-    arguments = ["zero-shot", "in.csv", "--labels", "sports,business", "--multi-label", "-o", "out.jsonl"]
+    arguments = [
+        "zero-shot",
+        "in.csv",
+        "--labels",
+        "sports,business",
+        "--multi-label",
+        "--all-scores",
+        "-o",
+        "out.jsonl",
+    ]
     assert rehead(*arguments)[0] == 0
     row = read_table("out.jsonl").rows[0]
     chosen = [name for name in ("sports", "business") if row[f"score_{name}"] >= 0.5]
-    assert sorted(row["predicted_label"]) == sorted(chosen)
+    assert sorted(row["prediction"]) == sorted(chosen)
 
 
 def test_models_are_listed_with_what_each_is_for(rehead, tmp_path):

@@ -1,4 +1,4 @@
-"""Answers as lines and as columns of a table."""
+"""Answers as lines and as JSON."""
 
 from __future__ import annotations
 
@@ -6,28 +6,12 @@ import json
 
 import pytest
 
-from service.commands.render import columns, show
+from service.commands.render import show
 from service.schema import Answer
 
 
 def answer(*scores, truncated=False):
     return Answer(*zip(*scores, strict=True), truncated)
-
-
-def test_one_label_of_many_is_a_column_with_its_score_and_a_column_for_each_label():
-    found = columns(answer(("sad", 0.75), ("glad", 0.25)), task="binary")
-    assert found == {"label": "sad", "score": 0.75, "score_glad": 0.25, "score_sad": 0.75}
-    assert list(found) == ["label", "score", "score_glad", "score_sad"]
-
-
-def test_several_labels_are_those_that_reach_their_own_threshold():
-    found = columns(answer(("a", 0.6), ("b", 0.5), ("c", 0.3)), task="multi_label", thresholds={"a": 0.7, "c": 0.2})
-    assert found["label"] == ["b", "c"] and found["score_a"] == 0.6 and "score" not in found
-    assert columns(answer(("a", 0.4)), task="multi_label")["label"] == []
-
-
-def test_a_number_is_a_single_column_of_its_name():
-    assert columns(answer(("stars", 3.25)), task="regression") == {"stars": 3.25}
 
 
 def test_a_number_is_shown_without_a_bar(capsys):

@@ -1,0 +1,223 @@
+"""Tables of any size, a chunk of rows at a time; memory does not grow with the table.
+
+Knows: CSV, TSV, JSON Lines and Parquet as tables.py reads them, how far into a file a reader is.
+Does not know: which column is what.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from finetune.errors import DataError
+from finetune.tables import encoding_of, separator_of
+
+if TYPE_CHECKING:
+    import pyarrow
+
+LONGEST_LINE = 64 * 2**20
+"""Characters of a line of JSON, at most."""
+
+MOST_IN_MEMORY = 2 * 2**30
+"""Bytes that a row group of a Parquet file may have once it is unpacked: a small file can hold any number."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """A table, chunk by chunk.
+
+    Attributes:
+        columns: names in file order; of JSON Lines, every key that some row has.
+        kinds: what each column holds, as an Arrow type.
+        parts: lists of rows, to be gone through once.
+        read: the share of the file that was read, 0 to 1.
+        note: what was found out about the file.
+    """
+
+    name: str
+    columns: list[str]
+    kinds: dict[str, pyarrow.DataType]
+    parts: Iterator[list[Row]]
+    read: Callable[[], float]
+    note: str | None = None
+
+
+def chunks(path: str | Path, rows: int) -> Chunks:
+    """The table in a file, in chunks of so many rows (the last may be shorter).
+
+    Raises:
+        DataError: no such file, or not a regular one, empty, of an unknown kind or damaged; some damage is found only
+            where it lies.
+    """
+    file = Path(path)
+    if file.suffix.lower() not in READERS:
+        raise DataError(f"unknown kind of table: use one of {', '.join(READERS)}", file=str(file))
+    try:
+        found = file.stat()
+    except OSError as error:
+        raise DataError("there is no such file", file=str(file)) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError("this is no regular file", file=str(file))
+    if found.st_size == 0:
+        raise DataError("the file is empty", file=str(file))
+    return READERS[file.suffix.lower()](file, rows)
+
+
+def _separated(file: Path, rows: int) -> Chunks:
+    import pandas as pd
+    import pyarrow
+
+    encoding, said = encoding_of(file)
+    with file.open(encoding=encoding, errors="replace", newline="") as stream:
+        separator = "\t" if file.suffix.lower() == ".tsv" else separator_of(stream.readline())
+    notes = ([said] if said else []) + ([] if separator in ",\t" else [f"separator {separator!r}"])
+    as_text: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_filter": False, "index_col": False}
+    raw = file.open("rb")
+    size = file.stat().st_size
+
+    def frames() -> Iterator[Any]:
+        import io
+
+        with raw, io.TextIOWrapper(raw, encoding=encoding, errors="replace", newline="") as text:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header lose cells
+                    yield from pd.read_csv(text, sep=separator, chunksize=rows, **as_text)
+            except pd.errors.EmptyDataError as error:
+                raise DataError("the file is empty", file=str(file)) from error
+            except (pd.errors.ParserError, pd.errors.ParserWarning, ValueError) as error:
+                told = " ".join(str(error).split())
+                raise DataError(f"not a well-formed table: {told}", file=str(file)) from error
+
+    whole = frames()
+    first = next(whole, None)
+    if first is None or not len(first):
+        raise DataError("the table has no rows", file=str(file))
+    columns = [str(column) for column in first.columns]
+
+    def parts() -> Iterator[list[Row]]:
+        frame: Any = first
+        while frame is not None:
+            cells = [frame.iloc[:, index].tolist() for index in range(len(columns))]
+            yield [dict(zip(columns, row, strict=True)) for row in zip(*cells, strict=True)]
+            frame = next(whole, None)
+
+    def read() -> float:
+        return 1.0 if raw.closed else raw.tell() / size
+
+    return Chunks(str(file), columns, dict.fromkeys(columns, pyarrow.string()), parts(), read, ", ".join(notes) or None)
+
+
+def _jsonl(file: Path, rows: int) -> Chunks:
+    encoding, said = encoding_of(file)
+    kinds: dict[str, set[type]] = {}
+    size, place = file.stat().st_size, [0]
+    for row in _objects(file, encoding, place):  # a line that is no JSON is found before any work is done
+        for key, value in row.items():
+            kinds.setdefault(key, set()).add(type(value))
+    if not kinds:
+        raise DataError("the table has no rows", file=str(file))
+    place[0] = 0
+
+    def parts() -> Iterator[list[Row]]:
+        objects = _objects(file, encoding, place)
+        while part := list(islice(objects, rows)):
+            yield part
+
+    found = {name: _arrow_type(one) for name, one in kinds.items()}
+    return Chunks(str(file), list(found), found, parts(), lambda: min(1.0, place[0] / size), said)
+
+
+def _objects(file: Path, encoding: str, place: list[int]) -> Iterator[Row]:
+    with file.open("rb") as raw, _text(raw, encoding) as lines:
+        number = 0
+        while line := lines.readline(LONGEST_LINE):
+            number += 1
+            place[0] = raw.tell()
+            if len(line) == LONGEST_LINE:
+                raise DataError(f"a line of more than {LONGEST_LINE} characters", file=str(file), row=number)
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"this line is not JSON ({error})", file=str(file), row=number) from error
+            if not isinstance(row, dict):
+                raise DataError("each line should be a JSON object", file=str(file), row=number)
+            yield row
+
+
+def _text(raw: IO[bytes], encoding: str) -> IO[str]:
+    import io
+
+    return io.TextIOWrapper(raw, encoding=encoding, errors="replace", newline="\n")
+
+
+def _arrow_type(kinds: set[type]) -> pyarrow.DataType:
+    """A column's type; what holds several kinds, or lists, is JSON in a text."""
+    import pyarrow
+
+    present = kinds - {type(None)}
+    if present == {bool}:
+        return pyarrow.bool_()
+    if present == {int}:
+        return pyarrow.int64()
+    return pyarrow.float64() if present and present <= {int, float} else pyarrow.string()
+
+
+def _parquet(file: Path, rows: int) -> Chunks:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        source = pyarrow.parquet.ParquetFile(file)
+        metadata = source.metadata
+        largest = max((metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups)), default=0)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"not a readable Parquet file ({' '.join(str(error).split())})", file=str(file)) from error
+    if largest > MOST_IN_MEMORY:
+        raise DataError(
+            f"a row group of this file has {largest} bytes once it is unpacked, and {MOST_IN_MEMORY} are the most",
+            file=str(file),
+        )
+    if not metadata.num_rows:
+        raise DataError("the table has no rows", file=str(file))
+    schema, done = source.schema_arrow, [0]
+
+    def parts() -> Iterator[list[Row]]:
+        part: list[Row] = []
+        try:
+            with source:
+                for batch in source.iter_batches(rows):
+                    part += batch.to_pylist()  # batches end where row groups do
+                    while len(part) >= rows:
+                        done[0] += rows
+                        yield part[:rows]
+                        part = part[rows:]
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DataError(f"not a readable Parquet file ({' '.join(str(error).split())})", file=str(file)) from error
+        if part:
+            done[0] += len(part)
+            yield part
+
+    kinds = {
+        name: kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+        for name, kind in zip(schema.names, schema.types, strict=True)
+    }
+    return Chunks(str(file), list(schema.names), kinds, parts(), lambda: done[0] / metadata.num_rows)
+
+
+READERS: dict[str, Callable[[Path, int], Chunks]] = {
+    ".csv": _separated,
+    ".tsv": _separated,
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+}
