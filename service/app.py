@@ -23,6 +23,7 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Receive, Scope, Send
 
 from finetune.artifact import ModelFolder
 from finetune.errors import FinetuneError
@@ -37,6 +38,7 @@ from service.telemetry import Telemetry, quiet_libraries
 from service.ui import build as page
 
 Say = Callable[[str], None]
+ACCEPTED_AT_ONCE = 32
 KEEP_ALIVE_S = 30
 """Seconds that an idle connection is kept; longer than most clients keep theirs, so that these close first."""
 
@@ -64,7 +66,7 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
         for name in store.loaded():
             await run_in_threadpool(store.get(name).close)
 
-    app = FastAPI(title="rehead", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = _Guarded(title="rehead", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.store = store
     door = Door(store, settings, telemetry)
 
@@ -88,14 +90,15 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
         )
-    app.add_middleware(
-        Guard,
+    app.guard = Guard(
+        app.unguarded,
         settings=settings,
         keys=keys,
         telemetry=telemetry,
         refusal=failures.response,
         routes=own,
         draining=draining,
+        enter=door.enter,
     )
     for kind, handler in ERROR_HANDLERS.items():
         app.add_exception_handler(kind, handler)
@@ -126,7 +129,10 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
         )
         # uvicorn sends itself the signal again once it has stopped: to be told to end is no failure
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _Server(config, say, app).run(sockets=[listener])
+        # libuv takes one new connection of a socket in each turn of its loop: under load, thousands would wait for long
+        with contextlib.ExitStack() as others:
+            sockets = [listener, *(others.enter_context(listener.dup()) for _ in range(ACCEPTED_AT_ONCE - 1))]
+            _Server(config, say, app).run(sockets=sockets)
 
 
 def _load(runtime: RuntimeSettings, telemetry: Telemetry, say: Say, folder: ModelFolder) -> Engine:
@@ -152,6 +158,20 @@ def _mount_page(app: FastAPI, store: ModelStore[Engine], settings: ServeSettings
         theme=page.theme(),
         css=page.CSS,
     )
+
+
+class _Guarded(FastAPI):
+    """The app behind its guard, which stands before all middleware: under load, most it does is refuse."""
+
+    guard: Guard
+
+    async def unguarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What a request meets that the guard let through."""
+        await super().__call__(scope, receive, send)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request."""
+        await self.guard(scope, receive, send)
 
 
 class _Server(uvicorn.Server):  # type: ignore[misc]  # pyproject skips uvicorn's types

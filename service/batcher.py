@@ -174,6 +174,7 @@ class Batcher:
         self._run, self._budget, self._room, self._padded = run, budget, room, padded
         self._renew, self._seen = renew, seen
         self._per_s: float | None = None  # tokens, smoothed
+        self._ended = 0.0
         self._arrived = 0
         self._begin()
         _BATCHERS.add(self)
@@ -183,15 +184,9 @@ class Batcher:
         """Tokens that wait."""
         return self._queue.tokens
 
-    def check_room(self, patience_s: float) -> None:
-        """Refuse before any work is put into a call that would wait too long.
-
-        Raises:
-            Overloaded: what waits already will take longer than this.
-        """
-        expected = self._expected()
-        if expected > patience_s:
-            raise self._full(expected)
+    def seconds(self, tokens: float) -> float:
+        """What so many tokens will take; 0 where nothing was computed so far."""
+        return tokens / self._per_s if self._per_s else 0.0
 
     def submit(
         self,
@@ -228,12 +223,14 @@ class Batcher:
                 if self._queue.without_leavers():
                     continue
                 if not wait:
-                    raise self._full(self._expected())
+                    raise self._full(self.seconds(self._queue.tokens))
                 self._changed.wait()
             if self._closed:
                 raise BackendFailed("this model was closed")
             if not wait and took is not None and took.patience_s is not None:
-                self.check_room(took.patience_s)
+                expected = self.seconds(self._queue.tokens)
+                if expected > took.patience_s:
+                    raise self._full(expected)
             job.since = time.monotonic()
             # longest first, so that a call by itself is computed in batches that shrink
             order = sorted(range(len(payloads)), key=lambda place: -lengths[place])
@@ -325,18 +322,16 @@ class Batcher:
     def _note(self, batch: list[_Item], begin: float, seconds: float) -> None:
         if threading.current_thread() is not self._thread:
             return  # what a thread that was given up says comes too late
-        tokens = sum(item.length for item in batch)
-        now = tokens / max(seconds, 1e-6)
+        tokens, end = sum(item.length for item in batch), begin + seconds
+        # where one batch follows another, what lies between them is part of how long those that wait will wait
+        now = tokens / max(end - max(self._ended, begin - seconds), 1e-6)
         self._per_s = now if self._per_s is None else 0.8 * self._per_s + 0.2 * now
+        self._ended = end
         for job in {id(item.job): item.job for item in batch}.values():
             if job.took is not None:
                 job.took.waiting_s = max(job.took.waiting_s, begin - job.since)
                 job.took.computing_s += seconds
         self._seen(Batch(len(batch), tokens, seconds))
-
-    def _expected(self) -> float:
-        """Seconds that what waits will take."""
-        return self._queue.tokens / self._per_s if self._per_s else 0.0
 
     def _full(self, expected: float) -> Overloaded:
         return Overloaded(

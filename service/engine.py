@@ -26,11 +26,11 @@ from service.backends import choice
 from service.backends.base import Backend
 from service.backends.choice import Say
 from service.batcher import Batch
-from service.errors import BadRequest
+from service.errors import BadRequest, Overloaded
 from service.labelsets import LabelSets
 from service.schema import ATTENTION_MODES, FUNCTIONS, Answer, Function, TextInput, Work, ZeroShotQuestion, one_of
 from service.settings import RuntimeSettings
-from service.steps import Steps, afinish, finish
+from service.steps import Quick, Steps, afinish, finish
 from service.tokenizing import encoder_of
 from service.weighing import Evidence, LabelEmbeddings, Started, Weigher
 from service.worker import Found, Rows, Terms, Worker
@@ -38,6 +38,12 @@ from service.worker import Found, Rows, Terms, Worker
 ROWS_AT_ONCE = 4096
 BATCHES_AT_ONCE = 4
 """Rows that are tokenized and queued together, or so many batches of them; bounds memory for long inputs."""
+
+QUICK_CHARACTERS = 2000
+"""Characters of texts, or of labels, that are tokenized where a caller awaits, without another thread."""
+
+TAKEN_ON = 0.5
+"""Share of a call's patience that what is under way may take: what comes in together is counted before it is known."""
 
 PARTS_AT_ONCE = 2
 """Parts of a call that are under way together: while one is computed, the next is tokenized."""
@@ -60,6 +66,7 @@ class Engine:
         self.folder = folder
         self._worker = Worker(encoder, backend, folder.path.name, renewed=renewed, seen=seen)
         self._rows_at_once = max(ROWS_AT_ONCE, BATCHES_AT_ONCE * backend.batch.rows)
+        self._under_way, self._tokens_of_a_call = 0, 0.0
         self._label_sets = LabelSets(encoder)
         self._label_embeddings = LabelEmbeddings(self._worker)
 
@@ -117,13 +124,30 @@ class Engine:
         """Tokens that wait for the model."""
         return self._worker.waiting
 
-    def check_room(self, patience_s: float) -> None:
-        """Refuse before any work is put into a call that would wait too long.
+    def enter(self, patience_s: float, most: int) -> None:
+        """Count a call in that is on its way; `leave` counts it out.
+
+        Args:
+            patience_s: seconds that a call may wait.
+            most: calls that may be under way together.
 
         Raises:
-            Overloaded: what waits already will take longer than this.
+            Overloaded: too many are under way, or they will take so long that this one would wait for longer.
         """
-        self._worker.check_room(patience_s)
+        waiting = max(self._worker.seconds(self._under_way * self._tokens_of_a_call), self._worker.seconds())
+        if self._under_way >= most or (self._under_way and waiting > patience_s * TAKEN_ON):
+            raise Overloaded(
+                f"{self._under_way} calls of this model are under way already, which is as much as it takes on",
+                hint="try again in a moment",
+                retry_after_s=max(1.0, waiting),
+            )
+        self._under_way += 1
+
+    def leave(self, work: Work | None) -> None:
+        """A call that was counted in is over."""
+        self._under_way -= 1
+        if work is not None and work.tokens:
+            self._tokens_of_a_call += 0.05 * (work.tokens - self._tokens_of_a_call)
 
     def close(self) -> None:
         """Finish what waits, take nothing more, and let go of the model."""
@@ -171,7 +195,8 @@ class Engine:
         Raises:
             Overloaded, TooLarge: beside what `classify` raises: too much waits already, or more than it may take.
         """
-        return await afinish(self._classifying(inputs, function, attention, Terms(batch_size, wait, work or Work())))
+        terms = Terms(batch_size, wait, work or Work())
+        return await afinish(self._classifying(inputs, function, attention, terms))
 
     def zero_shot(
         self,
@@ -257,7 +282,9 @@ class Engine:
 
         alone, pairs = ([item for item in distinct if (item.pair is not None) == paired] for paired in (False, True))
         parts = [part for group in (alone, pairs) for part in _parts(group, self._rows_at_once)]
-        yield from _overlapping([(partial(start, part), finished) for part in parts])
+        sizes = [sum(len(item.text) + len(item.pair or "") for item in part) for part in parts]
+        work = zip(parts, sizes, strict=True)
+        yield from _overlapping([(_quick(partial(start, part), size), finished) for part, size in work])
         return [answers[item] for item in inputs]
 
     def _zero_shot(
@@ -280,7 +307,7 @@ class Engine:
             groups.setdefault(one, {})[text] = None
         work = []
         for one, group in groups.items():
-            weigher = yield partial(self._weigher, one, terms)
+            weigher = yield _quick(partial(self._weigher, one, terms), sum(map(len, one.labels)))
             for part in _parts(list(group), max(1, self._rows_at_once // len(one.labels))):
 
                 def finished(
@@ -293,7 +320,7 @@ class Engine:
                     scores, cut = yield from weigher.finish(found, known)
                     group.update(zip(part, _answers(scores, weigher.labels.labels, cut), strict=True))
 
-                work.append((partial(weigher.start, part), finished))
+                work.append((_quick(partial(weigher.start, part), sum(map(len, part))), finished))
         yield from _overlapping(work)
         return [answer for text, one in zip(texts, asked, strict=True) if (answer := groups[one][text]) is not None]
 
@@ -365,6 +392,10 @@ def _overlapping(
         for started, _ in under_way:
             for future in started.futures:
                 future.cancel()
+
+
+def _quick(call: Callable[[], Any], characters: int) -> Callable[[], Any]:
+    return Quick(call) if characters <= QUICK_CHARACTERS else call
 
 
 def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -10,11 +10,11 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
+import itertools
 import os
 import re
 import secrets
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -36,6 +36,7 @@ from service.settings import ServeSettings
 from service.telemetry import Telemetry
 
 CALL = "rehead.call"
+_PROCESS, _NUMBERS = secrets.token_hex(8), itertools.count()
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/login"})
 """Paths that need no key: what probes ask, and where a key is given."""
@@ -68,6 +69,11 @@ def call_of(request: Request) -> Call:
     """The record of a request, for routes to fill in."""
     found: Call = request.scope[CALL]
     return found
+
+
+def new_identity() -> str:
+    """A name for a request that brings none."""
+    return f"{_PROCESS}{next(_NUMBERS):016x}"
 
 
 class Keys:
@@ -143,6 +149,8 @@ class Guard:
         refusal: how a refusal looks at a path.
         routes: the paths of the API's own routes, as they are counted; all others are the page's.
         draining: whether the server is about to stop.
+        enter: counts a request in, and gives what counts it out; raises Overloaded for one that would wait too long,
+            for this is the cheapest place to say so.
     """
 
     def __init__(
@@ -155,9 +163,11 @@ class Guard:
         refusal: Callable[[Scope, ServiceError], Response],
         routes: frozenset[str],
         draining: Callable[[], bool],
+        enter: Callable[[Scope], Callable[[Work | None], None]],
     ) -> None:
         self._app, self._settings, self._keys, self._telemetry = app, settings, keys, telemetry
-        self._refusal, self._routes, self._draining = refusal, routes, draining
+        self._refusal, self._routes = refusal, routes
+        self._draining, self._enter = draining, enter
         self._limit = RateLimitItemPerMinute(settings.requests_per_minute) if settings.requests_per_minute else None
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._any_host = bool(keys) and not settings.allowed_hosts
@@ -169,10 +179,15 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        try:
+            leave = self._enter(scope)
+        except ServiceError as error:
+            await self._too_busy(scope, receive, send, error)
+            return
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         plain = re.fullmatch(r"[\w.:-]{1,128}", given, re.ASCII)
-        call = scope[CALL] = Call(given if plain else uuid.uuid4().hex)
+        call = scope[CALL] = Call(given if plain else new_identity())
         code = 0
         more: dict[str, str] = {}
 
@@ -206,8 +221,17 @@ class Guard:
                 failed = ServiceError(f"the server failed ({type(error).__name__}); its log says more")
                 await self._refusal(scope, failed)(scope, receive, marked)
         finally:
+            leave(call.work)
             if scope["type"] == "http":
                 self._noted(scope, call, code)
+
+    async def _too_busy(self, scope: Scope, receive: Receive, send: Send, error: ServiceError) -> None:
+        """Refuse with as little work as can be: it is done thousands of times a second."""
+        call = scope[CALL]
+        answer = self._refusal(scope, error)
+        answer.headers["X-Request-Id"] = call.identity
+        await answer(scope, receive, send)
+        self._noted(scope, call, answer.status_code)
 
     async def _while_open(self, stream: Any) -> None:
         """A stream, until it ends or the server stops."""
@@ -291,7 +315,7 @@ class Guard:
 
     def _noted(self, scope: Scope, call: Call, code: int) -> None:
         path = getattr(scope.get("route"), "path", "")
-        known = path if path in self._routes else "page" if code != 404 else "-"
+        known = path if path in self._routes else "-" if code in (404, 429) else "page"
         self._telemetry.request(
             identity=call.identity,
             key=call.key,

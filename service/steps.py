@@ -12,6 +12,19 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+class Quick:
+    """A function that takes less time than handing it to another thread would."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+
+    def __call__(self) -> Any:
+        """Call it."""
+        return self._call()
+
+
 Steps = Generator[Callable[[], Any] | Future[Any], Any, T]
 
 
@@ -34,12 +47,16 @@ def finish(steps: Steps[T]) -> T:
 
 
 async def afinish(steps: Steps[T]) -> T:
-    """The steps' result; functions run in another thread. Cancelling it cancels the future it waits for."""
+    """The steps' result; functions that are not `Quick` run in another thread. Cancelled, it cancels what it waits
+    for."""
     try:
         step = next(steps)
         while True:
             try:
-                outcome = await (asyncio.wrap_future(step) if isinstance(step, Future) else asyncio.to_thread(step))
+                if isinstance(step, Quick):
+                    outcome = step()
+                else:
+                    outcome = await (asyncio.wrap_future(step) if isinstance(step, Future) else asyncio.to_thread(step))
             except BaseException as error:  # cancellation among them
                 step = steps.throw(error)
             else:

@@ -127,7 +127,7 @@ class Telemetry:
 
 
 def _to_standard_error(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(line + "\n")
 
 
 def quiet_libraries() -> None:

@@ -100,9 +100,9 @@ class Worker:
         """Tokens that wait."""
         return self._batcher.waiting
 
-    def check_room(self, patience_s: float) -> None:
-        """See `Batcher.check_room`."""
-        self._batcher.check_room(patience_s)
+    def seconds(self, tokens: float | None = None) -> float:
+        """What so many tokens will take, or those that wait; 0 where nothing was computed so far."""
+        return self._batcher.seconds(self.waiting if tokens is None else tokens)
 
     def rows(self, kind: Rows, rows: Sequence[Encoded], terms: Terms) -> Future[list[Found]]:
         """Results of sequences.

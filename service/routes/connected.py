@@ -7,6 +7,7 @@ Does not know: any wire dialect.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -15,6 +16,8 @@ from fastapi import Request
 from service.errors import BadRequest, Late
 
 T = TypeVar("T")
+AT_ONCE_S = 0.02
+"""What takes no longer than this needs nobody to look whether its caller is still there."""
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T], *, within_s: float) -> T:
@@ -28,18 +31,25 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T], *, wit
         Late: the time is over.
     """
     task = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_gone(request))
+    leaving: asyncio.Task[None] | None = None
+    begin = time.monotonic()
     try:
-        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED, timeout=within_s)
+        await asyncio.wait({task}, timeout=min(AT_ONCE_S, within_s))
+        if not task.done():
+            leaving = asyncio.ensure_future(_gone(request))
+            left = within_s - (time.monotonic() - begin)
+            await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED, timeout=max(0.0, left))
         if task.done():
             return task.result()
-        if leaving.done():
+        if leaving is not None and leaving.done():
             raise BadRequest("the client left before its answer was ready")
         raise Late(f"this took longer than the {within_s:g} s that a request may take", hint="ask for less at once")
     finally:
-        for one in (task, leaving):
+        waiting = [one for one in (task, leaving) if one is not None and not one.done()]
+        for one in waiting:
             one.cancel()
-        await asyncio.gather(task, leaving, return_exceptions=True)
+        if waiting:
+            await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def _gone(request: Request) -> None:

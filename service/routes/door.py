@@ -7,23 +7,31 @@ Does not know: any wire dialect.
 from __future__ import annotations
 
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
 from finetune.artifact import AttentionMode
 from finetune.encoding import without_surrogates
 from service.engine import Engine
-from service.errors import BadRequest, TooLarge, WrongType
-from service.guard import call_of
+from service.errors import BadRequest, Overloaded, TooLarge, WrongType
+from service.guard import CALL, Call, call_of, new_identity
 from service.routes.connected import while_connected
 from service.schema import Answer, Function, TextInput, Work, ZeroShotQuestion
 from service.settings import ServeSettings
 from service.store import ModelStore
 from service.telemetry import Telemetry
+
+
+def _nothing(work: Work | None) -> None:
+    """Counts nothing out."""
+
+
+DEFAULT_PATHS = frozenset({"/", "/predict", "/v1/classify"})
 
 
 class Door:
@@ -33,19 +41,37 @@ class Door:
         self.store, self.settings, self.telemetry = store, settings, telemetry
 
     async def engine(self, request: Request, name: str | None = None) -> Engine:
-        """The engine of a served name, or of the default; refused at once where too much waits for it.
+        """The engine of a served name, or of the default.
 
         Raises:
             ModelNotFound: the name is not served.
-            Overloaded: it would wait longer than a request may.
         """
         name = name if name is not None else self.store.default_name
         engine = self.store.loaded_as(name)
         if engine is None:
             engine = await run_in_threadpool(self.store.get, name)
         call_of(request).model = name
-        engine.check_room(self.settings.queue_seconds)
         return engine
+
+    def enter(self, scope: Scope) -> Callable[[Work | None], None]:
+        """Count a request in by its address alone, and give what counts it out.
+
+        Raises:
+            Overloaded: its model is too busy.
+        """
+        path = scope["path"]
+        if scope.get("method") != "POST" or not (path.startswith("/models/") or path in DEFAULT_PATHS):
+            return _nothing
+        name = path[len("/models/") :] if path.startswith("/models/") else self.store.default_name
+        engine = self.store.loaded_as(name)
+        if engine is None:
+            return _nothing
+        try:
+            engine.enter(self.settings.queue_seconds, self.settings.max_concurrent)
+        except Overloaded:
+            scope[CALL] = Call(new_identity(), model=name)
+            raise
+        return engine.leave
 
     async def body(self, request: Request) -> Any:
         """The JSON of a request.

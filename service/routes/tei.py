@@ -77,7 +77,7 @@ def build(door: Door) -> APIRouter:
             "model_sha": None,
             "model_dtype": engine.backend.precision,
             "model_type": {"classifier": {"id2label": folder.labels.id2label, "label2id": folder.labels.label2id}},
-            "max_concurrent_requests": settings.max_tokens,
+            "max_concurrent_requests": settings.max_concurrent,
             "max_input_length": engine.max_length,
             "max_batch_tokens": engine.backend.batch.tokens,
             "max_client_batch_size": settings.max_texts,
