@@ -246,6 +246,13 @@ async def _invalid(request: Request, error: Any) -> Response:
     )
 
 
+async def _crash(request: Request, error: Any) -> Response:
+    # the guard writes down where; what the error says stays here, for it may hold what a caller sent
+    failed = ServiceError(f"the server failed ({type(error).__name__}); its log says more")
+    failed.code = "crash"
+    return failures.response(request.scope, failed)
+
+
 DIALECTS = (huggingface, tei, vllm, systemone)
 
 ERROR_HANDLERS: dict[Any, Any] = {
@@ -253,4 +260,5 @@ ERROR_HANDLERS: dict[Any, Any] = {
     FinetuneError: _finetune_error,
     HTTPException: _http_error,
     RequestValidationError: _invalid,
+    Exception: _crash,
 }

@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +24,7 @@ IDLE_S = 1.0
 LONGER_AT_MOST = 2
 """The longest item of a batch over the shortest: padding is computed like everything else."""
 
+NICER = 2
 STUCK_S, STUCK_TIMES = 3.0, 8.0
 """Seconds, and times what its tokens took so far, after which a batch is taken for one that never ends."""
 
@@ -271,6 +273,8 @@ class Batcher:
 
     def _work(self, renewed: bool) -> None:
         me = threading.current_thread()
+        if self._renew is not None:
+            _give_way()
         if renewed and self._renew is not None:
             try:
                 self._renew()
@@ -367,6 +371,13 @@ class Batcher:
             self._changed.notify_all()
         for item in waiting:
             item.job.fail(error)
+
+
+def _give_way() -> None:
+    """A server's other threads go first on a processor they share: they take little, and computing takes what is left."""
+    if hasattr(os, "setpriority"):  # not on Windows
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + NICER)
 
 
 def _after_fork() -> None:

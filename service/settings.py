@@ -130,7 +130,7 @@ class ServeSettings(BaseModel):
     max_tokens: int = Field(default=65_536, ge=1)
     """Tokens of work one request may ask for: its texts, and its labels as often as they are computed."""
 
-    max_concurrent: int = Field(default=512, ge=1)
+    max_concurrent: int = Field(default=256, ge=1)
     """Requests that may be under way for one model."""
 
     queue_seconds: float = Field(default=2.0, gt=0)
