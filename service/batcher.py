@@ -374,7 +374,7 @@ class Batcher:
 
 
 def _give_way() -> None:
-    """A server's other threads go first on a processor they share: they take little, and computing takes what is left."""
+    """A server's other threads go first on a processor they share: answering takes little, computing what is left."""
     if hasattr(os, "setpriority"):  # not on Windows
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + NICER)
