@@ -27,6 +27,7 @@ from starlette.types import Receive, Scope, Send
 
 from finetune.artifact import ModelFolder
 from finetune.errors import FinetuneError
+from service.desk import Desk
 from service.engine import Engine
 from service.errors import BackendFailed, BadRequest, ServiceError
 from service.guard import Guard, Keys, check_exposure
@@ -68,7 +69,8 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
 
     app = _Guarded(title="rehead", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.store = store
-    door = Door(store, settings, telemetry)
+    desk = Desk(store, settings, telemetry)
+    door = Door(desk)
 
     def draining() -> bool:
         return bool(getattr(app.state, "draining", False))
@@ -102,7 +104,7 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
     )
     for kind, handler in ERROR_HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    _mount_page(app, store, settings)
+    _mount_page(app, desk)
     return app
 
 
@@ -144,17 +146,18 @@ def _load(runtime: RuntimeSettings, telemetry: Telemetry, say: Say, folder: Mode
     return engine
 
 
-def _mount_page(app: FastAPI, store: ModelStore[Engine], settings: ServeSettings) -> None:
+def _mount_page(app: FastAPI, desk: Desk) -> None:
     """The page at `/`, behind the routes that the app has already."""
     gradio.mount_gradio_app(
         app,
-        page.build(store, settings),
+        page.build(desk),
         path="/",
         footer_links=[],
         run_history=False,
         ssr_mode=False,
-        app_kwargs={"max_body_size": settings.max_upload_bytes},
-        max_file_size=settings.max_upload_bytes,
+        app_kwargs={"max_body_size": desk.settings.max_upload_bytes},
+        max_file_size=desk.settings.max_upload_bytes,
+        mcp_server=desk.settings.mcp,
         theme=page.theme(),
         css=page.CSS,
     )

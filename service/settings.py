@@ -112,6 +112,9 @@ class ServeSettings(BaseModel):
     cors_origins: tuple[str, ...] = ()
     """Web pages, as https://example.org, whose scripts may ask; none where it is left out."""
 
+    mcp: bool = False
+    """Offer classify_sentiment and classify_topics as tools to language models, at /gradio_api/mcp (extra `mcp`)."""
+
     max_body_bytes: int = Field(default=2_000_000, ge=1024)
     """Bytes a request body may have."""
 

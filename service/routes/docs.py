@@ -26,8 +26,16 @@ td { padding: .15rem 1rem .15rem 0; vertical-align: top; }
 """
 
 TOPIC = {"inputs": "The match went to extra time.", "parameters": {"candidate_labels": ["sports", "business"]}}
+TYPED = {
+    "model": "topics",
+    "state": "The parcel is three weeks late.",
+    "questions": {"topic": {"type": "choice", "criteria": {"delivery": None, "billing": "Money was charged wrongly"}}},
+}
 EXAMPLES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "/models/{name}": [("models/sentiment", {"inputs": "I loved it."}), ("models/topics", TOPIC)],
+    "/predict": [("predict", {"inputs": [["I loved it."], ["It was dull."]]})],
+    "/v1/classify": [("v1/classify", {"model": "sentiment", "input": ["I loved it.", "It was dull."]})],
+    "/v1/systemone": [("v1/systemone", TYPED)],
 }
 
 

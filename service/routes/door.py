@@ -1,13 +1,13 @@
-"""What all dialects do alike: read a body, check what a request may hold, ask the engine, count the answers.
+"""What all dialects do alike: read a body, find the model, ask it for as long as the caller waits.
 
-Knows: limits, bodies, the engine's async face.
-Does not know: any wire dialect.
+Knows: bodies, callers who leave, which model an address means.
+Does not know: any wire dialect, limits (the desk does).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request
@@ -16,15 +16,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from finetune.artifact import AttentionMode
-from finetune.encoding import without_surrogates
+from service.desk import Desk
 from service.engine import Engine
 from service.errors import BadRequest, Overloaded, TooLarge, WrongType
 from service.guard import CALL, Call, call_of, new_identity
 from service.routes.connected import while_connected
 from service.schema import Answer, Function, TextInput, Work, ZeroShotQuestion
-from service.settings import ServeSettings
-from service.store import ModelStore
-from service.telemetry import Telemetry
 
 
 def _nothing(work: Work | None) -> None:
@@ -37,8 +34,9 @@ DEFAULT_PATHS = frozenset({"/", "/predict", "/v1/classify"})
 class Door:
     """The way from a request to the models."""
 
-    def __init__(self, store: ModelStore[Engine], settings: ServeSettings, telemetry: Telemetry) -> None:
-        self.store, self.settings, self.telemetry = store, settings, telemetry
+    def __init__(self, desk: Desk) -> None:
+        self.desk, self.store, self.settings = desk, desk.store, desk.settings
+        self.inputs, self.labels = desk.inputs, desk.labels
 
     async def engine(self, request: Request, name: str | None = None) -> Engine:
         """The engine of a served name, or of the default.
@@ -92,39 +90,6 @@ class Door:
         except (ValueError, RecursionError) as error:
             raise BadRequest(f"the body is not JSON ({error})") from error
 
-    def inputs(self, given: Sequence[Any]) -> list[TextInput]:
-        """Texts and pairs of a request, lone surrogates replaced.
-
-        Raises:
-            BadRequest, TooLarge.
-        """
-        if not given:
-            raise BadRequest("inputs is an empty list: send at least one text")
-        if len(given) > self.settings.max_texts:
-            raise TooLarge(f"inputs holds {len(given)} texts, and a request may hold {self.settings.max_texts}")
-        found = []
-        for number, item in enumerate(map(TextInput.of, given), 1):
-            for text in (item.text, item.pair or ""):
-                if len(text) > self.settings.max_characters:
-                    raise TooLarge(
-                        f"text {number} has {len(text)} characters, and a text may have {self.settings.max_characters}"
-                    )
-            pair = None if item.pair is None else without_surrogates(item.pair)
-            found.append(TextInput(without_surrogates(item.text), pair))
-        return found
-
-    def labels(self, given: Sequence[str]) -> tuple[str, ...]:
-        """Labels of a caller's own, lone surrogates replaced.
-
-        Raises:
-            TooLarge.
-        """
-        if len(given) > self.settings.max_labels:
-            raise TooLarge(
-                f"there are {len(given)} candidate_labels, and a request may hold {self.settings.max_labels}"
-            )
-        return tuple(map(without_surrogates, given))
-
     async def classify(
         self,
         request: Request,
@@ -136,22 +101,17 @@ class Door:
     ) -> list[Answer]:
         """Scores of the model's own labels."""
         work = self._work(request)
-        asked = engine.aclassify(inputs, function=function, attention=attention, work=work)
-        answers = await self._within(request, asked)
-        self.telemetry.answers(call_of(request).model, answers, own_labels=engine.folder.labels.names)
-        return answers
+        asked = self.desk.classify(engine, inputs, work, function=function, attention=attention)
+        return await self._within(request, asked)
 
     async def zero_shot(
         self, request: Request, engine: Engine, texts: list[str], question: ZeroShotQuestion | list[ZeroShotQuestion]
     ) -> list[Answer]:
         """Scores of a caller's labels."""
-        answers = await self._within(request, engine.azero_shot(texts, question, work=self._work(request)))
-        self.telemetry.answers(call_of(request).model, answers, own_labels=None)
-        return answers
+        return await self._within(request, self.desk.zero_shot(engine, texts, question, self._work(request)))
 
     def _work(self, request: Request) -> Work:
-        work = Work(self.settings.max_tokens, self.settings.queue_seconds)
-        call_of(request).work = work
+        work = call_of(request).work = self.desk.work()
         return work
 
     async def _within(self, request: Request, asked: Coroutine[Any, Any, list[Answer]]) -> list[Answer]:

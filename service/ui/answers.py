@@ -6,9 +6,10 @@ Does not know: any tab.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
@@ -18,7 +19,9 @@ from service.engine import Engine
 from service.errors import ServiceError
 from service.schema import Answer
 from service.store import ModelStore, describe
+from service.telemetry import Telemetry
 
+T = TypeVar("T")
 SHOWN_FIRST = ("sentiment", "topics")
 
 
@@ -83,18 +86,40 @@ def _pictures(folder: ModelFolder) -> list[tuple[Any, str]]:
     return found
 
 
-def guarded(act: Callable[..., Sequence[Any]], *, outputs: int) -> Callable[..., list[Any]]:
+def guarded(
+    act: Callable[..., Coroutine[Any, Any, Sequence[Any]]], telemetry: Telemetry, *, outputs: int
+) -> Callable[..., Coroutine[Any, Any, list[Any]]]:
     """The handler `act` with a sentence after its outputs: empty, or what was wrong, and the outputs cleared."""
 
-    def handler(*arguments: Any) -> list[Any]:
+    async def handler(*arguments: Any) -> list[Any]:
         try:
-            return [*act(*arguments), gr.update(value="", visible=False)]
-        except (ServiceError, FinetuneError) as error:
-            sentence = str(error)[:1].upper() + str(error)[1:]
+            return [*await act(*arguments), gr.update(value="", visible=False)]
+        except Exception as error:
+            said = str(error)
+            if not isinstance(error, ServiceError | FinetuneError):
+                telemetry.crash("page", error)
+                said = "the server failed; its log says more"
+            sentence = said[:1].upper() + said[1:]
             problem = f'<div class="rehead-problem" role="alert">{escape(sentence)}</div>'
             return [*[None] * outputs, gr.update(value=problem, visible=True)]
 
     return handler
+
+
+def as_tool(act: Callable[..., Coroutine[Any, Any, T]], telemetry: Telemetry) -> Callable[..., Coroutine[Any, Any, T]]:
+    """The function `act` for callers who are programs: what is wrong is told as gradio tells it."""
+
+    @functools.wraps(act)
+    async def tool(*arguments: Any, **named: Any) -> T:
+        try:
+            return await act(*arguments, **named)
+        except (ServiceError, FinetuneError) as error:
+            raise gr.Error(str(error), print_exception=False) from error  # a traceback would hold what was sent
+        except Exception as error:
+            telemetry.crash("page", error)
+            raise gr.Error("the server failed; its log says more", print_exception=False) from None
+
+    return tool
 
 
 def bars(answer: Answer, *, number: bool = False) -> dict[str, float] | str:

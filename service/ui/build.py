@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from service.engine import Engine
-from service.settings import ServeSettings
-from service.store import ModelStore
+from service.desk import Desk
 from service.ui.tabs import sentiment, topics
 
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
@@ -45,13 +43,13 @@ CSS = """
 """
 
 
-def build(store: ModelStore[Engine], settings: ServeSettings) -> gr.Blocks:
+def build(desk: Desk) -> gr.Blocks:
     """The page itself."""
     with gr.Blocks(title="rehead", analytics_enabled=False) as page:
         gr.HTML(HEADER)
         for title, tab in TABS.items():
             with gr.Tab(title):
-                tab.build(page, store, settings)
+                tab.build(page, desk)
     return page
 
 

@@ -17,8 +17,8 @@ import pytest
 class Server:
     """`rehead serve` on a free port; `lines` is what it printed until it could answer."""
 
-    def __init__(self, models: Path, *arguments: str, seconds: float = 120.0) -> None:
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--models", str(models), *arguments]
+    def __init__(self, models: Path, *arguments: str, seconds: float = 120.0, python: str = sys.executable) -> None:
+        command = [python, "-m", "service.cli", "serve", "--port", "0", "--models", str(models), *arguments]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

@@ -6,16 +6,16 @@ Does not know: the other tabs, HTTP.
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from service.engine import Engine
+from service.desk import Desk
 from service.errors import BadRequest
-from service.schema import TextInput
-from service.settings import ServeSettings
-from service.store import ModelStore
-from service.ui.answers import about, bars, guarded, names_where, note, report_of
+from service.schema import Answer
+from service.ui.answers import about, as_tool, bars, guarded, names_where, note, report_of
 
 EXAMPLES = (
     "A warm, funny film with a terrific cast. I would happily watch it again.",
@@ -25,8 +25,9 @@ EXAMPLES = (
 )
 
 
-def build(page: gr.Blocks, store: ModelStore[Engine], settings: ServeSettings) -> None:
+def build(page: gr.Blocks, desk: Desk) -> None:
     """Lay out the tab inside the block that is open, and connect it."""
+    store = desk.store
 
     def names() -> list[str]:
         return names_where(store, lambda folder: not folder.is_zero_shot)
@@ -65,8 +66,8 @@ def build(page: gr.Blocks, store: ModelStore[Engine], settings: ServeSettings) -
             label="Pictures", columns=3, object_fit="contain", interactive=False, elem_id="sentiment-pictures"
         )
 
-    one = guarded(lambda *given: _one(store, *given), outputs=2)
-    many = guarded(lambda *given: _many(store, settings, *given), outputs=1)
+    one = guarded(partial(_one, desk), desk.telemetry, outputs=2)
+    many = guarded(partial(_many, desk), desk.telemetry, outputs=1)
     for event in (classify.click, text.submit, examples.load_input_event.then):
         event(one, [model, text], [scores, remark, problem], api_name=False)
     classify_lines.click(many, [model, lines], [table, problem_lines], api_name=False)
@@ -75,27 +76,46 @@ def build(page: gr.Blocks, store: ModelStore[Engine], settings: ServeSettings) -
     model.change(lambda: (gr.update(open=False), "", None), None, [report, figures, pictures], api_name=False)
     page.load(lambda: gr.update(choices=names()), None, [model], api_name=False, show_progress="hidden")
 
+    async def classify_sentiment(text: str, model: str = first or "") -> list[dict[str, Any]]:
+        """Say whether a text is positive or negative, or what else a fine-tuned model of this server tells.
 
-def _one(store: ModelStore[Engine], model: str | None, text: str) -> list[Any]:
+        Args:
+            text: the text to classify.
+            model: the name of a served model.
+
+        Returns:
+            Labels with their scores, best first.
+        """
+        (answer,) = await _answers(desk, model, [text])
+        return [{"label": one.label, "score": one.score} for one in answer.predictions]
+
+    gr.api(as_tool(classify_sentiment, desk.telemetry), api_name="classify_sentiment")
+
+
+async def _one(desk: Desk, model: str | None, text: str) -> list[Any]:
     if not text.strip():
         raise BadRequest("there is no text yet: type one, or pick an example")
-    engine = _engine(store, model)
-    (answer,) = engine.classify([TextInput(text)])
-    return [bars(answer, number=engine.folder.settings.task == "regression"), note(answer)]
+    (answer,) = await _answers(desk, model, [text])
+    number = desk.store.folder(str(model)).settings.task == "regression"
+    return [bars(answer, number=number), note(answer)]
 
 
-def _many(store: ModelStore[Engine], settings: ServeSettings, model: str | None, lines: str) -> list[Any]:
+async def _many(desk: Desk, model: str | None, lines: str) -> list[Any]:
     texts = [line.strip() for line in lines.splitlines() if line.strip()]
     if not texts:
         raise BadRequest("there is no text yet: paste one on each line")
-    if len(texts) > settings.max_texts:
-        raise BadRequest(f"these are {len(texts)} lines, and {settings.max_texts} go at once: use rehead predict FILE")
-    answers = _engine(store, model).classify([TextInput(text) for text in texts])
+    if len(texts) > (most := desk.settings.max_texts):
+        raise BadRequest(f"these are {len(texts)} lines, and {most} go at once: use rehead predict FILE")
+    answers = await _answers(desk, model, texts)
     rows = zip(answers, texts, strict=True)
     return [[[answer.best.label, f"{answer.best.score:.3f}", text] for answer, text in rows]]
 
 
-def _engine(store: ModelStore[Engine], model: str | None) -> Engine:
+async def _answers(desk: Desk, model: str | None, texts: list[str]) -> list[Answer]:
     if not model:
         raise BadRequest("no fine-tuned model is served: train one with rehead finetune")
-    return store.get(model)
+    engine = await asyncio.to_thread(desk.store.get, model)
+    if engine.folder.is_zero_shot:
+        raise BadRequest(f"{model} is a zero-shot model: it wants labels of your own")
+    inputs, work = desk.inputs(texts), desk.work()
+    return await desk.counted(engine, work, desk.classify(engine, inputs, work))

@@ -6,18 +6,21 @@ Does not know: the other tabs, HTTP.
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from finetune.artifact import DEFAULT_TEMPLATE
 from service import zero_shot
+from service.desk import Desk
 from service.engine import Engine
 from service.errors import BadRequest
-from service.schema import ZeroShotQuestion
-from service.settings import ServeSettings
+from service.schema import Answer, ZeroShotQuestion
 from service.store import ModelStore
-from service.ui.answers import about, bars, guarded, names_where, note
+from service.ui.answers import about, as_tool, bars, guarded, names_where, note
 
 EXAMPLES = (
     ["The match went to extra time before the visitors scored.", "sports, business, science, politics", False],
@@ -27,8 +30,9 @@ EXAMPLES = (
 )
 
 
-def build(page: gr.Blocks, store: ModelStore[Engine], settings: ServeSettings) -> None:
+def build(page: gr.Blocks, desk: Desk) -> None:
     """Lay out the tab inside the block that is open, and connect it."""
+    store = desk.store
 
     def names() -> list[str]:
         return names_where(store, lambda folder: folder.is_zero_shot)
@@ -52,7 +56,7 @@ def build(page: gr.Blocks, store: ModelStore[Engine], settings: ServeSettings) -
             scores = gr.Label(label="Scores", elem_id="topics-scores", elem_classes="rehead-scores")
             remark = gr.HTML(visible=False, padding=False)
 
-    act = guarded(lambda *given: _answer(store, settings, *given), outputs=2)
+    act = guarded(partial(_answer, desk), desk.telemetry, outputs=2)
     for event in (classify.click, text.submit, labels.submit, examples.load_input_event.then):
         event(act, [model, *question], [scores, remark, problem], api_name=False)
 
@@ -61,6 +65,25 @@ def build(page: gr.Blocks, store: ModelStore[Engine], settings: ServeSettings) -
 
     model.change(describe_model, [model], [line, template], api_name=False, show_progress="hidden")
     page.load(lambda: gr.update(choices=names()), None, [model], api_name=False, show_progress="hidden")
+
+    async def classify_topics(
+        text: str, labels: list[str], multi_label: bool = False, model: str = first or ""
+    ) -> list[dict[str, Any]]:
+        """Sort a text into topics that you name; the model needs no examples of them.
+
+        Args:
+            text: the text to sort.
+            labels: the topics to choose from, as words or short phrases.
+            multi_label: whether several topics may hold at once.
+            model: the name of a served zero-shot model.
+
+        Returns:
+            Topics with their scores, best first.
+        """
+        answer = await _weighed(desk, model, text, ZeroShotQuestion(zero_shot.parse_labels(labels), multi_label))
+        return [{"label": one.label, "score": one.score} for one in answer.predictions]
+
+    gr.api(as_tool(classify_topics, desk.telemetry), api_name="classify_topics")
 
 
 def _question(template: str) -> tuple[gr.Textbox, gr.Textbox, gr.Checkbox, gr.Textbox]:
@@ -85,27 +108,25 @@ def _question(template: str) -> tuple[gr.Textbox, gr.Textbox, gr.Checkbox, gr.Te
     )
 
 
-def _answer(
-    store: ModelStore[Engine],
-    settings: ServeSettings,
-    model: str | None,
-    text: str,
-    labels: str,
-    several: bool,
-    template: str,
-) -> list[Any]:
-    if not model:
-        raise BadRequest("no model for labels of your own is served")
+async def _answer(desk: Desk, model: str | None, text: str, labels: str, several: bool, template: str) -> list[Any]:
     if not text.strip():
         raise BadRequest("there is no text yet: type one, or pick an example")
     # a line may hold a comma where each label has a line of its own
     names = zero_shot.parse_labels(labels.splitlines() if "\n" in labels.strip() else labels)
     if len(names) < 2 and not several:
         raise BadRequest("one label leaves nothing to choose: name at least two, or let several hold at once")
-    if len(names) > settings.max_labels:
-        raise BadRequest(f"these are {len(names)} labels, and {settings.max_labels} go at once")
-    (answer,) = store.get(model).zero_shot([text], ZeroShotQuestion(names, several, template))
+    answer = await _weighed(desk, model, text, ZeroShotQuestion(names, several, template))
     return [bars(answer), note(answer)]
+
+
+async def _weighed(desk: Desk, model: str | None, text: str, question: ZeroShotQuestion) -> Answer:
+    if not model:
+        raise BadRequest("no model for labels of your own is served")
+    engine = await asyncio.to_thread(desk.store.get, model)
+    (item,), work = desk.inputs([text]), desk.work()
+    question = replace(question, labels=desk.labels(question.labels))
+    (answer,) = await desk.counted(engine, work, desk.zero_shot(engine, [item.text], question, work))
+    return answer
 
 
 def _template(store: ModelStore[Engine], model: str | None) -> str:

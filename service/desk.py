@@ -1,0 +1,116 @@
+"""What every way in asks alike, HTTP and page: is it within the limits, and what does the model say, counted.
+
+Knows: limits, the engine's async face, what is counted of an answer.
+Does not know: any wire dialect, pages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+from finetune.artifact import AttentionMode
+from finetune.encoding import without_surrogates
+from service.engine import Engine
+from service.errors import BadRequest, Late, TooLarge
+from service.schema import Answer, Function, TextInput, Work, ZeroShotQuestion
+from service.settings import ServeSettings
+from service.store import ModelStore
+from service.telemetry import Telemetry
+
+T = TypeVar("T")
+
+
+class Desk:
+    """The models of a server, as strangers may use them."""
+
+    def __init__(self, store: ModelStore[Engine], settings: ServeSettings, telemetry: Telemetry) -> None:
+        self.store, self.settings, self.telemetry = store, settings, telemetry
+
+    def inputs(self, given: Sequence[Any]) -> list[TextInput]:
+        """Texts and pairs, lone surrogates replaced.
+
+        Raises:
+            BadRequest: none, or what is no text.
+            TooLarge: too many, or one that is too long; before anything is tokenized.
+        """
+        if not given:
+            raise BadRequest("inputs is an empty list: send at least one text")
+        if len(given) > self.settings.max_texts:
+            raise TooLarge(f"inputs holds {len(given)} texts, and a request may hold {self.settings.max_texts}")
+        found = []
+        for number, item in enumerate(map(TextInput.of, given), 1):
+            for text in (item.text, item.pair or ""):
+                if len(text) > self.settings.max_characters:
+                    raise TooLarge(
+                        f"text {number} has {len(text)} characters, and a text may have {self.settings.max_characters}"
+                    )
+            pair = None if item.pair is None else without_surrogates(item.pair)
+            found.append(TextInput(without_surrogates(item.text), pair))
+        return found
+
+    def labels(self, given: Sequence[str]) -> tuple[str, ...]:
+        """Labels of a caller's own, lone surrogates replaced.
+
+        Raises:
+            TooLarge: too many.
+        """
+        if len(given) > self.settings.max_labels:
+            raise TooLarge(
+                f"there are {len(given)} candidate_labels, and a request may hold {self.settings.max_labels}"
+            )
+        return tuple(map(without_surrogates, given))
+
+    def work(self) -> Work:
+        """What a request may take."""
+        return Work(self.settings.max_tokens, self.settings.queue_seconds)
+
+    async def classify(
+        self,
+        engine: Engine,
+        inputs: list[TextInput],
+        work: Work,
+        *,
+        function: Function = "default",
+        attention: AttentionMode | None = None,
+    ) -> list[Answer]:
+        """Scores of the model's own labels; raises as `Engine.aclassify` does."""
+        answers = await engine.aclassify(inputs, function=function, attention=attention, work=work)
+        self.telemetry.answers(engine.folder.path.name, answers, own_labels=engine.folder.labels.names)
+        return answers
+
+    async def zero_shot(
+        self, engine: Engine, texts: list[str], question: ZeroShotQuestion | list[ZeroShotQuestion], work: Work
+    ) -> list[Answer]:
+        """Scores of a caller's labels; raises as `Engine.azero_shot` does."""
+        answers = await engine.azero_shot(texts, question, work=work)
+        self.telemetry.answers(engine.folder.path.name, answers, own_labels=None)
+        return answers
+
+    async def counted(self, engine: Engine, work: Work, asked: Coroutine[Any, Any, T]) -> T:
+        """The outcome of a call that no guard has counted in.
+
+        Raises:
+            Overloaded: the model is too busy.
+            Late: it took longer than a request may.
+        """
+        settings = self.settings
+        try:
+            engine.enter(settings.queue_seconds, settings.max_concurrent)
+        except BaseException:
+            asked.close()
+            raise
+        try:
+            return await asyncio.wait_for(asked, settings.request_seconds)
+        except TimeoutError as error:
+            raise self.late() from error
+        finally:
+            engine.leave(work)
+
+    def late(self) -> Late:
+        """What is said where a request takes too long."""
+        return Late(
+            f"this took longer than the {self.settings.request_seconds:g} s that a request may take",
+            hint="ask for less at once",
+        )
