@@ -1,0 +1,82 @@
+"""Servers of benchmarks/serve.py: `serve_peers.py NAME MODEL PORT` serves `POST /models/sentiment` until it is ended.
+
+Knows: how each is put around the stock pipeline, as its own documentation does it.
+Does not know: load, measurements.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def pipeline_of(model: str, dtype: str) -> Any:
+    """The stock pipeline on one thread."""
+    import torch
+    from transformers import pipeline
+
+    torch.set_num_threads(1)
+    return pipeline("text-classification", model=model, dtype=getattr(torch, dtype), device="cpu")
+
+
+def fastapi(model: str, port: int, dtype: str) -> None:
+    """A route around the pipeline."""
+    import uvicorn
+    from fastapi import Body, FastAPI
+
+    pipe, app = pipeline_of(model, dtype), FastAPI()
+
+    @app.post("/models/sentiment")
+    def classify(inputs: str = Body(embed=True)) -> Any:
+        return [pipe(inputs, top_k=None)]
+
+    uvicorn.run(app, port=port, log_level="warning", access_log=False)
+
+
+def litserve(model: str, port: int, dtype: str) -> None:
+    """LitServe, with its batching."""
+    import litserve
+
+    class Api(litserve.LitAPI):
+        def setup(self, device: str) -> None:
+            self.pipe = pipeline_of(model, dtype)
+
+        def decode_request(self, request: dict[str, str], **kwargs: Any) -> str:
+            return request["inputs"]
+
+        def predict(self, texts: list[str], **kwargs: Any) -> list[Any]:
+            return self.pipe(list(texts), top_k=None, batch_size=len(texts))
+
+        def encode_response(self, output: Any, **kwargs: Any) -> Any:
+            return [output]
+
+    api = Api(max_batch_size=32, batch_timeout=0.005, api_path="/models/sentiment")
+    litserve.LitServer(api, accelerator="cpu", workers_per_device=1).run(port=port, log_level="warning")
+
+
+def ray(model: str, port: int, dtype: str) -> None:
+    """Ray Serve, with `serve.batch`."""
+    from ray import init, serve
+    from starlette.requests import Request
+
+    init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    serve.start(http_options={"port": port})
+
+    @serve.deployment(max_ongoing_requests=256)
+    class Classifier:
+        def __init__(self) -> None:
+            self.pipe = pipeline_of(model, dtype)
+
+        @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.005)
+        async def classify(self, texts: list[str]) -> list[Any]:
+            return [[found] for found in self.pipe(texts, top_k=None, batch_size=len(texts))]
+
+        async def __call__(self, request: Request) -> Any:
+            return await self.classify((await request.json())["inputs"])
+
+    serve.run(Classifier.bind(), route_prefix="/models/sentiment", blocking=True)
+
+
+if __name__ == "__main__":
+    name, dtype = sys.argv[1].split()
+    {"fastapi": fastapi, "litserve": litserve, "ray": ray}[name](sys.argv[2], int(sys.argv[3]), dtype)
