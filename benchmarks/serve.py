@@ -39,7 +39,7 @@ PEERS = ("fastapi float32", "fastapi bfloat16", "litserve bfloat16", "ray bfloat
 LOADS = (("2 C", 2.0), ("5 C", 5.0), ("after it, 0.5 C", 0.5))
 COLUMNS = ("load", "offered/s", "good/s", "of C", "good p50 ms", "good p99 ms", "refused p99 ms", "others",
            "live p50 ms", "live max ms")  # fmt: skip
-GENERATORS, OF_EACH = 20, 80
+GENERATORS = 20
 TEXT = "a truly great film, and I would see it again"
 SERVER_CORE, LOAD_CORE = 0, 1
 
@@ -134,7 +134,8 @@ def capacity(port: int, body: Path, seconds: float) -> tuple[float, int, float]:
 
 def at_rate(port: int, body: Path, rate: float, seconds: float) -> dict[str, Any]:
     """What came of so many requests a second, and how long the probe took meanwhile."""
-    each = rate / (GENERATORS * OF_EACH)
+    callers = max(1, round(rate / GENERATORS))  # each asks about once a second
+    each = rate / (GENERATORS * callers)
     probes: list[float] = []
     over = threading.Event()
 
@@ -146,7 +147,7 @@ def at_rate(port: int, body: Path, rate: float, seconds: float) -> dict[str, Any
 
     running = []
     for _ in range(GENERATORS):
-        running.append(hey(port, body, OF_EACH, seconds, each))
+        running.append(hey(port, body, callers, seconds, each))
         time.sleep(1 / each / GENERATORS if each * GENERATORS > 1 else 0.05)
     thread = threading.Thread(target=probe)
     thread.start()
