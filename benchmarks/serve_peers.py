@@ -33,25 +33,38 @@ def fastapi(model: str, port: int, dtype: str) -> None:
     uvicorn.run(app, port=port, log_level="warning", access_log=False)
 
 
+try:
+    from litserve import LitAPI
+except ImportError:
+    LitAPI = object
+
+
+class Batching(LitAPI):  # type: ignore[misc]  # LitServe starts processes, which have to find the class again
+    """LitServe around the pipeline."""
+
+    def setup(self, device: str) -> None:
+        """Load it."""
+        self.pipe = pipeline_of(sys.argv[2], sys.argv[1].split()[1])
+
+    def decode_request(self, request: dict[str, str], **kwargs: Any) -> str:
+        """The text."""
+        return request["inputs"]
+
+    def predict(self, texts: list[str], **kwargs: Any) -> list[Any]:
+        """Answers of a batch."""
+        return list(self.pipe(list(texts), top_k=None, batch_size=len(texts)))
+
+    def encode_response(self, output: Any, **kwargs: Any) -> Any:
+        """As the others answer."""
+        return [output]
+
+
 def litserve(model: str, port: int, dtype: str) -> None:
     """LitServe, with its batching."""
-    import litserve
+    from litserve import LitServer
 
-    class Api(litserve.LitAPI):
-        def setup(self, device: str) -> None:
-            self.pipe = pipeline_of(model, dtype)
-
-        def decode_request(self, request: dict[str, str], **kwargs: Any) -> str:
-            return request["inputs"]
-
-        def predict(self, texts: list[str], **kwargs: Any) -> list[Any]:
-            return self.pipe(list(texts), top_k=None, batch_size=len(texts))
-
-        def encode_response(self, output: Any, **kwargs: Any) -> Any:
-            return [output]
-
-    api = Api(max_batch_size=32, batch_timeout=0.005, api_path="/models/sentiment")
-    litserve.LitServer(api, accelerator="cpu", workers_per_device=1).run(port=port, log_level="warning")
+    api = Batching(max_batch_size=32, batch_timeout=0.005, api_path="/models/sentiment")
+    LitServer(api, accelerator="cpu", workers_per_device=1).run(port=port, log_level="warning")
 
 
 def ray(model: str, port: int, dtype: str) -> None:
