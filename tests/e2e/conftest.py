@@ -37,7 +37,7 @@ class Server:
                 raise AssertionError(f"the server said no address within {seconds} s") from None
             if self.lines[-1] == "":
                 raise AssertionError(f"the server stopped: {self.stop()[1]}")
-        self.address = re.search(r"http://\S+", self.lines[-1])[0]
+        self.address = re.search(r"https?://\S+", self.lines[-1])[0]
 
     @staticmethod
     def _read(stream, printed) -> None:

@@ -184,3 +184,22 @@ def test_a_language_model_finds_the_tools(start_server, tiny_models):
     finally:
         server.stop()
     assert set(found["tools"]) == {"classify_sentiment", "classify_topics"} and "sports" in found["said"]
+
+
+def test_https_and_a_key(start_server, tiny_models, tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.pem"]
+    subject = ["-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*made, *subject], cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "keys").write_text("team = a-long-enough-key\n")
+    files = ["--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "key.pem")]
+    server = start_server(tiny_models, *files, "--api-key-file", str(tmp_path / "keys"))
+    try:
+        assert server.address.startswith("https://")
+        ask = ["curl", "-s", "--cacert", str(tmp_path / "cert.pem"), "--json", '{"inputs": "a film"}', server.address]
+        done = [subprocess.run([*ask, *key], capture_output=True, text=True, timeout=30).stdout
+                for key in ([], ["-H", "Authorization: Bearer a-long-enough-key"])]  # fmt: skip
+    finally:
+        server.stop()
+    assert "wants a key" in json.loads(done[0])["error"] and len(json.loads(done[1])[0]) == 2

@@ -327,25 +327,28 @@ def test_texts_labels_and_tokens_are_in_no_log_line_and_no_metric(served, monkey
     assert all(json.loads(line) for line in client.lines)
 
 
-def test_counts_are_what_the_client_counted(served):
+@pytest.mark.parametrize("requests", [60, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_counts_are_what_the_client_counted(served, requests):
     client = served(max_texts=2)
     statuses = [
         client.post("/models/sentiment", json={"inputs": ["good film"] * (1 + number % 3)}).status_code
-        for number in range(60)
+        for number in range(requests)
     ]
     statuses += [client.post("/models/nope", json=ASK).status_code for _ in range(5)]
     counted = metric(client, "requests_total")
     named = 'route="/models/{name}"'
-    assert counted[f'code="200",model="sentiment",{named}'] == statuses.count(200) == 40
-    assert counted[f'code="413",model="sentiment",{named}'] == statuses.count(413) == 20
+    good, refused = statuses.count(200), statuses.count(413)
+    assert (good, refused) == (requests - requests // 3, requests // 3) and statuses.count(404) == 5
+    assert counted[f'code="200",model="sentiment",{named}'] == good
+    assert counted[f'code="413",model="sentiment",{named}'] == refused
     assert counted[f'code="404",model="-",{named}'] == 5
-    assert metric(client, "refused_total") == {'reason="too_large"': 20, 'reason="model_not_found"': 5}
-    labels = metric(client, "labels_total")
-    assert sum(labels.values()) == 20 * 1 + 20 * 2  # of the requests with one text and with two
-    assert metric(client, "top_score_count") == {'model="sentiment"': 60}
+    assert metric(client, "refused_total") == {'reason="too_large"': refused, 'reason="model_not_found"': 5}
+    texts = sum(1 + number % 3 for number in range(requests) if number % 3 < 2)
+    assert sum(metric(client, "labels_total").values()) == texts
+    assert metric(client, "top_score_count") == {'model="sentiment"': texts}
     rows = metric(client, "batch_rows_sum")['model="sentiment"']
-    assert rows == metric(client, "batch_rows_count")['model="sentiment"'] == 40  # equal texts are computed once
+    assert rows == metric(client, "batch_rows_count")['model="sentiment"'] == good  # equal texts are computed once
     assert metric(client, "waiting_tokens")['model="sentiment"'] == 0
     assert metric(client, "model_restarts_total")['model="sentiment"'] == 0
     seconds = metric(client, "seconds_count")
-    assert seconds['stage="inference"'] == seconds['stage="queue"'] == seconds['stage="tokenizing"'] == 40
+    assert seconds['stage="inference"'] == seconds['stage="queue"'] == seconds['stage="tokenizing"'] == good
