@@ -40,6 +40,7 @@ from service.ui import build as page
 
 Say = Callable[[str], None]
 ACCEPTED_AT_ONCE = 32
+FORM_BYTES = 10_000
 KEEP_ALIVE_S = 30
 """Seconds that an idle connection is kept; longer than most clients keep theirs, so that these close first."""
 
@@ -155,7 +156,8 @@ def _mount_page(app: FastAPI, desk: Desk) -> None:
         footer_links=[],
         run_history=False,
         ssr_mode=False,
-        app_kwargs={"max_body_size": desk.settings.max_upload_bytes},
+        # a form wraps the file in a few lines of its own
+        app_kwargs={"max_body_size": desk.settings.max_upload_bytes + FORM_BYTES},
         max_file_size=desk.settings.max_upload_bytes,
         mcp_server=desk.settings.mcp,
         theme=page.theme(),

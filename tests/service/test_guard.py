@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from starlette.testclient import TestClient
@@ -13,6 +15,7 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.errors import BadRequest
 from service.guard import Keys, check_exposure
+from service.schema import Answer
 from service.settings import ServeSettings
 
 KEY, OTHER = "a-long-enough-key-1", "a-long-enough-key-2"
@@ -236,6 +239,40 @@ def test_the_requests_of_a_minute_by_key(served):
     assert (told.remaining, told.limit, told.window_seconds) == (0, 3, 60)
 
 
+def test_the_bytes_of_a_file_on_the_page(served):
+    client = served(max_upload_bytes=50_000)
+    found = [
+        client.post("/gradio_api/upload", files={"files": ("in.csv", b"a" * size)}).status_code
+        for size in (49_999, 50_000, 50_001, 200_000)
+    ]
+    assert found[:2] == [200, 200] and all(400 <= status < 500 for status in found[2:])
+
+
+def test_the_calls_of_a_model_under_way(served, monkeypatch):
+    begun, go_on = [], threading.Event()
+
+    async def slow(self, inputs, **options):
+        begun.append(1)
+        while not go_on.is_set():
+            await asyncio.sleep(0.01)
+        return [Answer(("negative", "positive"), (0.5, 0.5), False)]
+
+    monkeypatch.setattr("service.engine.Engine.aclassify", slow)
+    client = served(max_concurrent=3)
+    with ThreadPoolExecutor(3) as pool:
+        for count in range(3):
+            pool.submit(client.post, "/models/sentiment", json=ASK)
+            while len(begun) <= count:
+                time.sleep(0.01)
+        refused = client.post("/models/sentiment", json=ASK)
+        assert refused.status_code == 429 and "3 calls of this model are under way" in refused.json()["error"]
+        assert refused.headers["Retry-After"] == "1" and refused.headers["X-Request-Id"]
+        assert client.post("/predict", json=ASK).json()["error_type"] == "Overloaded"
+        go_on.set()
+    assert client.post("/models/sentiment", json=ASK).status_code == 200
+    assert client.app.state.store.get("sentiment")._under_way == 0
+
+
 def test_the_seconds_of_a_request(served, monkeypatch):
     async def slow(self, inputs, **options):
         await asyncio.sleep(5)
@@ -261,8 +298,6 @@ def test_the_seconds_in_the_queue(served, monkeypatch):
         return run(*args, **kwargs)
 
     monkeypatch.setattr(engine.backend, "run", hold)
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(client.post, "/models/sentiment", json={"inputs": "first"})
         while not slow:
