@@ -122,7 +122,8 @@ def _jsonl(file: Path, rows: int) -> Chunks:
     size, place = file.stat().st_size, [0]
     for row in _objects(file, encoding, place):  # a line that is no JSON is found before any work is done
         for key, value in row.items():
-            kinds.setdefault(key, set()).add(type(value))
+            large = type(value) is int and not -(2**63) <= value < 2**63
+            kinds.setdefault(key, set()).add(str if large else type(value))
     if not kinds:
         raise DataError("the table has no rows", file=str(file))
     place[0] = 0
@@ -178,7 +179,11 @@ def _parquet(file: Path, rows: int) -> Chunks:
     import pyarrow.parquet
 
     try:
-        source = pyarrow.parquet.ParquetFile(file)
+        with pyarrow.parquet.ParquetFile(file) as closed:
+            plain = closed.schema_arrow
+        texts = [name for name, kind in zip(plain.names, plain.types, strict=True) if pyarrow.types.is_string(kind)]
+        # one long text said a million times takes no place in a file: as a dictionary, it takes none in memory either
+        source = pyarrow.parquet.ParquetFile(file, read_dictionary=texts)
         metadata = source.metadata
         largest = max((metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups)), default=0)
     except (pyarrow.ArrowException, OSError) as error:
@@ -190,13 +195,14 @@ def _parquet(file: Path, rows: int) -> Chunks:
         )
     if not metadata.num_rows:
         raise DataError("the table has no rows", file=str(file))
-    schema, done = source.schema_arrow, [0]
+    schema, done = plain, [0]
 
     def parts() -> Iterator[list[Row]]:
         part: list[Row] = []
         try:
             with source:
                 for batch in source.iter_batches(rows):
+                    _check_size(batch, file)
                     part += batch.to_pylist()  # batches end where row groups do
                     while len(part) >= rows:
                         done[0] += rows
@@ -213,6 +219,19 @@ def _parquet(file: Path, rows: int) -> Chunks:
         for name, kind in zip(schema.names, schema.types, strict=True)
     }
     return Chunks(str(file), list(schema.names), kinds, parts(), lambda: done[0] / metadata.num_rows)
+
+
+def _check_size(batch: pyarrow.RecordBatch, file: Path) -> None:
+    """Refuse rows whose texts, each written out, would not go into memory."""
+    import pyarrow
+    import pyarrow.compute
+
+    for column in batch.columns:
+        if isinstance(column, pyarrow.DictionaryArray) and pyarrow.types.is_string(column.type.value_type):
+            lengths = pyarrow.compute.binary_length(column.dictionary)
+            size = pyarrow.compute.sum(lengths.take(column.indices)).as_py() or 0
+            if size > MOST_IN_MEMORY:
+                raise DataError(f"{batch.num_rows} rows of this file hold {size} bytes of text", file=str(file))
 
 
 READERS: dict[str, Callable[[Path, int], Chunks]] = {

@@ -37,10 +37,10 @@ from service.settings import RuntimeSettings, ServeSettings
 from service.store import ModelStore, describe
 from service.telemetry import Telemetry, quiet_libraries
 from service.ui import build as page
+from service.ui.gate import Gate, closed, without_tracebacks
 
 Say = Callable[[str], None]
 ACCEPTED_AT_ONCE = 32
-FORM_BYTES = 10_000
 KEEP_ALIVE_S = 30
 """Seconds that an idle connection is kept; longer than most clients keep theirs, so that these close first."""
 
@@ -57,7 +57,7 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
     runtime = RuntimeSettings.from_environment(backend=settings.backend, precision=settings.precision)
     telemetry = Telemetry(log)
     store = ModelStore(settings.models, partial(_load, runtime, telemetry, say), default=settings.default)
-    store.folder_path(store.default_name)
+    store.pin_default()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -93,6 +93,7 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
         )
+    app.gate = Gate(app.open, max_body_bytes=settings.max_body_bytes, refusal=failures.response)
     app.guard = Guard(
         app.unguarded,
         settings=settings,
@@ -118,7 +119,6 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
     """
     with _listen(settings.host, settings.port) as listener:
         app = create_app(settings, say=say)
-        quiet_libraries()
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -130,6 +130,7 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
             ssl_certfile=settings.tls_cert,
             ssl_keyfile=settings.tls_key,
         )
+        quiet_libraries()  # after the configuration, which sets levels of its own
         # uvicorn sends itself the signal again once it has stopped: to be told to end is no failure
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         # libuv takes one new connection of a socket in each turn of its loop: under load, thousands would wait for long
@@ -149,16 +150,15 @@ def _load(runtime: RuntimeSettings, telemetry: Telemetry, say: Say, folder: Mode
 
 def _mount_page(app: FastAPI, desk: Desk) -> None:
     """The page at `/`, behind the routes that the app has already."""
+    without_tracebacks(partial(desk.telemetry.crash, "page"))
     gradio.mount_gradio_app(
         app,
-        page.build(desk),
+        closed(page.build(desk)),
         path="/",
         footer_links=[],
         run_history=False,
         ssr_mode=False,
-        # a form wraps the file in a few lines of its own
-        app_kwargs={"max_body_size": desk.settings.max_upload_bytes + FORM_BYTES},
-        max_file_size=desk.settings.max_upload_bytes,
+        app_kwargs={"max_body_size": desk.settings.max_body_bytes},
         mcp_server=desk.settings.mcp,
         theme=page.theme(),
         css=page.CSS,
@@ -169,9 +169,14 @@ class _Guarded(FastAPI):
     """The app behind its guard, which stands before all middleware: under load, most it does is refuse."""
 
     guard: Guard
+    gate: Gate
 
     async def unguarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What a request meets that the guard let through."""
+        await self.gate(scope, receive, send)
+
+    async def open(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The app itself."""
         await super().__call__(scope, receive, send)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

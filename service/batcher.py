@@ -28,6 +28,12 @@ NICER = 2
 STUCK_S, STUCK_TIMES = 3.0, 8.0
 """Seconds, and times what its tokens took so far, after which a batch is taken for one that never ends."""
 
+FIRST_S = 120.0
+"""Seconds after which a first batch is, or a model that is loaded anew."""
+
+CLOSED_WITHIN_S = 20.0
+"""Seconds that what waits gets when a server stops."""
+
 _BATCHERS: weakref.WeakSet[Batcher] = weakref.WeakSet()
 
 
@@ -253,10 +259,12 @@ class Batcher:
             self._closed = True
             self._changed.notify_all()
             thread = self._thread
-        while thread is not None and thread is not threading.current_thread():
+        until = time.monotonic() + CLOSED_WITHIN_S
+        while thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join(0.5 if self._renew is not None else None)
-            if not thread.is_alive() or self._thread is not thread:
-                thread = self._thread  # another one may have taken over
+            if self._renew is not None and time.monotonic() > until:
+                break  # it hangs, and a server has to end
+            thread = self._thread  # another one may have taken over
 
     def _begin(self) -> None:
         self._changed = threading.Condition()
@@ -266,20 +274,27 @@ class Batcher:
         self._now: tuple[float, list[_Item]] | None = None
 
     def _start(self, *, renewed: bool = False) -> None:
-        self._thread = threading.Thread(target=self._work, args=(renewed,), name="rehead-batcher", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._work, args=(renewed,), name="rehead-batcher", daemon=True)
+        thread.start()  # it waits for the lock, which is held here
+        self._thread = thread
         if self._renew is not None:
-            threading.Thread(target=self._watch, args=(self._thread,), name="rehead-watch", daemon=True).start()
+            threading.Thread(target=self._watch, args=(thread,), name="rehead-watch", daemon=True).start()
 
     def _work(self, renewed: bool) -> None:
         me = threading.current_thread()
         if self._renew is not None:
             _give_way()
         if renewed and self._renew is not None:
+            with self._changed:
+                self._now = (time.monotonic(), [])
             try:
                 self._renew()
             except Exception as error:
                 self._fail_all(BackendFailed(f"the model had to be started anew, and that failed ({error})"))
+            with self._changed:
+                if self._thread is not me:
+                    return
+                self._now = None
         while True:
             with self._changed:
                 while not self._queue.of_kind:
@@ -352,10 +367,12 @@ class Batcher:
                 if self._thread is not thread:
                     return
                 now = self._now
-                if now is None or self._per_s is None:
+                if now is None:
                     continue
                 begin, batch = now
-                allowed = STUCK_S + STUCK_TIMES * sum(item.length for item in batch) / self._per_s
+                allowed = FIRST_S
+                if batch and self._per_s is not None:
+                    allowed = STUCK_S + STUCK_TIMES * sum(item.length for item in batch) / self._per_s
                 if time.monotonic() - begin <= allowed:
                     continue
                 self._now = None

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from finetune.artifact import AttentionMode
 from finetune.encoding import without_surrogates
+from service import zero_shot
 from service.engine import Engine
 from service.errors import BadRequest, Late, TooLarge
 from service.schema import Answer, Function, TextInput, Work, ZeroShotQuestion
@@ -50,17 +51,29 @@ class Desk:
             found.append(TextInput(without_surrogates(item.text), pair))
         return found
 
-    def labels(self, given: Sequence[str]) -> tuple[str, ...]:
-        """Labels of a caller's own, lone surrogates replaced.
+    def labels(self, given: Any) -> tuple[str, ...]:
+        """Labels of a caller's own, as a list or with commas between them, lone surrogates replaced.
 
         Raises:
-            TooLarge: too many.
+            BadRequest: none, or what is no label.
+            TooLarge: too many, or too long a one; before anything else is done with them.
         """
-        if len(given) > self.settings.max_labels:
-            raise TooLarge(
-                f"there are {len(given)} candidate_labels, and a request may hold {self.settings.max_labels}"
-            )
-        return tuple(map(without_surrogates, given))
+        many = given.count(",") + 1 if isinstance(given, str) else len(given) if isinstance(given, list | tuple) else 1
+        self.count_labels(many)
+        found = zero_shot.parse_labels(given)
+        for label in found:
+            if len(label) > self.settings.max_characters:
+                raise TooLarge(f"a label has {len(label)} characters, and it may have {self.settings.max_characters}")
+        return tuple(map(without_surrogates, found))
+
+    def count_labels(self, many: int) -> None:
+        """Refuse more labels than a request may hold, in all its questions.
+
+        Raises:
+            TooLarge.
+        """
+        if many > self.settings.max_labels:
+            raise TooLarge(f"there are {many} candidate_labels, and a request may hold {self.settings.max_labels}")
 
     def work(self) -> Work:
         """What a request may take."""

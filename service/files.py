@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from finetune.artifact import CLASSIFIER, write_json
 from finetune.chunks import Chunks, Row, chunks
@@ -238,6 +238,7 @@ def score_table(
     fresh = _fresh(asked, all_scores)
     names = free_names(fresh, source.columns)
     sink = _sink(out, source, {names[name]: kind for name, kind in fresh.items()}, neutral=not keep_formulas)
+    lock = _locked(out)
     state = _State(out, [asked.identity, column, text_pair, all_scores, keep_formulas, _signature(table)])
     before, errors = state.resume(sink)
     rows = before
@@ -259,9 +260,37 @@ def score_table(
         sink.close()
         if rows == 0:
             sink.discard()
+            lock_file(out).unlink(missing_ok=True)
         raise
+    finally:
+        lock.close()
     state.forget()
+    lock_file(out).unlink(missing_ok=True)
     return Scored(rows, errors, list(names.values()), source.note, before)
+
+
+def lock_file(out: Path) -> Path:
+    """What a run holds while it writes an output."""
+    return out.with_name(f".{out.name}.lock")
+
+
+def _locked(out: Path) -> IO[bytes]:
+    """A lock that ends with this process.
+
+    Raises:
+        BadRequest: another run holds it.
+    """
+    stream = lock_file(out).open("wb")
+    try:
+        import fcntl
+    except ImportError:  # on Windows
+        return stream
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        stream.close()
+        raise BadRequest(f"another run is writing {out}: wait for it, or name another file") from error
+    return stream
 
 
 class _State:

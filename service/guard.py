@@ -62,6 +62,9 @@ class Call:
     model: str = "-"
     reason: str = ""
     work: Work | None = None
+    engine: Any = None
+    """The engine that the call is counted in at."""
+
     since: float = field(default_factory=time.perf_counter)
 
 
@@ -96,7 +99,7 @@ class Keys:
         lines: list[tuple[str, str]] = []
         if settings.api_key_file is not None:
             try:
-                content = settings.api_key_file.read_text(encoding="utf-8")
+                content = settings.api_key_file.read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
                 raise BadRequest(f"{settings.api_key_file}: the keys cannot be read ({error})") from error
             lines += [(f"{settings.api_key_file}, line {n}", line) for n, line in enumerate(content.splitlines(), 1)]
@@ -107,7 +110,7 @@ class Keys:
             if not line.strip() or line.lstrip().startswith("#"):
                 continue
             # what follows a key's own "=" at its end is no key
-            parts = re.fullmatch(r"([^\s=]+)\s*=\s*([^\s=].*)", line.strip())
+            parts = re.fullmatch(r"([^=]+?)\s*=\s*([^\s=].*)", line.strip())
             name, key = parts.groups() if parts else (f"key{len(named) + 1}", line.strip())
             if len(key) < SHORTEST_KEY:
                 raise BadRequest(
@@ -149,8 +152,8 @@ class Guard:
         refusal: how a refusal looks at a path.
         routes: the paths of the API's own routes, as they are counted; all others are the page's.
         draining: whether the server is about to stop.
-        enter: counts a request in, and gives what counts it out; raises Overloaded for one that would wait too long,
-            for this is the cheapest place to say so.
+        enter: counts a request in at an engine; raises Overloaded for one that would wait too long, for this is the
+            cheapest place to say so.
     """
 
     def __init__(
@@ -163,7 +166,7 @@ class Guard:
         refusal: Callable[[Scope, ServiceError], Response],
         routes: frozenset[str],
         draining: Callable[[], bool],
-        enter: Callable[[Scope], Callable[[Work | None], None]],
+        enter: Callable[[Scope, Call], None],
     ) -> None:
         self._app, self._settings, self._keys, self._telemetry = app, settings, keys, telemetry
         self._refusal, self._routes = refusal, routes
@@ -179,15 +182,15 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id")
+        plain = given and re.fullmatch(r"[\w.:-]{1,128}", given, re.ASCII)
+        call = scope[CALL] = Call(given if given and plain else new_identity())
         try:
-            leave = self._enter(scope)
+            self._enter(scope, call)
         except ServiceError as error:
             await self._too_busy(scope, receive, send, error)
             return
-        headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        plain = re.fullmatch(r"[\w.:-]{1,128}", given, re.ASCII)
-        call = scope[CALL] = Call(given if plain else new_identity())
         code = 0
         more: dict[str, str] = {}
 
@@ -221,7 +224,8 @@ class Guard:
                 failed = ServiceError(f"the server failed ({type(error).__name__}); its log says more")
                 await self._refusal(scope, failed)(scope, receive, marked)
         finally:
-            leave(call.work)
+            if call.engine is not None:
+                call.engine.leave(call.work)
             if scope["type"] == "http":
                 self._noted(scope, call, code)
 
@@ -256,7 +260,11 @@ class Guard:
         origin = headers.get("origin")
         if origin is None or origin in self._settings.cors_origins:
             return
-        if urlsplit(origin).netloc.lower() != host.lower():
+        try:
+            foreign = urlsplit(origin).netloc.lower() != host.lower()
+        except ValueError:
+            foreign = True
+        if foreign:
             raise Forbidden(
                 f"pages of {origin[:100]!r} may not ask this server", hint="--cors-origins names those that may"
             )

@@ -125,13 +125,13 @@ class Work:
         Raises:
             TooLarge: they are more than the call may take.
         """
-        self.tokens += tokens
-        if self.max_tokens is not None and self.tokens > self.max_tokens:
+        if self.max_tokens is not None and self.tokens + tokens > self.max_tokens:
             raise TooLarge(
-                f"the texts and labels of this request have {self.tokens} tokens or more, and a request may have "
-                f"{self.max_tokens}",
+                f"the texts and labels of this request have {self.tokens + tokens} tokens or more, and a request may "
+                f"have {self.max_tokens}",
                 hint="send fewer or shorter texts, or fewer labels, at once",
             )
+        self.tokens += tokens
 
 
 def one_of(field: str, value: Any, accepted: Collection[Any]) -> Any:

@@ -118,9 +118,6 @@ class ServeSettings(BaseModel):
     max_body_bytes: int = Field(default=2_000_000, ge=1024)
     """Bytes a request body may have."""
 
-    max_upload_bytes: int = Field(default=50_000_000, ge=1024)
-    """Bytes a file that is uploaded on the page may have."""
-
     max_texts: int = Field(default=32, ge=1)
     """Texts one request may hold."""
 

@@ -141,7 +141,10 @@ class ParquetSink:
             for field in self._schema
         ]
         table = pyarrow.Table.from_arrays(cells, schema=self._schema)
-        pyarrow.parquet.write_table(table, self._part(self._count))
+        with self._part(self._count).open("wb") as stream:
+            pyarrow.parquet.write_table(table, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
         self._count += 1
 
     def mark(self) -> dict[str, Any]:

@@ -56,7 +56,7 @@ async def afinish(steps: Steps[T]) -> T:
                 if isinstance(step, Quick):
                     outcome = step()
                 else:
-                    outcome = await (asyncio.wrap_future(step) if isinstance(step, Future) else asyncio.to_thread(step))
+                    outcome = await (asyncio.wrap_future(step) if isinstance(step, Future) else _in_a_thread(step))
             except BaseException as error:  # cancellation among them
                 step = steps.throw(error)
             else:
@@ -66,3 +66,22 @@ async def afinish(steps: Steps[T]) -> T:
         return result
     finally:
         steps.close()
+
+
+async def _in_a_thread(step: Callable[[], Any]) -> Any:
+    """The outcome of a step; one that nobody waits for any more is let go of when it is there."""
+    task = asyncio.ensure_future(asyncio.to_thread(step))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_let_go)
+        raise
+
+
+def _let_go(task: asyncio.Task[Any]) -> None:
+    if task.cancelled() or task.exception() is not None:
+        return
+    outcome = task.result()
+    for future in getattr(outcome, "futures", [outcome]):
+        if isinstance(future, Future):
+            future.cancel()

@@ -63,6 +63,15 @@ class ModelStore(Generic[T]):
             raise ModelNotFound("no model is served", hint=f"put a model folder into {self._models_dir}")
         return PREFERRED_DEFAULT if PREFERRED_DEFAULT in names else names[0]
 
+    def pin_default(self) -> None:
+        """Look for the default once: whoever asks for it later need not read the folder.
+
+        Raises:
+            ModelNotFound: it is not served, or nothing is.
+        """
+        self._default = self.default_name
+        self.folder_path(self._default)
+
     def folder_path(self, name: str) -> Path:
         """Where a served name lies. Paths and Hub ids are no served names.
 

@@ -22,7 +22,7 @@ from finetune.forks import Lock
 from finetune.labels import NliRoles
 from finetune.scores import Floats
 from service import zero_shot
-from service.errors import BadRequest
+from service.errors import BadRequest, ServiceError
 from service.labelsets import LabelSet, LabelSets
 from service.schema import SCORERS, ZeroShotQuestion, one_of
 from service.steps import Steps
@@ -129,15 +129,21 @@ class Weigher:
         known = Known(rows, [row.truncated for row in rows])
         if self._scorer == "embedding" or self._shortlisted:
             return Started([worker.rows(Rows("shared_text", True), rows, terms)], known)
-        if self._one_pass:
-            futures = [
-                worker.labelled(rows, [pack] * len(rows), terms, embeddings=self._same_pass) for pack in labels.packs
-            ]
-        else:
-            pairs = [row.followed_by(end) for row in rows for end in labels.ends]
-            futures = [worker.rows(Rows(self._attention, self._same_pass), pairs, terms)]
-        if self._scorer == "both" and not self._same_pass:
-            futures.append(worker.rows(Rows("shared_text", True), worker.encoder(texts), terms))
+        futures: list[Future[list[Found]]] = []
+        try:
+            if self._one_pass:
+                for pack in labels.packs:
+                    own = [pack] * len(rows)
+                    futures.append(worker.labelled(rows, own, terms, embeddings=self._same_pass))
+            else:
+                pairs = [row.followed_by(end) for row in rows for end in labels.ends]
+                futures.append(worker.rows(Rows(self._attention, self._same_pass), pairs, terms))
+            if self._scorer == "both" and not self._same_pass:
+                futures.append(worker.rows(Rows("shared_text", True), worker.encoder(texts), terms))
+        except ServiceError:
+            for future in futures:  # what was refused in part is not computed in part
+                future.cancel()
+            raise
         return Started(futures, known)
 
     def finish(self, found: list[list[Found]], known: Known) -> Steps[tuple[Floats, list[bool]]]:

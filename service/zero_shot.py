@@ -50,7 +50,7 @@ def parse_labels(labels: Any) -> tuple[str, ...]:
     elif isinstance(labels, Sequence):
         for label in labels:
             if not isinstance(label, str):
-                raise BadRequest(f"a label must be a string, and {label!r} is {type(label).__name__}")
+                raise BadRequest(f"a label must be a string, and one is {type(label).__name__}")
         names = [label.strip() for label in labels]
     else:
         raise BadRequest(
@@ -60,9 +60,11 @@ def parse_labels(labels: Any) -> tuple[str, ...]:
         raise BadRequest("there is no label to choose from: give at least one")
     if "" in names:
         raise BadRequest(f"label {names.index('') + 1} of {len(names)} is empty")
-    for index, name in enumerate(names):
-        if name in names[:index]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
             raise BadRequest(f"the label {name!r} is given twice")
+        seen.add(name)
     return tuple(names)
 
 

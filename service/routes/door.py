@@ -6,8 +6,10 @@ Does not know: any wire dialect, limits (the desk does).
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Coroutine
+import math
+from collections.abc import Coroutine
 from typing import Any
 
 from fastapi import Request
@@ -18,17 +20,25 @@ from starlette.types import Scope
 from finetune.artifact import AttentionMode
 from service.desk import Desk
 from service.engine import Engine
-from service.errors import BadRequest, Overloaded, TooLarge, WrongType
-from service.guard import CALL, Call, call_of, new_identity
+from service.errors import BadRequest, Late, TooLarge, WrongType
+from service.guard import Call, call_of
 from service.routes.connected import while_connected
 from service.schema import Answer, Function, TextInput, Work, ZeroShotQuestion
 
+DEFAULT_PATHS = frozenset({"/", "/predict"})
+BODY_S = 5.0
+"""Seconds that a body may take to arrive: its request is counted in meanwhile."""
 
-def _nothing(work: Work | None) -> None:
-    """Counts nothing out."""
+
+def _refused(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
 
 
-DEFAULT_PATHS = frozenset({"/", "/predict", "/v1/classify"})
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return value
 
 
 class Door:
@@ -39,37 +49,44 @@ class Door:
         self.inputs, self.labels = desk.inputs, desk.labels
 
     async def engine(self, request: Request, name: str | None = None) -> Engine:
-        """The engine of a served name, or of the default.
+        """The engine of a served name, or of the default, with the call counted in there.
 
         Raises:
             ModelNotFound: the name is not served.
+            Overloaded: it would wait longer than a request may.
         """
         name = name if name is not None else self.store.default_name
         engine = self.store.loaded_as(name)
         if engine is None:
             engine = await run_in_threadpool(self.store.get, name)
-        call_of(request).model = name
+        call = call_of(request)
+        call.model = name
+        self._count_in(call, engine)
         return engine
 
-    def enter(self, scope: Scope) -> Callable[[Work | None], None]:
-        """Count a request in by its address alone, and give what counts it out.
+    def enter(self, scope: Scope, call: Call) -> None:
+        """Count a request in by its address alone.
 
         Raises:
             Overloaded: its model is too busy.
         """
-        path = scope["path"]
+        path = scope.get("path", "")
         if scope.get("method") != "POST" or not (path.startswith("/models/") or path in DEFAULT_PATHS):
-            return _nothing
+            return
         name = path[len("/models/") :] if path.startswith("/models/") else self.store.default_name
         engine = self.store.loaded_as(name)
-        if engine is None:
-            return _nothing
-        try:
-            engine.enter(self.settings.queue_seconds, self.settings.max_concurrent)
-        except Overloaded:
-            scope[CALL] = Call(new_identity(), model=name)
-            raise
-        return engine.leave
+        if engine is not None:
+            call.model = name
+            self._count_in(call, engine)
+
+    def _count_in(self, call: Call, engine: Engine) -> None:
+        if call.engine is engine:
+            return
+        if call.engine is not None:
+            call.engine.leave(None)
+            call.engine = None
+        engine.enter(self.settings.queue_seconds, self.settings.max_concurrent)
+        call.engine = engine
 
     async def body(self, request: Request) -> Any:
         """The JSON of a request.
@@ -84,11 +101,29 @@ class Door:
                 f"the body is said to be {kind[:60] or 'nothing in particular'}",
                 hint="send JSON with the header Content-Type: application/json",
             )
-        raw = await self._raw(request)
         try:
-            return json.loads(raw)
+            async with asyncio.timeout(BODY_S):
+                raw = await self._raw(request)
+        except TimeoutError as error:
+            raise Late(f"the body did not arrive within {BODY_S:g} s") from error
+        try:
+            content = json.loads(raw, parse_constant=_refused, parse_float=_finite)
         except (ValueError, RecursionError) as error:
             raise BadRequest(f"the body is not JSON ({error})") from error
+        self._check_size(content)
+        return content
+
+    def _check_size(self, content: Any) -> None:
+        """Lists and objects no longer than any that is of use: what describes each element that is wrong costs more."""
+        most = max(self.settings.max_texts, self.settings.max_labels) + 1
+        left = [content]
+        while left:
+            one = left.pop()
+            if isinstance(one, dict | list):
+                if len(one) > most:
+                    kind = "list" if isinstance(one, list) else "object"
+                    raise TooLarge(f"the body holds a {kind} of {len(one)}, and {most - 1} are the most")
+                left += one.values() if isinstance(one, dict) else one
 
     async def classify(
         self,

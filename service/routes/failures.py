@@ -31,7 +31,8 @@ def response(scope: Scope, error: ServiceError) -> JSONResponse:
     status, content = shape(error) if shape is not None else (error.status, {"error": str(error)})
     if call is not None and "error" in content:
         content["request_id"] = call.identity
-    one_line = " ".join(str(error).split()).encode("latin-1", "replace").decode("latin-1")
+    plain = "".join(one if one.isprintable() else " " for one in str(error))
+    one_line = " ".join(plain.split()).encode("latin-1", "replace").decode("latin-1")
     return JSONResponse(_clean(content), status, headers=headers_of(error) | {"X-Error-Message": one_line[:500]})
 
 

@@ -16,7 +16,6 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service import zero_shot
 from service.engine import Engine
 from service.errors import BadRequest
 from service.routes.door import Door
@@ -134,7 +133,7 @@ def _questions(
 
     def question(labels: Any) -> ZeroShotQuestion:
         return ZeroShotQuestion(
-            door.labels(zero_shot.parse_labels(labels)),
+            door.labels(labels),
             bool(parameters.multi_label),
             parameters.hypothesis_template,
             parameters.scorer,  # type: ignore[arg-type]
@@ -145,6 +144,7 @@ def _questions(
         return question(given)
     if len(given) != len(inputs):
         raise BadRequest(f"candidate_labels holds {len(given)} lists, and inputs {len(inputs)} texts")
+    door.desk.count_labels(sum(map(len, given)))
     return [question(labels) for labels in given]
 
 

@@ -96,6 +96,7 @@ def build(door: Door) -> APIRouter:
         state = body.state if isinstance(body.state, str) else json.dumps(body.state, ensure_ascii=False)
         inputs: list[TextInput] = door.inputs([state])
         labels = {name: _labels(question) for name, question in body.questions.items()}
+        door.desk.count_labels(sum(map(len, labels.values())))
         asked = [
             ZeroShotQuestion(door.labels(labels[name]), hypothesis_template=_template(question))
             for name, question in body.questions.items()
@@ -111,7 +112,8 @@ def build(door: Door) -> APIRouter:
             },
             "usage": {"input_tokens": call.work.tokens if call.work is not None else 0, "output_tokens": 0},
         }
-        return Response(json.dumps(found, ensure_ascii=False, allow_nan=False), media_type="application/json")
+        # names come back as they were sent, lone surrogates among them: escaped, any can be sent
+        return Response(json.dumps(found, allow_nan=False), media_type="application/json")
 
     return router
 
@@ -155,7 +157,7 @@ def _parsed(content: Any) -> Body:
     except ValidationError as error:
         detail = [
             {"loc": ["body", *one["loc"]], "msg": one["msg"], "type": one["type"]}
-            for one in error.errors(include_url=False, include_input=False, include_context=False)
+            for one in error.errors(include_url=False, include_input=False, include_context=False)[:20]
         ]
         raise Unprocessable("the body is not a System One request", detail) from error
 
@@ -174,7 +176,7 @@ def _labels(question: Choice | Score | Noul) -> list[str]:
 
 def _template(question: Choice | Score | Noul) -> str | None:
     """The sentence of a label; None for the model's own."""
-    instructions = _text(question.instructions).replace("{}", "")
+    instructions = _text(question.instructions).replace("{", "(").replace("}", ")")
     if not instructions:
         return None
     alone = isinstance(question, Noul) and not (question.criteria or {}).get("true")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -228,3 +229,20 @@ def test_special_tokens_templates_and_html_stay_text(client, tiny_sentiment, tin
         assert answer.status_code in (200, 400)
         if expected is not None:
             assert [one["label"] for one in answer.json()] == expected["labels"]
+
+
+@pytest.mark.parametrize("number", ["1e999", "NaN", "-Infinity"])
+def test_what_is_no_number_is_refused(client, number):
+    question = '{"type": "score", "criteria": [[' + number + '], "b"]}'
+    body = '{"model": "topics", "state": "a", "questions": {"q": ' + question + "}}"
+    answer = client.post("/v1/systemone", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400 and "not JSON" in answer.json()["detail"]
+
+
+def test_any_name_can_be_sent_and_no_control_character_gets_into_a_header(client):
+    odd = {"type": "choice", "criteria": {"\ud800": None, "{}": None}, "instructions": "{{}}"}
+    body = json.dumps({"model": "topics", "state": "a", "questions": {"\ud800": odd}}).encode()
+    answer = client.post("/v1/systemone", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (200, 422) and answer.json()
+    answer = client.post("/models/sentiment", json={"inputs": "a", "\x00\n": 1})
+    assert answer.status_code == 400 and answer.headers["X-Error-Message"].isprintable()

@@ -364,6 +364,27 @@ def test_a_small_file_that_unpacks_to_a_large_one_is_refused(tmp_path, monkeypat
         chunks(tmp_path / "line.jsonl", 10)
 
 
+def test_one_long_text_said_many_times_is_refused_where_it_would_not_fit(tmp_path, monkeypatch):
+    table = pyarrow.table({"text": ["a" * 100_000] * 1000})
+    pyarrow.parquet.write_table(table, tmp_path / "bomb.parquet")
+    monkeypatch.setattr("finetune.chunks.MOST_IN_MEMORY", 10_000_000)
+    with pytest.raises(DataError, match="rows of this file hold 100000000 bytes of text"):
+        list(chunks(tmp_path / "bomb.parquet", 4096).parts)
+    assert next(chunks(tmp_path / "bomb.parquet", 10).parts)[0]["text"] == "a" * 100_000
+
+
+def test_two_runs_do_not_write_one_output(table, tmp_path):
+    out = tmp_path / "out.csv"
+
+    def meanwhile(inputs):
+        with pytest.raises(BadRequest, match="another run is writing"):
+            scored(table, out)
+        return answers(inputs)
+
+    assert scored(table, out, answer=meanwhile).errors == 0 and len(read_table(out).rows) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
+
+
 def test_the_text_column_is_found_when_obvious_and_asked_for_when_not(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text(json.dumps({"Review": "a", "stars": "5"}))

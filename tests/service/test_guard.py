@@ -20,6 +20,8 @@ from service.settings import ServeSettings
 
 KEY, OTHER = "a-long-enough-key-1", "a-long-enough-key-2"
 ASK = {"inputs": "I loved it."}
+JSON = {"Content-Type": "application/json"}
+CANARY = "canary-7f3a"
 
 
 @pytest.fixture
@@ -239,13 +241,115 @@ def test_the_requests_of_a_minute_by_key(served):
     assert (told.remaining, told.limit, told.window_seconds) == (0, 3, 60)
 
 
-def test_the_bytes_of_a_file_on_the_page(served):
-    client = served(max_upload_bytes=50_000)
+def test_the_bytes_of_a_body_of_the_page(served):
+    client = served(max_body_bytes=2000)
+    content = json.dumps({"data": ["a film"]}).encode()
     found = [
-        client.post("/gradio_api/upload", files={"files": ("in.csv", b"a" * size)}).status_code
-        for size in (49_999, 50_000, 50_001, 200_000)
+        client.post("/gradio_api/call/classify_sentiment", content=content.ljust(size), headers=JSON).status_code
+        for size in (1999, 2000, 2001)
     ]
-    assert found[:2] == [200, 200] and all(400 <= status < 500 for status in found[2:])
+    assert found == [200, 200, 413]
+
+
+def test_the_page_hands_out_no_file_and_fetches_no_address(served, tmp_path, capsys):
+    client = served()
+    (tmp_path / "secret").write_text(CANARY)
+    for path in (str(tmp_path / "secret"), "https://127.0.0.1:9/x", "/etc/passwd"):
+        named = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        for data in (["x", [named], False, "topics"], [named, ["a"], False, "topics"], [{"deep": [named]}]):
+            for way in ("call", "run"):
+                answer = client.post(f"/gradio_api/{way}/classify_topics", json={"data": data})
+                assert answer.status_code == 400 and "takes a file" in answer.json()["error"]
+        escaped = json.dumps({"data": [named]}).replace("gradio.FileData", "gradio\\u002eFileData").encode()
+        assert client.post("/gradio_api/call/classify_topics", content=escaped, headers=JSON).status_code == 400
+        assert client.get(f"/gradio_api/file={path}").status_code in (403, 404)
+    addresses = ("file=https://127.0.0.1:9/x", "file=http%3A//127.0.0.1:9/x", "proxy=https://x.hf.space/")
+    routes = ("upload", "upload_progress?upload_id=a", "stream/a/b/c", "deep_link", "component_server", "monitoring")
+    for closed in addresses + routes:
+        assert client.get(f"/gradio_api/{closed}").status_code == 403, closed
+        assert client.post(f"/gradio_api/{closed}", files={"files": b"a"}).status_code == 403, closed
+    for closed in ("/file=/etc/passwd", "/proxy=https://x.hf.space/", "/upload", "/monitoring"):
+        assert client.get(closed).status_code == 403, closed
+
+
+def test_what_is_wrong_on_the_page_is_in_no_log(served, capsys):
+    client = served()
+    for data in ([CANARY], [CANARY, CANARY], [CANARY, "sentiment", CANARY], [[CANARY]], [{"a": CANARY}]):
+        for name in ("classify_sentiment", "classify_topics"):
+            begun = client.post(f"/gradio_api/call/{name}", json={"data": data}).json()
+            client.get(f"/gradio_api/call/{name}/{begun['event_id']}")
+            client.post(f"/gradio_api/run/{name}", json={"data": data})
+    captured = capsys.readouterr()
+    assert CANARY not in captured.out + captured.err + "".join(client.lines)
+
+
+def test_a_long_list_is_refused_before_its_elements_are_looked_at(served):
+    client = served()
+    begin = time.monotonic()
+    for path, body in {
+        "/v1/classify": {"input": [0] * 500_000},
+        "/models/topics": {"inputs": "a", "parameters": {"candidate_labels": [[0]] * 500_000}},
+        "/models/sentiment": {"inputs": "a", **{f"x{n}": 0 for n in range(100_000)}},
+        "/v1/systemone": {"model": "topics", "state": "a", "questions": {f"q{n}": 0 for n in range(100_000)}},
+        "/predict": {"inputs": [["a"]] * 200_000},
+    }.items():
+        assert client.post(path, json=body).status_code in (413, 422), path
+    many = {"inputs": "a", "parameters": {"candidate_labels": ",".join(f"a{n}" for n in range(250_000))}}
+    assert client.post("/models/topics", json=many).status_code == 413
+    assert time.monotonic() - begin < 20  # each took minutes
+
+
+def test_a_body_that_never_comes_gives_its_place_back(served, monkeypatch):
+    monkeypatch.setattr("service.routes.door.BODY_S", 0.2)
+    client = served(max_concurrent=2)
+
+    def slowly():
+        yield b"{"
+        time.sleep(1)
+        yield b"}"
+
+    engine = client.app.state.store.get("sentiment")
+    assert client.post("/models/sentiment", content=slowly(), headers=JSON).status_code in (400, 504)
+    assert engine._under_way == 0 and client.post("/models/sentiment", json=ASK).status_code == 200
+
+
+def test_a_refused_request_does_not_make_others_wait(served):
+    client = served(max_tokens=30)
+    assert client.post("/models/sentiment", json=ASK).status_code == 200
+    engine = client.app.state.store.get("sentiment")
+    before = engine._tokens_of_a_call
+    long = [f"good film {n} " * 20 for n in range(20)]
+    assert client.post("/models/sentiment", json={"inputs": long}).status_code == 413
+    assert engine._tokens_of_a_call <= before + 1 and engine._under_way == 0
+
+
+def test_a_call_is_counted_at_the_model_it_asks(served):
+    client = served()
+    engines = [client.app.state.store.get(name) for name in ("sentiment", "topics")]
+    questions = {"q": {"type": "choice", "criteria": {"a": None, "b": None}}}
+    for path, body in {
+        "/v1/classify": {"model": "sentiment", "input": "a"},
+        "/v1/systemone": {"model": "topics", "state": "a", "questions": questions},
+        "/predict": {"inputs": "a"},
+        "/": {"inputs": []},
+    }.items():
+        client.post(path, json=body)
+        assert [engine._under_way for engine in engines] == [0, 0], path
+    engines[1]._under_way = 10_000
+    assert (
+        client.post("/v1/systemone", json={"model": "topics", "state": "a", "questions": questions}).status_code == 429
+    )
+    assert client.post("/models/sentiment", json=ASK).status_code == 200
+    engines[1]._under_way = 0
+
+
+def test_labels_are_counted_in_all_questions_of_a_request(served):
+    client = served(max_labels=4)
+    sets = {"inputs": ["a", "b"], "parameters": {"candidate_labels": [["x", "y"], ["x", "y", "z"]]}}
+    assert client.post("/models/topics", json=sets).status_code == 413
+    choice = {"type": "choice", "criteria": {"x": None, "y": None, "z": None}}
+    body = {"model": "topics", "state": "a", "questions": {"one": choice, "two": choice}}
+    assert client.post("/v1/systemone", json=body).status_code == 413
 
 
 def test_the_calls_of_a_model_under_way(served, monkeypatch):
@@ -327,9 +431,6 @@ def test_while_the_server_stops_it_refuses_and_says_so(served):
     assert answer.status_code == 503 and answer.headers["Retry-After"] and "about to stop" in answer.json()["error"]
     assert client.post("/predict", json=ASK).json()["error_type"] == "Unhealthy"
     assert client.get("/health/live").status_code == 200 and client.get("/health/ready").status_code == 503
-
-
-CANARY = "canary-7f3a"
 
 
 def test_texts_labels_and_tokens_are_in_no_log_line_and_no_metric(served, monkeypatch, capsys):

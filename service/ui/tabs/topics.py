@@ -7,14 +7,12 @@ Does not know: the other tabs, HTTP.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from finetune.artifact import DEFAULT_TEMPLATE
-from service import zero_shot
 from service.desk import Desk
 from service.engine import Engine
 from service.errors import BadRequest
@@ -80,7 +78,7 @@ def build(page: gr.Blocks, desk: Desk) -> None:
         Returns:
             Topics with their scores, best first.
         """
-        answer = await _weighed(desk, model, text, ZeroShotQuestion(zero_shot.parse_labels(labels), multi_label))
+        answer = await _weighed(desk, model, text, ZeroShotQuestion(desk.labels(labels), multi_label))
         return [{"label": one.label, "score": one.score} for one in answer.predictions]
 
     gr.api(as_tool(classify_topics, desk.telemetry), api_name="classify_topics")
@@ -112,7 +110,7 @@ async def _answer(desk: Desk, model: str | None, text: str, labels: str, several
     if not text.strip():
         raise BadRequest("there is no text yet: type one, or pick an example")
     # a line may hold a comma where each label has a line of its own
-    names = zero_shot.parse_labels(labels.splitlines() if "\n" in labels.strip() else labels)
+    names = desk.labels(labels.splitlines() if "\n" in labels.strip() else labels)
     if len(names) < 2 and not several:
         raise BadRequest("one label leaves nothing to choose: name at least two, or let several hold at once")
     answer = await _weighed(desk, model, text, ZeroShotQuestion(names, several, template))
@@ -124,7 +122,6 @@ async def _weighed(desk: Desk, model: str | None, text: str, question: ZeroShotQ
         raise BadRequest("no model for labels of your own is served")
     engine = await asyncio.to_thread(desk.store.get, model)
     (item,), work = desk.inputs([text]), desk.work()
-    question = replace(question, labels=desk.labels(question.labels))
     (answer,) = await desk.counted(engine, work, desk.zero_shot(engine, [item.text], question, work))
     return answer
 
