@@ -9,18 +9,28 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import click
 
-from service.settings import LISTS, ServeSettings
+
+class _Settings(click.Command):
+    """A command with an option for each field of the settings, whose sentence is its help; they are read when they are
+    wanted: the list of all commands takes no time for pydantic."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The options, and --help."""
+        if not self.params:
+            self.params = list(_options())
+        return super().get_params(ctx)
 
 
-def _options(command: Callable[..., None]) -> Callable[..., None]:
-    """An option for each field of the settings; the sentence under a field is its help."""
-    for name, field in reversed(ServeSettings.model_fields.items()):
+def _options() -> Iterator[click.Option]:
+    from service.settings import LISTS, ServeSettings
+
+    for name, field in ServeSettings.model_fields.items():
         kinds = (field.annotation, *get_args(field.annotation))
         choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
         told: dict[str, Any] = {"help": field.description}
@@ -36,15 +46,14 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             told["type"] = next((kind for kind in (int, float) if kind in kinds), str)
         if field.default not in (None, False, ()):
             told["help"] += f"  [default: {field.default}]"
-        command = click.option(f"--{name.replace('_', '-')}", name, **told)(command)
-    return command
+        yield click.Option([f"--{name.replace('_', '-')}", name], **told)
 
 
-@click.command()
-@_options
+@click.command(cls=_Settings)
 def command(**given: Any) -> None:
     """Serve the page and the API until Ctrl-C. The environment can set each option: REHEAD_PORT and so on."""
     from service.app import serve
+    from service.settings import ServeSettings
 
     # what is not on the command line may stand in the environment
     said = {name: value for name, value in given.items() if not (value is None or value is False or value == ())}

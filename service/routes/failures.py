@@ -32,7 +32,7 @@ def response(scope: Scope, error: ServiceError) -> JSONResponse:
     if call is not None and "error" in content:
         content["request_id"] = call.identity
     plain = "".join(one if one.isprintable() else " " for one in str(error))
-    one_line = " ".join(plain.split()).encode("latin-1", "replace").decode("latin-1")
+    one_line = " ".join(plain.split()).encode("ascii", "replace").decode("ascii")
     return JSONResponse(_clean(content), status, headers=headers_of(error) | {"X-Error-Message": one_line[:500]})
 
 

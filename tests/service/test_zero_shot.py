@@ -44,7 +44,7 @@ def test_labels_come_from_a_list_or_from_a_string_with_commas():
         (" , ", "there is no label"),
         (["a", " "], "label 2 of 2 is empty"),
         (["a", "b", "a "], "'a' is given twice"),
-        (["a", 3], "3 is int"),
+        (["a", 3], "one is int"),
         (None, "not NoneType"),
         ({"a": 1}, "not dict"),
     ],
