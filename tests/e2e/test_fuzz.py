@@ -101,7 +101,7 @@ def test_requests_made_of_the_schema_meet_no_fault(app, client, examples):
             assert answer.status_code < 500, (case.method, path, case.body, answer.text)
 
         try_it()
-    assert asked >= 10 * examples
+    assert asked >= 5 * examples
 
 
 @pytest.mark.parametrize(
