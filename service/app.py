@@ -6,6 +6,7 @@ Does not know: any wire dialect, and what the page looks like.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import gc
@@ -41,6 +42,8 @@ from service.ui.gate import Gate, closed, without_tracebacks
 
 Say = Callable[[str], None]
 ACCEPTED_AT_ONCE = 32
+DRAIN_S = 0.5
+"""Seconds in which a server that is told to end says so to whoever asks, before it listens no more."""
 KEEP_ALIVE_S = 30
 """Seconds that an idle connection is kept; longer than most clients keep theirs, so that these close first."""
 
@@ -201,6 +204,7 @@ class _Server(uvicorn.Server):  # type: ignore[misc]  # pyproject skips uvicorn'
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # new requests are refused from here on; those under way end, and streams of open pages are cut off
         self._app.state.draining = True
+        await asyncio.sleep(DRAIN_S)
         await super().shutdown(sockets)
 
 

@@ -13,12 +13,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from itertools import repeat
 from os import PathLike
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from finetune.artifact import CLASSIFIER, write_json
+from finetune.artifact import CLASSIFIER, TOKENIZER_FILES, write_json
 from finetune.chunks import Chunks, Row, chunks
 from finetune.errors import FinetuneError
 from finetune.labels import shown
@@ -190,8 +191,10 @@ def asked(engine: Engine, question: ZeroShotQuestion | None, batch_size: int | N
     folder, backend = engine.folder, engine.backend
     settings = folder.settings
     files = [*sorted(folder.path.glob("model*.safetensors")), folder.path / "config.json"]
-    files += [file for file in (folder.path / CLASSIFIER,) if file.is_file()]
-    identity = [FORMAT, hash_of(files), backend.name, backend.precision, batch_size]
+    kept = (CLASSIFIER, *TOKENIZER_FILES)
+    files += sorted({file for pattern in kept for file in folder.path.glob(pattern) if file.is_file()})
+    versions = [version(package) for package in ("torch", "tokenizers", "numpy")]
+    identity = [FORMAT, hash_of(files), backend.name, backend.precision, batch_size, versions]
     if question is None:
         names = tuple(folder.labels.names)
         thresholds = dict(zip(names, settings.thresholds or (), strict=False))
@@ -245,14 +248,10 @@ def score_table(
     try:
         parts = (part for number, part in enumerate(source.parts) if number * asked.rows >= before)
         for part, made in _under_way(parts, lambda part: _made(part, column, text_pair, answers, asked, all_scores)):
-            sink.write(
-                [
-                    {name: row.get(name) for name in row} | {names[name]: value for name, value in new.items()}
-                    for row, new in zip(part, made, strict=True)
-                ]
-            )
+            new = [{names[name]: cells.get(name) for name in names} for cells in made]
+            sink.write([row | cells for row, cells in zip(part, new, strict=True)])
             rows += len(part)
-            errors += sum(bool(new["error"]) for new in made)
+            errors += sum(bool(cells["error"]) for cells in made)
             state.keep(rows, errors, sink.mark())
             progress(rows, source.read())
         sink.finish()

@@ -21,6 +21,9 @@ ROOM_FOR_TEXT = 8
 """Tokens a hypothesis must leave for the text."""
 
 REMEMBERED = 256
+REMEMBERED_TOKENS = 2**18
+"""Label sets that are kept between calls, and tokens of all of them together."""
+
 TOKENS_PER_PACK = 8192
 """Tokens of labels that are computed with a text at once; more labels are several packs."""
 
@@ -38,6 +41,11 @@ class LabelSet:
     def longest(self) -> int:
         """Tokens of the longest hypothesis."""
         return max(map(len, self.ends))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all hypotheses."""
+        return sum(map(len, self.ends))
 
     @cached_property
     def packs(self) -> list[Packed]:
@@ -66,6 +74,7 @@ class LabelSets:
     def __init__(self, encoder: TextEncoder) -> None:
         self._encoder = encoder
         self._found: OrderedDict[tuple[tuple[str, ...], str], LabelSet] = OrderedDict()
+        self._tokens = 0
         self._lock = Lock()
 
     def get(self, labels: tuple[str, ...], template: str) -> LabelSet:
@@ -81,9 +90,12 @@ class LabelSets:
                 return self._found[key]
         made = self._made(labels, template)
         with self._lock:
-            self._found[key] = made
-            while len(self._found) > REMEMBERED:
-                self._found.popitem(last=False)
+            if key not in self._found:
+                self._found[key] = made
+                self._tokens += made.tokens
+            while self._found and (len(self._found) > REMEMBERED or self._tokens > REMEMBERED_TOKENS):
+                _, oldest = self._found.popitem(last=False)
+                self._tokens -= oldest.tokens
         return made
 
     def _made(self, labels: tuple[str, ...], template: str) -> LabelSet:

@@ -220,5 +220,5 @@ def test_a_signal_under_load_loses_nothing_that_was_accepted(start_server, tiny_
         assert (code, said) == (0, "") and took < 30
         accepted = {line["request_id"]: line["code"] for line in map(json.loads, server.log)}
         told = dict(answered)
-        assert len(told) > 20 and set(accepted.values()) <= {200, 503}
+        assert len(told) > 20 and set(accepted.values()) == {200, 503}  # it says so before it listens no more
         assert {name: code for name, code in accepted.items() if told.get(name) != code} == {}

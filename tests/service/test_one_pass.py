@@ -187,3 +187,15 @@ def test_a_shortlist_weighs_the_nearest_labels_and_no_other(tiny_topics, scorer)
     for wrong in ({"shortlist": 0}, {"shortlist": 3, "attention": "ordinary"}, {"shortlist": 3, "scorer": "embedding"}):
         with pytest.raises(BadRequest, match="a shortlist is a number from 1, for models that read a text once"):
             engine.zero_shot(texts, ZeroShotQuestion(labels, **wrong))
+
+
+def test_label_sets_are_kept_by_their_size(tiny_topics, monkeypatch):
+    engine = Engine.load(read(tiny_topics))
+    sets = engine._label_sets
+    one = sets.get(("sports", "money"), "{}")
+    assert sets.get(("sports", "money"), "{}") is one and sets._tokens == one.tokens > 0
+    monkeypatch.setattr("service.labelsets.REMEMBERED_TOKENS", 3 * one.tokens)
+    for name in "abcdefgh":
+        sets.get(("sports", name), "{}")
+    assert sets._tokens == sum(found.tokens for found in sets._found.values()) <= 3 * one.tokens
+    assert ("sports", "money") not in {labels for labels, _ in sets._found}
