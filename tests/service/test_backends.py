@@ -320,11 +320,14 @@ def test_a_queue_that_is_full_refuses_whoever_does_not_wait(loaded, monkeypatch)
     engine = loaded(("dummy", "float32"), "sentiment")
     batcher = engine._worker._batcher
     monkeypatch.setattr(batcher, "_room", 1)
-    gate, compute = threading.Event(), batcher._run
-    monkeypatch.setattr(batcher, "_run", lambda kind, batch: gate.wait(10) and compute(kind, batch))
+    gate, begun, compute = threading.Event(), threading.Event(), batcher._run
+    monkeypatch.setattr(batcher, "_run", lambda kind, batch: begun.set() or gate.wait(10) and compute(kind, batch))
 
     async def ask():
-        first, second = (asyncio.create_task(engine.aclassify([TextInput(text)])) for text in ("a", "b"))
+        first = asyncio.create_task(engine.aclassify([TextInput("a")]))
+        while not begun.is_set():
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(engine.aclassify([TextInput("b")]))
         while not batcher._queue.tokens:
             await asyncio.sleep(0.001)
         with pytest.raises(Overloaded):
