@@ -321,7 +321,7 @@ def test_a_queue_that_is_full_refuses_whoever_does_not_wait(loaded, monkeypatch)
     batcher = engine._worker._batcher
     monkeypatch.setattr(batcher, "_room", 1)
     gate, begun, compute = threading.Event(), threading.Event(), batcher._run
-    monkeypatch.setattr(batcher, "_run", lambda kind, batch: begun.set() or gate.wait(10) and compute(kind, batch))
+    monkeypatch.setattr(batcher, "_run", lambda kind, batch: begun.set() or (gate.wait(10) and compute(kind, batch)))
 
     async def ask():
         first = asyncio.create_task(engine.aclassify([TextInput("a")]))
