@@ -14,7 +14,7 @@ from finetune.artifact import AttentionMode
 from finetune.encoding import without_surrogates
 from service import zero_shot
 from service.engine import Engine
-from service.errors import BadRequest, Late, TooLarge
+from service.errors import BadRequest, TooLarge, late_after
 from service.schema import Answer, Function, TextInput, Work, ZeroShotQuestion
 from service.settings import ServeSettings
 from service.store import ModelStore
@@ -117,13 +117,6 @@ class Desk:
         try:
             return await asyncio.wait_for(asked, settings.request_seconds)
         except TimeoutError as error:
-            raise self.late() from error
+            raise late_after(settings.request_seconds) from error
         finally:
             engine.leave(work)
-
-    def late(self) -> Late:
-        """What is said where a request takes too long."""
-        return Late(
-            f"this took longer than the {self.settings.request_seconds:g} s that a request may take",
-            hint="ask for less at once",
-        )

@@ -118,6 +118,11 @@ class Late(ServiceError):
     code = "late"
 
 
+def late_after(seconds: float) -> Late:
+    """What is said of a request that took so long."""
+    return Late(f"this took longer than the {seconds:g} s that a request may take", hint="ask for less at once")
+
+
 class BackendFailed(ServiceError):
     """The model itself failed, which is no fault of the request."""
 

@@ -89,8 +89,8 @@ def texts_of(table: Table, text: str | None = None, text_pair: str | None = None
         BadRequest: no such column, none that is obvious, or a cell that holds no text.
     """
     column = _column(table.name, table.columns, text)
-    if text_pair is not None and text_pair not in table.columns:
-        raise BadRequest(f"{table.name} has no column {text_pair!r}: it has {shown(table.columns)}")
+    if text_pair is not None:
+        _column(table.name, table.columns, text_pair)
     texts = _texts(table, column)
     pairs = _texts(table, text_pair) if text_pair is not None else repeat(None)
     return list(map(TextInput, texts, pairs))
@@ -236,8 +236,8 @@ def score_table(
     check_output(out, table, overwrite=overwrite)
     source = chunks(table, asked.rows)
     column = _column(source.name, source.columns, text)
-    if text_pair is not None and text_pair not in source.columns:
-        raise BadRequest(f"{source.name} has no column {text_pair!r}: it has {shown(source.columns)}")
+    if text_pair is not None:
+        _column(source.name, source.columns, text_pair)
     fresh = _fresh(asked, all_scores)
     names = free_names(fresh, source.columns)
     sink = _sink(out, source, {names[name]: kind for name, kind in fresh.items()}, neutral=not keep_formulas)

@@ -94,7 +94,7 @@ class OnePass(nn.Module):
                 attended = attended.reshape(rows * width, -1).index_select(0, starts)
                 states = states.reshape(rows * width, -1).index_select(0, starts)
             states = _after(layer, attended, states)
-        return (self._head(states[:, None]).float(), *(mean.float() for mean in means))
+        return (head(self._model, states), *(mean.float() for mean in means))
 
     def _embedded(self, ids: Tensor, types: Tensor | None, positions: Tensor) -> Tensor:
         types = torch.zeros_like(ids) if types is None else types
@@ -105,10 +105,13 @@ class OnePass(nn.Module):
         found: Tensor = project(states) if project is not None else states
         return found
 
-    def _head(self, states: Tensor) -> Tensor:
-        pooler = getattr(self._body, "pooler", None)
-        found: Tensor = self._model.classifier(pooler(states) if pooler is not None else states)
-        return found
+
+def head(model: Any, states: Tensor) -> Tensor:
+    """Logits `[N, C]` of the first tokens' states `[N, H]`."""
+    pooler = getattr(model.base_model, "pooler", None)
+    states = states[:, None]
+    found: Tensor = model.classifier(pooler(states) if pooler is not None else states)
+    return found.float()
 
 
 def _heads(layer: Any, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:

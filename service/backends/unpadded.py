@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from finetune.first_token import layers_of
+from service.backends.one_pass import head
 
 SHORT = 32
 """Tokens of a sequence up to which small products side by side are faster than the kernel."""
@@ -74,7 +75,7 @@ class Unpadded:
             states = layer.after(attended, states)
         query, key, value = last.heads(states)
         attended, _ = self._attend(query[firsts], key, value, _single(bounds), bounds)
-        return self._head(last.after(attended, states[firsts]))
+        return head(self._model, last.after(attended, states[firsts]))
 
     def labelled(
         self,
@@ -120,7 +121,7 @@ class Unpadded:
             of_text, text_weight = self._attend(query, text_key, text_value, across, of_texts)
             share = torch.sigmoid(own_weight - text_weight)[..., None].to(own.dtype)
             states = layer.after(torch.lerp(of_text, own, share), states)
-        return self._head(states), means
+        return head(self._model, states), means
 
     def _embedded(self, tokens: Tokens) -> Tensor:
         types = torch.zeros_like(tokens.ids) if tokens.types is None else tokens.types
@@ -132,12 +133,6 @@ class Unpadded:
         project = getattr(self._body, "embeddings_project", None)
         found: Tensor = project(states) if project is not None else states
         return found[0]
-
-    def _head(self, states: Tensor) -> Tensor:
-        pooler = getattr(self._body, "pooler", None)
-        states = states[:, None]
-        found: Tensor = self._model.classifier(pooler(states) if pooler is not None else states)
-        return found.float()
 
 
 class _Layer:

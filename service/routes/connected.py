@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from service.errors import BadRequest, Late
+from service.errors import BadRequest, late_after
 
 T = TypeVar("T")
 AT_ONCE_S = 0.02
@@ -43,7 +43,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T], *, wit
             return task.result()
         if leaving is not None and leaving.done():
             raise BadRequest("the client left before its answer was ready")
-        raise Late(f"this took longer than the {within_s:g} s that a request may take", hint="ask for less at once")
+        raise late_after(within_s)
     finally:
         waiting = [one for one in (task, leaving) if one is not None and not one.done()]
         for one in waiting:
