@@ -208,6 +208,7 @@ class Guard:
                 more |= self._count(scope, call)
             except ServiceError as error:
                 call.reason = error.code
+                more |= self._shared_with(headers)
                 if scope["type"] == "websocket":
                     await send({"type": "websocket.close", "code": 1008})
                     return
@@ -233,9 +234,15 @@ class Guard:
         """Refuse with as little work as can be: it is done thousands of times a second."""
         call = scope[CALL]
         answer = self._refusal(scope, error)
-        answer.headers["X-Request-Id"] = call.identity
+        answer.headers.update({"X-Request-Id": call.identity, **self._shared_with(Headers(scope=scope))})
         await answer(scope, receive, send)
         self._noted(scope, call, answer.status_code)
+
+    def _shared_with(self, headers: Headers) -> dict[str, str]:
+        """Headers that let the scripts of an allowed page read a refusal, which comes from before the app's own."""
+        origin = headers.get("origin")
+        allowed = origin is not None and origin in self._settings.cors_origins
+        return {"Access-Control-Allow-Origin": str(origin), "Vary": "Origin"} if allowed else {}
 
     async def _while_open(self, stream: Any) -> None:
         """A stream, until it ends or the server stops."""

@@ -158,6 +158,15 @@ def test_cors_is_off_until_origins_are_listed(served):
     assert client.post("/models/sentiment", json=ASK, headers={"Origin": "https://other.example"}).status_code == 403
 
 
+def test_the_scripts_of_an_allowed_page_can_read_a_refusal(served):
+    client = served(cors_origins=("https://app.example",), requests_per_minute=1)
+    found = [client.post("/models/sentiment", json=ASK, headers={"Origin": "https://app.example"}) for _ in range(2)]
+    assert [one.status_code for one in found] == [200, 429]
+    assert [one.headers["access-control-allow-origin"] for one in found] == ["https://app.example"] * 2
+    other = client.post("/models/sentiment", json=ASK, headers={"Origin": "https://other.example"})
+    assert other.status_code == 403 and "access-control-allow-origin" not in other.headers
+
+
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
 def test_json_routes_insist_on_json(served, kind):
     client = served()
