@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from finetune.average import WeightAverage
 from finetune.config import TrainConfig
 from finetune.errors import TrainingError
-from finetune.events import Listener, Warned
+from finetune.events import Listener, Looked, Warned
 from finetune.gradients import Diagnosis, Look, Watch, diagnose, not_finite
 from finetune.model import head_of
 from finetune.optim import Parts, freeze, frozen_depths
@@ -65,6 +65,7 @@ class Watching(TrainerCallback):
         lr = self.trainer._get_learning_rate()
         look = self._watch.after(state.global_step + 1, float(self.trainer.loss_of_update), float(lr))
         self.looks.append(look)
+        self.say(Looked(look.update_number, dict(look.gradient), look.ratios))
         self.trainer.log({f"gradient_norm/{part}": value for part, value in look.gradient.items()})
         for found in diagnose(self.looks, lr=self.trainer.config.optim.lr or lr, layers=list(look.gradient)):
             if found.name in self._said:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from finetune.choices import TABLES
+
 if TYPE_CHECKING:
     from finetune.config import TrainConfig
 
@@ -94,7 +96,9 @@ def finetune(data: str | None, file: str | None, overrides: tuple[str, ...], dry
     named |= {key: f"optim__{key}" for key in ("epochs", "batch_size", "lr")}
     settings = {named[key]: value for key, value in flags.items()}
     config = configfile.load(file, overrides, data__train=data, **settings)
-    _quiet()
+    from finetune.planning import quiet
+
+    quiet()
     if dry_run:
         _show_plan(config)
         return
@@ -108,37 +112,19 @@ def finetune(data: str | None, file: str | None, overrides: tuple[str, ...], dry
     click.echo(f"model: {result.path}")
 
 
-TABLES = {
-    **{name: name for name in ("losses", "heads", "poolings", "activations", "initialisers", "metrics", "auxiliary")},
-    **dict.fromkeys(("optimizers", "schedules"), "optim"),
-}
-"""Table -> the module of `finetune` that holds it."""
-
-
 @click.command()
 @click.argument("table", type=click.Choice(list(TABLES)))
 def choices(table: str) -> None:
     """List the choices of a table, each with its sentence or formula, its knobs, and the tasks it is for."""
-    from importlib import import_module
-
+    from finetune.choices import table as functions
+    from finetune.choices import tasks_of
     from finetune.registry import knobs_of, sentence_of
 
-    module = import_module(f"finetune.{TABLES[table]}")
-    fits = getattr(module, "FITS", {})
-    for name, function in getattr(module, table.upper()).items():
+    fits = tasks_of(table)
+    for name, function in functions(table).items():
         knobs = ", ".join(f"{knob}={default}" for knob, default in knobs_of(function).items())
-        tasks = f"  [{', '.join(fits[name].tasks)}]" if name in fits else ""
+        tasks = f"  [{', '.join(fits[name])}]" if name in fits else ""
         click.echo(f"{name}{f'  ({knobs})' if knobs else ''}{tasks}\n    {sentence_of(function)}")
-
-
-def _quiet() -> None:
-    import warnings
-
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", module="torch")
 
 
 def _show_plan(config: TrainConfig) -> None:
@@ -241,10 +227,11 @@ def search(config: str, trials: int, overrides: tuple[str, ...], **flags: Any) -
     The same command goes on where it was stopped.
     """
     from finetune import configfile
+    from finetune.planning import quiet
     from finetune.search import search as run_search
 
     content = configfile.content_of(config, overrides, **flags)
-    _quiet()
+    quiet()
     with Drawing() as draw:
         found = run_search(content, trials, on_event=draw)
     click.echo(f"best of {found.trials} trials: {found.score:.4f}")

@@ -44,6 +44,16 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Looked:
+    """The gradients were looked at: by part of the model, their norm, and the size of the update as a share of the
+    weights' norm."""
+
+    update: int
+    gradient: Mapping[str, float]
+    ratio: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Saved:
     """Something was written: a checkpoint, or at the end the model folder."""
 
@@ -79,5 +89,5 @@ class Finished:
     metrics: Mapping[str, float]
 
 
-Event = Started | Step | Evaluated | Saved | Said | Warned | Failed | Finished
+Event = Started | Step | Evaluated | Looked | Saved | Said | Warned | Failed | Finished
 Listener = Callable[[Event], None]

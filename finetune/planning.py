@@ -50,6 +50,17 @@ class Plan:
     regime: Regime
 
 
+def quiet() -> None:
+    """Have transformers and torch keep their remarks to themselves: what matters is said as an event."""
+    import warnings
+
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", module="torch")
+
+
 def plan(config: TrainConfig, data: Any = None) -> Plan:
     """What `train` would do, without training."""
     base = base_of(config)

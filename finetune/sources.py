@@ -17,7 +17,7 @@ from finetune.dataconfig import DataConfig, Source
 from finetune.errors import DataError
 from finetune.labels import shown
 from finetune.spool import Cells, Records
-from finetune.tables import SUFFIXES, TEXT_NAMES, Table, read_table
+from finetune.tables import LABEL_NAMES, SUFFIXES, TEXT_NAMES, Table, read_table
 
 SPLIT_NAMES = {
     "train": "train",
@@ -29,10 +29,6 @@ SPLIT_NAMES = {
     "test": "test",
 }
 
-LABEL_NAMES = (
-    *("label", "labels", "class", "category", "categories", "target", "sentiment", "intent", "emotion", "topic"),
-    *("tag", "tags", "rating", "stars", "score", "y"),
-)
 PAIR_NAMES = (
     ("text", "text_pair"),
     ("premise", "hypothesis"),

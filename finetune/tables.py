@@ -25,6 +25,12 @@ TEXT_NAMES = (
 )
 """Columns that obviously hold the text, in the order in which they are looked for."""
 
+LABEL_NAMES = (
+    *("label", "labels", "class", "category", "categories", "target", "sentiment", "intent", "emotion", "topic"),
+    *("tag", "tags", "rating", "stars", "score", "y"),
+)
+"""Columns that obviously hold the label, in the order in which they are looked for."""
+
 
 @dataclass(frozen=True)
 class Table:

@@ -31,14 +31,16 @@ from finetune.errors import FinetuneError
 from service.desk import Desk
 from service.engine import Engine
 from service.errors import BackendFailed, BadRequest, ServiceError
+from service.feedback import Feedback
 from service.guard import Guard, Keys, check_exposure
+from service.jobs import Jobs
 from service.routes import docs, failures, health, huggingface, login, metrics, systemone, tei, vllm
 from service.routes.door import Door
 from service.settings import RuntimeSettings, ServeSettings
 from service.store import ModelStore, describe
 from service.telemetry import Telemetry, quiet_libraries
 from service.ui import build as page
-from service.ui.gate import Gate, closed, without_tracebacks
+from service.ui.gate import FORM_BYTES, Gate, closed, without_tracebacks
 
 Say = Callable[[str], None]
 ACCEPTED_AT_ONCE = 32
@@ -61,6 +63,8 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
     telemetry = Telemetry(log)
     store = ModelStore(settings.models, partial(_load, runtime, telemetry, say), default=settings.default)
     store.pin_default()
+    jobs = Jobs(settings.models, settings.bases) if settings.allow_training else None
+    feedback = Feedback(settings.feedback, settings.max_feedback_rows) if settings.feedback is not None else None
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -68,6 +72,8 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
         gc.collect()
         gc.freeze()  # what is loaded now stays: looking through it for cycles would hold every thread up
         yield
+        if jobs is not None:
+            await run_in_threadpool(jobs.close)
         for name in store.loaded():
             await run_in_threadpool(store.get(name).close)
 
@@ -96,7 +102,12 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
         )
-    app.gate = Gate(app.open, max_body_bytes=settings.max_body_bytes, refusal=failures.response)
+    app.gate = Gate(
+        app.open,
+        max_body_bytes=settings.max_body_bytes,
+        max_upload_bytes=settings.max_upload_bytes,
+        refusal=failures.response,
+    )
     app.guard = Guard(
         app.unguarded,
         settings=settings,
@@ -109,7 +120,7 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
     )
     for kind, handler in ERROR_HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    _mount_page(app, desk)
+    _mount_page(app, desk, page.build(desk, has_key=bool(keys), jobs=jobs, feedback=feedback))
     return app
 
 
@@ -151,17 +162,18 @@ def _load(runtime: RuntimeSettings, telemetry: Telemetry, say: Say, folder: Mode
     return engine
 
 
-def _mount_page(app: FastAPI, desk: Desk) -> None:
+def _mount_page(app: FastAPI, desk: Desk, blocks: gradio.Blocks) -> None:
     """The page at `/`, behind the routes that the app has already."""
     without_tracebacks(partial(desk.telemetry.crash, "page"))
     gradio.mount_gradio_app(
         app,
-        closed(page.build(desk)),
+        closed(blocks),
         path="/",
         footer_links=[],
         run_history=False,
         ssr_mode=False,
-        app_kwargs={"max_body_size": desk.settings.max_body_bytes},
+        app_kwargs={"max_body_size": desk.settings.max_upload_bytes + FORM_BYTES},  # the gate holds others to less
+        max_file_size=desk.settings.max_upload_bytes,
         mcp_server=desk.settings.mcp,
         theme=page.theme(),
         css=page.CSS,

@@ -24,7 +24,7 @@ IDLE_S = 1.0
 LONGER_AT_MOST = 2
 """The longest item of a batch over the shortest: padding is computed like everything else."""
 
-NICER = 2
+NICER = 6
 STUCK_S, STUCK_TIMES = 3.0, 8.0
 """Seconds, and times what its tokens took so far, after which a batch is taken for one that never ends."""
 

@@ -1,6 +1,6 @@
 """What every way in asks alike, HTTP and page: is it within the limits, and what does the model say, counted.
 
-Knows: limits, the engine's async face, what is counted of an answer.
+Knows: limits, the engine's async face, what is counted of an answer, how far a whole table gives way to others.
 Does not know: any wire dialect, pages.
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from finetune.artifact import AttentionMode
@@ -15,12 +17,17 @@ from finetune.encoding import without_surrogates
 from service import zero_shot
 from service.engine import Engine
 from service.errors import BadRequest, TooLarge, late_after
+from service.explain import Word, explain
+from service.files import Progress, Scored, asked, score_table, scorer
 from service.schema import Answer, Function, TextInput, Work, ZeroShotQuestion
 from service.settings import ServeSettings
 from service.store import ModelStore
 from service.telemetry import Telemetry
 
 T = TypeVar("T")
+
+ROWS_OF_A_TABLE = 64
+"""Rows of a table that wait for the model together: whoever asks meanwhile waits for them."""
 
 
 class Desk:
@@ -100,6 +107,47 @@ class Desk:
         answers = await engine.azero_shot(texts, question, work=work)
         self.telemetry.answers(engine.folder.path.name, answers, own_labels=None)
         return answers
+
+    async def explain(self, engine: Engine, item: TextInput, label: str) -> list[Word]:
+        """What each word of a text adds to the score of a label; raises as `Engine.aclassify` does."""
+        loop = asyncio.get_running_loop()
+
+        def scores(texts: list[str]) -> list[float]:
+            inputs = [TextInput(text, item.pair) for text in texts]
+            # not counted with the answers: nobody asked for these
+            call = engine.aclassify(inputs, work=self.work())
+            answers = asyncio.run_coroutine_threadsafe(call, loop).result(self.settings.request_seconds)
+            return [answer.scores[answer.labels.index(label)] for answer in answers]
+
+        return await asyncio.to_thread(explain, item.text, scores)
+
+    def score_table(
+        self,
+        engine: Engine,
+        question: ZeroShotQuestion | None,
+        table: Path,
+        out: Path,
+        *,
+        text: str,
+        all_scores: bool,
+        progress: Progress,
+    ) -> Scored:
+        """A table's rows with their scores, as `files.score` writes them, a few rows at a time.
+
+        Raises:
+            BadRequest, DataError: a table or a column that cannot be used.
+        """
+        answers = scorer(engine, question)
+
+        def within(inputs: list[TextInput]) -> list[Answer]:
+            most = self.settings.max_characters
+            for item in inputs:
+                if len(item.text) > most:
+                    raise TooLarge(f"the text has {len(item.text)} characters, and it may have {most}")
+            return answers(inputs)
+
+        few = replace(asked(engine, question), rows=ROWS_OF_A_TABLE)
+        return score_table(table, out, within, few, text=text, all_scores=all_scores, progress=progress)
 
     async def counted(self, engine: Engine, work: Work, asked: Coroutine[Any, Any, T]) -> T:
         """The outcome of a call that no guard has counted in.

@@ -17,7 +17,7 @@ from service.errors import BadRequest
 
 BackendName = Literal["auto", "torch", "openvino", "onnx", "dummy"]
 M = TypeVar("M", bound=BaseModel)
-LISTS = ("allowed_hosts", "cors_origins")
+LISTS = ("allowed_hosts", "cors_origins", "bases")
 PrecisionName = Literal["auto", "float32", "bfloat16", "int8"]
 
 
@@ -115,6 +115,24 @@ class ServeSettings(BaseModel):
     mcp: bool = False
     """Offer classify_sentiment and classify_topics as tools to language models, at /gradio_api/mcp (extra `mcp`)."""
 
+    allow_training: bool = False
+    """Let the page train models, in a process beside the server, into the folder of models."""
+
+    bases: tuple[str, ...] = ()
+    """Encoders that the page may train from: served names, folders or Hub ids; every served model if none is named."""
+
+    tables: Path | None = None
+    """A folder of tables that the page offers beside what is uploaded."""
+
+    feedback: Path | None = None
+    """A JSON Lines file that corrected answers are appended to; without it the page asks for none."""
+
+    max_feedback_rows: int = Field(default=10_000, ge=1)
+    """Corrected answers that the file may hold."""
+
+    max_upload_bytes: int = Field(default=50_000_000, ge=1024)
+    """Bytes that a table uploaded on the page may have."""
+
     max_body_bytes: int = Field(default=2_000_000, ge=1024)
     """Bytes a request body may have."""
 
@@ -130,7 +148,7 @@ class ServeSettings(BaseModel):
     max_tokens: int = Field(default=65_536, ge=1)
     """Tokens of work one request may ask for: its texts, and its labels as often as they are computed."""
 
-    max_concurrent: int = Field(default=256, ge=1)
+    max_concurrent: int = Field(default=128, ge=1)
     """Requests that may be under way for one model."""
 
     queue_seconds: float = Field(default=2.0, gt=0)

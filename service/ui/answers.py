@@ -1,42 +1,28 @@
 """How an answer, or a problem, appears on the page.
 
-Knows: bars, the red sentence, the choice of a model.
+Knows: bars, words that decided, the red sentence, what is said of a model.
 Does not know: any tab.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from html import escape
 from typing import Any, TypeVar
 
 import gradio as gr
 
 from finetune.artifact import ModelFolder
-from finetune.errors import CheckpointError, FinetuneError
+from finetune.errors import FinetuneError
 from service.engine import Engine
 from service.errors import ServiceError
+from service.explain import Word
 from service.schema import Answer
 from service.store import ModelStore, describe
 from service.telemetry import Telemetry
 
 T = TypeVar("T")
-SHOWN_FIRST = ("sentiment", "topics")
-
-
-def names_where(store: ModelStore[Engine], wanted: Callable[[ModelFolder], bool]) -> list[str]:
-    """The served names whose folder can be read and is of the wanted kind, the default first."""
-    found = []
-    for name in store.names():
-        try:
-            if wanted(store.folder(name)):
-                found.append(name)
-        except CheckpointError:
-            continue  # the server said so when it started
-    return sorted(found, key=lambda name: (name != store.default_name, name not in SHOWN_FIRST))
-
-
 def about(store: ModelStore[Engine], name: str | None) -> str:
     """One line about a model, as HTML."""
     if not name:
@@ -87,23 +73,54 @@ def _pictures(folder: ModelFolder) -> list[tuple[Any, str]]:
 
 
 def guarded(
-    act: Callable[..., Coroutine[Any, Any, Sequence[Any]]], telemetry: Telemetry, *, outputs: int
+    act: Callable[..., Coroutine[Any, Any, Sequence[Any]]],
+    telemetry: Telemetry,
+    *,
+    outputs: int,
+    keep: bool = False,
 ) -> Callable[..., Coroutine[Any, Any, list[Any]]]:
-    """The handler `act` with a sentence after its outputs: empty, or what was wrong, and the outputs cleared."""
+    """The handler `act` with a sentence after its outputs: empty, or what was wrong, and the outputs cleared.
+
+    Args:
+        keep: leave the outputs as they are where something was wrong.
+    """
 
     async def handler(*arguments: Any) -> list[Any]:
         try:
-            return [*await act(*arguments), gr.update(value="", visible=False)]
+            return [*await act(*arguments), _silent()]
         except Exception as error:
-            said = str(error)
-            if not isinstance(error, ServiceError | FinetuneError):
-                telemetry.crash("page", error)
-                said = "the server failed; its log says more"
-            sentence = said[:1].upper() + said[1:]
-            problem = f'<div class="rehead-problem" role="alert">{escape(sentence)}</div>'
-            return [*[None] * outputs, gr.update(value=problem, visible=True)]
+            return [*[gr.skip() if keep else None for _ in range(outputs)], problem(error, telemetry)]
 
     return handler
+
+
+def streamed(
+    act: Callable[..., AsyncIterator[Sequence[Any]]], telemetry: Telemetry, *, outputs: int
+) -> Callable[..., AsyncIterator[list[Any]]]:
+    """As `guarded`, for a handler that shows how far it is; where something was wrong, its outputs stay."""
+
+    async def handler(*arguments: Any) -> AsyncIterator[list[Any]]:
+        try:
+            async for shown in act(*arguments):
+                yield [*shown, _silent()]
+        except Exception as error:
+            yield [*[gr.skip()] * outputs, problem(error, telemetry)]
+
+    return handler
+
+
+def _silent() -> Any:
+    return gr.update(value="", visible=False)
+
+
+def problem(error: Exception, telemetry: Telemetry) -> Any:
+    """What was wrong, as an update of the red sentence; what is our fault goes to the log."""
+    said = str(error)
+    if not isinstance(error, ServiceError | FinetuneError):
+        telemetry.crash("page", error)
+        said = "the server failed; its log says more"
+    sentence = said[:1].upper() + said[1:] if said.split(" ")[0].isalpha() else said  # a file's name stays
+    return gr.update(value=f'<div class="rehead-problem" role="alert">{escape(sentence)}</div>', visible=True)
 
 
 def as_tool(act: Callable[..., Coroutine[Any, Any, T]], telemetry: Telemetry) -> Callable[..., Coroutine[Any, Any, T]]:
@@ -133,3 +150,40 @@ def note(answer: Answer) -> Any:
     """What there is to say about an answer, as an update of the HTML below it."""
     sentence = '<div class="rehead-note">The text is longer than the model reads; its end was cut off.</div>'
     return gr.update(value=sentence if answer.truncated else "", visible=answer.truncated)
+
+
+def decided(text: str, label: str, score: float, words: Sequence[Word]) -> str:
+    """A text as HTML, its words shaded by what they add to the label's score; in words, too, for colours tell little."""
+    if not words:
+        return ""
+    most = max(abs(word.weight) for word in words) or 1.0
+    parts, at = [], 0
+    for word in words:
+        share, side = abs(word.weight) / most, "for" if word.weight >= 0 else "against"
+        told = f"without it, {label} has {word.without:.3f}"
+        parts.append(escape(text[at : word.begin]))
+        shown = escape(text[word.begin : word.end])
+        parts.append(
+            f'<span class="rehead-word rehead-{side}" style="--share:{share:.2f}" title="{escape(told)}">{shown}</span>'
+        )
+        at = word.end
+    rest = escape(text[at:])
+    lists = "".join(
+        _strongest(title, text, sorted(some, key=lambda word: -abs(word.weight))[:5])
+        for title, some in (
+            (f"For {label}", [word for word in words if word.weight > 0]),
+            ("Against it", [word for word in words if word.weight < 0]),
+        )
+    )
+    explained = (
+        f"What {escape(label)} ({score:.3f}) rests on: each word was left out in turn. "
+        "Shaded words speak for it, underlined ones against it."
+    )
+    return f'<div class="rehead-words">{"".join(parts)}{rest}</div><div class="rehead-note">{explained}</div>{lists}'
+
+
+def _strongest(title: str, text: str, words: Sequence[Word]) -> str:
+    if not words:
+        return ""
+    told = ", ".join(f"<b>{escape(text[word.begin : word.end])}</b> ({word.without:.3f} without it)" for word in words)
+    return f'<div class="rehead-note">{escape(title)}: {told}</div>'

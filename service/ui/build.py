@@ -9,7 +9,12 @@ from __future__ import annotations
 import gradio as gr
 
 from service.desk import Desk
-from service.ui.tabs import sentiment, topics
+from service.feedback import Feedback
+from service.jobs import Jobs
+from service.ui import links
+from service.ui.gate import folder
+from service.ui.page import Page
+from service.ui.tabs import batch, models, sentiment, topics, train
 
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
 MONO_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -22,7 +27,8 @@ HEADER = """
 """
 
 CSS = """
-.gradio-container { max-width: 1120px !important; margin: 0 auto !important; }
+.gradio-container { max-width: 1120px !important; width: 100% !important; margin: 0 auto !important; }
+#models-pictures .grid-container { grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)) !important; }
 .rehead-header { padding: 1.4rem 0 .4rem; }
 .rehead-header h1 { font-size: 1.7rem; font-weight: 650; letter-spacing: -.02em; margin: 0; }
 .rehead-header p { color: var(--body-text-color-subdued); margin: .2rem 0 0; }
@@ -37,20 +43,51 @@ CSS = """
 .rehead-problem { background: #fef2f2; color: #991b1b; border: 1px solid #fecaca; border-radius: 8px;
   padding: .7rem .95rem; }
 .dark .rehead-problem { background: #450a0a; color: #fecaca; border-color: #7f1d1d; }
+.rehead-warning { color: #92400e; background: #fffbeb; border: 1px solid #fde68a; border-radius: 8px;
+  padding: .5rem .8rem; margin: .35rem 0; font-size: .9rem; }
+.dark .rehead-warning { color: #fde68a; background: #422006; border-color: #78350f; }
+.rehead-note ul { margin: .2rem 0 0 1.1rem; list-style: disc; }
+.rehead-note progress, .rehead-run progress { accent-color: #0f766e; vertical-align: middle; width: 12rem; max-width: 60%; }
+.rehead-step { font-size: 1.05rem !important; font-weight: 600; margin: .6rem 0 .2rem .1rem !important; }
+.rehead-run { margin: .2rem 0; }
+.rehead-figures { font-size: 1.05rem; font-weight: 600; margin: .2rem 0; font-variant-numeric: tabular-nums; }
+.rehead-finished b { color: var(--link-text-color); }
+.rehead-words { line-height: 1.9; font-size: 1.02rem; padding: .4rem .2rem; }
+.rehead-word { border-radius: 4px; padding: .12em .2em; }
+.rehead-for { background: color-mix(in srgb, #14b8a6 calc(var(--share) * 55%), transparent); }
+.rehead-against { border-bottom: 3px solid color-mix(in srgb, #ea580c calc(var(--share) * 100%), transparent);
+  border-radius: 0; }
+.rehead-cards { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); }
+.rehead-card { border: 1px solid var(--border-color-primary); border-radius: 10px; padding: .8rem 1rem;
+  background: var(--block-background-fill); }
+.rehead-card h3 { margin: 0 0 .2rem; font-size: 1.05rem; font-weight: 600; overflow-wrap: anywhere; }
+.rehead-card ul { margin: .3rem 0 0; padding: 0; list-style: none; font-size: .88rem;
+  color: var(--body-text-color-subdued); }
+.rehead-figure b { font-size: 1.25rem; font-variant-numeric: tabular-nums; }
+.rehead-empty { padding: 1.5rem .4rem; }
+.rehead-found meter { width: 8rem; }
 .rehead-scores .bar { height: 8px !important; border-radius: 4px; border: 0; }
 .rehead-scores .confidence-set { font-family: inherit !important; font-size: .95rem; }
 .rehead-scores dl, .rehead-scores dt, .rehead-scores dd, .rehead-scores .text { font-family: inherit !important; }
 """
 
 
-def build(desk: Desk) -> gr.Blocks:
+def build(
+    desk: Desk, *, has_key: bool = False, jobs: Jobs | None = None, feedback: Feedback | None = None
+) -> gr.Blocks:
     """The page itself."""
-    with gr.Blocks(title="rehead", analytics_enabled=False) as page:
+    folder()  # each component takes its place for files from the environment
+    with gr.Blocks(title="rehead", analytics_enabled=False) as blocks:
         gr.HTML(HEADER)
-        for title, tab in TABS.items():
-            with gr.Tab(title):
-                tab.build(page, desk)
-    return page
+        asked = gr.Textbox(visible=False)
+        page = Page(blocks, desk, has_key, jobs, feedback, asked)
+        with gr.Tabs() as tabs:
+            for title, part in TABS.items():
+                with gr.Tab(title, id=part.NAME) as tab:
+                    part.build(page, tab)
+        links.open_tab(blocks, tabs, [part.NAME for part in TABS.values()])
+        blocks.load(lambda: page.token, None, [asked], api_name=False, show_progress="hidden")
+    return blocks
 
 
 def theme() -> gr.themes.Base:
@@ -91,4 +128,7 @@ def theme() -> gr.themes.Base:
 TABS = {
     "Sentiment": sentiment,
     "Topics": topics,
+    "Batch": batch,
+    "Train": train,
+    "Models": models,
 }

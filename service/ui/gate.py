@@ -1,16 +1,27 @@
-"""What of gradio strangers may reach: the routes that the page uses, with bodies that name no file and no address.
+"""What of gradio strangers may reach: the routes that the page uses, with bodies that name no file but an upload, and no
+address.
 
-Knows: gradio's routes, how it hands files on, where it prints tracebacks (gradio 6.31).
+Knows: gradio's routes, where it keeps uploads, how it hands files on, where it prints tracebacks (gradio 6.31).
 Does not know: tabs, keys (the guard does).
 
 Mounted into another app, gradio does not check the paths of files that a client names, and fetches addresses for it:
-a caller could read any file that the server can. Nothing on this page takes a file.
+a caller could read any file that the server can. Its own checks are switched on, and stand behind this.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,12 +31,13 @@ import gradio.route_utils
 import gradio.routes
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BadRequest, Forbidden, ServiceError, TooLarge
+from service.errors import BadRequest, Forbidden, Overloaded, ServiceError, TooLarge
 
 PREFIX = "/gradio_api/"
+UPLOAD = "upload"
 USED = (
     *("queue/join", "queue/data", "call/", "run/", "heartbeat/", "startup-events", "info", "openapi.json", "reset"),
-    *("cancel", "app_id", "file=", "mcp"),
+    *("cancel", "app_id", "file=", "mcp", "upload_progress"),
 )
 """Routes under the prefix, by how they begin."""
 
@@ -42,12 +54,52 @@ REFUSED = (
 )
 """Older addresses of gradio's routes outside the prefix, and those that nothing here needs."""
 
-EVENTS_WAITING, SESSIONS = 256, 200
+FILE_KEYS = frozenset({"path", "url", "size", "orig_name", "mime_type", "is_stream", "meta"})
+FORM_BYTES = 64_000
+"""What a form has beside the file in it."""
+
+EVENTS_WAITING, SESSIONS, EVENTS_AT_ONCE = 256, 200, 40
+UPLOADS_AT_ONCE = 20
+"""Uploads of the largest size for which there is room; what is older than `KEPT_S` seconds is deleted."""
+
+KEPT_S = 3600
+
+
+@cache
+def _own() -> tempfile.TemporaryDirectory[str]:
+    found = tempfile.TemporaryDirectory(prefix="rehead-page-", dir=os.environ.get("GRADIO_TEMP_DIR") or None)
+    os.environ["GRADIO_TEMP_DIR"] = found.name  # gradio asks nothing else (gradio/utils.py, get_upload_folder)
+    return found
+
+
+def folder() -> Path:
+    """The folder of what is uploaded and handed out: this process's own, and gone with it."""
+    return Path(_own().name).resolve()
+
+
+def place(content: bytes | None = None) -> Path:
+    """A new folder in it for one file, where nobody else finds it: by the file's content, or by chance."""
+    found = folder() / (secrets.token_hex(32) if content is None else hashlib.sha256(content).hexdigest())
+    found.mkdir(exist_ok=content is not None)
+    return found
+
+
+def sweep() -> int:
+    """Delete what is old; the bytes that are left."""
+    for child in folder().iterdir():
+        with suppress(OSError):
+            if time.time() - child.stat().st_mtime > KEPT_S:
+                shutil.rmtree(child, ignore_errors=True)
+    found = 0
+    for file in folder().rglob("*"):
+        with suppress(OSError):  # another thread deletes, too
+            found += file.stat().st_size if file.is_file() else 0
+    return found
 
 
 def closed(page: gr.Blocks) -> gr.Blocks:
     """The page with gradio's own checks on, its queue bounded, and little kept of its callers."""
-    page.queue(max_size=EVENTS_WAITING)
+    page.queue(max_size=EVENTS_WAITING, default_concurrency_limit=EVENTS_AT_ONCE)
     page.has_launched = True  # only then are paths of files checked (gradio/processing_utils.py)
     page.state_session_capacity = SESSIONS
     return page
@@ -67,10 +119,23 @@ def without_tracebacks(crashed: Callable[[BaseException], None]) -> None:
 
 
 class Gate:
-    """ASGI: the app, with what of gradio is not to be reached refused."""
+    """ASGI: the app, with what of gradio is not to be reached refused.
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, refusal: Callable[[Scope, ServiceError], ASGIApp]) -> None:
-        self._app, self._max_body_bytes, self._refusal = app, max_body_bytes, refusal
+    Args:
+        max_body_bytes: of every body but an upload's.
+        max_upload_bytes: of an upload; `UPLOADS_AT_ONCE` of that size have room.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: int,
+        max_upload_bytes: int,
+        refusal: Callable[[Scope, ServiceError], ASGIApp],
+    ) -> None:
+        self._app, self._refusal = app, refusal
+        self._max_body_bytes, self._max_upload_bytes = max_body_bytes, max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass it on, or refuse it."""
@@ -78,9 +143,11 @@ class Gate:
         try:
             if path.startswith(PREFIX):
                 rest = path[len(PREFIX) :]
-                if not rest.startswith(USED) or "://" in rest or rest.startswith("file=http"):
+                if not (rest == UPLOAD or rest.startswith(USED)) or "://" in rest or rest.startswith("file=http"):
                     raise Forbidden("this route of gradio is closed here")
-                if scope.get("method") == "POST":
+                if rest == UPLOAD:
+                    self._check_room(dict(scope["headers"]).get(b"content-length", b""))
+                elif scope.get("method") == "POST":
                     receive = await self._checked(receive)
             elif path.startswith(REFUSED):
                 raise Forbidden("this route of gradio is closed here")
@@ -89,8 +156,15 @@ class Gate:
             return
         await self._app(scope, receive, send)
 
+    def _check_room(self, length: bytes) -> None:
+        """Refuse what is too large, and any upload while those of others take all the room."""
+        if length.isdigit() and int(length) > self._max_upload_bytes + FORM_BYTES:
+            raise TooLarge(f"the file has more than {self._max_upload_bytes} bytes, which is the limit")
+        if sweep() + self._max_upload_bytes > UPLOADS_AT_ONCE * self._max_upload_bytes:
+            raise Overloaded("there is no room for more files", hint="try again in an hour", retry_after_s=KEPT_S)
+
     async def _checked(self, receive: Receive) -> Receive:
-        """The request's body again, once it is known to be small and to name no file."""
+        """The request's body again, once it is known to be small and to name no file but uploads."""
         body = b""
         while True:
             message = await receive()
@@ -105,8 +179,7 @@ class Gate:
             content = json.loads(body) if body else None
         except (ValueError, RecursionError) as error:
             raise BadRequest("the body is not JSON") from error
-        if _names_a_file(content):
-            raise BadRequest("nothing on this page takes a file")
+        _check_files(content)
         given = False
 
         async def again() -> Message:
@@ -119,15 +192,28 @@ class Gate:
         return again
 
 
-def _names_a_file(content: Any) -> bool:
-    """Whether there is an object that gradio would take for a file."""
+def _check_files(content: Any) -> None:
+    """Refuse an object that gradio would take for a file, unless it is an upload as gradio's page names it.
+
+    Raises:
+        BadRequest.
+    """
     left = [content]
     while left:
         one = left.pop()
         if isinstance(one, dict):
-            if "path" in one or "_type" in one:
-                return True
-            left += one.values()
+            if "path" not in one and "_type" not in one:
+                left += one.values()
+            elif not (set(one) <= FILE_KEYS and _is_upload(one.get("path")) and not one.get("is_stream")):
+                raise BadRequest("this is no file that was uploaded here")
         elif isinstance(one, list):
             left += one
-    return False
+
+
+def _is_upload(path: Any) -> bool:
+    """Whether it is the path of an upload: its folder is named by its content's hash, which nobody else knows."""
+    if not isinstance(path, str):
+        return False
+    place = Path(path)
+    inside = place.parent.parent == folder() and re.fullmatch(r"[0-9a-f]{64}", place.parent.name) is not None
+    return inside and "\0" not in path and place.name not in ("..", ".") and place.is_file() and not place.is_symlink()

@@ -1,4 +1,4 @@
-"""The Sentiment tab: a fine-tuned model, one text as bars or many lines as a table.
+"""The Sentiment tab: a fine-tuned model, one text as bars or many lines as a table, and the words that decided.
 
 Knows: this tab's components and what its buttons do.
 Does not know: the other tabs, HTTP.
@@ -13,10 +13,15 @@ from typing import Any
 import gradio as gr
 
 from service.desk import Desk
+from service.engine import Engine
 from service.errors import BadRequest
 from service.schema import Answer
-from service.ui.answers import about, as_tool, bars, guarded, names_where, note, report_of
+from service.ui import corrections, links, snippets
+from service.ui.answers import about, as_tool, bars, decided, guarded, note
+from service.ui.corrections import Given
+from service.ui.page import Page
 
+NAME = "sentiment"
 EXAMPLES = (
     "A warm, funny film with a terrific cast. I would happily watch it again.",
     "Two hours of my life that I will never get back.",
@@ -25,22 +30,21 @@ EXAMPLES = (
 )
 
 
-def build(page: gr.Blocks, desk: Desk) -> None:
+def build(page: Page, tab: gr.Tab) -> None:
     """Lay out the tab inside the block that is open, and connect it."""
-    store = desk.store
-
-    def names() -> list[str]:
-        return names_where(store, lambda folder: not folder.is_zero_shot)
-
+    desk = page.desk
+    names = partial(page.names, lambda folder: not folder.is_zero_shot)
     first = next(iter(names()), None)
     with gr.Row(equal_height=False):
         with gr.Column(scale=5):
             model = gr.Dropdown(names(), value=first, label="Model", elem_id="sentiment-model")
-            line = gr.HTML(about(store, first), padding=False)
+            line = gr.HTML(about(desk.store, first), padding=False)
             text = gr.Textbox(
                 label="Text", lines=5, max_lines=14, placeholder="Type or paste a text ...", elem_id="sentiment-text"
             )
-            classify = gr.Button("Classify", variant="primary", elem_id="sentiment-classify")
+            with gr.Row():
+                classify = gr.Button("Classify", variant="primary", elem_id="sentiment-classify")
+                why = gr.Button("Which words decided?", elem_id="sentiment-why")
             examples = gr.Examples(
                 [[example] for example in EXAMPLES], inputs=[text], label="Examples", cache_examples=False
             )
@@ -48,6 +52,8 @@ def build(page: gr.Blocks, desk: Desk) -> None:
             problem = gr.HTML(visible=False, padding=False, elem_id="sentiment-problem")
             scores = gr.Label(label="Scores", elem_id="sentiment-scores", elem_classes="rehead-scores")
             remark = gr.HTML(visible=False, padding=False)
+            given = corrections.build(page, NAME)
+            words = gr.HTML(visible=False, padding=False, elem_id="sentiment-words")
     with gr.Accordion("Many texts at once", open=False, elem_id="sentiment-many"):
         lines = gr.Textbox(label="One text on each line", lines=6, max_lines=20, elem_id="sentiment-lines")
         classify_lines = gr.Button("Classify every line", elem_id="sentiment-classify-lines")
@@ -60,21 +66,25 @@ def build(page: gr.Blocks, desk: Desk) -> None:
             elem_id="sentiment-table",
         )
 
-    with gr.Accordion("How good this model is", open=False, elem_id="sentiment-report") as report:
-        figures = gr.HTML(padding=False, elem_id="sentiment-figures")
-        pictures = gr.Gallery(
-            label="Pictures", columns=3, object_fit="contain", interactive=False, elem_id="sentiment-pictures"
+    def program(language: str, address: str, model: str | None, text: str) -> str:
+        return snippets.snippet(
+            language, address, model or NAME, text.strip() or EXAMPLES[0], {}, has_key=page.has_key
         )
 
-    one = guarded(partial(_one, desk), desk.telemetry, outputs=2)
+    snippets.build(NAME, [model, text], program)
+    links.build(page.blocks, NAME, {"model": model, "text": text})
+
+    shown = [scores, remark, words, *([given] if given is not None else [])]
+    one = guarded(partial(_one, desk, given is not None), desk.telemetry, outputs=len(shown))
     many = guarded(partial(_many, desk), desk.telemetry, outputs=1)
+    reasons = guarded(partial(_why, desk), desk.telemetry, outputs=1)
     for event in (classify.click, text.submit, examples.load_input_event.then):
-        event(one, [model, text], [scores, remark, problem], api_name=False)
+        event(one, [model, text], [*shown, problem], api_name=False)
+    why.click(reasons, [model, text], [words, problem], api_name=False)
     classify_lines.click(many, [model, lines], [table, problem_lines], api_name=False)
-    model.change(lambda name: about(store, name), [model], [line], api_name=False, show_progress="hidden")
-    report.expand(lambda name: report_of(store, name), [model], [figures, pictures], api_name=False)
-    model.change(lambda: (gr.update(open=False), "", None), None, [report, figures, pictures], api_name=False)
-    page.load(lambda: gr.update(choices=names()), None, [model], api_name=False, show_progress="hidden")
+    model.change(lambda name: about(desk.store, name), [model], [line], api_name=False, show_progress="hidden")
+    tab.select(lambda: gr.update(choices=names()), None, [model], api_name=False, show_progress="hidden")
+    page.blocks.load(lambda: gr.update(choices=names()), None, [model], api_name=False, show_progress="hidden")
 
     async def classify_sentiment(text: str, model: str = first or "") -> list[dict[str, Any]]:
         """Say whether a text is positive or negative, or what else a fine-tuned model of this server tells.
@@ -92,12 +102,27 @@ def build(page: gr.Blocks, desk: Desk) -> None:
     gr.api(as_tool(classify_sentiment, desk.telemetry), api_name="classify_sentiment")
 
 
-async def _one(desk: Desk, model: str | None, text: str) -> list[Any]:
-    if not text.strip():
-        raise BadRequest("there is no text yet: type one, or pick an example")
-    (answer,) = await _answers(desk, model, [text])
-    number = desk.store.folder(str(model)).settings.task == "regression"
-    return [bars(answer, number=number), note(answer)]
+async def _one(desk: Desk, corrected: bool, model: str | None, text: str) -> list[Any]:
+    engine = await _engine(desk, model)
+    (answer,) = await _answers(desk, model, [_given(text)])
+    task = engine.folder.settings.task
+    shown = [bars(answer, number=task == "regression"), note(answer), gr.update(value="", visible=False)]
+    if not corrected:
+        return shown
+    best = answer.best
+    row = Given(text, str(model), list(engine.folder.labels.names), best.label, best.score, task == "multi_label")
+    return [*shown, None if task == "regression" else list(row)]
+
+
+async def _why(desk: Desk, model: str | None, text: str) -> list[Any]:
+    engine = await _engine(desk, model)
+    if engine.folder.settings.task == "regression":
+        raise BadRequest("this model gives a number: words are weighed for labels only")
+    (item,) = desk.inputs([_given(text)])
+    (answer,) = await _answers(desk, model, [item.text])
+    best, work = answer.best, desk.work()
+    words = await desk.counted(engine, work, desk.explain(engine, item, best.label))
+    return [gr.update(value=decided(item.text, best.label, best.score, words), visible=True)]
 
 
 async def _many(desk: Desk, model: str | None, lines: str) -> list[Any]:
@@ -105,17 +130,28 @@ async def _many(desk: Desk, model: str | None, lines: str) -> list[Any]:
     if not texts:
         raise BadRequest("there is no text yet: paste one on each line")
     if len(texts) > (most := desk.settings.max_texts):
-        raise BadRequest(f"these are {len(texts)} lines, and {most} go at once: use rehead predict FILE")
+        raise BadRequest(f"these are {len(texts)} lines, and {most} go at once: the Batch tab takes a whole table")
     answers = await _answers(desk, model, texts)
     rows = zip(answers, texts, strict=True)
     return [[[answer.best.label, f"{answer.best.score:.3f}", text] for answer, text in rows]]
 
 
-async def _answers(desk: Desk, model: str | None, texts: list[str]) -> list[Answer]:
+def _given(text: str) -> str:
+    if not text.strip():
+        raise BadRequest("there is no text yet: type one, or pick an example")
+    return text
+
+
+async def _engine(desk: Desk, model: str | None) -> Engine:
     if not model:
         raise BadRequest("no fine-tuned model is served: train one with rehead finetune")
     engine = await asyncio.to_thread(desk.store.get, model)
     if engine.folder.is_zero_shot:
         raise BadRequest(f"{model} is a zero-shot model: it wants labels of your own")
+    return engine
+
+
+async def _answers(desk: Desk, model: str | None, texts: list[str]) -> list[Answer]:
+    engine = await _engine(desk, model)
     inputs, work = desk.inputs(texts), desk.work()
     return await desk.counted(engine, work, desk.classify(engine, inputs, work))

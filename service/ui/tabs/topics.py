@@ -1,6 +1,6 @@
 """The Topics tab: a text and labels of your own.
 
-Knows: this tab's components and what its button does.
+Knows: this tab's components and what its buttons do.
 Does not know: the other tabs, HTTP.
 """
 
@@ -8,61 +8,116 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from html import escape
 from typing import Any
 
 import gradio as gr
 
 from finetune.artifact import DEFAULT_TEMPLATE
+from service import zero_shot
 from service.desk import Desk
 from service.engine import Engine
-from service.errors import BadRequest
+from service.errors import BadRequest, ServiceError
 from service.schema import Answer, ZeroShotQuestion
 from service.store import ModelStore
-from service.ui.answers import about, as_tool, bars, guarded, names_where, note
+from service.ui import chips, corrections, links, snippets
+from service.ui.answers import about, as_tool, bars, guarded, note
+from service.ui.corrections import Given
+from service.ui.page import Page
 
+NAME = "topics"
+LABELS = ("sports", "business", "science", "politics")
 EXAMPLES = (
-    ["The match went to extra time before the visitors scored.", "sports, business, science, politics", False],
-    ["The central bank raised interest rates again.", "sports, business, science, politics", False],
-    ["How do I undo the last commit without losing my changes?", "version control, databases, networking", False],
-    ["My card was charged twice and nobody answers the phone.", "billing, customer service, delivery", True],
+    ["The match went to extra time before the visitors scored.", [*LABELS], False],
+    ["The central bank raised interest rates again.", [*LABELS], False],
+    [
+        "How do I undo the last commit without losing my changes?",
+        ["version control", "databases", "networking"],
+        False,
+    ],
+    ["My card was charged twice and nobody answers the phone.", ["billing", "customer service", "delivery"], True],
 )
+PREVIEWED = 5
+KEPT_IN = "rehead-label-sets"
+"""Under this name, and unreadably without this word, label sets lie in the browser's own storage: no secret."""
+
+MOST_SETS = 50
 
 
-def build(page: gr.Blocks, desk: Desk) -> None:
+def build(page: Page, tab: gr.Tab) -> None:
     """Lay out the tab inside the block that is open, and connect it."""
-    store = desk.store
-
-    def names() -> list[str]:
-        return names_where(store, lambda folder: folder.is_zero_shot)
-
+    desk = page.desk
+    names = partial(page.names, lambda folder: folder.is_zero_shot)
     first = next(iter(names()), None)
     with gr.Row(equal_height=False):
         with gr.Column(scale=5):
             model = gr.Dropdown(names(), value=first, label="Model", elem_id="topics-model")
-            line = gr.HTML(about(store, first), padding=False)
-            text, labels, several, template = question = _question(_template(store, first))
+            line = gr.HTML(about(desk.store, first), padding=False)
+            text = gr.Textbox(
+                label="Text", lines=4, max_lines=14, placeholder="Type or paste a text ...", elem_id="topics-text"
+            )
+            labels = chips.field("topics-labels", LABELS)
+            _sets(page, labels)
+            several = gr.Checkbox(label="Several labels may hold at once", elem_id="topics-several")
+            template = gr.Textbox(
+                label="Template",
+                info="The sentence a label is put into, with exactly one {}.",
+                value=_template(desk.store, first),
+                max_lines=1,
+                elem_id="topics-template",
+            )
+            preview = gr.HTML(_preview(template.value, list(LABELS)), padding=False, elem_id="topics-preview")
             classify = gr.Button("Classify", variant="primary", elem_id="topics-classify")
             examples = gr.Examples(
                 [list(one) for one in EXAMPLES],
                 inputs=[text, labels, several],
                 label="Examples",
-                example_labels=[one[0] for one in EXAMPLES],
+                example_labels=[str(one[0]) for one in EXAMPLES],
                 cache_examples=False,
             )
         with gr.Column(scale=4):
             problem = gr.HTML(visible=False, padding=False, elem_id="topics-problem")
             scores = gr.Label(label="Scores", elem_id="topics-scores", elem_classes="rehead-scores")
             remark = gr.HTML(visible=False, padding=False)
+            given = corrections.build(page, NAME)
+    question: list[Any] = [text, labels, several, template]
 
-    act = guarded(partial(_answer, desk), desk.telemetry, outputs=2)
-    for event in (classify.click, text.submit, labels.submit, examples.load_input_event.then):
-        event(act, [model, *question], [scores, remark, problem], api_name=False)
+    def program(
+        language: str, address: str, model: str | None, text: str, labels: list[str], several: bool, template: str
+    ) -> str:
+        parameters: dict[str, Any] = {"candidate_labels": labels or list(LABELS)}
+        parameters |= {"multi_label": True} if several else {}
+        if template != _template(desk.store, model):
+            parameters["hypothesis_template"] = template
+        asked = text.strip() or str(EXAMPLES[0][0])
+        return snippets.snippet(language, address, model or NAME, asked, parameters, has_key=page.has_key)
 
-    def describe_model(name: str | None) -> tuple[str, str]:
-        return about(store, name), _template(store, name)
+    snippets.build(NAME, [model, *question], program)
+    fields = {"model": model, "text": text, "labels": labels, "several": several, "template": template}
+    links.build(page.blocks, NAME, fields)
 
-    model.change(describe_model, [model], [line, template], api_name=False, show_progress="hidden")
-    page.load(lambda: gr.update(choices=names()), None, [model], api_name=False, show_progress="hidden")
+    shown = [scores, remark, *([given] if given is not None else [])]
+    act = guarded(partial(_answer, desk, given is not None), desk.telemetry, outputs=len(shown))
+    for event in (classify.click, text.submit, examples.load_input_event.then):
+        event(act, [model, *question], [*shown, problem], api_name=False)
+    for changed in (template.input, labels.change):
+        changed(
+            _preview,
+            [template, labels],
+            [preview],
+            api_name=False,
+            show_progress="hidden",
+            trigger_mode="always_last",
+        )
+
+    def describe_model(name: str | None, labels: list[str]) -> tuple[str, str, str]:
+        return about(desk.store, name), (own := _template(desk.store, name)), _preview(own, labels)
+
+    model.change(
+        describe_model, [model, labels], [line, template, preview], api_name=False, show_progress="hidden"
+    )
+    tab.select(lambda: gr.update(choices=names()), None, [model], api_name=False, show_progress="hidden")
+    page.blocks.load(lambda: gr.update(choices=names()), None, [model], api_name=False, show_progress="hidden")
 
     async def classify_topics(
         text: str, labels: list[str], multi_label: bool = False, model: str = first or ""
@@ -84,37 +139,68 @@ def build(page: gr.Blocks, desk: Desk) -> None:
     gr.api(as_tool(classify_topics, desk.telemetry), api_name="classify_topics")
 
 
-def _question(template: str) -> tuple[gr.Textbox, gr.Textbox, gr.Checkbox, gr.Textbox]:
-    """The fields that make a question: text, labels, whether several may hold, template."""
-    return (
-        gr.Textbox(label="Text", lines=4, max_lines=14, placeholder="Type or paste a text ...", elem_id="topics-text"),
-        gr.Textbox(
-            label="Labels",
-            info="With commas between them, or one on each line.",
-            value="sports, business, science, politics",
-            max_lines=10,
-            elem_id="topics-labels",
-        ),
-        gr.Checkbox(label="Several labels may hold at once", elem_id="topics-several"),
-        gr.Textbox(
-            label="Template",
-            info="The sentence a label is put into, with exactly one {}.",
-            value=template,
-            max_lines=1,
-            elem_id="topics-template",
-        ),
+def _sets(page: Page, labels: gr.Dropdown) -> None:
+    """Sets of labels, kept by name in the browser and nowhere else."""
+    kept = gr.BrowserState([], storage_key=KEPT_IN, secret=KEPT_IN)
+    with gr.Accordion("Label sets kept in this browser", open=False, elem_id="topics-sets"):
+        with gr.Row(equal_height=True):
+            chosen = gr.Dropdown([], label="Take the set", elem_id="topics-set")
+            delete = gr.Button("Delete it", size="sm", scale=0, min_width=100, elem_id="topics-set-delete")
+        with gr.Row(equal_height=True):
+            name = gr.Textbox(label="Keep these labels as", max_lines=1, elem_id="topics-set-name")
+            keep = gr.Button("Keep", size="sm", scale=0, min_width=100, elem_id="topics-set-keep")
+        problem = gr.HTML(visible=False, padding=False)
+
+    async def kept_as(sets: list[Any], name: str, labels: list[str]) -> list[Any]:
+        if not (called := name.strip()[:64]) or not labels:
+            raise BadRequest("give the set a name, and at least one label")
+        found = [one for one in sets if one[0] != called][-MOST_SETS + 1 :] + [[called, labels]]
+        return [found, gr.update(choices=[one[0] for one in found], value=called), ""]
+
+    def without(sets: list[Any], name: str | None) -> list[Any]:
+        found = [one for one in sets if one[0] != name]
+        return [found, gr.update(choices=[one[0] for one in found], value=None)]
+
+    def taken(sets: list[Any], name: str | None) -> Any:
+        found = next((one[1] for one in sets if one[0] == name), None)
+        return gr.skip() if found is None else gr.update(value=found, choices=found)
+
+    handler = guarded(kept_as, page.desk.telemetry, outputs=3, keep=True)
+    keep.click(handler, [kept, name, labels], [kept, chosen, name, problem], api_name=False)
+    delete.click(without, [kept, chosen], [kept, chosen], api_name=False, show_progress="hidden")
+    chosen.input(taken, [kept, chosen], [labels], api_name=False, show_progress="hidden")
+    page.blocks.load(
+        lambda sets: gr.update(choices=[one[0] for one in sets or []]),
+        [kept],
+        [chosen],
+        api_name=False,
+        show_progress="hidden",
     )
 
 
-async def _answer(desk: Desk, model: str | None, text: str, labels: str, several: bool, template: str) -> list[Any]:
+def _preview(template: str, labels: list[str] | None) -> str:
+    """The sentences that will be tested, or what is wrong with the template."""
+    try:
+        zero_shot.check_template(template)
+    except ServiceError as error:
+        return f'<div class="rehead-note">{escape(str(error))}</div>'
+    found = labels or []
+    shown = "".join(f"<li>{escape(zero_shot.fill(template, label))}</li>" for label in found[:PREVIEWED])
+    rest = f"<li>and {len(found) - PREVIEWED} more</li>" if len(found) > PREVIEWED else ""
+    return f'<div class="rehead-note">Each of these is held against the text:<ul>{shown}{rest}</ul></div>'
+
+
+async def _answer(
+    desk: Desk, corrected: bool, model: str | None, text: str, labels: list[str], several: bool, template: str
+) -> list[Any]:
     if not text.strip():
         raise BadRequest("there is no text yet: type one, or pick an example")
-    # a line may hold a comma where each label has a line of its own
-    names = desk.labels(labels.splitlines() if "\n" in labels.strip() else labels)
+    names = desk.labels(labels or [])
     if len(names) < 2 and not several:
         raise BadRequest("one label leaves nothing to choose: name at least two, or let several hold at once")
     answer = await _weighed(desk, model, text, ZeroShotQuestion(names, several, template))
-    return [bars(answer), note(answer)]
+    given = Given(text, str(model), list(names), answer.best.label, answer.best.score, several)
+    return [bars(answer), note(answer), *([list(given)] if corrected else [])]
 
 
 async def _weighed(desk: Desk, model: str | None, text: str, question: ZeroShotQuestion) -> Answer:

@@ -1,0 +1,316 @@
+"""Training for the page: in a child process, which goes on when a tab is closed and ends when the server does.
+
+Knows: a job's folder (table, config, events), that one runs at a time, how it is stopped.
+Does not know: the page, what training does.
+
+`python -m service.jobs train FOLDER` is the child; `look CONFIG` and `choices` answer questions that need the training
+side, so that the server itself stays light.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from finetune import configfile, events
+from finetune.artifact import served
+from finetune.config import TrainConfig
+from finetune.errors import FinetuneError
+from service.errors import BadRequest, Overloaded
+
+FOLDER = ".training"
+"""Where jobs lie, in the folder of models; a name that begins with a dot is no model's."""
+
+CONFIG, EVENTS, OUTPUT, TABLE, LABEL_NAMES_SHOWN = "config.yaml", "events.jsonl", "output.txt", "table", 20
+PREFERRED_BASE = "topics"
+STOPPED_WITHIN_S = 20.0
+LOOK_S = 300.0
+NICE = 5
+"""How far training gives way to the server's answers."""
+
+State = Literal["running", "finished", "failed", "stopped"]
+KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind
+    for kind in (
+        events.Started,
+        events.Step,
+        events.Evaluated,
+        events.Looked,
+        events.Saved,
+        events.Said,
+        events.Warned,
+        events.Failed,
+        events.Finished,
+    )
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is known of a training run: `events` in their order, `config` as its YAML file holds it."""
+
+    name: str
+    state: State
+    events: tuple[events.Event, ...]
+    config: Mapping[str, Any]
+
+
+class Jobs:
+    """The training runs of a server, by the name of the model that each makes; safe to use from many threads.
+
+    Args:
+        models: the folder that models are written to.
+        bases: what may be trained from; every served model where none is named.
+    """
+
+    def __init__(self, models: Path, bases: tuple[str, ...] = ()) -> None:
+        self._bases, self._models, self._folder = bases, models, models / FOLDER
+        self._lock = threading.Lock()
+        self._running: tuple[str, subprocess.Popen[bytes]] | None = None
+        self._known: dict[str, dict[str, str]] = {}
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """What may be trained from, the one that most will want first."""
+        return self._bases or tuple(sorted(served(self._models), key=lambda name: (name != PREFERRED_BASE, name)))
+
+    def choices(self) -> dict[str, dict[str, str]]:
+        """Names and sentences of every table of choices: losses, heads and so on."""
+        with self._lock:
+            if not self._known:
+                self._known = _asked("choices")
+            return self._known
+
+    def config(self, name: str, settings: Mapping[str, Any], table: Path) -> TrainConfig:
+        """The configuration of a run that would make the model `name` of a table.
+
+        Args:
+            settings: by dotted key, as `rehead finetune --set` takes them.
+
+        Raises:
+            BadRequest: a name that is none or is taken, or a base that is not offered.
+            ConfigError: a setting that cannot be.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9][\w-]{0,63}", name, re.ASCII):
+            raise BadRequest("a model's name has letters, digits, - and _, up to 64 of them")
+        if name in served(self._models):
+            raise BadRequest(f"there is a model {name!r} already: give this one another name")
+        if (base := settings.get("base")) not in self.bases:
+            raise BadRequest(f"this server does not train from {base!r}: it offers {', '.join(self.bases)}")
+        content = configfile.laid({}, settings)
+        content = configfile.laid(content, {"out": str(self._models / name), "models_dir": str(self._models)})
+        return configfile.build(configfile.laid(content, {"data.train": str(table)}))
+
+    def look(self, config: TrainConfig) -> dict[str, Any]:
+        """What is known of a run before it trains: rows by label, what was found in the data, updates.
+
+        Raises:
+            BadRequest: data or settings that cannot be used; says why.
+        """
+        return _asked("look", configfile.dump(config))
+
+    def start(self, name: str, config: TrainConfig) -> None:
+        """Begin a run; its table is copied first.
+
+        Raises:
+            Overloaded: another one runs.
+        """
+        with self._lock:
+            if self._running is not None and self._running[1].poll() is None:
+                raise Overloaded(f"{self._running[0]} is being trained: one runs at a time", hint="wait, or stop it")
+            folder = self._folder / name
+            source = Path(config.data.train[0].path)
+            table = (folder / TABLE).with_suffix(source.suffix)
+            again = self._same_as_before(folder, config, source)
+            folder.mkdir(parents=True, exist_ok=True)
+            if not again:
+                shutil.copyfile(source, table)
+            data = config.data.model_copy(update={"train": (config.data.train[0].model_copy(update={"path": str(table)}),)})
+            config = config.model_copy(update={"data": data, "resume": again})
+            (folder / CONFIG).write_text(configfile.dump(config), encoding="utf-8")
+            (folder / EVENTS).write_text("", encoding="utf-8")
+            with (folder / OUTPUT).open("wb") as output:
+                child = subprocess.Popen(
+                    [*_command("train"), str(folder)], stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                )
+            self._running = name, child
+
+    def stop(self, name: str) -> None:
+        """End a run; the same one, started again, goes on from its last checkpoint."""
+        with self._lock:
+            if self._running is None or self._running[0] != name:
+                return
+            child = self._running[1]
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(STOPPED_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+    def close(self) -> None:
+        """End whatever runs."""
+        if self._running is not None:
+            self.stop(self._running[0])
+
+    def latest(self) -> Job | None:
+        """The run that was begun last."""
+        begun = {file.parent.name: file.stat().st_mtime_ns for file in self._folder.glob(f"*/{CONFIG}")}
+        return self.job(max(begun, key=lambda name: begun[name])) if begun else None
+
+    def job(self, name: str) -> Job | None:
+        """A run by its model's name."""
+        folder = self._folder / name
+        try:
+            lines = (folder / EVENTS).read_text(encoding="utf-8").splitlines()
+            config = configfile.read_yaml(folder / CONFIG)
+        except (OSError, FinetuneError):
+            return None
+        found = tuple(_event(line) for line in lines if line.endswith("}"))
+        running = self._running
+        if running is not None and running[0] == name and running[1].poll() is None:
+            return Job(name, "running", found, config)
+        last = found[-1] if found else None
+        if isinstance(last, events.Finished):
+            return Job(name, "finished", found, config)
+        return Job(name, "failed" if isinstance(last, events.Failed) else "stopped", found, config)
+
+    def _same_as_before(self, folder: Path, config: TrainConfig, source: Path) -> bool:
+        """Whether this is a run that was stopped, and can go on."""
+        try:
+            before = configfile.load(folder / CONFIG)
+        except FinetuneError:
+            return False
+        table = Path(before.data.train[0].path)
+        kept = {"data", "resume"}
+        return (
+            before.model_dump(exclude=kept) == config.model_dump(exclude=kept)
+            and before.data.model_dump(exclude={"train"}) == config.data.model_dump(exclude={"train"})
+            and table.is_file()
+            and table.read_bytes() == source.read_bytes()
+        )
+
+
+def _command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "service.jobs", *words]
+
+
+def _asked(*words: str) -> dict[str, Any]:
+    """What a child says, which takes the last word from its standard input."""
+    given = words[1].encode() if len(words) > 1 else b""
+    try:
+        done = subprocess.run(_command(words[0]), input=given, capture_output=True, timeout=LOOK_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise BadRequest(f"looking at this table took more than {LOOK_S:.0f} s: use rehead finetune") from error
+    try:
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError) as error:
+        raise RuntimeError(f"the training side left with {done.returncode}: {done.stderr[-2000:]!r}") from error
+    if "problem" in found:
+        raise BadRequest(str(found["problem"]))
+    return found
+
+
+def _event(line: str) -> events.Event:
+    content = json.loads(line)
+    found: events.Event = KINDS[content.pop("event")](**content)
+    return found
+
+
+# the child
+
+
+def _train(folder: Path) -> int:
+    """Train what the folder's config says, and write down each event."""
+    parent = os.getppid()
+    with suppress(OSError, AttributeError):
+        os.nice(NICE)
+
+    def terminate(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
+    with (folder / EVENTS).open("a", encoding="utf-8", buffering=1) as stream:
+
+        def note(event: events.Event) -> None:
+            stream.write(json.dumps({"event": type(event).__name__, **asdict(event)}) + "\n")
+            if os.getppid() != parent:
+                raise KeyboardInterrupt  # the server is gone
+
+        try:
+            from finetune.planning import quiet
+            from finetune.run import train
+
+            quiet()
+            train(configfile.load(folder / CONFIG), on_event=note)
+        except FinetuneError as error:
+            note(events.Failed(str(error)))
+            return error.exit_code
+        except KeyboardInterrupt:
+            return 130
+        except Exception as error:
+            note(events.Failed(f"the run failed ({type(error).__name__}); {folder / OUTPUT} says more"))
+            raise
+    return 0
+
+
+def _look() -> dict[str, Any]:
+    """What a configuration's data is like, and what training on it would be."""
+    import yaml
+
+    from finetune.planning import plan, quiet
+
+    quiet()
+    content = yaml.safe_load(sys.stdin.read())
+    found = plan(configfile.build(content))
+    values = found.splits.train.values
+    several = [name for value in values if isinstance(value, list | tuple) for name in value]
+    counts = Counter(several or [value for value in values if isinstance(value, str)])
+    return {
+        "task": found.splits.labels.task,
+        "labels": dict(counts.most_common(LABEL_NAMES_SHOWN)),
+        "all_labels": len(counts),
+        "rows": len(values),
+        "validation_rows": len(found.splits.validation),
+        "counts": found.splits.counts,
+        "said": found.splits.said,
+        "fit": str(found.fit),
+        "near": str(found.near),
+        "warnings": list(found.fit.warnings),
+        "updates": found.regime.updates,
+        "lr": found.config.optim.lr,
+    }
+
+
+def _choices() -> dict[str, dict[str, str]]:
+    from finetune.choices import TABLES, sentences
+
+    return {name: sentences(name) for name in TABLES}
+
+
+def main() -> int:
+    """The child: a command, and what it works on."""
+    if sys.argv[1] == "train":
+        return _train(Path(sys.argv[2]))
+    try:
+        found: dict[str, Any] = _look() if sys.argv[1] == "look" else _choices()
+    except FinetuneError as error:
+        found = {"problem": str(error)}
+    print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

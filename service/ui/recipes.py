@@ -1,0 +1,56 @@
+"""The same training run as a command, a YAML file and Python, as text.
+
+Knows: the flags of `rehead finetune`, how a configuration is written.
+Does not know: the page.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from finetune import configfile
+
+FLAGS = {
+    "base": "--base",
+    "data.text": "--text",
+    "data.label": "--label",
+    "data.text_pair": "--text-pair",
+    "data.task": "--task",
+    "optim.epochs": "--epochs",
+    "optim.batch_size": "--batch-size",
+    "optim.lr": "--lr",
+    "loss.name": "--loss",
+    "seed": "--seed",
+    "out": "--out",
+}
+
+
+def command(table: str, settings: Mapping[str, Any]) -> str:
+    """The run as `rehead finetune` takes it."""
+    said = [f"rehead finetune {shlex.quote(table)}"]
+    for key, value in settings.items():
+        said.append(f"{FLAGS[key]} {shlex.quote(str(value))}" if key in FLAGS else f"--set {shlex.quote(f'{key}={value}')}")
+    return " \\\n  ".join(said)
+
+
+def as_yaml(table: str, settings: Mapping[str, Any]) -> str:
+    """The run as a file for `rehead finetune --config`."""
+    return yaml.safe_dump(_content(table, settings), sort_keys=False, allow_unicode=True)
+
+
+def as_python(table: str, settings: Mapping[str, Any]) -> str:
+    """The run as the Python door takes it."""
+    arguments = ",\n".join(f"    {key}={value!r}" for key, value in _content(table, settings).items())
+    return f"from finetune import TrainConfig, train\n\nresult = train(TrainConfig(\n{arguments},\n))\nprint(result.metrics)"
+
+
+def _content(table: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return configfile.laid({}, {**settings, "data.train": table})
+
+
+WRITERS = {"command": ("shell", command), "YAML": ("yaml", as_yaml), "Python": ("python", as_python)}
+"""Way -> the language it is shown in, and what writes it."""

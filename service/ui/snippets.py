@@ -1,0 +1,82 @@
+"""How the same is asked from a program: curl, Python and JavaScript, as text.
+
+Knows: the HTTP API's shape, the Python door, the stock clients.
+Does not know: any tab.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+LANGUAGES = {"curl": "shell", "Python": "python", "JavaScript": "javascript"}
+KEY = "YOUR_KEY"
+
+
+def snippet(language: str, address: str, model: str, text: str, parameters: dict[str, Any], *, has_key: bool) -> str:
+    """A program that asks `model` about `text`; `parameters` are those of the Hugging Face inference API."""
+    body = {"inputs": text} | ({"parameters": parameters} if parameters else {})
+    url = f"{address.rstrip('/')}/models/{model}"
+    return WRITERS[language](url, model, body, has_key)
+
+
+def build(tab: str, inputs: list[Any], write: Callable[..., str]) -> None:
+    """A folded piece of the tab with the snippet, written anew when it is unfolded or another language is chosen.
+
+    Args:
+        write: gets the language, the server's address and the inputs' values.
+    """
+    with gr.Accordion("Ask from a program", open=False, elem_id=f"{tab}-snippet") as folded:
+        language = gr.Radio(
+            list(LANGUAGES), value="curl", label="Language", show_label=False, elem_id=f"{tab}-language"
+        )
+        code = gr.Code(language="shell", label="Program", interactive=False, elem_id=f"{tab}-code", wrap_lines=True)
+
+    def show(language: str, *values: Any, request: gr.Request) -> Any:
+        value = write(language, str(request.request.base_url), *values)
+        return gr.update(value=value, language=LANGUAGES[language])
+
+    # gradio hands the request to a parameter of that annotation, which a future annotation hides
+    show.__annotations__["request"] = gr.Request
+    for event in (folded.expand, language.change):
+        event(show, [language, *inputs], [code], api_name=False, show_progress="hidden")
+
+
+def _curl(url: str, model: str, body: dict[str, Any], has_key: bool) -> str:
+    key = f" \\\n  -H 'Authorization: Bearer {KEY}'" if has_key else ""
+    content = shlex.quote(json.dumps(body, ensure_ascii=False))
+    return f"curl {url}{key} \\\n  -H 'Content-Type: application/json' \\\n  -d {content}"
+
+
+def _python(url: str, model: str, body: dict[str, Any], has_key: bool) -> str:
+    key = f", api_key={KEY!r}" if has_key else ""
+    said = [f"from huggingface_hub import InferenceClient\n\nclient = InferenceClient(model={url!r}{key})"]
+    options = dict(body.get("parameters", {}))
+    if "candidate_labels" not in options:
+        said.append(f"print(client.text_classification({body['inputs']!r}))")
+    else:
+        labels = options.pop("candidate_labels")
+        more = "".join(f",\n    {name}={value!r}" for name, value in options.items())
+        said.append(f"print(client.zero_shot_classification(\n    {body['inputs']!r},\n    {labels!r}{more},\n))")
+    return "\n".join(said)
+
+
+def _javascript(url: str, model: str, body: dict[str, Any], has_key: bool) -> str:
+    key = f', "Authorization": "Bearer {KEY}"' if has_key else ""
+    content = json.dumps(body, ensure_ascii=False, indent=2).replace("\n", "\n  ")
+    return (
+        f'const answer = await fetch("{url}", {{\n  method: "POST",\n'
+        f'  headers: {{ "Content-Type": "application/json"{key} }},\n'
+        f"  body: JSON.stringify({content}),\n}});\nconsole.log(await answer.json());"
+    )
+
+
+WRITERS: dict[str, Callable[[str, str, dict[str, Any], bool], str]] = {
+    "curl": _curl,
+    "Python": _python,
+    "JavaScript": _javascript,
+}

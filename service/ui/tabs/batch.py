@@ -1,0 +1,221 @@
+"""The Batch tab: a table in, the same table with predictions out.
+
+Knows: this tab's components, how far a table is shown to be.
+Does not know: the other tabs, how a table is scored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+import time
+from collections.abc import AsyncIterator
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from finetune.chunks import chunks
+from finetune.errors import FinetuneError
+from service.errors import BadRequest
+from service.files import Scored
+from service.schema import ZeroShotQuestion
+from service.ui import chips, gate, links, tables
+from service.ui.answers import streamed
+from service.ui.page import Page
+
+NAME = "batch"
+LABELS = ("sports", "business", "science", "politics")
+LOOK_S = 0.25
+SHOWN = 20
+TABLES_AT_ONCE = 2
+KINDS = {"CSV": ".csv", "JSON Lines": ".jsonl", "Parquet": ".parquet"}
+EXAMPLE = """id,text
+1,"A warm, funny film with a terrific cast."
+2,Two hours of my life that I will never get back.
+3,"It starts slowly, but the last act makes up for everything."
+4,The central bank raised interest rates again.
+"""
+WAITING = '<div class="rehead-note">Upload a table, choose its column of texts, and score it.</div>'
+
+
+def build(page: Page, tab: gr.Tab) -> None:
+    """Lay out the tab inside the block that is open, and connect it."""
+    names = page.names()
+    first = next(iter(names), None)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=5):
+            fields = tables.build(page, NAME)
+            example = gr.Button("Try an example table", size="sm", elem_id="batch-example")
+            column = gr.Dropdown([], label="Column of the text", elem_id="batch-column")
+            model = gr.Dropdown(names, value=first, label="Model", elem_id="batch-model")
+            labels = chips.field("batch-labels", LABELS, visible=False)
+            several = gr.Checkbox(label="Several labels may hold at once", visible=False, elem_id="batch-several")
+            every = gr.Checkbox(label="A column for each label's score", elem_id="batch-every")
+            kind = gr.Radio(list(KINDS), value="CSV", label="Download as", elem_id="batch-kind")
+            with gr.Row():
+                score = gr.Button("Score the table", variant="primary", elem_id="batch-score")
+                stop = gr.Button("Stop", visible=False, variant="stop", elem_id="batch-stop")
+        with gr.Column(scale=6):
+            problem = gr.HTML(visible=False, padding=False, elem_id="batch-problem")
+            progress = gr.HTML(WAITING, padding=False, elem_id="batch-progress")
+            download = gr.DownloadButton("Download", visible=False, variant="primary", elem_id="batch-download")
+            result = gr.Dataframe(
+                label="The first rows with their predictions",
+                interactive=False,
+                visible=False,
+                wrap=True,
+                max_height=480,
+                elem_id="batch-result",
+            )
+    _program(page, model)
+    kept = {"model": model, "labels": labels, "several": several, "scores": every, "kind": kind}
+    links.build(page.blocks, NAME, kept)
+
+    texts, _ = tables.wanted_columns()
+    shown = example.click(_example, None, fields.inputs, api_name=False, show_progress="hidden")
+    tables.connect(page, fields, [column], (texts,), more=(shown.then,))
+
+    def for_model(name: str | None) -> list[Any]:
+        free = name is not None and page.desk.store.folder(name).is_zero_shot
+        return [gr.update(visible=free), gr.update(visible=free)]
+
+    for event in (model.change, page.blocks.load):
+        event(for_model, [model], [labels, several], api_name=False, show_progress="hidden")
+    act = streamed(partial(_score, page), page.desk.telemetry, outputs=4)
+    asked = [*fields.inputs, column, model, labels, several, every, kind]
+    event = score.click(
+        act,
+        asked,
+        [progress, download, result, stop, problem],
+        api_name=False,
+        show_progress="hidden",
+        concurrency_limit=TABLES_AT_ONCE,
+        concurrency_id="tables",
+    )
+    stop.click(
+        lambda: ['<div class="rehead-note">Stopped.</div>', gr.update(visible=False)],
+        None,
+        [progress, stop],
+        cancels=[event],
+        api_name=False,
+    )
+    tab.select(lambda: gr.update(choices=page.names()), None, [model], api_name=False, show_progress="hidden")
+
+
+async def _score(
+    page: Page,
+    upload: str | None,
+    offered: str | None,
+    column: str | None,
+    model: str | None,
+    labels: list[str],
+    several: bool,
+    every: bool,
+    kind: str,
+) -> AsyncIterator[list[Any]]:
+    table = tables.path_of(page, upload, offered)
+    if table is None:
+        raise BadRequest("there is no table yet: upload one, or try the example")
+    if not column:
+        raise BadRequest("choose the column that holds the texts")
+    if not model:
+        raise BadRequest("no model is served")
+    desk = page.desk
+    engine = await asyncio.to_thread(desk.store.get, model)
+    question = None
+    if engine.folder.is_zero_shot:
+        names = desk.labels(labels or [])
+        if len(names) < 2 and not several:
+            raise BadRequest("one label leaves nothing to choose: name at least two, or let several hold at once")
+        question = ZeroShotQuestion(names, several)
+    done: list[tuple[int, float]] = [(0, 0.0)]
+    stopped = threading.Event()
+
+    def note(rows: int, share: float) -> None:
+        done[0] = rows, share
+        if stopped.is_set():
+            raise BadRequest("stopped")
+
+    gate.sweep()
+    out = gate.place() / f"{table.stem[:60]}-scored{KINDS.get(kind, '.csv')}"
+    begin = time.monotonic()
+    work = asyncio.ensure_future(
+        asyncio.to_thread(desk.score_table, engine, question, table, out, text=column, all_scores=every, progress=note)
+    )
+    try:
+        while not work.done():
+            rows, share = done[0]
+            yield [_bar(rows, share, time.monotonic() - begin), gr.skip(), gr.skip(), gr.update(visible=True)]
+            await asyncio.wait({work}, timeout=LOOK_S)
+        found = work.result()
+    except FinetuneError as error:
+        raise BadRequest(tables.without_place(str(error), table)) from error
+    finally:
+        stopped.set()
+        if not work.done() or work.exception() is not None:
+            await asyncio.wait({work})
+            shutil.rmtree(out.parent, ignore_errors=True)
+    yield [
+        _told(found, time.monotonic() - begin),
+        gr.update(value=str(out), visible=True, label=f"Download {out.name}"),
+        gr.update(value=_first_rows(out, found), visible=True),
+        gr.update(visible=False),
+    ]
+
+
+def _bar(rows: int, share: float, seconds: float) -> str:
+    rate = rows / seconds if seconds > 0 else 0.0
+    left = f", about {seconds * (1 - share) / share:.0f} s left" if share > 0.02 and rows else ""
+    told = f"{rows:,} rows, {rate:,.0f} a second{left}" if rows else "Reading the table ..."
+    return (
+        f'<div role="status" class="rehead-note"><progress max="1" value="{share:.3f}" aria-label="Share of the table '
+        f'that is scored"></progress> {told}</div>'
+    )
+
+
+def _told(found: Scored, seconds: float) -> str:
+    errors = f", {found.errors} of them could not be scored (column error says why)" if found.errors else ""
+    return f'<div role="status" class="rehead-note">{found.rows:,} rows in {seconds:.1f} s{escape(errors)}.</div>'
+
+
+def _first_rows(out: Path, found: Scored) -> dict[str, Any]:
+    table = chunks(out, SHOWN)
+    new = [column for column in table.columns if column in found.columns]
+    columns = [*new, *(column for column in table.columns if column not in new)]
+    rows = [[_shown(row.get(column)) for column in columns] for row in next(table.parts)[:SHOWN]]
+    return {"headers": columns, "data": rows}
+
+
+def _shown(cell: Any) -> str:
+    try:
+        return f"{float(cell):.3f}" if isinstance(cell, float) or "." in str(cell) else str(cell or "")
+    except ValueError:
+        return str(cell)
+
+
+def _example() -> list[Any]:
+    file = gate.place(EXAMPLE.encode()) / "example.csv"
+    file.write_text(EXAMPLE, encoding="utf-8")
+    return [str(file), None]
+
+
+def _program(page: Page, model: gr.Dropdown) -> None:
+    """How the same is done without the page."""
+    with gr.Accordion("Ask from a program", open=False, elem_id="batch-snippet") as folded:
+        code = gr.Code(language="shell", label="Program", interactive=False, elem_id="batch-code")
+
+    def show(name: str | None) -> str:
+        free = name is not None and page.desk.store.folder(name).is_zero_shot
+        command = f"rehead zero-shot table.csv --labels {','.join(LABELS)}" if free else f"rehead predict {name} table.csv"
+        labels = f", labels={list(LABELS)!r}" if free else ""
+        return (
+            f"{command} -o scored.csv\n\n# or in Python\nfrom service.files import score\n"
+            f'score("{name}", "table.csv", "scored.csv"{labels})'
+        )
+
+    for event in (folded.expand, model.change):
+        event(show, [model], [code], api_name=False, show_progress="hidden")

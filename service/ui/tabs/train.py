@@ -1,0 +1,324 @@
+"""The Train tab: a table becomes a model.
+
+Knows: this tab's components, which settings are shown, how a run is drawn.
+Does not know: the other tabs, how training works or is kept alive (jobs.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pandas as pd
+
+from finetune import events
+from finetune.config import TrainConfig
+from service.errors import BadRequest
+from service.jobs import Job, Jobs
+from service.ui import form, links, recipes, tables
+from service.ui.answers import guarded
+from service.ui.page import Page
+
+NAME = "train"
+FIRST = ("data.task", "loss", "optim.epochs", "optim.batch_size", "optim.lr")
+MORE = (
+    *("model.head", "model.pooling", "model.initialiser", "model.freeze", "model.dropout"),
+    *("optim.optimizer", "optim.schedule", "optim.warmup", "optim.sampler", "optim.early_stopping"),
+    *("optim.head_lr", "optim.layer_decay", "optim.average", "data.max_length", "data.validation_size"),
+    *("gradients.remedy", "precision", "seed"),
+)
+SETTINGS = (*FIRST, *MORE)
+LOOK_S = 1.5
+SAID_LAST = 6
+SCORES_SHOWN = ("accuracy", "macro_f1", "micro_f1", "spearman", "pearson", "r2")
+OFF = """
+<div class="rehead-empty" id="train-off"><h2>Training is off on this server</h2>
+<p>Whoever runs it can switch it on: <code>rehead serve --allow-training</code></p></div>
+"""
+EMPTY = '<div class="rehead-note">Upload a table with a column of texts and a column of labels.</div>'
+IDLE = '<div class="rehead-note">Nothing has been trained yet.</div>'
+LOSSES, SCORES = ("update", "loss"), ("update", "score", "metric")
+
+
+def build(page: Page, tab: gr.Tab) -> None:
+    """Lay out the tab inside the block that is open, and connect it."""
+    if page.jobs is None:
+        gr.HTML(OFF, padding=False)
+        return
+    jobs, telemetry = page.jobs, page.desk.telemetry
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=5):
+            gr.HTML('<h2 class="rehead-step">1. The table</h2>', padding=False)
+            fields = tables.build(page, NAME)
+            with gr.Row():
+                text = gr.Dropdown([], label="Column of the text", elem_id="train-text")
+                label = gr.Dropdown([], label="Column of the label", elem_id="train-label")
+            report = gr.HTML(EMPTY, padding=False, elem_id="train-report")
+        with gr.Column(scale=5):
+            gr.HTML('<h2 class="rehead-step">2. The model</h2>', padding=False)
+            with gr.Row():
+                name = gr.Textbox(
+                    label="Name of the new model",
+                    info="Letters, digits, - and _.",
+                    placeholder="reviews",
+                    max_lines=1,
+                    elem_id="train-name",
+                )
+                base = gr.Dropdown(
+                    list(jobs.bases),
+                    value=next(iter(jobs.bases), None),
+                    label="Base",
+                    info="The encoder to start from.",
+                    elem_id="train-base",
+                )
+            components = {}
+            with gr.Row():
+                components |= {path: form.component(path, NAME, brief=True) for path in FIRST[:2]}
+            with gr.Row():
+                components |= {path: form.component(path, NAME, brief=True) for path in FIRST[2:]}
+            with gr.Accordion("More settings", open=False, elem_id="train-more"):
+                knobs = gr.Textbox(
+                    label="Knobs of the loss",
+                    info="As name=value, with commas between them; rehead choices losses lists them.",
+                    placeholder="gamma=2",
+                    max_lines=1,
+                    elem_id="train-knobs",
+                )
+                for first, second in zip(MORE[::2], MORE[1::2], strict=True):
+                    with gr.Row():
+                        components |= {path: form.component(path, NAME) for path in (first, second)}
+            with gr.Row():
+                start = gr.Button("Train", variant="primary", elem_id="train-start")
+                stop = gr.Button("Stop", variant="stop", visible=False, elem_id="train-stop")
+            problem = gr.HTML(visible=False, padding=False, elem_id="train-problem")
+    gr.HTML('<h2 class="rehead-step">3. The run</h2>', padding=False)
+    status = gr.HTML(IDLE, padding=False, elem_id="train-status")
+    with gr.Row():
+        losses = gr.LinePlot(
+            _frame([], LOSSES), x="update", y="loss", title="Loss", height=220, visible=False, elem_id="train-losses"
+        )
+        scores = gr.LinePlot(
+            _frame([], SCORES),
+            x="update",
+            y="score",
+            color="metric",
+            title="Scores on validation rows",
+            height=220,
+            visible=False,
+            elem_id="train-scores",
+        )
+    with gr.Accordion("Gradients, layer by layer", open=False, visible=False, elem_id="train-gradients") as health:
+        layers = gr.HTML(padding=False)
+    with gr.Accordion("The same run as command, YAML or Python", open=False, elem_id="train-recipe") as recipe:
+        way = gr.Radio(list(recipes.WRITERS), value="command", label="As", show_label=False, elem_id="train-way")
+        code = gr.Code(language="shell", label="The run", interactive=False, wrap_lines=True, elem_id="train-code")
+    chosen = [*components.values()]
+    kept = {"name": name, "base": base, "knobs": knobs, **dict(zip(SETTINGS, chosen, strict=True))}
+    links.build(page.blocks, NAME, kept)
+
+    asked: list[Any] = [*fields.inputs, text, label, name, base, knobs, *chosen]
+    run: list[Any] = [status, losses, scores, health, layers, stop]
+    timer = gr.Timer(LOOK_S, active=False)
+    begin = guarded(_starting(page, jobs), telemetry, outputs=len(run) + 1, keep=True)
+    end = guarded(_stopping(page, jobs), telemetry, outputs=len(run) + 1, keep=True)
+    looked = guarded(_looking(page, jobs), telemetry, outputs=1, keep=True)
+
+    def drawn() -> list[Any]:
+        return _drawn(jobs.latest())
+
+    start.click(begin, [page.asked, *asked], [*run, timer, problem], api_name=False)
+    stop.click(end, [page.asked], [*run, timer, problem], api_name=False)
+    timer.tick(drawn, None, [*run, timer], api_name=False, show_progress="hidden")
+    page.blocks.load(drawn, None, [*run, timer], api_name=False, show_progress="hidden")
+    for event in tables.connect(page, fields, [text, label], tables.wanted_columns()):
+        event.then(looked, [page.asked, *asked], [report, problem], api_name=False)
+    for column in (text, label):
+        column.input(looked, [page.asked, *asked], [report, problem], api_name=False)
+
+    from_tables = [component for path, component in components.items() if path in form.TABLES]
+    tab.select(
+        lambda: [gr.update(choices=list(jobs.bases)), *form.choices_of(SETTINGS, jobs.choices())],
+        None,
+        [base, *from_tables],
+        api_name=False,
+        show_progress="hidden",
+    )
+
+    def written(way: str, *values: Any) -> Any:
+        table, settings = _settings(page, jobs, values)
+        language, write = recipes.WRITERS[way]
+        return gr.update(value=write(table.name if table else "table.csv", settings), language=language)
+
+    for event in (recipe.expand, way.change):
+        event(written, [way, *asked], [code], api_name=False, show_progress="hidden")
+
+
+def _settings(page: Page, jobs: Jobs, values: Sequence[Any]) -> tuple[Path | None, dict[str, Any]]:
+    """The table, and the settings by dotted key, as the fields say."""
+    upload, offered, text, label, name, base, knobs, *chosen = values
+    table = tables.path_of(page, upload, offered)
+    found: dict[str, Any] = {"base": base}
+    found |= {f"data.{key}": value for key, value in (("text", text), ("label", label)) if value}
+    found |= form.settings(dict(zip(SETTINGS, chosen, strict=True)))
+    for knob in filter(None, (part.strip() for part in (knobs or "").split(","))):
+        key, equals, value = knob.partition("=")
+        if not equals or not key.strip().isidentifier() or key.strip() == "name":
+            raise BadRequest(f"the knob {knob!r} should read name=value, for example gamma=2")
+        found[f"loss.{key.strip()}"] = form.number_or_word(value.strip())
+    return table, found | {"out": f"models/{(name or '').strip() or 'reviews'}"}
+
+
+def _config(page: Page, jobs: Jobs, values: Sequence[Any], *, named: bool) -> tuple[Path, TrainConfig]:
+    table, settings = _settings(page, jobs, values)
+    if table is None:
+        raise BadRequest("there is no table yet: upload one")
+    name = (values[4] or "").strip()
+    if named and not name:
+        raise BadRequest("give the new model a name")
+    # what only looks at the data may do so under any name
+    return table, jobs.config(name if named else "a-look", settings, table)
+
+
+def _starting(page: Page, jobs: Jobs) -> Any:
+    async def start(token: str, *values: Any) -> list[Any]:
+        page.check(token)
+        _, config = _config(page, jobs, values, named=True)
+        name = Path(config.out).name
+        await asyncio.to_thread(jobs.start, name, config)
+        return _drawn(jobs.job(name))
+
+    return start
+
+
+def _stopping(page: Page, jobs: Jobs) -> Any:
+    async def stop(token: str) -> list[Any]:
+        page.check(token)
+        job = jobs.latest()
+        if job is not None:
+            await asyncio.to_thread(jobs.stop, job.name)
+        return _drawn(jobs.latest())
+
+    return stop
+
+
+def _looking(page: Page, jobs: Jobs) -> Any:
+    async def look(token: str, *values: Any) -> list[Any]:
+        page.check(token)
+        if tables.path_of(page, values[0], values[1]) is None:
+            return [EMPTY]
+        if not (values[2] and values[3]):
+            return ['<div class="rehead-note">Choose the columns of the text and of the label.</div>']
+        table, config = _config(page, jobs, values, named=False)
+        try:
+            found = await asyncio.to_thread(jobs.look, config)
+        except BadRequest as error:
+            raise BadRequest(tables.without_place(str(error), table)) from error
+        return [_report(found)]
+
+    return look
+
+
+def _report(found: Mapping[str, Any]) -> str:
+    """What was found in a table, as HTML."""
+    most = max(found["labels"].values(), default=1)
+    rows = "".join(
+        f'<tr><td>{escape(name)}</td><td>{count:,}</td><td><meter min="0" max="{most}" value="{count}" '
+        f'aria-label="{escape(name)}"></meter></td></tr>'
+        for name, count in found["labels"].items()
+    )
+    more = found["all_labels"] - len(found["labels"])
+    rows += f"<tr><td>and {more} more</td><td></td><td></td></tr>" if more > 0 else ""
+    table = f'<table class="rehead-report"><thead><tr><th>label</th><th>rows</th><th></th></tr></thead>{rows}</table>'
+    dropped = {
+        "empty_texts": "empty texts",
+        "empty_labels": "rows without a label",
+        "duplicates": "repeated rows",
+        "conflicting_labels": "texts with several different labels",
+        "evaluation_duplicates": "rows repeated in validation",
+    }
+    left_out = [f"{found['counts'][key]:,} {told}" for key, told in dropped.items() if found["counts"].get(key)]
+    said = [
+        f"{found['rows']:,} rows to train on, {found['validation_rows']:,} set aside to measure with, "
+        f"{found['updates']:,} updates.",
+        f"Left out: {', '.join(left_out)}." if left_out else "No row was left out.",
+        f"{found['near'][:1].upper()}{found['near'][1:]}.",
+        f"{found['fit'][:1].upper()}{found['fit'][1:]}.",
+    ]
+    notes = "".join(f'<div class="rehead-note">{escape(one)}</div>' for one in said)
+    warned = "".join(f'<div class="rehead-warning">{escape(one)}</div>' for one in found["warnings"])
+    return f'<div class="rehead-found">{table if found["labels"] else ""}{notes}{warned}</div>'
+
+
+def _drawn(job: Job | None) -> list[Any]:
+    """A run as updates of its status, curves, gradients, the Stop button and the timer."""
+    if job is None:
+        hidden = gr.update(visible=False)
+        return [IDLE, hidden, hidden, hidden, gr.skip(), hidden, gr.update(active=False)]
+    steps = [one for one in job.events if isinstance(one, events.Step)]
+    evaluated = [one for one in job.events if isinstance(one, events.Evaluated)]
+    looks = [one for one in job.events if isinstance(one, events.Looked)]
+    losses = _frame([(one.update, one.loss) for one in steps], LOSSES)
+    scores = _frame(
+        [(one.update, one.metrics[key], key.replace("_", " ")) for one in evaluated for key in SCORES_SHOWN if key in one.metrics],
+        SCORES,
+    )
+    running = job.state == "running"
+    return [
+        _status(job, steps),
+        gr.update(value=losses, visible=bool(steps)),
+        gr.update(value=scores, visible=bool(evaluated)),
+        gr.update(visible=bool(looks)),
+        _layers(looks) if looks else "",
+        gr.update(visible=running),
+        gr.update(active=running),
+    ]
+
+
+def _status(job: Job, steps: Sequence[events.Step]) -> str:
+    name = escape(job.name)
+    last = steps[-1] if steps else None
+    told = {
+        "running": f"Training <b>{name}</b>: reading the table and the base ...",
+        "finished": f"<b>{name}</b> is ready: it is in the other tabs now.",
+        "failed": f"Training <b>{name}</b> failed.",
+        "stopped": f"Training <b>{name}</b> was stopped. Train it again with the same settings, and it goes on from its last checkpoint.",
+    }[job.state]
+    bar = ""
+    if job.state == "running" and last is not None:
+        left = f"{last.left_s / 60:.0f} min" if last.left_s >= 90 else f"{last.left_s:.0f} s"
+        told = (
+            f"Training <b>{name}</b>: update {last.update:,} of {last.updates:,}, epoch {last.epoch:.1f}, "
+            f"loss {last.loss:.3f}, {last.rows_per_s:,.0f} rows a second, about {left} left"
+        )
+        bar = f'<progress max="{last.updates}" value="{last.update}" aria-label="Updates made"></progress> '
+    said = [(type(one).__name__, one.text) for one in job.events if isinstance(one, events.Said | events.Warned | events.Failed)]
+    finished = [one for one in job.events if isinstance(one, events.Finished)]
+    values = ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for one in finished for key, value in list(one.metrics.items())[:4])
+    figures = f'<div class="rehead-figures">{escape(values)}</div>' if values else ""
+    folder = str(Path(str(job.config["data"]["train"][0]["path"])).parent) + "/"
+    lines = "".join(
+        f'<div class="{"rehead-note" if kind == "Said" else "rehead-warning" if kind == "Warned" else "rehead-problem"}">'
+        f"{escape(text.replace(folder, ''))}</div>"
+        for kind, text in [one for one in said if one[0] == "Said"][-SAID_LAST:] + [one for one in said if one[0] != "Said"]
+    )
+    return f'<div role="status" class="rehead-run rehead-{job.state}">{bar}{told}</div>{figures}{lines}'
+
+
+def _layers(looks: Sequence[events.Looked]) -> str:
+    """The last look at the gradients: norm and size of the update, part by part."""
+    last = looks[-1]
+    rows = "".join(
+        f"<tr><td>{escape(part)}</td><td>{norm:.2e}</td><td>{last.ratio.get(part, 0.0):.1e}</td></tr>"
+        for part, norm in last.gradient.items()
+    )
+    head = "<tr><th>part</th><th>gradient norm</th><th>update / weights</th></tr>"
+    note = f"At update {last.update:,}. Updates of about a thousandth of the weights are healthy."
+    return f'<table class="rehead-report"><thead>{head}</thead>{rows}</table><div class="rehead-note">{note}</div>'
+
+
+def _frame(rows: Sequence[tuple[Any, ...]], columns: tuple[str, ...]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=list(columns))
