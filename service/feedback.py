@@ -33,6 +33,11 @@ class Feedback:
         except (OSError, UnicodeDecodeError) as error:
             raise BadRequest(f"{file} cannot hold corrections ({error})") from error
 
+    @property
+    def rows(self) -> int:
+        """How many are kept."""
+        return self._rows
+
     def keep(self, text: str, label: str | list[str], *, model: str, predicted: str, score: float) -> int:
         """Append a row (several labels as a list); how many there are now.
 

@@ -23,6 +23,10 @@ from service.store import ModelStore, describe
 from service.telemetry import Telemetry
 
 T = TypeVar("T")
+
+SAME = gr.skip()
+HIDDEN = gr.update(value=None, visible=False)
+NO_SCORES = '<div class="rehead-note">The scores appear here.</div>'
 def about(store: ModelStore[Engine], name: str | None) -> str:
     """One line about a model, as HTML."""
     if not name:
@@ -56,7 +60,7 @@ def report_of(store: ModelStore[Engine], name: str | None) -> tuple[str, list[tu
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     words = f"On {metrics['rows']} rows that were set aside from training."
     table = f'<table class="rehead-report"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return f'{table}<div class="rehead-note">{words}</div>', _pictures(folder)
+    return f'<div class="rehead-wide">{table}</div><div class="rehead-note">{words}</div>', _pictures(folder)
 
 
 def _pictures(folder: ModelFolder) -> list[tuple[Any, str]]:
@@ -76,41 +80,32 @@ def guarded(
     act: Callable[..., Coroutine[Any, Any, Sequence[Any]]],
     telemetry: Telemetry,
     *,
-    outputs: int,
-    keep: bool = False,
+    otherwise: Sequence[Any],
 ) -> Callable[..., Coroutine[Any, Any, list[Any]]]:
-    """The handler `act` with a sentence after its outputs: empty, or what was wrong, and the outputs cleared.
-
-    Args:
-        keep: leave the outputs as they are where something was wrong.
-    """
+    """The handler `act` with a sentence after its outputs: empty, or what was wrong, and then `otherwise` as outputs."""
 
     async def handler(*arguments: Any) -> list[Any]:
         try:
-            return [*await act(*arguments), _silent()]
+            return [*await act(*arguments), HIDDEN]
         except Exception as error:
-            return [*[gr.skip() if keep else None for _ in range(outputs)], problem(error, telemetry)]
+            return [*otherwise, problem(error, telemetry)]
 
     return handler
 
 
 def streamed(
-    act: Callable[..., AsyncIterator[Sequence[Any]]], telemetry: Telemetry, *, outputs: int
+    act: Callable[..., AsyncIterator[Sequence[Any]]], telemetry: Telemetry, *, otherwise: Sequence[Any]
 ) -> Callable[..., AsyncIterator[list[Any]]]:
-    """As `guarded`, for a handler that shows how far it is; where something was wrong, its outputs stay."""
+    """As `guarded`, for a handler that shows how far it is."""
 
     async def handler(*arguments: Any) -> AsyncIterator[list[Any]]:
         try:
             async for shown in act(*arguments):
-                yield [*shown, _silent()]
+                yield [*shown, HIDDEN]
         except Exception as error:
-            yield [*[gr.skip()] * outputs, problem(error, telemetry)]
+            yield [*otherwise, problem(error, telemetry)]
 
     return handler
-
-
-def _silent() -> Any:
-    return gr.update(value="", visible=False)
 
 
 def problem(error: Exception, telemetry: Telemetry) -> Any:
@@ -139,11 +134,10 @@ def as_tool(act: Callable[..., Coroutine[Any, Any, T]], telemetry: Telemetry) ->
     return tool
 
 
-def bars(answer: Answer, *, number: bool = False) -> dict[str, float] | str:
-    """An answer as `gr.Label` takes it: scores by label, or the plain number of a regression."""
-    if number:
-        return f"{answer.best.score:.3f}"
-    return {one.label: one.score for one in answer.predictions}
+def bars(answer: Answer, *, number: bool = False) -> Any:
+    """An answer as an update of a `gr.Label`: scores by label, or the plain number of a regression."""
+    scores = {one.label: one.score for one in answer.predictions}
+    return gr.update(value=f"{answer.best.score:.3f}" if number else scores, visible=True)
 
 
 def note(answer: Answer) -> Any:

@@ -19,6 +19,8 @@ from service.ui.tabs import batch, models, sentiment, topics, train
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
 MONO_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
+LABEL_SETS = "rehead-label-sets"
+
 HEADER = """
 <div class="rehead-header">
   <h1>rehead</h1>
@@ -35,8 +37,12 @@ CSS = """
 .rehead-header a { color: var(--link-text-color); text-decoration: underline; }
 .rehead-about { color: var(--body-text-color-subdued); font-size: .85rem; margin: -.5rem 0 0 .2rem; }
 .rehead-note { color: var(--body-text-color-subdued); font-size: .85rem; margin-left: .2rem; }
-.rehead-report, .rehead-report tr, .rehead-report td, .rehead-report th { border: 0 !important; }
+.rehead-report, .rehead-report tr, .rehead-wide { overflow-x: auto; }
+.rehead-wide td, .rehead-wide th { white-space: nowrap; }
+.rehead-report td, .rehead-report th { border: 0 !important; }
 .rehead-report { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
+.rehead-wide { overflow-x: auto; }
+.rehead-wide td, .rehead-wide th { white-space: nowrap; }
 .rehead-report td, .rehead-report th { padding: .25rem 1.1rem .25rem .2rem; text-align: left; font-weight: 400;
   border-bottom: 1px solid var(--border-color-primary) !important; }
 .rehead-report th { color: var(--body-text-color-subdued); }
@@ -48,6 +54,12 @@ CSS = """
 .dark .rehead-warning { color: #fde68a; background: #422006; border-color: #78350f; }
 .rehead-note ul { margin: .2rem 0 0 1.1rem; list-style: disc; }
 .rehead-note progress, .rehead-run progress { accent-color: #0f766e; vertical-align: middle; width: 12rem; max-width: 60%; }
+.dark { --color-accent: #5eead4; }
+.dark input[role="combobox"] { color: var(--body-text-color) !important; }
+body:not(.dark) .cm-line span { color: inherit !important; }
+.dark a.download-link { color: #5eead4; }
+@media (max-width: 640px) { .gradio-container [role="tab"] { padding-left: .45rem; padding-right: .45rem; font-size: .86rem; } }
+.gradio-container table { font-family: inherit !important; }
 .rehead-step { font-size: 1.05rem !important; font-weight: 600; margin: .6rem 0 .2rem .1rem !important; }
 .rehead-run { margin: .2rem 0; }
 .rehead-figures { font-size: 1.05rem; font-weight: 600; margin: .2rem 0; font-variant-numeric: tabular-nums; }
@@ -80,8 +92,10 @@ def build(
     with gr.Blocks(title="rehead", analytics_enabled=False) as blocks:
         gr.HTML(HEADER)
         asked = gr.Textbox(visible=False)
-        page = Page(blocks, desk, has_key, jobs, feedback, asked)
-        with gr.Tabs() as tabs:
+        # the word that gradio wants is no secret: it only has to stay the same
+        label_sets = gr.BrowserState([], storage_key=LABEL_SETS, secret=LABEL_SETS)
+        page = Page(blocks, desk, has_key, jobs, feedback, asked, label_sets)
+        with gr.Tabs(overflow_behavior="wrap") as tabs:
             for title, part in TABS.items():
                 with gr.Tab(title, id=part.NAME) as tab:
                     part.build(page, tab)
@@ -112,6 +126,18 @@ def theme() -> gr.themes.Base:
         block_label_text_color_dark="*neutral_200",
         body_text_color_subdued="*neutral_500",
         body_text_color_subdued_dark="*neutral_400",
+        color_accent="*primary_700",
+        link_text_color="*primary_700",
+        link_text_color_dark="*primary_300",
+        link_text_color_hover="*primary_800",
+        link_text_color_hover_dark="*primary_200",
+        checkbox_label_background_fill_selected="*primary_700",
+        checkbox_label_background_fill_selected_dark="*primary_700",
+        checkbox_background_color_selected="*primary_700",
+        checkbox_background_color_selected_dark="*primary_700",
+        checkbox_border_color_selected="*primary_700",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_300",
         stat_background_fill="*primary_600",
         stat_background_fill_dark="*primary_500",
         input_border_width="1px",

@@ -26,12 +26,19 @@ def field(elem_id: str, value: Sequence[str] = (), *, visible: bool = True) -> g
         visible=visible,
         elem_id=elem_id,
     )
-    labels.input(split, [labels], [labels], api_name=False, show_progress="hidden")
+    # in two steps: an update of the field itself, even one that says nothing, is a change of it again
+    parts = gr.State(None)
+    labels.change(split, [labels], [parts], api_name=False, show_progress="hidden")
+    parts.change(_taken, [parts], [labels], api_name=False, show_progress="hidden")
     return labels
 
 
-def split(given: list[str] | None) -> Any:
-    """Chips that hold commas or line ends as several chips; each once."""
+def split(given: list[str] | None) -> list[str] | None:
+    """Chips that hold commas or line ends as several chips, each once; None where there is nothing to split."""
     parts = [part.strip() for chip in given or [] for part in str(chip).replace("\n", ",").split(",")]
     found = list(dict.fromkeys(part for part in parts if part))
-    return gr.skip() if found == given else gr.update(value=found, choices=found)
+    return None if found == (given or []) else found
+
+
+def _taken(parts: list[str] | None) -> Any:
+    return gr.skip() if parts is None else gr.update(value=parts, choices=parts)

@@ -13,7 +13,7 @@ import gradio as gr
 
 from service.errors import BadRequest
 from service.feedback import Feedback
-from service.ui.answers import guarded
+from service.ui.answers import SAME, guarded
 from service.ui.page import Page
 
 
@@ -74,7 +74,7 @@ def build(page: Page, tab: str) -> gr.State | None:
         (right.click, agree, [page.asked, given]),
         (keep.click, correct, [page.asked, given, label]),
     ):
-        handler: Callable[..., Any] = guarded(act, page.desk.telemetry, outputs=3, keep=True)
+        handler: Callable[..., Any] = guarded(act, page.desk.telemetry, otherwise=[SAME] * 3)
         event(handler, inputs, [*outputs, problem], api_name=False)
     return given
 

@@ -35,6 +35,8 @@ class Page:
         feedback: keeps corrected answers; None where that is off.
         token: what training and feedback ask for; the page fetches it when it is opened.
         asked: the hidden field that holds the token in the browser.
+        label_sets: sets of labels, kept in the browser and nowhere else; outside of all tabs, for what is in one is
+            read only when the tab is opened.
     """
 
     blocks: gr.Blocks
@@ -43,6 +45,7 @@ class Page:
     jobs: Jobs | None
     feedback: Feedback | None
     asked: gr.Textbox
+    label_sets: gr.BrowserState
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
 
     def names(self, wanted: Callable[[ModelFolder], bool] = lambda folder: True) -> list[str]:

@@ -36,12 +36,10 @@ def build(tab: str, inputs: list[Any], write: Callable[..., str]) -> None:
         )
         code = gr.Code(language="shell", label="Program", interactive=False, elem_id=f"{tab}-code", wrap_lines=True)
 
-    def show(language: str, *values: Any, request: gr.Request) -> Any:
+    def show(request: gr.Request, language: str, *values: Any) -> Any:
         value = write(language, str(request.request.base_url), *values)
         return gr.update(value=value, language=LANGUAGES[language])
 
-    # gradio hands the request to a parameter of that annotation, which a future annotation hides
-    show.__annotations__["request"] = gr.Request
     for event in (folded.expand, language.change):
         event(show, [language, *inputs], [code], api_name=False, show_progress="hidden")
 

@@ -17,10 +17,11 @@ from finetune.chunks import chunks
 from finetune.errors import FinetuneError
 from finetune.tables import LABEL_NAMES, SUFFIXES, TEXT_NAMES
 from service.errors import BadRequest
-from service.ui.answers import guarded
+from service.ui.answers import HIDDEN, guarded
 from service.ui.page import Page
 
 PREVIEWED, LONGEST_CELL = 8, 300
+NO_COLUMNS = gr.update(choices=[], value=None)
 
 
 @dataclass(frozen=True)
@@ -38,26 +39,33 @@ class Fields:
         return [self.upload, self.offered]
 
 
-def build(page: Page, tab: str) -> Fields:
-    """The fields."""
+def build(page: Page, tab: gr.Tab, name: str) -> Fields:
+    """The fields, in a tab whose elements' names begin with `name`."""
     names = offered(page)
     upload = gr.File(
         label="Table",
         file_types=list(SUFFIXES),
         type="filepath",
         height=170,
-        elem_id=f"{tab}-upload",
+        elem_id=f"{name}-upload",
     )
     chosen = gr.Dropdown(
-        list(names), value=None, label="Or one of this server's", visible=bool(names), elem_id=f"{tab}-offered"
+        list(names), value=None, label="Or one of this server's", visible=bool(names), elem_id=f"{name}-offered"
     )
-    problem = gr.HTML(visible=False, padding=False, elem_id=f"{tab}-table-problem")
+    problem = gr.HTML(visible=False, padding=False, elem_id=f"{name}-table-problem")
     preview = gr.Dataframe(
-        label="The first rows", interactive=False, visible=False, wrap=True, max_height=320, elem_id=f"{tab}-preview"
+        label="The first rows", interactive=False, visible=False, wrap=True, max_height=320, elem_id=f"{name}-preview"
     )
     # an upload takes the place of what was chosen, and the other way round
     upload.upload(lambda: None, None, [chosen], api_name=False, show_progress="hidden")
     chosen.input(lambda: None, None, [upload], api_name=False, show_progress="hidden")
+    tab.select(
+        lambda: gr.update(choices=list(found := offered(page)), visible=bool(found)),
+        None,
+        [chosen],
+        api_name=False,
+        show_progress="hidden",
+    )
     return Fields(upload, chosen, preview, problem)
 
 
@@ -81,7 +89,7 @@ def connect(
     async def shown(upload: str | None, name: str | None) -> list[Any]:
         path = path_of(page, upload, name)
         if path is None:
-            return [gr.update(visible=False, value=None), *[gr.update(choices=[], value=None) for _ in columns]]
+            return [HIDDEN, *[NO_COLUMNS] * len(columns)]
         try:
             found = chunks(path, PREVIEWED)
             first = next(found.parts)[:PREVIEWED]
@@ -97,7 +105,7 @@ def connect(
         told = f"The first rows ({found.note})" if found.note else "The first rows"
         return [gr.update(visible=True, value={"headers": found.columns, "data": rows}, label=told), *updates]
 
-    handler = guarded(shown, page.desk.telemetry, outputs=1 + len(columns), keep=True)
+    handler = guarded(shown, page.desk.telemetry, otherwise=[HIDDEN, *[NO_COLUMNS] * len(columns)])
     outputs = [fields.preview, *columns, fields.problem]
     return [
         event(handler, fields.inputs, outputs, api_name=False)
@@ -111,7 +119,7 @@ def offered(page: Page) -> dict[str, Path]:
     folder = page.desk.settings.tables
     if folder is not None and folder.is_dir():
         found = {file.name: file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES}
-    if page.feedback is not None:
+    if page.feedback is not None and page.feedback.rows:
         found[f"corrections ({page.feedback.file.name})"] = page.feedback.file
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,5 +74,85 @@ def start_server():
 def server(tiny_models):
     """A server of the tiny models; it must leave cleanly when it is told to."""
     running = Server(tiny_models, "--max-texts", "256", "--max-tokens", "1000000")
+    yield running
+    assert running.stop(signal.SIGTERM) == (0, "")
+
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
+PATIENCE_MS = 30_000
+
+
+def find_chromium(playwright) -> str | None:
+    own = playwright.chromium.executable_path
+    if own and os.path.exists(own):  # noqa: PTH110 (playwright gives a string)
+        return own
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="module")  # its loop would be in the way of tests that run one of their own
+def browser():
+    if not os.environ.get("REHEAD_REQUIRE_BROWSER"):
+        pytest.importorskip("playwright", reason="playwright is not installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        path = find_chromium(playwright)
+        if path is None:
+            reason = f"no Chromium was found (looked for playwright's own and {', '.join(NAMES)})"
+            if os.environ.get("REHEAD_REQUIRE_BROWSER"):
+                pytest.fail(f"{reason}, and REHEAD_REQUIRE_BROWSER forbids skipping")
+            pytest.skip(reason)
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        context = browser.new_context(viewport={"width": 1280, "height": 900})  # its pages share a cache
+        context.set_default_timeout(PATIENCE_MS)
+        yield context
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Opens pages of a server; every request they make must stay on it, and none may fail."""
+    pages, requested, failed = [], [], []
+
+    def open_page(address, context=browser):
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        pages.append(page)
+        page.on("request", lambda request: requested.append((address, request.url)))
+        page.on("pageerror", lambda error: failed.append(str(error)))
+        page.goto(address)
+        page.wait_for_selector("#sentiment-text textarea")
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    origins = {address: "/".join(address.split("/")[:3]) for address, _ in requested}
+    strangers = [url for address, url in requested if not url.startswith((origins[address], "data:", "blob:"))]
+    assert requested and not strangers and not failed
+
+
+@pytest.fixture
+def page(opened, server):
+    """The page, freshly opened."""
+    return opened(server.address)
+
+
+@pytest.fixture(scope="session")
+def workshop(start_server, tiny_models, tiny_base, tmp_path_factory):
+    """A server whose page trains, keeps corrections and offers tables of its own; its folder is `workshop.home`."""
+    home = tmp_path_factory.mktemp("workshop")
+    shutil.copytree(tiny_models, home / "models")
+    (home / "tables").mkdir()
+    rows = [f"{('good', 'bad')[row % 2]} film {row},{('yes', 'no')[row % 2]}" for row in range(64)]
+    (home / "tables" / "films.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    running = start_server(
+        home / "models",
+        *("--allow-training", "--bases", str(tiny_base), "--tables", str(home / "tables")),
+        *("--feedback", str(home / "corrections.jsonl")),
+    )
+    running.home = home
     yield running
     assert running.stop(signal.SIGTERM) == (0, "")

@@ -1,60 +1,16 @@
-"""The page in a real browser: both tabs are used, and what they show is looked at."""
+"""The page in a real browser: Sentiment and Topics are used, and what they show is looked at."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
-import shutil
+import subprocess
+import sys
 
 import pytest
 
 from service import Classifier, ZeroShotClassifier
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
-PATIENCE_MS = 30_000
-
-
-def find_chromium(playwright) -> str | None:
-    own = playwright.chromium.executable_path
-    if own and os.path.exists(own):  # noqa: PTH110 (playwright gives a string)
-        return own
-    return next((path for name in NAMES if (path := shutil.which(name))), None)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not os.environ.get("REHEAD_REQUIRE_BROWSER"):
-        pytest.importorskip("playwright", reason="playwright is not installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        path = find_chromium(playwright)
-        if path is None:
-            reason = f"no Chromium was found (looked for playwright's own and {', '.join(NAMES)})"
-            if os.environ.get("REHEAD_REQUIRE_BROWSER"):
-                pytest.fail(f"{reason}, and REHEAD_REQUIRE_BROWSER forbids skipping")
-            pytest.skip(reason)
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser.new_context(viewport={"width": 1280, "height": 900})  # its pages share a cache
-        browser.close()
-
-
-@pytest.fixture
-def page(browser, server):
-    """The page, freshly opened; every request it makes must stay on the server."""
-    page = browser.new_page()
-    page.set_default_timeout(PATIENCE_MS)
-    requested = []
-    page.on("request", lambda request: requested.append(request.url))
-    page.goto(server.address)
-    page.wait_for_selector("#sentiment-text textarea")
-    yield page
-    page.close()
-    strangers = [url for url in requested if not url.startswith((server.address, "data:", "blob:"))]
-    assert requested and not strangers
-
 
 def shown_bars(page, place):
     """What the bars say: percent by label, in their order."""
@@ -63,13 +19,24 @@ def shown_bars(page, place):
     return {row.split("\n")[0]: int(re.search(r"(\d+)%", row)[1]) for row in rows}
 
 
-def as_percent(result):
-    return {label: round(score * 100) for label, score in result}
-
-
 def open_topics(page):
     page.get_by_role("tab", name="Topics").click()
     page.wait_for_selector("#topics-text textarea", state="visible")
+
+
+def set_labels(page, labels):
+    """Put chips in place of those that are there."""
+    field = page.locator("#topics-labels input")
+    field.click()
+    while page.locator("#topics-labels .token").count():
+        field.press("Backspace")
+    field.fill(labels)
+    field.press("Enter")
+    field.press("Escape")
+
+
+def chips(page):
+    return [one.strip() for one in page.locator("#topics-labels .token").all_inner_texts()]
 
 
 def test_the_sentiment_tab_shows_the_models_scores_as_bars(page, tiny_sentiment):
@@ -99,7 +66,7 @@ def test_many_lines_become_a_table(page, tiny_sentiment):
     page.click("#sentiment-many button")
     page.fill("#sentiment-lines textarea", "\n\n".join(texts))
     page.click("#sentiment-classify-lines")
-    page.wait_for_function("document.querySelector('#sentiment-table').innerText.includes('the match')")
+    page.wait_for_function("document.querySelector('#sentiment-table')?.innerText.includes('the match')")
     shown = page.inner_text("#sentiment-table")
     for text, one in zip(texts, Classifier(tiny_sentiment)(texts), strict=True):
         assert re.search(rf"{one['label']}\s+{one['score']:.2f}\d\s+{text}", shown)
@@ -108,7 +75,9 @@ def test_many_lines_become_a_table(page, tiny_sentiment):
 def test_the_topics_tab_shows_scores_for_labels_of_ones_own(page, tiny_topics):
     open_topics(page)
     page.fill("#topics-text textarea", "the match was great")
-    page.fill("#topics-labels textarea, #topics-labels input", "sports, the market, space")
+    set_labels(page, "sports, the market, space")
+    page.wait_for_function("document.querySelectorAll('#topics-labels .token').length === 3")
+    assert chips(page) == ["sports", "the market", "space"]
     page.click("#topics-classify")
     expected = ZeroShotClassifier(tiny_topics)("the match was great", ["sports", "the market", "space"])
     found = shown_bars(page, "#topics-scores")
@@ -120,7 +89,8 @@ def test_the_topics_tab_shows_scores_for_labels_of_ones_own(page, tiny_topics):
 def test_several_labels_at_once_and_a_template_of_ones_own_are_followed(page, tiny_topics):
     open_topics(page)
     page.fill("#topics-text textarea", "the match")
-    page.fill("#topics-labels textarea, #topics-labels input", "sports, space")
+    set_labels(page, "sports, space")
+    page.wait_for_function("document.querySelectorAll('#topics-labels .token').length === 2")
     page.fill("#topics-template textarea, #topics-template input", "It is {}!")
     page.check("#topics-several input")
     page.click("#topics-classify")
@@ -136,53 +106,143 @@ def test_an_empty_text_is_answered_with_a_sentence(page):
     assert "There is no text yet: type one, or pick an example" in page.inner_text("#sentiment-problem")
 
 
-@pytest.mark.parametrize(
-    ("place", "value", "sentence"),
-    [
-        ("labels", "sports", "One label leaves nothing to choose"),
-        ("labels", "sports, sports", "'sports' is given twice"),
-        ("labels", "", "There is no label"),
-        ("template", "no blank", "needs exactly one {} where the label goes"),
-    ],
-)
-def test_a_question_that_cannot_be_answered_gets_a_sentence_that_goes_once_it_can(page, place, value, sentence):
+def test_a_question_that_cannot_be_answered_gets_a_sentence_that_goes_once_it_can(page):
     open_topics(page)
     page.fill("#topics-text textarea", "the match")
-    field = f"#topics-{place} textarea, #topics-{place} input"
-    good = page.input_value(field)
-    page.fill(field, value)
-    page.click("#topics-classify")
-    page.wait_for_selector("#topics-problem [role=alert]")
-    assert sentence in page.inner_text("#topics-problem")
-    page.fill(field, good)
+    template = "#topics-template textarea, #topics-template input"
+    good = page.input_value(template)
+    for labels, written, sentence in (
+        ("sports", good, "One label leaves nothing to choose"),
+        ("", good, "There is no label"),
+        ("sports, space", "no blank", "needs exactly one {} where the label goes"),
+    ):
+        set_labels(page, labels)
+        page.fill(template, written)
+        page.click("#topics-classify")
+        page.wait_for_function(
+            "said => document.querySelector('#topics-problem')?.innerText.includes(said)", arg=sentence
+        )
+    page.fill(template, good)
     page.click("#topics-classify")
     assert shown_bars(page, "#topics-scores")
     page.wait_for_selector("#topics-problem [role=alert]", state="hidden")
 
 
-def test_a_models_report_is_shown_with_its_figures_and_pictures(browser, start_server, tiny_base, tmp_path):
-    from finetune import TrainConfig, train
+def test_the_sentences_that_will_be_tested_are_shown_while_they_are_typed(page):
+    open_topics(page)
+    set_labels(page, "<b>sports</b>, space, a, b, c, d, e")
+    page.fill("#topics-template textarea, #topics-template input", "Is it {}?")
+    page.wait_for_function("document.querySelector('#topics-preview').innerText.includes('Is it space?')")
+    shown = page.inner_text("#topics-preview")
+    assert "Is it <b>sports</b>?" in shown and "and 2 more" in shown
+    page.fill("#topics-template textarea, #topics-template input", "Is it?")
+    page.wait_for_function("document.querySelector('#topics-preview').innerText.includes('needs exactly one')")
 
-    rows = [{"text": f"{('good', 'bad')[i % 2]} film {i}", "label": ("yes", "no")[i % 2]} for i in range(60)]
-    config = {
-        "base": str(tiny_base),
-        "out": str(tmp_path / "models" / "films"),
-        "optim": {"epochs": 1, "batch_size": 8},
-    }
-    result = train(TrainConfig(**config), rows)
-    server = start_server(tmp_path / "models", "--default", "films")
-    page = browser.new_page()
-    page.set_default_timeout(PATIENCE_MS)
-    page.goto(server.address)
-    page.click("#sentiment-report button")
-    page.wait_for_selector("#sentiment-figures td")
-    shown = page.inner_text("#sentiment-figures")
-    assert f"{result.metrics['accuracy']:.3f}" in shown and "TF-IDF" in shown and "On 6 rows" in shown
-    drawn = len(list((result.path / "report").glob("*.png")))
-    page.wait_for_function(
-        "least => { const all = [...document.querySelectorAll('#sentiment-pictures img')];"
-        " return all.length >= least && all.every(one => one.naturalWidth > 100); }",
-        arg=drawn,
-    )
+
+def test_label_sets_are_kept_in_the_browser_by_name(opened, server):
+    page = opened(server.address)
+    open_topics(page)
+    set_labels(page, "red, green")
+    page.click("#topics-sets button")
+    page.fill("#topics-set-name textarea, #topics-set-name input", "colours")
+    page.click("#topics-set-keep")
+    page.wait_for_function("document.querySelector('#topics-set input').value === 'colours'")
     page.close()
-    server.stop()
+    again = opened(server.address)  # the same browser, another visit
+    open_topics(again)
+    assert chips(again) == ["sports", "business", "science", "politics"]
+    again.click("#topics-sets button")
+    again.click("#topics-set input")
+    again.get_by_role("option", name="colours").click()
+    again.wait_for_function("document.querySelectorAll('#topics-labels .token').length === 2")
+    assert chips(again) == ["red", "green"]
+    again.click("#topics-set-delete")
+    again.wait_for_function("document.querySelector('#topics-set input').value === ''")
+
+
+def test_the_words_that_decided_are_those_whose_loss_changes_the_score(page, tiny_sentiment):
+    text = "a warm <i>funny</i> film"
+    page.fill("#sentiment-text textarea", text)
+    page.click("#sentiment-why")
+    page.wait_for_selector("#sentiment-words .rehead-word")
+    classifier = Classifier(tiny_sentiment)
+    label = classifier(text)[0]["label"]
+    shown = page.locator("#sentiment-words .rehead-word").all()
+    assert [one.inner_text() for one in shown] == text.split()
+    for number, one in enumerate(shown):
+        rest = " ".join(word for place, word in enumerate(text.split()) if place != number)
+        without = next(found["score"] for found in classifier(rest, top_k=None) if found["label"] == label)
+        told = re.fullmatch(rf"without it, {label} has ([0-9.]+)", one.get_attribute("title"))
+        assert float(told[1]) == pytest.approx(without, abs=0.02)
+
+
+def test_a_link_brings_the_tab_and_its_fields_back_and_the_server_never_sees_them(opened, server):
+    page = opened(server.address)
+    open_topics(page)
+    text = 'a "match" & more # of it'
+    page.fill("#topics-text textarea", text)
+    set_labels(page, "red, green")
+    page.check("#topics-several input")
+    page.wait_for_function("document.querySelectorAll('#topics-labels .token').length === 2")
+    page.click("#topics-link")
+    page.wait_for_selector("#topics-address", state="visible")
+    link = page.input_value("#topics-address textarea, #topics-address input")
+    assert link == page.url and link.startswith(f"{server.address}/#tab=topics")
+    again = opened(link)
+    again.wait_for_selector("#topics-text textarea", state="visible")
+    again.wait_for_function("document.querySelectorAll('#topics-labels .token').length === 2")
+    assert again.input_value("#topics-text textarea") == text and chips(again) == ["red", "green"]
+    assert again.is_checked("#topics-several input")
+    assert not [line for line in server.log if "match" in line]
+    broken = opened(f"{server.address}/#tab=sentiment&text=%7Bnot-json&model=%22no-such%22")
+    assert broken.input_value("#sentiment-text textarea") == ""
+
+
+def test_a_snippet_is_a_program_that_gives_the_pages_answer(page):
+    environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
+    text = "it's a \"warm\" film"
+    page.fill("#sentiment-text textarea", text)
+    page.click("#sentiment-classify")
+    expected = shown_bars(page, "#sentiment-scores")
+    page.click("#sentiment-snippet button")
+
+    def shown(language):
+        page.get_by_label(language, exact=True).locator("visible=true").check()
+        page.wait_for_function(
+            "word => document.querySelector('#sentiment-code .cm-content')?.innerText.includes(word)",
+            arg={"curl": "curl", "Python": "InferenceClient", "JavaScript": "fetch"}[language],
+        )
+        return page.inner_text("#sentiment-code .cm-content")
+
+    for language, command in (("curl", ["bash", "-c"]), ("Python", [sys.executable, "-c"])):
+        run = {"capture_output": True, "text": True, "timeout": 60, "check": False, "env": environment}
+        done = subprocess.run([*command, shown(language)], **run)
+        assert done.returncode == 0, done.stderr
+        found = dict(re.findall(r"""label['"]?[=:]\s*['"](\w+)['"],\s*['"]?score['"]?[=:]\s*([0-9.]+)""", done.stdout))
+        assert {label: round(100 * float(score)) for label, score in found.items()} == expected, done.stdout
+    assert json.dumps(text) in shown("JavaScript")
+
+
+def test_a_correction_is_kept_for_the_text_that_was_answered(opened, workshop):
+    page = opened(workshop.address)
+    assert page.locator("#sentiment-corrections").is_hidden()
+    page.fill("#sentiment-text textarea", "a film that was answered")
+    page.click("#sentiment-classify")
+    best = next(iter(shown_bars(page, "#sentiment-scores")))
+    page.fill("#sentiment-text textarea", "and edited since")
+    page.click("#sentiment-wrong")
+    page.click("#sentiment-correct-label input")
+    right = next(one for one in ("negative", "positive") if one != best)
+    page.get_by_role("option", name=right).click()
+    page.click("#sentiment-keep")
+    page.wait_for_function("document.querySelector('#sentiment-kept')?.innerText.includes('Kept')")
+    row = json.loads((workshop.home / "corrections.jsonl").read_text().splitlines()[-1])
+    assert (row["text"], row["label"], row["predicted"]) == ("a film that was answered", right, best)
+    assert not [line for line in workshop.log if "answered" in line]
+
+
+def test_the_page_asks_for_no_corrections_where_nobody_wants_them(page):
+    page.fill("#sentiment-text textarea", "a film")
+    page.click("#sentiment-classify")
+    assert shown_bars(page, "#sentiment-scores")
+    assert page.locator("#sentiment-corrections").count() == 0

@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -268,17 +269,60 @@ def test_the_page_hands_out_no_file_and_fetches_no_address(served, tmp_path, cap
         for data in (["x", [named], False, "topics"], [named, ["a"], False, "topics"], [{"deep": [named]}]):
             for way in ("call", "run"):
                 answer = client.post(f"/gradio_api/{way}/classify_topics", json={"data": data})
-                assert answer.status_code == 400 and "takes a file" in answer.json()["error"]
+                assert answer.status_code == 400 and "no file that was uploaded" in answer.json()["error"]
         escaped = json.dumps({"data": [named]}).replace("gradio.FileData", "gradio\\u002eFileData").encode()
         assert client.post("/gradio_api/call/classify_topics", content=escaped, headers=JSON).status_code == 400
         assert client.get(f"/gradio_api/file={path}").status_code in (403, 404)
     addresses = ("file=https://127.0.0.1:9/x", "file=http%3A//127.0.0.1:9/x", "proxy=https://x.hf.space/")
-    routes = ("upload", "upload_progress?upload_id=a", "stream/a/b/c", "deep_link", "component_server", "monitoring")
+    routes = ("uploads", "stream/a/b/c", "deep_link", "component_server", "monitoring")
     for closed in addresses + routes:
         assert client.get(f"/gradio_api/{closed}").status_code == 403, closed
         assert client.post(f"/gradio_api/{closed}", files={"files": b"a"}).status_code == 403, closed
     for closed in ("/file=/etc/passwd", "/proxy=https://x.hf.space/", "/upload", "/monitoring"):
         assert client.get(closed).status_code == 403, closed
+
+
+def uploaded(client, content, name="t.csv"):
+    answer = client.post("/gradio_api/upload", files={"files": (name, content)})
+    return answer.json()[0] if answer.status_code == 200 else answer.status_code
+
+
+def test_the_bytes_of_an_upload(served):
+    client = served(max_upload_bytes=200_000)
+    assert [isinstance(uploaded(client, b"a" * size), str) for size in (199_999, 200_000)] == [True, True]
+    assert uploaded(client, b"a" * 200_001) == 413
+    assert uploaded(client, b"a" * 300_000) == 413
+
+
+def test_an_upload_may_be_named_and_nothing_beside_it(served, tmp_path):
+    client = served()
+    path = uploaded(client, b"text\na film\n")
+    (tmp_path / "secret").write_text(CANARY)
+
+    def ask(**named):
+        body = {"data": [named | {"meta": {"_type": "gradio.FileData"}}], "fn_index": 0, "session_hash": "a"}
+        return client.post("/gradio_api/call/classify_sentiment", json=body).status_code
+
+    assert ask(path=path) == 200
+    folder = path.rpartition("/")[0]
+    for other in (folder, f"{folder}/../../secret", f"{folder}/none.csv", str(tmp_path / "secret"), f"{path}\0", "", 7):
+        assert ask(path=other) == 400, other
+    (link := tmp_path / "link").symlink_to(tmp_path / "secret")
+    assert ask(path=str(link)) == 400
+    assert ask(path=path, is_stream=True) == 400 and ask(path=path, more="a") == 400
+
+
+def test_uploads_take_a_bounded_room_and_the_old_ones_go(served, monkeypatch):
+    from service.ui import gate
+
+    client = served(max_upload_bytes=100_000)
+    monkeypatch.setattr(gate, "UPLOADS_AT_ONCE", (gate.sweep() + 250_000) / 100_000)
+    assert isinstance(first := uploaded(client, b"a" * 100_000), str)
+    assert isinstance(uploaded(client, b"b" * 90_000), str)
+    assert uploaded(client, b"c") == 429
+    monkeypatch.setattr(gate, "KEPT_S", -1.0)
+    assert isinstance(uploaded(client, b"c"), str)
+    assert not Path(first).exists()
 
 
 def test_what_is_wrong_on_the_page_is_in_no_log(served, capsys):

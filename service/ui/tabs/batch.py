@@ -24,7 +24,7 @@ from service.errors import BadRequest
 from service.files import Scored
 from service.schema import ZeroShotQuestion
 from service.ui import chips, gate, links, tables
-from service.ui.answers import streamed
+from service.ui.answers import HIDDEN, streamed
 from service.ui.page import Page
 
 NAME = "batch"
@@ -48,7 +48,7 @@ def build(page: Page, tab: gr.Tab) -> None:
     first = next(iter(names), None)
     with gr.Row(equal_height=False):
         with gr.Column(scale=5):
-            fields = tables.build(page, NAME)
+            fields = tables.build(page, tab, NAME)
             example = gr.Button("Try an example table", size="sm", elem_id="batch-example")
             column = gr.Dropdown([], label="Column of the text", elem_id="batch-column")
             model = gr.Dropdown(names, value=first, label="Model", elem_id="batch-model")
@@ -85,7 +85,7 @@ def build(page: Page, tab: gr.Tab) -> None:
 
     for event in (model.change, page.blocks.load):
         event(for_model, [model], [labels, several], api_name=False, show_progress="hidden")
-    act = streamed(partial(_score, page), page.desk.telemetry, outputs=4)
+    act = streamed(partial(_score, page), page.desk.telemetry, otherwise=[WAITING, HIDDEN, HIDDEN, gr.update(visible=False)])
     asked = [*fields.inputs, column, model, labels, several, every, kind]
     event = score.click(
         act,
@@ -184,9 +184,10 @@ def _told(found: Scored, seconds: float) -> str:
 
 def _first_rows(out: Path, found: Scored) -> dict[str, Any]:
     table = chunks(out, SHOWN)
-    new = [column for column in table.columns if column in found.columns]
-    columns = [*new, *(column for column in table.columns if column not in new)]
-    rows = [[_shown(row.get(column)) for column in columns] for row in next(table.parts)[:SHOWN]]
+    first = next(table.parts)[:SHOWN]
+    new = [column for column in found.columns if column in table.columns and any(row.get(column) for row in first)]
+    columns = [*new, *(column for column in table.columns if column not in found.columns)]
+    rows = [[_shown(row.get(column)) for column in columns] for row in first]
     return {"headers": columns, "data": rows}
 
 

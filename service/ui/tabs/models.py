@@ -20,7 +20,7 @@ from service.errors import BadRequest
 from service.schema import Answer, TextInput, ZeroShotQuestion
 from service.store import describe
 from service.ui import chips, links
-from service.ui.answers import guarded, report_of
+from service.ui.answers import HIDDEN, guarded, report_of
 from service.ui.page import Page
 
 NAME = "models"
@@ -63,6 +63,7 @@ def build(page: Page, tab: gr.Tab) -> None:
         column_widths=["44%", "18%", "10%", "18%", "10%"],
         interactive=False,
         wrap=True,
+        visible=False,
         elem_id="models-table",
     )
     links.build(page.blocks, NAME, {"model": model, "left": left, "right": right, "texts": texts, "labels": labels})
@@ -71,9 +72,9 @@ def build(page: Page, tab: gr.Tab) -> None:
 
     async def looked_at(name: str | None) -> list[Any]:
         shown, drawn = await asyncio.to_thread(report_of, page.desk.store, name)
-        return [shown, gr.update(value=drawn, visible=bool(drawn)), gr.update(visible=False)]
+        return [gr.update(value=shown, visible=True), gr.update(value=drawn, visible=bool(drawn)), HIDDEN]
 
-    look = guarded(looked_at, telemetry, outputs=3)
+    look = guarded(looked_at, telemetry, otherwise=[HIDDEN] * 3)
     for event in (tab.select, model.change):
         event(look, [model], [figures, pictures, speed, problem], api_name=False, show_progress="hidden")
 
@@ -82,9 +83,9 @@ def build(page: Page, tab: gr.Tab) -> None:
         return [_cards(page), *[gr.update(choices=found)] * 3]
 
     tab.select(refreshed, None, [cards, model, left, right], api_name=False, show_progress="hidden")
-    timed = guarded(partial(_speed, page), telemetry, outputs=1)
+    timed = guarded(partial(_speed, page), telemetry, otherwise=[HIDDEN])
     measure.click(timed, [model], [speed, problem], api_name=False)
-    act = guarded(partial(_compared, page), telemetry, outputs=1)
+    act = guarded(partial(_compared, page), telemetry, otherwise=[HIDDEN])
     compare.click(act, [left, right, texts, labels], [table, compared], api_name=False)
 
 
@@ -140,7 +141,7 @@ async def _compared(page: Page, left: str | None, right: str | None, lines: str,
     rows = []
     for text, one, other in zip(texts, *answers, strict=True):
         rows.append([text, one.best.label, f"{one.best.score:.3f}", other.best.label, f"{other.best.score:.3f}"])
-    return [gr.update(value={"headers": ["text", left, "score", right, "score "], "data": rows})]
+    return [gr.update(value={"headers": ["text", left, "score", right, "score "], "data": rows}, visible=True)]
 
 
 async def _engine(page: Page, name: str | None) -> Engine:

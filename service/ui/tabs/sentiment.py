@@ -17,7 +17,7 @@ from service.engine import Engine
 from service.errors import BadRequest
 from service.schema import Answer
 from service.ui import corrections, links, snippets
-from service.ui.answers import about, as_tool, bars, decided, guarded, note
+from service.ui.answers import HIDDEN, NO_SCORES, about, as_tool, bars, decided, guarded, note
 from service.ui.corrections import Given
 from service.ui.page import Page
 
@@ -50,8 +50,10 @@ def build(page: Page, tab: gr.Tab) -> None:
             )
         with gr.Column(scale=4):
             problem = gr.HTML(visible=False, padding=False, elem_id="sentiment-problem")
-            scores = gr.Label(label="Scores", elem_id="sentiment-scores", elem_classes="rehead-scores")
-            remark = gr.HTML(visible=False, padding=False)
+            scores = gr.Label(
+                label="Scores", visible=False, elem_id="sentiment-scores", elem_classes="rehead-scores"
+            )
+            remark = gr.HTML(NO_SCORES, padding=False)
             given = corrections.build(page, NAME)
             words = gr.HTML(visible=False, padding=False, elem_id="sentiment-words")
     with gr.Accordion("Many texts at once", open=False, elem_id="sentiment-many"):
@@ -63,6 +65,7 @@ def build(page: Page, tab: gr.Tab) -> None:
             column_widths=["16%", "12%", "72%"],
             interactive=False,
             wrap=True,
+            visible=False,
             elem_id="sentiment-table",
         )
 
@@ -75,9 +78,10 @@ def build(page: Page, tab: gr.Tab) -> None:
     links.build(page.blocks, NAME, {"model": model, "text": text})
 
     shown = [scores, remark, words, *([given] if given is not None else [])]
-    one = guarded(partial(_one, desk, given is not None), desk.telemetry, outputs=len(shown))
-    many = guarded(partial(_many, desk), desk.telemetry, outputs=1)
-    reasons = guarded(partial(_why, desk), desk.telemetry, outputs=1)
+    cleared = [HIDDEN, HIDDEN, HIDDEN, *([None] if given is not None else [])]
+    one = guarded(partial(_one, desk, given is not None), desk.telemetry, otherwise=cleared)
+    many = guarded(partial(_many, desk), desk.telemetry, otherwise=[HIDDEN])
+    reasons = guarded(partial(_why, desk), desk.telemetry, otherwise=[HIDDEN])
     for event in (classify.click, text.submit, examples.load_input_event.then):
         event(one, [model, text], [*shown, problem], api_name=False)
     why.click(reasons, [model, text], [words, problem], api_name=False)
@@ -106,7 +110,7 @@ async def _one(desk: Desk, corrected: bool, model: str | None, text: str) -> lis
     engine = await _engine(desk, model)
     (answer,) = await _answers(desk, model, [_given(text)])
     task = engine.folder.settings.task
-    shown = [bars(answer, number=task == "regression"), note(answer), gr.update(value="", visible=False)]
+    shown = [bars(answer, number=task == "regression"), note(answer), HIDDEN]
     if not corrected:
         return shown
     best = answer.best
@@ -133,7 +137,8 @@ async def _many(desk: Desk, model: str | None, lines: str) -> list[Any]:
         raise BadRequest(f"these are {len(texts)} lines, and {most} go at once: the Batch tab takes a whole table")
     answers = await _answers(desk, model, texts)
     rows = zip(answers, texts, strict=True)
-    return [[[answer.best.label, f"{answer.best.score:.3f}", text] for answer, text in rows]]
+    found = [[answer.best.label, f"{answer.best.score:.3f}", text] for answer, text in rows]
+    return [gr.update(value=found, visible=True)]
 
 
 def _given(text: str) -> str:

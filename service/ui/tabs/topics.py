@@ -21,7 +21,7 @@ from service.errors import BadRequest, ServiceError
 from service.schema import Answer, ZeroShotQuestion
 from service.store import ModelStore
 from service.ui import chips, corrections, links, snippets
-from service.ui.answers import about, as_tool, bars, guarded, note
+from service.ui.answers import HIDDEN, NO_SCORES, SAME, about, as_tool, bars, guarded, note
 from service.ui.corrections import Given
 from service.ui.page import Page
 
@@ -38,9 +38,6 @@ EXAMPLES = (
     ["My card was charged twice and nobody answers the phone.", ["billing", "customer service", "delivery"], True],
 )
 PREVIEWED = 5
-KEPT_IN = "rehead-label-sets"
-"""Under this name, and unreadably without this word, label sets lie in the browser's own storage: no secret."""
-
 MOST_SETS = 50
 
 
@@ -77,8 +74,10 @@ def build(page: Page, tab: gr.Tab) -> None:
             )
         with gr.Column(scale=4):
             problem = gr.HTML(visible=False, padding=False, elem_id="topics-problem")
-            scores = gr.Label(label="Scores", elem_id="topics-scores", elem_classes="rehead-scores")
-            remark = gr.HTML(visible=False, padding=False)
+            scores = gr.Label(
+                label="Scores", visible=False, elem_id="topics-scores", elem_classes="rehead-scores"
+            )
+            remark = gr.HTML(NO_SCORES, padding=False)
             given = corrections.build(page, NAME)
     question: list[Any] = [text, labels, several, template]
 
@@ -97,7 +96,8 @@ def build(page: Page, tab: gr.Tab) -> None:
     links.build(page.blocks, NAME, fields)
 
     shown = [scores, remark, *([given] if given is not None else [])]
-    act = guarded(partial(_answer, desk, given is not None), desk.telemetry, outputs=len(shown))
+    cleared = [HIDDEN, HIDDEN, *([None] if given is not None else [])]
+    act = guarded(partial(_answer, desk, given is not None), desk.telemetry, otherwise=cleared)
     for event in (classify.click, text.submit, examples.load_input_event.then):
         event(act, [model, *question], [*shown, problem], api_name=False)
     for changed in (template.input, labels.change):
@@ -141,7 +141,7 @@ def build(page: Page, tab: gr.Tab) -> None:
 
 def _sets(page: Page, labels: gr.Dropdown) -> None:
     """Sets of labels, kept by name in the browser and nowhere else."""
-    kept = gr.BrowserState([], storage_key=KEPT_IN, secret=KEPT_IN)
+    kept = page.label_sets
     with gr.Accordion("Label sets kept in this browser", open=False, elem_id="topics-sets"):
         with gr.Row(equal_height=True):
             chosen = gr.Dropdown([], label="Take the set", elem_id="topics-set")
@@ -151,10 +151,10 @@ def _sets(page: Page, labels: gr.Dropdown) -> None:
             keep = gr.Button("Keep", size="sm", scale=0, min_width=100, elem_id="topics-set-keep")
         problem = gr.HTML(visible=False, padding=False)
 
-    async def kept_as(sets: list[Any], name: str, labels: list[str]) -> list[Any]:
+    async def kept_as(sets: list[Any] | None, name: str, labels: list[str]) -> list[Any]:
         if not (called := name.strip()[:64]) or not labels:
             raise BadRequest("give the set a name, and at least one label")
-        found = [one for one in sets if one[0] != called][-MOST_SETS + 1 :] + [[called, labels]]
+        found = [one for one in sets or [] if one[0] != called][-MOST_SETS + 1 :] + [[called, labels]]
         return [found, gr.update(choices=[one[0] for one in found], value=called), ""]
 
     def without(sets: list[Any], name: str | None) -> list[Any]:
@@ -165,11 +165,11 @@ def _sets(page: Page, labels: gr.Dropdown) -> None:
         found = next((one[1] for one in sets if one[0] == name), None)
         return gr.skip() if found is None else gr.update(value=found, choices=found)
 
-    handler = guarded(kept_as, page.desk.telemetry, outputs=3, keep=True)
+    handler = guarded(kept_as, page.desk.telemetry, otherwise=[SAME] * 3)
     keep.click(handler, [kept, name, labels], [kept, chosen, name, problem], api_name=False)
     delete.click(without, [kept, chosen], [kept, chosen], api_name=False, show_progress="hidden")
     chosen.input(taken, [kept, chosen], [labels], api_name=False, show_progress="hidden")
-    page.blocks.load(
+    kept.change(  # also once the browser has read it
         lambda sets: gr.update(choices=[one[0] for one in sets or []]),
         [kept],
         [chosen],

@@ -20,7 +20,7 @@ from finetune.config import TrainConfig
 from service.errors import BadRequest
 from service.jobs import Job, Jobs
 from service.ui import form, links, recipes, tables
-from service.ui.answers import guarded
+from service.ui.answers import SAME, guarded
 from service.ui.page import Page
 
 NAME = "train"
@@ -53,7 +53,7 @@ def build(page: Page, tab: gr.Tab) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=5):
             gr.HTML('<h2 class="rehead-step">1. The table</h2>', padding=False)
-            fields = tables.build(page, NAME)
+            fields = tables.build(page, tab, NAME)
             with gr.Row():
                 text = gr.Dropdown([], label="Column of the text", elem_id="train-text")
                 label = gr.Dropdown([], label="Column of the label", elem_id="train-label")
@@ -123,9 +123,9 @@ def build(page: Page, tab: gr.Tab) -> None:
     asked: list[Any] = [*fields.inputs, text, label, name, base, knobs, *chosen]
     run: list[Any] = [status, losses, scores, health, layers, stop]
     timer = gr.Timer(LOOK_S, active=False)
-    begin = guarded(_starting(page, jobs), telemetry, outputs=len(run) + 1, keep=True)
-    end = guarded(_stopping(page, jobs), telemetry, outputs=len(run) + 1, keep=True)
-    looked = guarded(_looking(page, jobs), telemetry, outputs=1, keep=True)
+    begin = guarded(_starting(page, jobs), telemetry, otherwise=[SAME] * (len(run) + 1))
+    end = guarded(_stopping(page, jobs), telemetry, otherwise=[SAME] * (len(run) + 1))
+    looked = guarded(_looking(page, jobs), telemetry, otherwise=[EMPTY])
 
     def drawn() -> list[Any]:
         return _drawn(jobs.latest())
@@ -317,7 +317,7 @@ def _layers(looks: Sequence[events.Looked]) -> str:
     )
     head = "<tr><th>part</th><th>gradient norm</th><th>update / weights</th></tr>"
     note = f"At update {last.update:,}. Updates of about a thousandth of the weights are healthy."
-    return f'<table class="rehead-report"><thead>{head}</thead>{rows}</table><div class="rehead-note">{note}</div>'
+    return f'<div class="rehead-wide"><table class="rehead-report"><thead>{head}</thead>{rows}</table></div><div class="rehead-note">{note}</div>'
 
 
 def _frame(rows: Sequence[tuple[Any, ...]], columns: tuple[str, ...]) -> pd.DataFrame:

@@ -1,0 +1,158 @@
+"""Training in a child process: a run from beginning to end, stopped and gone on with, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from finetune import events
+from finetune.errors import ConfigError
+from service.errors import BadRequest, Overloaded
+from service.jobs import FOLDER, Jobs
+
+SECONDS = 90
+
+
+def write_table(file, rows=64):
+    lines = [f"{('good', 'bad')[row % 2]} film {row},{('yes', 'no')[row % 2]}" for row in range(rows)]
+    file.write_text("\n".join(["text,label", *lines]) + "\n")
+    return file
+
+
+@pytest.fixture
+def jobs(tmp_path, tiny_base):
+    (tmp_path / "models").mkdir()
+    running = Jobs(tmp_path / "models", (str(tiny_base),))
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def settings(tiny_base):
+    return {"base": str(tiny_base), "optim.epochs": 2, "optim.batch_size": 8}
+
+
+def until(jobs, name, wanted):
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        job = jobs.job(name)
+        if wanted(job):
+            return job
+        time.sleep(0.1)
+    raise AssertionError(f"{name} is {job.state} after {SECONDS} s: {job.events[-3:]}")
+
+
+def test_a_run_tells_what_happens_and_leaves_a_model(jobs, settings, tmp_path):
+    table = write_table(tmp_path / "films.csv")
+    config = jobs.config("films", settings | {"loss.name": "focal", "loss.gamma": 3}, table)
+    jobs.start("films", config)
+    with pytest.raises(Overloaded, match="films is being trained: one runs at a time"):
+        jobs.start("others", jobs.config("others", settings, table))
+    job = until(jobs, "films", lambda job: job.state != "running")
+    assert job.state == "finished" and jobs.latest() == job
+    kinds = {type(one) for one in job.events}
+    assert {events.Started, events.Step, events.Looked, events.Evaluated, events.Finished} <= kinds
+    assert job.config["loss"] == {"name": "focal", "gamma": 3}
+    looked = next(one for one in job.events if isinstance(one, events.Looked))
+    assert set(looked.gradient) == set(looked.ratio) and all(value >= 0 for value in looked.gradient.values())
+    from service import Classifier
+
+    assert Classifier("films", models_dir=tmp_path / "models")("good film")[0]["label"] in ("yes", "no")
+    with pytest.raises(BadRequest, match="there is a model 'films' already"):
+        jobs.config("films", settings, table)
+
+
+def test_a_stopped_run_goes_on_from_its_checkpoint(jobs, settings, tmp_path):
+    table = write_table(tmp_path / "films.csv")
+    long = settings | {"optim.epochs": 400, "checkpoint.every_steps": 5}
+    config = jobs.config("films", long, table)
+    jobs.start("films", config)
+    saved = until(jobs, "films", lambda job: any(isinstance(one, events.Saved) for one in job.events))
+    assert saved.state == "running"
+    jobs.stop("films")
+    assert jobs.job("films").state == "stopped" and not (tmp_path / "models" / "films").exists()
+    table = write_table(tmp_path / "uploaded_again.csv")
+    jobs.start("films", jobs.config("films", long, table))
+    job = until(jobs, "films", lambda job: any(isinstance(one, events.Step) for one in job.events))
+    assert job.config["resume"] is True
+    assert next(one for one in job.events if isinstance(one, events.Step)).update > 5
+    jobs.stop("films")
+    # other settings are another run, which begins anew
+    jobs.start("films", jobs.config("films", long | {"seed": 7}, table))
+    assert jobs.job("films").config["resume"] is False
+
+
+def test_a_run_ends_with_its_server(settings, tmp_path, tiny_base):
+    table = write_table(tmp_path / "films.csv")
+    program = (
+        "import sys, time; from pathlib import Path; from service.jobs import Jobs\n"
+        f"jobs = Jobs(Path({str(tmp_path / 'models')!r}), ({str(tiny_base)!r},))\n"
+        f"config = jobs.config('films', {settings | {'optim.epochs': 5000}!r}, Path({str(table)!r}))\n"
+        "jobs.start('films', config); print(jobs._running[1].pid, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    jobs = Jobs(tmp_path / "models", ())
+    try:
+        until(jobs, "films", lambda job: any(isinstance(one, events.Step) for one in job.events))
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        parent.stdout.close()
+    end = time.monotonic() + SECONDS
+    while os.path.exists(f"/proc/{child}") and time.monotonic() < end:  # noqa: PTH110 (a process, no file)
+        time.sleep(0.1)
+    assert not os.path.exists(f"/proc/{child}")  # noqa: PTH110
+    assert jobs.latest().state == "stopped"
+
+
+def test_a_run_that_cannot_be_says_why(jobs, settings, tmp_path):
+    table = write_table(tmp_path / "films.csv")
+    jobs.start("films", jobs.config("films", settings | {"loss.name": "no_such_loss"}, table))
+    job = until(jobs, "films", lambda job: job.state != "running")
+    assert job.state == "failed" and "unknown loss 'no_such_loss'" in job.events[-1].text
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "said"),
+    [
+        ("", {}, "a model's name has letters"),
+        ("../films", {}, "a model's name has letters"),
+        (".films", {}, "a model's name has letters"),
+        ("films", {"base": "/etc"}, "does not train from '/etc'"),
+        ("films", {"base": "google/bert"}, "does not train from 'google/bert'"),
+    ],
+)
+def test_names_and_bases_that_are_not_offered_are_refused(jobs, settings, tmp_path, name, changed, said):
+    with pytest.raises(BadRequest, match=said):
+        jobs.config(name, settings | changed, tmp_path / "films.csv")
+
+
+def test_settings_that_cannot_be_are_named(jobs, settings, tmp_path):
+    with pytest.raises(ConfigError, match=r"optim\.epochs"):
+        jobs.config("films", settings | {"optim.epochs": -1}, tmp_path / "films.csv")
+
+
+def test_a_look_at_a_table_says_what_is_in_it(jobs, settings, tmp_path):
+    table = write_table(tmp_path / "films.csv", 40)
+    with table.open("a") as stream:
+        stream.write(",yes\ngood film 0,yes\n")
+    found = jobs.look(jobs.config("films", settings, table))
+    assert found["task"] == "binary" and sum(found["labels"].values()) == found["rows"] == 36
+    assert found["counts"]["empty_texts"] == 1 and found["counts"]["duplicates"] == 1
+    assert found["updates"] == 2 * -(-36 // 8)
+    assert not (tmp_path / "models" / FOLDER).exists()
+
+
+def test_choices_are_those_of_the_tables(jobs):
+    from finetune.heads import HEADS
+    from finetune.losses import LOSSES
+
+    found = jobs.choices()
+    assert list(found["losses"]) == list(LOSSES) and list(found["heads"]) == list(HEADS)
+    assert all(sentence for table in found.values() for sentence in table.values())
