@@ -1,0 +1,250 @@
+"""The page in a real browser: a table is scored, a table becomes a model, models are compared."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from service import Classifier, ZeroShotClassifier, load
+from service.files import score
+
+SECONDS = 120
+TEXTS = ["a warm film, and funny", "awful", 'he said "no"', "=1+1", "", "the market"]
+
+
+def open_tab(page, name):
+    page.get_by_role("tab", name=name).click()
+    page.wait_for_selector(f"#{name.lower()}-link", state="visible")
+
+
+def write_csv(file, rows):
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows(rows)
+    return file
+
+
+def choose(page, field, option):
+    page.click(f"{field} input")
+    listed = page.get_attribute(f"{field} input", "aria-controls")
+    page.click(f'#{listed} [role=option][aria-label="{option}"]')
+
+
+def said(page, place, words):
+    page.wait_for_function(
+        "([place, words]) => document.querySelector(place)?.innerText.includes(words)", arg=[place, words]
+    )
+
+
+def upload(page, tab, file):
+    page.set_input_files(f"#{tab}-upload input[type=file]", str(file))
+    page.wait_for_selector(f"#{tab}-preview", state="visible")
+
+
+def rows_of(content):
+    return list(csv.DictReader(io.StringIO(content, newline="")))
+
+
+def download(page):
+    page.wait_for_selector("#batch-download", state="visible")
+    with page.expect_download() as found:
+        page.click("#batch-download")
+    return found.value
+
+
+def test_a_table_is_scored_as_the_command_line_scores_it(opened, workshop, tmp_path):
+    table = write_csv(tmp_path / "my reviews.csv", [["id", "what"], *[[f"00{n}", text] for n, text in enumerate(TEXTS)]])
+    page = opened(workshop.address)
+    open_tab(page, "Batch")
+    upload(page, "batch", table)
+    assert "00123" not in page.inner_text("#batch-preview") and "003" in page.inner_text("#batch-preview")
+    page.click("#batch-score")
+    said(page, "#batch-problem", "Choose the column that holds the texts")
+    choose(page, "#batch-column", "what")
+    page.check("#batch-every input")
+    page.click("#batch-score")
+    got = download(page)
+    assert got.suggested_filename.endswith("-scored.csv")
+    said(page, "#batch-progress", f"{len(TEXTS)} rows in")
+    said(page, "#batch-progress", "1 of them could not be scored")
+    score(workshop.home / "models" / "sentiment", table, tmp_path / "out.csv", text="what", all_scores=True)
+    found, wanted = (rows_of(file.read_text(encoding="utf-8")) for file in (got.path(), tmp_path / "out.csv"))
+    assert [list(row) for row in found] == [list(row) for row in wanted]
+    for row, other in zip(found, wanted, strict=True):
+        for key in row:
+            if key.startswith("score") and other[key]:
+                assert float(row[key]) == pytest.approx(float(other[key]), abs=0.01)
+            else:
+                assert row[key] == other[key]
+    assert found[3]["what"] == "'=1+1" and "empty" in found[4]["error"]
+
+
+def test_a_zero_shot_model_asks_for_labels_and_scores_into_json_lines(opened, workshop, tmp_path):
+    texts = ["the match was great", "the market fell"]
+    table = write_csv(tmp_path / "t.csv", [["text"], *[[text] for text in texts]])
+    page = opened(workshop.address)
+    open_tab(page, "Batch")
+    assert page.locator("#batch-labels").is_hidden()
+    upload(page, "batch", table)
+    choose(page, "#batch-model", "topics")
+    page.wait_for_selector("#batch-labels", state="visible")
+    page.get_by_label("JSON Lines").check()
+    page.click("#batch-score")
+    rows = [json.loads(line) for line in download(page).path().read_text(encoding="utf-8").splitlines()]
+    expected = ZeroShotClassifier(workshop.home / "models" / "topics")(
+        texts, ["sports", "business", "science", "politics"]
+    )
+    assert [row["prediction"] for row in rows] == [one["labels"][0] for one in expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.csv", b"text,label\nonly,one,cell,too,many\n", "not a well-formed table"),
+        ("b.parquet", b"PAR1 is not all it takes", "b.parquet"),
+        ("c.jsonl", b"[1, 2]\n", "c.jsonl"),
+        ("d.csv", b"text\n", "the table has no rows"),
+    ],
+)
+def test_a_table_that_cannot_be_read_gets_a_sentence_without_a_path(
+    opened, workshop, tmp_path, name, content, sentence
+):
+    (tmp_path / name).write_bytes(content)
+    page = opened(workshop.address)
+    open_tab(page, "Batch")
+    page.set_input_files("#batch-upload input[type=file]", str(tmp_path / name))
+    page.wait_for_selector("#batch-table-problem [role=alert]")
+    shown = page.inner_text("#batch-table-problem")
+    assert sentence in shown and "/" not in shown
+
+
+def test_a_table_becomes_a_model_which_is_in_the_other_tabs_then(opened, workshop):
+    page = opened(workshop.address)
+    open_tab(page, "Train")
+    page.click("#train-start")
+    said(page, "#train-problem", "There is no table yet: upload one")
+    choose(page, "#train-offered", "films.csv")
+    page.wait_for_selector("#train-report table", timeout=SECONDS * 1000)
+    assert page.input_value("#train-text input") == "text" and page.input_value("#train-label input") == "label"
+    report = page.inner_text("#train-report")
+    assert re.search(r"no\s+29", report) and "58 rows to train on, 6 set aside" in report.replace("\n", " ")
+    page.click("#train-start")
+    said(page, "#train-problem", "Give the new model a name")
+    name = "#train-name textarea, #train-name input"
+    page.fill(name, "sentiment")
+    page.click("#train-start")
+    said(page, "#train-problem", "There is a model 'sentiment' already")
+    page.fill(name, "films")
+    page.fill("#train-optim-epochs input", "2")
+    page.click("#train-recipe button")
+    said(page, "#train-code", "--epochs 2")
+    page.click("#train-start")
+    page.wait_for_selector("#train-stop", state="visible")
+    page.close()  # and the run goes on
+    again = opened(workshop.address)
+    open_tab(again, "Train")
+    again.wait_for_function(
+        "document.querySelector('#train-status').innerText.includes('films is ready')", timeout=SECONDS * 1000
+    )
+    again.wait_for_selector("#train-losses", state="visible")
+    again.wait_for_selector("#train-scores", state="visible")
+    again.wait_for_selector("#train-stop", state="hidden")
+    again.click("#train-gradients button")
+    said(again, "#train-gradients", "embeddings")
+    open_tab(again, "Sentiment")
+    choose(again, "#sentiment-model", "films")
+    again.fill("#sentiment-text textarea", "good film")
+    again.click("#sentiment-classify")
+    expected = Classifier(workshop.home / "models" / "films")("good film")[0]
+    said(again, "#sentiment-scores", f"{expected['label']}")
+    open_tab(again, "Models")
+    said(again, "#models-cards", "films")
+
+
+def test_a_run_can_be_stopped(opened, workshop):
+    page = opened(workshop.address)
+    open_tab(page, "Train")
+    choose(page, "#train-offered", "films.csv")
+    page.fill("#train-name textarea, #train-name input", "endless")
+    page.fill("#train-optim-epochs input", "5000")
+    page.wait_for_selector("#train-report table", timeout=SECONDS * 1000)
+    page.click("#train-start")
+    page.wait_for_function(
+        "document.querySelector('#train-status').innerText.includes('update')", timeout=SECONDS * 1000
+    )
+    page.click("#train-stop")
+    said(page, "#train-status", "was stopped")
+    assert not (workshop.home / "models" / "endless").exists()
+
+
+def test_training_is_off_until_the_operator_allows_it(page):
+    page.get_by_role("tab", name="Train").click()
+    said(page, "#train-off", "rehead serve --allow-training")
+    assert page.locator("#train-start").count() == 0
+
+
+def test_what_trains_or_keeps_is_only_for_the_page_itself(workshop):
+    import urllib.request
+
+    def call(path, body):
+        request = urllib.request.Request(
+            f"{workshop.address}/gradio_api/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read())
+
+    with urllib.request.urlopen(f"{workshop.address}/config", timeout=30) as answer:
+        config = json.loads(answer.read())
+    names = {one["props"].get("elem_id"): one["id"] for one in config["components"]}
+    before = (workshop.home / "corrections.jsonl").read_text()
+    for button in ("train-start", "train-stop", "sentiment-right", "topics-keep"):
+        (event,) = [one for one in config["dependencies"] if [names[button], "click"] in one["targets"] and one["inputs"]]
+        data = ["guessed", *[None] * (len(event["inputs"]) - 1)]
+        call("queue/join", {"data": data, "fn_index": event["id"], "session_hash": button})
+        with urllib.request.urlopen(
+            f"{workshop.address}/gradio_api/queue/data?session_hash={button}", timeout=30
+        ) as stream:
+            messages = [json.loads(line[5:]) for line in stream.read().decode().splitlines() if line.startswith("data:")]
+        done = next(one for one in messages if one["msg"] == "process_completed")
+        assert "only for the page itself" in json.dumps(done["output"]), button
+    assert (workshop.home / "corrections.jsonl").read_text() == before
+
+
+def test_two_models_are_compared_on_the_same_texts_and_one_is_timed(opened, workshop):
+    page = opened(workshop.address)
+    open_tab(page, "Models")
+    said(page, "#models-cards", "topics")
+    choose(page, "#models-left", "sentiment")
+    choose(page, "#models-right", "topics")
+    texts = ["a warm film", "the match"]
+    page.fill("#models-texts textarea", "\n".join(texts))
+    page.click("#models-compare")
+    said(page, "#models-table", "the match")
+    shown = page.inner_text("#models-table")
+    labels = ["sports", "business", "science", "politics"]
+    first = load("sentiment", models_dir=workshop.home / "models")(texts)
+    second = ZeroShotClassifier(workshop.home / "models" / "topics")(texts, labels)
+    for text, one, other in zip(texts, first, second, strict=True):
+        assert re.search(rf"{text}\s+{one['label']}\s+0\.\d+\s+{other['labels'][0]}\s+0\.\d+", shown), shown
+    page.click("#models-measure")
+    said(page, "#models-speed", "texts a second")
+
+
+def test_uploads_are_gone_with_the_server(start_server, tiny_models, tmp_path, monkeypatch):
+    import urllib.request
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    running = start_server(tiny_models)
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.csv"\r\n\r\ntext\r\n--x--\r\n'
+    request = urllib.request.Request(
+        f"{running.address}/gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=x"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        (path,) = json.loads(answer.read())
+    assert path.startswith(str(tmp_path)) and Path(path).read_text(encoding="utf-8") == "text"
+    assert running.stop(15) == (0, "")
+    assert not list(tmp_path.glob("rehead-*"))
