@@ -40,6 +40,7 @@ from service.settings import RuntimeSettings, ServeSettings
 from service.store import ModelStore, describe
 from service.telemetry import Telemetry, quiet_libraries
 from service.ui import build as page
+from service.ui import look
 from service.ui.gate import FORM_BYTES, Gate, closed, without_tracebacks
 
 Say = Callable[[str], None]
@@ -175,8 +176,8 @@ def _mount_page(app: FastAPI, desk: Desk, blocks: gradio.Blocks) -> None:
         app_kwargs={"max_body_size": desk.settings.max_upload_bytes + FORM_BYTES},  # the gate holds others to less
         max_file_size=desk.settings.max_upload_bytes,
         mcp_server=desk.settings.mcp,
-        theme=page.theme(),
-        css=page.CSS,
+        theme=look.theme(),
+        css=look.CSS,
     )
 
 

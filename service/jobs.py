@@ -137,7 +137,9 @@ class Jobs:
             folder.mkdir(parents=True, exist_ok=True)
             if not again:
                 shutil.copyfile(source, table)
-            data = config.data.model_copy(update={"train": (config.data.train[0].model_copy(update={"path": str(table)}),)})
+            data = config.data.model_copy(
+                update={"train": (config.data.train[0].model_copy(update={"path": str(table)}),)}
+            )
             config = config.model_copy(update={"data": data, "resume": again})
             (folder / CONFIG).write_text(configfile.dump(config), encoding="utf-8")
             (folder / EVENTS).write_text("", encoding="utf-8")

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 GRAPH = "openvino_model.xml"
 
 KEPT, KEPT_KERNELS = 500, 256
-"""What is kept of shapes met before: parts of the graph prepared for one, and kernels. Without a bound of ours it is ten
-times that, and memory grows by 0.4 MB a shape."""
+"""What is kept of shapes met before: parts of the graph prepared for one, and kernels. Without a bound of ours it is
+ten times that, and memory grows by 0.4 MB a shape."""
 
 
 class OpenVINOBackend(ExportedBackend):

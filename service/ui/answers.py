@@ -27,6 +27,8 @@ T = TypeVar("T")
 SAME = gr.skip()
 HIDDEN = gr.update(value=None, visible=False)
 NO_SCORES = '<div class="rehead-note">The scores appear here.</div>'
+
+
 def about(store: ModelStore[Engine], name: str | None) -> str:
     """One line about a model, as HTML."""
     if not name:
@@ -82,7 +84,7 @@ def guarded(
     *,
     otherwise: Sequence[Any],
 ) -> Callable[..., Coroutine[Any, Any, list[Any]]]:
-    """The handler `act` with a sentence after its outputs: empty, or what was wrong, and then `otherwise` as outputs."""
+    """The handler `act` with a sentence after its outputs: empty, or what was wrong, behind `otherwise`."""
 
     async def handler(*arguments: Any) -> list[Any]:
         try:
@@ -147,7 +149,7 @@ def note(answer: Answer) -> Any:
 
 
 def decided(text: str, label: str, score: float, words: Sequence[Word]) -> str:
-    """A text as HTML, its words shaded by what they add to the label's score; in words, too, for colours tell little."""
+    """A text as HTML, its words shaded by what they add to the label's score; in words, too: colours tell little."""
     if not words:
         return ""
     most = max(abs(word.weight) for word in words) or 1.0

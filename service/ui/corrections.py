@@ -51,7 +51,7 @@ def build(page: Page, tab: str) -> gr.State | None:
         if one is None:
             return [gr.skip(), gr.skip()]
         found = Given(*one)
-        value = [] if found.several else None
+        value: list[str] | None = [] if found.several else None
         return [gr.update(visible=True), gr.update(choices=found.labels, multiselect=found.several, value=value)]
 
     async def agree(token: str, one: list[Any] | None) -> list[Any]:

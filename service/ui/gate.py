@@ -1,5 +1,5 @@
-"""What of gradio strangers may reach: the routes that the page uses, with bodies that name no file but an upload, and no
-address.
+"""What of gradio strangers may reach: the routes that the page uses, with bodies that name no address and no file but
+an upload.
 
 Knows: gradio's routes, where it keeps uploads, how it hands files on, where it prints tracebacks (gradio 6.31).
 Does not know: tabs, keys (the guard does).

@@ -33,7 +33,9 @@ def command(table: str, settings: Mapping[str, Any]) -> str:
     """The run as `rehead finetune` takes it."""
     said = [f"rehead finetune {shlex.quote(table)}"]
     for key, value in settings.items():
-        said.append(f"{FLAGS[key]} {shlex.quote(str(value))}" if key in FLAGS else f"--set {shlex.quote(f'{key}={value}')}")
+        said.append(
+            f"{FLAGS[key]} {shlex.quote(str(value))}" if key in FLAGS else f"--set {shlex.quote(f'{key}={value}')}"
+        )
     return " \\\n  ".join(said)
 
 
@@ -45,7 +47,8 @@ def as_yaml(table: str, settings: Mapping[str, Any]) -> str:
 def as_python(table: str, settings: Mapping[str, Any]) -> str:
     """The run as the Python door takes it."""
     arguments = ",\n".join(f"    {key}={value!r}" for key, value in _content(table, settings).items())
-    return f"from finetune import TrainConfig, train\n\nresult = train(TrainConfig(\n{arguments},\n))\nprint(result.metrics)"
+    imported = "from finetune import TrainConfig, train"
+    return f"{imported}\n\nresult = train(TrainConfig(\n{arguments},\n))\nprint(result.metrics)"
 
 
 def _content(table: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 
 from service import Classifier, ZeroShotClassifier
 
+
 def shown_bars(page, place):
     """What the bars say: percent by label, in their order."""
     page.wait_for_selector(f"{place} dd")
@@ -200,7 +201,7 @@ def test_a_link_brings_the_tab_and_its_fields_back_and_the_server_never_sees_the
 
 def test_a_snippet_is_a_program_that_gives_the_pages_answer(page):
     environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
-    text = "it's a \"warm\" film"
+    text = 'it\'s a "warm" film'
     page.fill("#sentiment-text textarea", text)
     page.click("#sentiment-classify")
     expected = shown_bars(page, "#sentiment-scores")

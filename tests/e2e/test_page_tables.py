@@ -57,7 +57,9 @@ def download(page):
 
 
 def test_a_table_is_scored_as_the_command_line_scores_it(opened, workshop, tmp_path):
-    table = write_csv(tmp_path / "my reviews.csv", [["id", "what"], *[[f"00{n}", text] for n, text in enumerate(TEXTS)]])
+    table = write_csv(
+        tmp_path / "my reviews.csv", [["id", "what"], *[[f"00{n}", text] for n, text in enumerate(TEXTS)]]
+    )
     page = opened(workshop.address)
     open_tab(page, "Batch")
     upload(page, "batch", table)
@@ -202,13 +204,17 @@ def test_what_trains_or_keeps_is_only_for_the_page_itself(workshop):
     names = {one["props"].get("elem_id"): one["id"] for one in config["components"]}
     before = (workshop.home / "corrections.jsonl").read_text()
     for button in ("train-start", "train-stop", "sentiment-right", "topics-keep"):
-        (event,) = [one for one in config["dependencies"] if [names[button], "click"] in one["targets"] and one["inputs"]]
+        (event,) = [
+            one for one in config["dependencies"] if [names[button], "click"] in one["targets"] and one["inputs"]
+        ]
         data = ["guessed", *[None] * (len(event["inputs"]) - 1)]
         call("queue/join", {"data": data, "fn_index": event["id"], "session_hash": button})
         with urllib.request.urlopen(
             f"{workshop.address}/gradio_api/queue/data?session_hash={button}", timeout=30
         ) as stream:
-            messages = [json.loads(line[5:]) for line in stream.read().decode().splitlines() if line.startswith("data:")]
+            messages = [
+                json.loads(line[5:]) for line in stream.read().decode().splitlines() if line.startswith("data:")
+            ]
         done = next(one for one in messages if one["msg"] == "process_completed")
         assert "only for the page itself" in json.dumps(done["output"]), button
     assert (workshop.home / "corrections.jsonl").read_text() == before

@@ -41,7 +41,15 @@ def test_texts_are_asked_for_a_few_at_a_time_and_a_long_text_in_part():
 
 def test_a_script_without_blanks_is_taken_sign_by_sign():
     text = "映画は great だった"
-    assert [text[word.begin : word.end] for word in explain(text, known)] == ["映", "画", "は", "great", "だ", "っ", "た"]
+    assert [text[word.begin : word.end] for word in explain(text, known)] == [
+        "映",
+        "画",
+        "は",
+        "great",
+        "だ",
+        "っ",
+        "た",
+    ]
 
 
 def test_scores_of_a_real_model(tiny_sentiment):
@@ -53,5 +61,5 @@ def test_scores_of_a_real_model(tiny_sentiment):
 
     words = explain("a warm and funny film", scores)
     for number, word in enumerate(words):
-        rest = " ".join(one for place, one in enumerate("a warm and funny film".split()) if place != number)
+        rest = " ".join(one for place, one in enumerate(["a", "warm", "and", "funny", "film"]) if place != number)
         assert word.without == pytest.approx(scores([rest])[0], abs=2e-3)  # blanks left behind do not count

@@ -68,7 +68,13 @@ def test_a_batch_size_is_a_number_or_a_word(words):
 
 
 def test_the_same_run_as_command_yaml_and_python_is_the_same_run():
-    settings = {"base": "topics", "data.text": "the review", **form.settings(GIVEN), "loss.gamma": 3, "out": "models/a b"}
+    settings = {
+        "base": "topics",
+        "data.text": "the review",
+        **form.settings(GIVEN),
+        "loss.gamma": 3,
+        "out": "models/a b",
+    }
     wanted = config_of({**settings, "data.train": "my table.csv"})
     from finetune.cli import finetune
 

@@ -85,7 +85,9 @@ def build(page: Page, tab: gr.Tab) -> None:
 
     for event in (model.change, page.blocks.load):
         event(for_model, [model], [labels, several], api_name=False, show_progress="hidden")
-    act = streamed(partial(_score, page), page.desk.telemetry, otherwise=[WAITING, HIDDEN, HIDDEN, gr.update(visible=False)])
+    act = streamed(
+        partial(_score, page), page.desk.telemetry, otherwise=[WAITING, HIDDEN, HIDDEN, gr.update(visible=False)]
+    )
     asked = [*fields.inputs, column, model, labels, several, every, kind]
     event = score.click(
         act,
@@ -211,7 +213,9 @@ def _program(page: Page, model: gr.Dropdown) -> None:
 
     def show(name: str | None) -> str:
         free = name is not None and page.desk.store.folder(name).is_zero_shot
-        command = f"rehead zero-shot table.csv --labels {','.join(LABELS)}" if free else f"rehead predict {name} table.csv"
+        command = (
+            f"rehead zero-shot table.csv --labels {','.join(LABELS)}" if free else f"rehead predict {name} table.csv"
+        )
         labels = f", labels={list(LABELS)!r}" if free else ""
         return (
             f"{command} -o scored.csv\n\n# or in Python\nfrom service.files import score\n"

@@ -52,7 +52,9 @@ def build(page: Page, tab: gr.Tab) -> None:
     gr.HTML('<h2 class="rehead-step">Two models on the same texts</h2>', padding=False)
     with gr.Row():
         left = gr.Dropdown(names, value=first, label="One model", elem_id="models-left")
-        right = gr.Dropdown(names, value=names[1] if len(names) > 1 else first, label="The other", elem_id="models-right")
+        right = gr.Dropdown(
+            names, value=names[1] if len(names) > 1 else first, label="The other", elem_id="models-right"
+        )
     texts = gr.Textbox(label="Texts, one on each line", value=EXAMPLES, lines=4, max_lines=14, elem_id="models-texts")
     with gr.Accordion("Labels, for models that take labels of your own", open=False, elem_id="models-labels-folded"):
         labels = chips.field("models-labels", LABELS)
@@ -101,7 +103,7 @@ def _card(page: Page, name: str) -> str:
     more = len(entry["labels"]) - 8
     labels += f" and {more} more" if entry["task"] != "zero-shot" and more > 0 else ""
     metric = entry["metric"]
-    figure = f'<b>{metric["value"]:.3f}</b> {escape(metric["name"].replace("_", " "))}' if metric else "not measured"
+    figure = f"<b>{metric['value']:.3f}</b> {escape(metric['name'].replace('_', ' '))}" if metric else "not measured"
     engine = page.desk.store.loaded_as(name)
     runtime = f"{engine.backend.name}, {engine.backend.precision}" if engine is not None else "loads when first asked"
     facts = "".join(
@@ -121,13 +123,15 @@ def _card(page: Page, name: str) -> str:
 async def _speed(page: Page, name: str | None) -> list[Any]:
     """How fast a model answers here and now."""
     engine = await _engine(page, name)
-    one, together = [], []
+    one: list[float] = []
+    together: list[float] = []
     for _ in range(TIMES):
         for seconds, many in ((one, 1), (together, TOGETHER)):
             begin = time.perf_counter()
             await _asked(page, engine, [TextInput(f"{TIMED} {number}") for number in range(many)], list(LABELS))
             seconds.append(time.perf_counter() - begin)
-    told = f"One short text: {1000 * median(one):.0f} ms. {TOGETHER} together: {TOGETHER / median(together):,.0f} texts a second"
+    rate = TOGETHER / median(together)
+    told = f"One short text: {1000 * median(one):.0f} ms. {TOGETHER} together: {rate:,.0f} texts a second"
     told += f", with {len(LABELS)} labels." if engine.folder.is_zero_shot else "."
     return [gr.update(value=f'<div class="rehead-note" role="status">{told}</div>', visible=True)]
 

@@ -50,9 +50,7 @@ def build(page: Page, tab: gr.Tab) -> None:
             )
         with gr.Column(scale=4):
             problem = gr.HTML(visible=False, padding=False, elem_id="sentiment-problem")
-            scores = gr.Label(
-                label="Scores", visible=False, elem_id="sentiment-scores", elem_classes="rehead-scores"
-            )
+            scores = gr.Label(label="Scores", visible=False, elem_id="sentiment-scores", elem_classes="rehead-scores")
             remark = gr.HTML(NO_SCORES, padding=False)
             given = corrections.build(page, NAME)
             words = gr.HTML(visible=False, padding=False, elem_id="sentiment-words")
@@ -70,9 +68,7 @@ def build(page: Page, tab: gr.Tab) -> None:
         )
 
     def program(language: str, address: str, model: str | None, text: str) -> str:
-        return snippets.snippet(
-            language, address, model or NAME, text.strip() or EXAMPLES[0], {}, has_key=page.has_key
-        )
+        return snippets.snippet(language, address, model or NAME, text.strip() or EXAMPLES[0], {}, has_key=page.has_key)
 
     snippets.build(NAME, [model, text], program)
     links.build(page.blocks, NAME, {"model": model, "text": text})

@@ -74,9 +74,7 @@ def build(page: Page, tab: gr.Tab) -> None:
             )
         with gr.Column(scale=4):
             problem = gr.HTML(visible=False, padding=False, elem_id="topics-problem")
-            scores = gr.Label(
-                label="Scores", visible=False, elem_id="topics-scores", elem_classes="rehead-scores"
-            )
+            scores = gr.Label(label="Scores", visible=False, elem_id="topics-scores", elem_classes="rehead-scores")
             remark = gr.HTML(NO_SCORES, padding=False)
             given = corrections.build(page, NAME)
     question: list[Any] = [text, labels, several, template]
@@ -113,9 +111,7 @@ def build(page: Page, tab: gr.Tab) -> None:
     def describe_model(name: str | None, labels: list[str]) -> tuple[str, str, str]:
         return about(desk.store, name), (own := _template(desk.store, name)), _preview(own, labels)
 
-    model.change(
-        describe_model, [model, labels], [line, template, preview], api_name=False, show_progress="hidden"
-    )
+    model.change(describe_model, [model, labels], [line, template, preview], api_name=False, show_progress="hidden")
     tab.select(lambda: gr.update(choices=names()), None, [model], api_name=False, show_progress="hidden")
     page.blocks.load(lambda: gr.update(choices=names()), None, [model], api_name=False, show_progress="hidden")
 
@@ -154,7 +150,7 @@ def _sets(page: Page, labels: gr.Dropdown) -> None:
     async def kept_as(sets: list[Any] | None, name: str, labels: list[str]) -> list[Any]:
         if not (called := name.strip()[:64]) or not labels:
             raise BadRequest("give the set a name, and at least one label")
-        found = [one for one in sets or [] if one[0] != called][-MOST_SETS + 1 :] + [[called, labels]]
+        found = [*[one for one in sets or [] if one[0] != called], [called, labels]][-MOST_SETS:]
         return [found, gr.update(choices=[one[0] for one in found], value=called), ""]
 
     def without(sets: list[Any], name: str | None) -> list[Any]:

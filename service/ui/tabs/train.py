@@ -1,25 +1,23 @@
 """The Train tab: a table becomes a model.
 
-Knows: this tab's components, which settings are shown, how a run is drawn.
-Does not know: the other tabs, how training works or is kept alive (jobs.py).
+Knows: this tab's components, which settings are shown.
+Does not know: the other tabs, how a run is drawn (runs.py), how training works or is kept alive (jobs.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import pandas as pd
+from gradio.components import Component
 
-from finetune import events
 from finetune.config import TrainConfig
 from service.errors import BadRequest
 from service.jobs import Job, Jobs
-from service.ui import form, links, recipes, tables
+from service.ui import form, links, recipes, runs, tables
 from service.ui.answers import SAME, guarded
 from service.ui.page import Page
 
@@ -33,15 +31,12 @@ MORE = (
 )
 SETTINGS = (*FIRST, *MORE)
 LOOK_S = 1.5
-SAID_LAST = 6
-SCORES_SHOWN = ("accuracy", "macro_f1", "micro_f1", "spearman", "pearson", "r2")
 OFF = """
 <div class="rehead-empty" id="train-off"><h2>Training is off on this server</h2>
 <p>Whoever runs it can switch it on: <code>rehead serve --allow-training</code></p></div>
 """
 EMPTY = '<div class="rehead-note">Upload a table with a column of texts and a column of labels.</div>'
 IDLE = '<div class="rehead-note">Nothing has been trained yet.</div>'
-LOSSES, SCORES = ("update", "loss"), ("update", "score", "metric")
 
 
 def build(page: Page, tab: gr.Tab) -> None:
@@ -75,7 +70,7 @@ def build(page: Page, tab: gr.Tab) -> None:
                     info="The encoder to start from.",
                     elem_id="train-base",
                 )
-            components = {}
+            components: dict[str, Component] = {}
             with gr.Row():
                 components |= {path: form.component(path, NAME, brief=True) for path in FIRST[:2]}
             with gr.Row():
@@ -99,10 +94,16 @@ def build(page: Page, tab: gr.Tab) -> None:
     status = gr.HTML(IDLE, padding=False, elem_id="train-status")
     with gr.Row():
         losses = gr.LinePlot(
-            _frame([], LOSSES), x="update", y="loss", title="Loss", height=220, visible=False, elem_id="train-losses"
+            runs.frame([], runs.LOSSES),
+            x="update",
+            y="loss",
+            title="Loss",
+            height=220,
+            visible=False,
+            elem_id="train-losses",
         )
         scores = gr.LinePlot(
-            _frame([], SCORES),
+            runs.frame([], runs.SCORES),
             x="update",
             y="score",
             color="metric",
@@ -217,108 +218,24 @@ def _looking(page: Page, jobs: Jobs) -> Any:
             found = await asyncio.to_thread(jobs.look, config)
         except BadRequest as error:
             raise BadRequest(tables.without_place(str(error), table)) from error
-        return [_report(found)]
+        return [runs.report(found)]
 
     return look
-
-
-def _report(found: Mapping[str, Any]) -> str:
-    """What was found in a table, as HTML."""
-    most = max(found["labels"].values(), default=1)
-    rows = "".join(
-        f'<tr><td>{escape(name)}</td><td>{count:,}</td><td><meter min="0" max="{most}" value="{count}" '
-        f'aria-label="{escape(name)}"></meter></td></tr>'
-        for name, count in found["labels"].items()
-    )
-    more = found["all_labels"] - len(found["labels"])
-    rows += f"<tr><td>and {more} more</td><td></td><td></td></tr>" if more > 0 else ""
-    table = f'<table class="rehead-report"><thead><tr><th>label</th><th>rows</th><th></th></tr></thead>{rows}</table>'
-    dropped = {
-        "empty_texts": "empty texts",
-        "empty_labels": "rows without a label",
-        "duplicates": "repeated rows",
-        "conflicting_labels": "texts with several different labels",
-        "evaluation_duplicates": "rows repeated in validation",
-    }
-    left_out = [f"{found['counts'][key]:,} {told}" for key, told in dropped.items() if found["counts"].get(key)]
-    said = [
-        f"{found['rows']:,} rows to train on, {found['validation_rows']:,} set aside to measure with, "
-        f"{found['updates']:,} updates.",
-        f"Left out: {', '.join(left_out)}." if left_out else "No row was left out.",
-        f"{found['near'][:1].upper()}{found['near'][1:]}.",
-        f"{found['fit'][:1].upper()}{found['fit'][1:]}.",
-    ]
-    notes = "".join(f'<div class="rehead-note">{escape(one)}</div>' for one in said)
-    warned = "".join(f'<div class="rehead-warning">{escape(one)}</div>' for one in found["warnings"])
-    return f'<div class="rehead-found">{table if found["labels"] else ""}{notes}{warned}</div>'
 
 
 def _drawn(job: Job | None) -> list[Any]:
     """A run as updates of its status, curves, gradients, the Stop button and the timer."""
     if job is None:
         hidden = gr.update(visible=False)
-        return [IDLE, hidden, hidden, hidden, gr.skip(), hidden, gr.update(active=False)]
-    steps = [one for one in job.events if isinstance(one, events.Step)]
-    evaluated = [one for one in job.events if isinstance(one, events.Evaluated)]
-    looks = [one for one in job.events if isinstance(one, events.Looked)]
-    losses = _frame([(one.update, one.loss) for one in steps], LOSSES)
-    scores = _frame(
-        [(one.update, one.metrics[key], key.replace("_", " ")) for one in evaluated for key in SCORES_SHOWN if key in one.metrics],
-        SCORES,
-    )
+        return [IDLE, hidden, hidden, hidden, SAME, hidden, gr.update(active=False)]
+    losses, scores, layers = runs.losses(job), runs.scores(job), runs.gradients(job)
     running = job.state == "running"
     return [
-        _status(job, steps),
-        gr.update(value=losses, visible=bool(steps)),
-        gr.update(value=scores, visible=bool(evaluated)),
-        gr.update(visible=bool(looks)),
-        _layers(looks) if looks else "",
+        runs.status(job),
+        gr.update(value=losses, visible=bool(len(losses))),
+        gr.update(value=scores, visible=bool(len(scores))),
+        gr.update(visible=bool(layers)),
+        layers,
         gr.update(visible=running),
         gr.update(active=running),
     ]
-
-
-def _status(job: Job, steps: Sequence[events.Step]) -> str:
-    name = escape(job.name)
-    last = steps[-1] if steps else None
-    told = {
-        "running": f"Training <b>{name}</b>: reading the table and the base ...",
-        "finished": f"<b>{name}</b> is ready: it is in the other tabs now.",
-        "failed": f"Training <b>{name}</b> failed.",
-        "stopped": f"Training <b>{name}</b> was stopped. Train it again with the same settings, and it goes on from its last checkpoint.",
-    }[job.state]
-    bar = ""
-    if job.state == "running" and last is not None:
-        left = f"{last.left_s / 60:.0f} min" if last.left_s >= 90 else f"{last.left_s:.0f} s"
-        told = (
-            f"Training <b>{name}</b>: update {last.update:,} of {last.updates:,}, epoch {last.epoch:.1f}, "
-            f"loss {last.loss:.3f}, {last.rows_per_s:,.0f} rows a second, about {left} left"
-        )
-        bar = f'<progress max="{last.updates}" value="{last.update}" aria-label="Updates made"></progress> '
-    said = [(type(one).__name__, one.text) for one in job.events if isinstance(one, events.Said | events.Warned | events.Failed)]
-    finished = [one for one in job.events if isinstance(one, events.Finished)]
-    values = ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for one in finished for key, value in list(one.metrics.items())[:4])
-    figures = f'<div class="rehead-figures">{escape(values)}</div>' if values else ""
-    folder = str(Path(str(job.config["data"]["train"][0]["path"])).parent) + "/"
-    lines = "".join(
-        f'<div class="{"rehead-note" if kind == "Said" else "rehead-warning" if kind == "Warned" else "rehead-problem"}">'
-        f"{escape(text.replace(folder, ''))}</div>"
-        for kind, text in [one for one in said if one[0] == "Said"][-SAID_LAST:] + [one for one in said if one[0] != "Said"]
-    )
-    return f'<div role="status" class="rehead-run rehead-{job.state}">{bar}{told}</div>{figures}{lines}'
-
-
-def _layers(looks: Sequence[events.Looked]) -> str:
-    """The last look at the gradients: norm and size of the update, part by part."""
-    last = looks[-1]
-    rows = "".join(
-        f"<tr><td>{escape(part)}</td><td>{norm:.2e}</td><td>{last.ratio.get(part, 0.0):.1e}</td></tr>"
-        for part, norm in last.gradient.items()
-    )
-    head = "<tr><th>part</th><th>gradient norm</th><th>update / weights</th></tr>"
-    note = f"At update {last.update:,}. Updates of about a thousandth of the weights are healthy."
-    return f'<div class="rehead-wide"><table class="rehead-report"><thead>{head}</thead>{rows}</table></div><div class="rehead-note">{note}</div>'
-
-
-def _frame(rows: Sequence[tuple[Any, ...]], columns: tuple[str, ...]) -> pd.DataFrame:
-    return pd.DataFrame(list(rows), columns=list(columns))
