@@ -1,6 +1,6 @@
 """Labels as chips that can be removed: typed or pasted, one at a time or many with commas between them.
 
-Knows: the field, how what is pasted becomes chips.
+Knows: the field, how what is pasted becomes chips, what is asked with them.
 Does not know: any tab.
 """
 
@@ -10,6 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
+
+from service.desk import Desk
+from service.errors import BadRequest
+from service.schema import ZeroShotQuestion
 
 INFO = "Type a label and press Enter; several at once with commas between them. A chip is removed by its cross."
 
@@ -35,9 +39,26 @@ def field(elem_id: str, value: Sequence[str] = (), *, visible: bool = True) -> g
 
 def split(given: list[str] | None) -> list[str] | None:
     """Chips that hold commas or line ends as several chips, each once; None where there is nothing to split."""
-    parts = [part.strip() for chip in given or [] for part in str(chip).replace("\n", ",").split(",")]
-    found = list(dict.fromkeys(part for part in parts if part))
+    found = _parts(given)
     return None if found == (given or []) else found
+
+
+def question(desk: Desk, given: list[str] | None, several: bool, template: str | None = None) -> ZeroShotQuestion:
+    """What is asked with these chips, also with those that are not split yet.
+
+    Raises:
+        BadRequest: no label, or one with nothing beside it.
+        TooLarge: too many.
+    """
+    labels = desk.labels(_parts(given))
+    if len(labels) < 2 and not several:
+        raise BadRequest("one label leaves nothing to choose: name at least two, or let several hold at once")
+    return ZeroShotQuestion(labels, several, template)
+
+
+def _parts(given: list[str] | None) -> list[str]:
+    parts = [part.strip() for chip in given or [] for part in str(chip).replace("\n", ",").split(",")]
+    return list(dict.fromkeys(part for part in parts if part))
 
 
 def _taken(parts: list[str] | None) -> Any:

@@ -123,7 +123,8 @@ def opened(browser):
         page.on("request", lambda request: requested.append((address, request.url)))
         page.on("pageerror", lambda error: failed.append(str(error)))
         page.goto(address)
-        page.wait_for_selector("#sentiment-text textarea")
+        page.wait_for_selector('[role=tab][aria-selected="true"]')
+        page.wait_for_selector("textarea >> visible=true")
         return page
 
     yield open_page

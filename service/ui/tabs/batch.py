@@ -22,7 +22,6 @@ from finetune.chunks import chunks
 from finetune.errors import FinetuneError
 from service.errors import BadRequest
 from service.files import Scored
-from service.schema import ZeroShotQuestion
 from service.ui import chips, gate, links, tables
 from service.ui.answers import HIDDEN, streamed
 from service.ui.page import Page
@@ -130,10 +129,7 @@ async def _score(
     engine = await asyncio.to_thread(desk.store.get, model)
     question = None
     if engine.folder.is_zero_shot:
-        names = desk.labels(labels or [])
-        if len(names) < 2 and not several:
-            raise BadRequest("one label leaves nothing to choose: name at least two, or let several hold at once")
-        question = ZeroShotQuestion(names, several)
+        question = chips.question(desk, labels, several)
     done: list[tuple[int, float]] = [(0, 0.0)]
     stopped = threading.Event()
 

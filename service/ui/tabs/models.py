@@ -17,7 +17,7 @@ import gradio as gr
 
 from service.engine import Engine
 from service.errors import BadRequest
-from service.schema import Answer, TextInput, ZeroShotQuestion
+from service.schema import Answer, TextInput
 from service.store import describe
 from service.ui import chips, links
 from service.ui.answers import HIDDEN, guarded, report_of
@@ -158,6 +158,6 @@ async def _asked(page: Page, engine: Engine, inputs: list[TextInput], labels: li
     desk, work = page.desk, page.desk.work()
     if not engine.folder.is_zero_shot:
         return await desk.counted(engine, work, desk.classify(engine, inputs, work))
-    question = ZeroShotQuestion(desk.labels(labels or []), False)
+    question = chips.question(desk, labels, several=False)
     texts = [one.text for one in inputs]
     return await desk.counted(engine, work, desk.zero_shot(engine, texts, question, work))

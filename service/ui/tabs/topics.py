@@ -191,11 +191,9 @@ async def _answer(
 ) -> list[Any]:
     if not text.strip():
         raise BadRequest("there is no text yet: type one, or pick an example")
-    names = desk.labels(labels or [])
-    if len(names) < 2 and not several:
-        raise BadRequest("one label leaves nothing to choose: name at least two, or let several hold at once")
-    answer = await _weighed(desk, model, text, ZeroShotQuestion(names, several, template))
-    given = Given(text, str(model), list(names), answer.best.label, answer.best.score, several)
+    question = chips.question(desk, labels, several, template)
+    answer = await _weighed(desk, model, text, question)
+    given = Given(text, str(model), list(question.labels), answer.best.label, answer.best.score, several)
     return [bars(answer), note(answer), *([list(given)] if corrected else [])]
 
 
