@@ -27,6 +27,9 @@ LONGEST_LINE = 64 * 2**20
 MOST_IN_MEMORY = 2 * 2**30
 """Bytes that a row group of a Parquet file may have once it is unpacked: a small file can hold any number."""
 
+MOST_COLUMNS = 2000
+"""Columns a table may have: pandas takes the square of their number where their names are the same."""
+
 Row = dict[str, Any]
 
 
@@ -77,7 +80,9 @@ def _separated(file: Path, rows: int) -> Chunks:
 
     encoding, said = encoding_of(file)
     with file.open(encoding=encoding, errors="replace", newline="") as stream:
-        separator = "\t" if file.suffix.lower() == ".tsv" else separator_of(stream.readline())
+        head = stream.readline(LONGEST_LINE)
+    separator = "\t" if file.suffix.lower() == ".tsv" else separator_of(head)
+    _check_columns(head.count(separator) + 1, file)
     notes = ([said] if said else []) + ([] if separator in ",\t" else [f"separator {separator!r}"])
     as_text: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_filter": False, "index_col": False}
     raw = file.open("rb")
@@ -124,6 +129,7 @@ def _jsonl(file: Path, rows: int) -> Chunks:
         for key, value in row.items():
             large = type(value) is int and not -(2**63) <= value < 2**63
             kinds.setdefault(key, set()).add(str if large else type(value))
+        _check_columns(len(kinds), file)
     if not kinds:
         raise DataError("the table has no rows", file=str(file))
     place[0] = 0
@@ -195,6 +201,7 @@ def _parquet(file: Path, rows: int) -> Chunks:
         )
     if not metadata.num_rows:
         raise DataError("the table has no rows", file=str(file))
+    _check_columns(len(plain.names), file)
     schema, done = plain, [0]
 
     def parts() -> Iterator[list[Row]]:
@@ -219,6 +226,11 @@ def _parquet(file: Path, rows: int) -> Chunks:
         for name, kind in zip(schema.names, schema.types, strict=True)
     }
     return Chunks(str(file), list(schema.names), kinds, parts(), lambda: done[0] / metadata.num_rows)
+
+
+def _check_columns(many: int, file: Path) -> None:
+    if many > MOST_COLUMNS:
+        raise DataError(f"the table has {many} columns, and {MOST_COLUMNS} are the most", file=str(file))
 
 
 def _check_size(batch: pyarrow.RecordBatch, file: Path) -> None:

@@ -41,7 +41,7 @@ from service.store import ModelStore, describe
 from service.telemetry import Telemetry, quiet_libraries
 from service.ui import build as page
 from service.ui import look
-from service.ui.gate import FORM_BYTES, Gate, closed, without_tracebacks
+from service.ui.gate import FORM_BYTES, Gate, closed, sweeping, without_tracebacks
 
 Say = Callable[[str], None]
 ACCEPTED_AT_ONCE = 32
@@ -72,7 +72,9 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
         await run_in_threadpool(_preload, store, say)
         gc.collect()
         gc.freeze()  # what is loaded now stays: looking through it for cycles would hold every thread up
+        swept = asyncio.ensure_future(sweeping())
         yield
+        swept.cancel()
         if jobs is not None:
             await run_in_threadpool(jobs.close)
         for name in store.loaded():

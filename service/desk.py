@@ -7,7 +7,9 @@ Does not know: any wire dialect, pages.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +29,11 @@ from service.telemetry import Telemetry
 T = TypeVar("T")
 
 ROWS_OF_A_TABLE = 64
-"""Rows of a table that wait for the model together: whoever asks meanwhile waits for them."""
+CHARACTERS_AT_ONCE = 8000
+"""Characters of a table, times labels, that wait for the model together: whoever asks meanwhile waits for them."""
+
+THREADS_ASIDE = 6
+"""Threads of what takes longer than an answer: these must never take those that answers need."""
 
 
 class Desk:
@@ -35,6 +41,7 @@ class Desk:
 
     def __init__(self, store: ModelStore[Engine], settings: ServeSettings, telemetry: Telemetry) -> None:
         self.store, self.settings, self.telemetry = store, settings, telemetry
+        self._aside = ThreadPoolExecutor(THREADS_ASIDE, "rehead-aside")
 
     def inputs(self, given: Sequence[Any]) -> list[TextInput]:
         """Texts and pairs, lone surrogates replaced.
@@ -110,16 +117,25 @@ class Desk:
 
     async def explain(self, engine: Engine, item: TextInput, label: str) -> list[Word]:
         """What each word of a text adds to the score of a label; raises as `Engine.aclassify` does."""
-        loop = asyncio.get_running_loop()
+        loop, left = asyncio.get_running_loop(), threading.Event()
 
         def scores(texts: list[str]) -> list[float]:
+            if left.is_set():
+                raise late_after(self.settings.request_seconds)
             inputs = [TextInput(text, item.pair) for text in texts]
             # not counted with the answers: nobody asked for these
             call = engine.aclassify(inputs, work=self.work())
             answers = asyncio.run_coroutine_threadsafe(call, loop).result(self.settings.request_seconds)
             return [answer.scores[answer.labels.index(label)] for answer in answers]
 
-        return await asyncio.to_thread(explain, item.text, scores)
+        try:
+            return await self.aside(explain, item.text, scores)
+        finally:
+            left.set()
+
+    async def aside(self, work: Callable[..., T], *arguments: Any) -> T:
+        """The outcome of what takes long, from a thread that no answer needs."""
+        return await asyncio.get_running_loop().run_in_executor(self._aside, work, *arguments)
 
     def score_table(
         self,
@@ -138,16 +154,13 @@ class Desk:
             BadRequest, DataError: a table or a column that cannot be used.
         """
         answers = scorer(engine, question)
+        room = CHARACTERS_AT_ONCE // (len(question.labels) if question is not None else 1)
 
-        def within(inputs: list[TextInput]) -> list[Answer]:
-            most = self.settings.max_characters
-            for item in inputs:
-                if len(item.text) > most:
-                    raise TooLarge(f"the text has {len(item.text)} characters, and it may have {most}")
-            return answers(inputs)
+        def in_pieces(inputs: list[TextInput]) -> list[Answer]:
+            return [answer for piece in _pieces(inputs, room) for answer in answers(piece)]
 
-        few = replace(asked(engine, question), rows=ROWS_OF_A_TABLE)
-        return score_table(table, out, within, few, text=text, all_scores=all_scores, progress=progress)
+        few = replace(asked(engine, question), rows=ROWS_OF_A_TABLE, longest=self.settings.max_characters)
+        return score_table(table, out, in_pieces, few, text=text, all_scores=all_scores, progress=progress)
 
     async def counted(self, engine: Engine, work: Work, asked: Coroutine[Any, Any, T]) -> T:
         """The outcome of a call that no guard has counted in.
@@ -168,3 +181,17 @@ class Desk:
             raise late_after(settings.request_seconds) from error
         finally:
             engine.leave(work)
+
+
+def _pieces(inputs: list[TextInput], room: int) -> Iterator[list[TextInput]]:
+    """The inputs in their order, so many characters at a time; at least one."""
+    piece: list[TextInput] = []
+    taken = 0
+    for item in inputs:
+        if piece and taken + len(item.text) > room:
+            yield piece
+            piece, taken = [], 0
+        piece.append(item)
+        taken += len(item.text)
+    if piece:
+        yield piece

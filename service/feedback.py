@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from finetune.encoding import without_surrogates
 from service.errors import BadRequest
 
 
@@ -27,16 +32,32 @@ class Feedback:
         if file.suffix.lower() != ".jsonl":
             raise BadRequest(f"{file}: a file of corrections is JSON Lines: its name should end in .jsonl")
         try:
-            with file.open("a+", encoding="utf-8") as stream:
+            with file.open("a+", encoding="utf-8", newline="\n") as stream:
                 stream.seek(0)
-                self._rows = sum(1 for _ in stream)
+                lines = [line.endswith("\n") for line in stream]
+                self._rows = len(lines)
+                if lines and not lines[-1]:
+                    stream.write("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise BadRequest(f"{file} cannot hold corrections ({error})") from error
 
-    @property
-    def rows(self) -> int:
-        """How many are kept."""
-        return self._rows
+    def by_model(self) -> dict[str, int]:
+        """How many are kept of each model's answers."""
+        found = Counter(str(row.get("model")) for row in self._read())
+        return dict(sorted(found.items()))
+
+    def write(self, model: str, out: Path) -> None:
+        """Write those of one model to a file: what different models are corrected in is seldom one task."""
+        rows = [row for row in self._read() if row.get("model") == model]
+        out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        with self.file.open(encoding="utf-8") as stream:
+            for line in stream:
+                with suppress(ValueError):
+                    row = json.loads(line)
+                    if isinstance(row, dict):
+                        yield row
 
     def keep(self, text: str, label: str | list[str], *, model: str, predicted: str, score: float) -> int:
         """Append a row (several labels as a list); how many there are now.
@@ -44,7 +65,13 @@ class Feedback:
         Raises:
             BadRequest: the file is full, or cannot be written to.
         """
-        row = {"text": text, "label": label, "model": model, "predicted": predicted, "score": round(score, 4)}
+        row = {
+            "text": without_surrogates(text),
+            "label": label,
+            "model": model,
+            "predicted": predicted,
+            "score": round(score, 4),
+        }
         line = json.dumps(row | {"at": datetime.now(UTC).isoformat(timespec="seconds")}, ensure_ascii=False)
         with self._lock:
             if self._rows >= self._most:

@@ -106,6 +106,7 @@ class Asked:
         identity: all that decides the scores beside the table, as JSON; a run goes on only where it is the same.
         thresholds: scores from which a label holds, by label; 0.5 where none is given.
         rows: of a chunk.
+        longest: characters that a text may have; a longer one is a row's own problem.
     """
 
     labels: tuple[str, ...]
@@ -113,6 +114,7 @@ class Asked:
     identity: Any
     thresholds: dict[str, float] = field(default_factory=dict)
     rows: int = ROWS_OF_A_CHUNK
+    longest: int | None = None
 
 
 @dataclass(frozen=True)
@@ -345,7 +347,7 @@ def _made(
     part: list[Row], column: str, text_pair: str | None, answers: Score, asked: Asked, all_scores: bool
 ) -> list[Row]:
     """The new cells of some rows; a row that cannot be scored says why."""
-    problems = [_problem(row, column, text_pair) for row in part]
+    problems = [_problem(row, column, text_pair, asked.longest) for row in part]
     good = [number for number, problem in enumerate(problems) if not problem]
     inputs = [TextInput(part[number][column], part[number][text_pair] if text_pair else None) for number in good]
     found: list[Answer | str] = list(problems)
@@ -370,13 +372,15 @@ def _answered(inputs: list[TextInput], answers: Score) -> list[Answer | str]:
         return _answered(inputs[:half], answers) + _answered(inputs[half:], answers)
 
 
-def _problem(row: Row, column: str, text_pair: str | None) -> str:
+def _problem(row: Row, column: str, text_pair: str | None, longest: int | None) -> str:
     for name in (column, text_pair):
         cell = row.get(name) if name is not None else "-"
         if not isinstance(cell, str):
             return f"column {name}: a text is wanted, and this is {'empty' if cell is None else type(cell).__name__}"
         if name == column and not cell.strip():
             return f"column {name}: the text is empty"
+        if longest is not None and len(cell) > longest:
+            return f"column {name}: the text has {len(cell)} characters, and it may have {longest}"
     return ""
 
 
@@ -404,14 +408,18 @@ def _cells(found: Answer | str, asked: Asked, all_scores: bool) -> Row:
         return {"prediction": found.scores[0], "error": None}
     cells: Row = {}
     if asked.task == "multi_label":
-        held = [one.label for one in found.predictions if one.score >= asked.thresholds.get(one.label, 0.5)]
-        cells["prediction"] = held
+        cells["prediction"] = held(found, asked)
     else:
         best = found.best
         cells |= {"prediction": best.label, "score": best.score}
     if all_scores:
         cells |= {f"score_{label}": value for label, value in zip(found.labels, found.scores, strict=True)}
     return cells | {"error": None}
+
+
+def held(answer: Answer, asked: Asked) -> list[str]:
+    """The labels that hold, of several that may."""
+    return [one.label for one in answer.predictions if one.score >= asked.thresholds.get(one.label, 0.5)]
 
 
 def _sink(out: Path, source: Chunks, fresh: dict[str, pyarrow.DataType], *, neutral: bool) -> Sink:

@@ -9,6 +9,7 @@ side, so that the server itself stays light.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -36,7 +37,13 @@ FOLDER = ".training"
 CONFIG, EVENTS, OUTPUT, TABLE, LABEL_NAMES_SHOWN = "config.yaml", "events.jsonl", "output.txt", "table", 20
 PREFERRED_BASE = "topics"
 STOPPED_WITHIN_S = 20.0
-LOOK_S = 300.0
+LOOK_S = 120.0
+LOOK_BYTES, TRAIN_BYTES = 2**30, 2**34
+"""Bytes a file may have that a child writes: a small table can hold very much."""
+
+MOST_KEPT = 20
+"""Runs whose folders are kept; the oldest goes when another is begun."""
+
 NICE = 5
 """How far training gives way to the server's answers."""
 
@@ -77,7 +84,8 @@ class Jobs:
 
     def __init__(self, models: Path, bases: tuple[str, ...] = ()) -> None:
         self._bases, self._models, self._folder = bases, models, models / FOLDER
-        self._lock = threading.Lock()
+        self._lock, self._choosing, self._looking = threading.Lock(), threading.Lock(), threading.Lock()
+        self._asked: set[subprocess.Popen[bytes]] = set()
         self._running: tuple[str, subprocess.Popen[bytes]] | None = None
         self._known: dict[str, dict[str, str]] = {}
 
@@ -88,29 +96,32 @@ class Jobs:
 
     def choices(self) -> dict[str, dict[str, str]]:
         """Names and sentences of every table of choices: losses, heads and so on."""
-        with self._lock:
+        with self._choosing:
             if not self._known:
-                self._known = _asked("choices")
+                self._known = self._ask("choices")
             return self._known
 
-    def config(self, name: str, settings: Mapping[str, Any], table: Path) -> TrainConfig:
+    def config(self, name: str | None, settings: Mapping[str, Any], table: Path) -> TrainConfig:
         """The configuration of a run that would make the model `name` of a table.
 
         Args:
+            name: None where the run is only looked at.
             settings: by dotted key, as `rehead finetune --set` takes them.
 
         Raises:
             BadRequest: a name that is none or is taken, or a base that is not offered.
             ConfigError: a setting that cannot be.
         """
-        if not re.fullmatch(r"[A-Za-z0-9][\w-]{0,63}", name, re.ASCII):
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9][\w-]{0,63}", name, re.ASCII):
             raise BadRequest("a model's name has letters, digits, - and _, up to 64 of them")
         if name in served(self._models):
             raise BadRequest(f"there is a model {name!r} already: give this one another name")
         if (base := settings.get("base")) not in self.bases:
             raise BadRequest(f"this server does not train from {base!r}: it offers {', '.join(self.bases)}")
         content = configfile.laid({}, settings)
-        content = configfile.laid(content, {"out": str(self._models / name), "models_dir": str(self._models)})
+        content = configfile.laid(
+            content, {"out": str(self._models / (name or FOLDER)), "models_dir": str(self._models)}
+        )
         return configfile.build(configfile.laid(content, {"data.train": str(table)}))
 
     def look(self, config: TrainConfig) -> dict[str, Any]:
@@ -118,8 +129,14 @@ class Jobs:
 
         Raises:
             BadRequest: data or settings that cannot be used; says why.
+            Overloaded: another table is being looked at.
         """
-        return _asked("look", configfile.dump(config))
+        if not self._looking.acquire(blocking=False):
+            raise Overloaded("another table is being looked at", hint="try again in a moment")
+        try:
+            return self._ask("look", configfile.dump(config))
+        finally:
+            self._looking.release()
 
     def start(self, name: str, config: TrainConfig) -> None:
         """Begin a run; its table is copied first.
@@ -136,7 +153,9 @@ class Jobs:
             again = self._same_as_before(folder, config, source)
             folder.mkdir(parents=True, exist_ok=True)
             if not again:
+                shutil.rmtree(self._work(name), ignore_errors=True)  # its checkpoints are of something else
                 shutil.copyfile(source, table)
+            self._forget_oldest()
             data = config.data.model_copy(
                 update={"train": (config.data.train[0].model_copy(update={"path": str(table)}),)}
             )
@@ -164,6 +183,8 @@ class Jobs:
 
     def close(self) -> None:
         """End whatever runs."""
+        for child in list(self._asked):
+            child.kill()
         if self._running is not None:
             self.stop(self._running[0])
 
@@ -176,11 +197,11 @@ class Jobs:
         """A run by its model's name."""
         folder = self._folder / name
         try:
-            lines = (folder / EVENTS).read_text(encoding="utf-8").splitlines()
+            lines = (folder / EVENTS).read_text(encoding="utf-8").split("\n")[:-1]  # the last may be half written
             config = configfile.read_yaml(folder / CONFIG)
         except (OSError, FinetuneError):
             return None
-        found = tuple(_event(line) for line in lines if line.endswith("}"))
+        found = tuple(map(_event, lines))
         running = self._running
         if running is not None and running[0] == name and running[1].poll() is None:
             return Job(name, "running", found, config)
@@ -201,28 +222,45 @@ class Jobs:
             before.model_dump(exclude=kept) == config.model_dump(exclude=kept)
             and before.data.model_dump(exclude={"train"}) == config.data.model_dump(exclude={"train"})
             and table.is_file()
+            and table.suffix == source.suffix
             and table.read_bytes() == source.read_bytes()
         )
+
+    def _work(self, name: str) -> Path:
+        """Where a run has its checkpoints (finetune/run.py)."""
+        return self._models / f".{name}.run"
+
+    def _forget_oldest(self) -> None:
+        """Delete the folders of runs that were begun long ago; their models stay."""
+        begun = sorted(self._folder.glob(f"*/{CONFIG}"), key=lambda file: file.stat().st_mtime_ns)
+        for file in begun[:-MOST_KEPT]:
+            shutil.rmtree(self._work(file.parent.name), ignore_errors=True)
+            shutil.rmtree(file.parent, ignore_errors=True)
+
+    def _ask(self, *words: str) -> dict[str, Any]:
+        """What a child says, which takes the last word from its standard input."""
+        given = words[1].encode() if len(words) > 1 else b""
+        pipe = subprocess.PIPE
+        with subprocess.Popen(_command(words[0]), stdin=pipe, stdout=pipe, stderr=pipe) as child:
+            self._asked.add(child)
+            try:
+                said, problems = child.communicate(given, LOOK_S)
+            except subprocess.TimeoutExpired as error:
+                child.kill()
+                raise BadRequest(f"looking at this table took more than {LOOK_S:.0f} s: use rehead finetune") from error
+            finally:
+                self._asked.discard(child)
+        try:
+            found: dict[str, Any] = json.loads(said.splitlines()[-1])
+        except (ValueError, IndexError) as error:
+            raise RuntimeError(f"the training side left with {child.returncode}: {problems[-2000:]!r}") from error
+        if "problem" in found:
+            raise BadRequest(str(found["problem"]))
+        return found
 
 
 def _command(*words: str) -> list[str]:
     return [sys.executable, "-m", "service.jobs", *words]
-
-
-def _asked(*words: str) -> dict[str, Any]:
-    """What a child says, which takes the last word from its standard input."""
-    given = words[1].encode() if len(words) > 1 else b""
-    try:
-        done = subprocess.run(_command(words[0]), input=given, capture_output=True, timeout=LOOK_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise BadRequest(f"looking at this table took more than {LOOK_S:.0f} s: use rehead finetune") from error
-    try:
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError) as error:
-        raise RuntimeError(f"the training side left with {done.returncode}: {done.stderr[-2000:]!r}") from error
-    if "problem" in found:
-        raise BadRequest(str(found["problem"]))
-    return found
 
 
 def _event(line: str) -> events.Event:
@@ -237,8 +275,7 @@ def _event(line: str) -> events.Event:
 def _train(folder: Path) -> int:
     """Train what the folder's config says, and write down each event."""
     parent = os.getppid()
-    with suppress(OSError, AttributeError):
-        os.nice(NICE)
+    _bounded(TRAIN_BYTES)
 
     def terminate(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
@@ -268,12 +305,22 @@ def _train(folder: Path) -> int:
     return 0
 
 
+def _bounded(most: int) -> None:
+    """Give way to the server, and write no file of more bytes than these."""
+    with suppress(ImportError, OSError, ValueError, AttributeError):  # none of it on Windows
+        import resource
+
+        os.nice(NICE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+
 def _look() -> dict[str, Any]:
     """What a configuration's data is like, and what training on it would be."""
     import yaml
 
     from finetune.planning import plan, quiet
 
+    _bounded(LOOK_BYTES)
     quiet()
     content = yaml.safe_load(sys.stdin.read())
     found = plan(configfile.build(content))
@@ -310,6 +357,10 @@ def main() -> int:
         found: dict[str, Any] = _look() if sys.argv[1] == "look" else _choices()
     except FinetuneError as error:
         found = {"problem": str(error)}
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        found = {"problem": f"the table unpacks to more than {LOOK_BYTES} bytes"}
     print(json.dumps(found))
     return 0
 

@@ -18,14 +18,15 @@ from service.ui.page import Page
 
 
 class Given(NamedTuple):
-    """An answer that may be corrected: `labels` are those to choose from, several of them where `several`."""
+    """An answer that may be corrected: `labels` are those to choose from; where several may hold, `held` are those that
+    the model says do, else it is None."""
 
     text: str
     model: str
     labels: list[str]
     predicted: str
     score: float
-    several: bool
+    held: list[str] | None
 
 
 def build(page: Page, tab: str) -> gr.State | None:
@@ -51,13 +52,15 @@ def build(page: Page, tab: str) -> gr.State | None:
         if one is None:
             return [gr.skip(), gr.skip()]
         found = Given(*one)
-        value: list[str] | None = [] if found.several else None
-        return [gr.update(visible=True), gr.update(choices=found.labels, multiselect=found.several, value=value)]
+        several = found.held is not None
+        return [gr.update(visible=True), gr.update(choices=found.labels, multiselect=several, value=found.held)]
 
     async def agree(token: str, one: list[Any] | None) -> list[Any]:
         page.check(token)
         found = _asked(one)
-        return _kept(kept, found, [found.predicted] if found.several else found.predicted)
+        if found.held == []:
+            raise BadRequest("no label holds here: press No, and say which do")
+        return _kept(kept, found, found.held or found.predicted)
 
     async def correct(token: str, one: list[Any] | None, label: Any) -> list[Any]:
         page.check(token)

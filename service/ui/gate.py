@@ -10,6 +10,7 @@ a caller could read any file that the server can. Its own checks are switched on
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -36,7 +37,7 @@ from service.errors import BadRequest, Forbidden, Overloaded, ServiceError, TooL
 PREFIX = "/gradio_api/"
 UPLOAD = "upload"
 USED = (
-    *("queue/join", "queue/data", "call/", "run/", "heartbeat/", "startup-events", "info", "openapi.json", "reset"),
+    *("queue/join", "queue/data", "call/", "heartbeat/", "startup-events", "info", "openapi.json", "reset"),
     *("cancel", "app_id", "file=", "mcp", "upload_progress"),
 )
 """Routes under the prefix, by how they begin."""
@@ -55,6 +56,7 @@ REFUSED = (
 """Older addresses of gradio's routes outside the prefix, and those that nothing here needs."""
 
 FILE_KEYS = frozenset({"path", "url", "size", "orig_name", "mime_type", "is_stream", "meta"})
+BLOCK = 4096
 FORM_BYTES = 64_000
 """What a form has beside the file in it."""
 
@@ -63,6 +65,7 @@ UPLOADS_AT_ONCE = 20
 """Uploads of the largest size for which there is room; what is older than `KEPT_S` seconds is deleted."""
 
 KEPT_S = 3600
+SWEPT_EVERY_S = 300
 
 
 @cache
@@ -87,19 +90,28 @@ def place(content: bytes | None = None) -> Path:
 def sweep() -> int:
     """Delete what is old; the bytes that are left."""
     for child in folder().iterdir():
-        with suppress(OSError):
-            if time.time() - child.stat().st_mtime > KEPT_S:
-                shutil.rmtree(child, ignore_errors=True)
-    found = 0
-    for file in folder().rglob("*"):
         with suppress(OSError):  # another thread deletes, too
-            found += file.stat().st_size if file.is_file() else 0
+            if time.time() - child.stat().st_mtime <= KEPT_S:
+                continue
+            if child.is_dir():
+                shutil.rmtree(child, ignore_errors=True)
+            else:
+                child.unlink()  # a part of an upload that was never completed
+    return taken(folder())
+
+
+def taken(place: Path) -> int:
+    """Bytes in a folder; a file takes a block at least."""
+    found = 0
+    for file in place.rglob("*"):
+        with suppress(OSError):
+            found += max(BLOCK, file.stat().st_size)
     return found
 
 
 def closed(page: gr.Blocks) -> gr.Blocks:
     """The page with gradio's own checks on, its queue bounded, and little kept of its callers."""
-    page.queue(max_size=EVENTS_WAITING, default_concurrency_limit=EVENTS_AT_ONCE)
+    page.queue(api_open=False, max_size=EVENTS_WAITING, default_concurrency_limit=EVENTS_AT_ONCE)
     page.has_launched = True  # only then are paths of files checked (gradio/processing_utils.py)
     page.state_session_capacity = SESSIONS
     return page
@@ -116,6 +128,28 @@ def without_tracebacks(crashed: Callable[[BaseException], None]) -> None:
 
     for module in (gradio.queueing, gradio.routes, gradio.route_utils):
         module.traceback = SimpleNamespace(print_exc=told)  # type: ignore[attr-defined]
+
+
+def check_room(taken: int, more: int, size: int) -> None:
+    """Refuse files for which there is no room.
+
+    Args:
+        taken: bytes that are taken.
+        more: files that come.
+        size: bytes each may have.
+
+    Raises:
+        Overloaded.
+    """
+    if taken + more * size > UPLOADS_AT_ONCE * size:
+        raise Overloaded("there is no room for more files", hint="try again in an hour", retry_after_s=KEPT_S)
+
+
+async def sweeping() -> None:
+    """Sweep for as long as this is awaited."""
+    while True:
+        await asyncio.sleep(SWEPT_EVERY_S)
+        await asyncio.to_thread(sweep)
 
 
 class Gate:
@@ -136,6 +170,7 @@ class Gate:
     ) -> None:
         self._app, self._refusal = app, refusal
         self._max_body_bytes, self._max_upload_bytes = max_body_bytes, max_upload_bytes
+        self._uploading = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass it on, or refuse it."""
@@ -146,8 +181,9 @@ class Gate:
                 if not (rest == UPLOAD or rest.startswith(USED)) or "://" in rest or rest.startswith("file=http"):
                     raise Forbidden("this route of gradio is closed here")
                 if rest == UPLOAD:
-                    self._check_room(dict(scope["headers"]).get(b"content-length", b""))
-                elif scope.get("method") == "POST":
+                    await self._upload(scope, receive, send)
+                    return
+                if scope.get("method") == "POST":
                     receive = await self._checked(receive)
             elif path.startswith(REFUSED):
                 raise Forbidden("this route of gradio is closed here")
@@ -156,12 +192,17 @@ class Gate:
             return
         await self._app(scope, receive, send)
 
-    def _check_room(self, length: bytes) -> None:
-        """Refuse what is too large, and any upload while those of others take all the room."""
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse what is too large, and any upload while those of others take all the room, also those on their way."""
+        length = dict(scope["headers"]).get(b"content-length", b"")
         if length.isdigit() and int(length) > self._max_upload_bytes + FORM_BYTES:
             raise TooLarge(f"the file has more than {self._max_upload_bytes} bytes, which is the limit")
-        if sweep() + self._max_upload_bytes > UPLOADS_AT_ONCE * self._max_upload_bytes:
-            raise Overloaded("there is no room for more files", hint="try again in an hour", retry_after_s=KEPT_S)
+        self._uploading += 1
+        try:
+            check_room(await asyncio.to_thread(sweep), self._uploading, self._max_upload_bytes)
+            await self._app(scope, receive, send)
+        finally:
+            self._uploading -= 1
 
     async def _checked(self, receive: Receive) -> Receive:
         """The request's body again, once it is known to be small and to name no file but uploads."""

@@ -20,9 +20,7 @@ CSS = """
 .rehead-header a { color: var(--link-text-color); text-decoration: underline; }
 .rehead-about { color: var(--body-text-color-subdued); font-size: .85rem; margin: -.5rem 0 0 .2rem; }
 .rehead-note { color: var(--body-text-color-subdued); font-size: .85rem; margin-left: .2rem; }
-.rehead-report, .rehead-report tr, .rehead-wide { overflow-x: auto; }
-.rehead-wide td, .rehead-wide th { white-space: nowrap; }
-.rehead-report td, .rehead-report th { border: 0 !important; }
+.rehead-report, .rehead-report tr, .rehead-report td, .rehead-report th { border: 0 !important; }
 .rehead-report { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 .rehead-wide { overflow-x: auto; }
 .rehead-wide td, .rehead-wide th { white-space: nowrap; }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from service.errors import Forbidden
 from service.feedback import Feedback
 from service.jobs import Jobs
 
+TABLES_AT_ONCE = 2
 SHOWN_FIRST = ("sentiment", "topics")
 
 
@@ -34,6 +36,7 @@ class Page:
         jobs: trains models; None where that is off.
         feedback: keeps corrected answers; None where that is off.
         token: what training and feedback ask for; the page fetches it when it is opened.
+        slots: taken by the tables that are being scored.
         asked: the hidden field that holds the token in the browser.
         label_sets: sets of labels, kept in the browser and nowhere else; outside of all tabs, for what is in one is
             read only when the tab is opened.
@@ -46,6 +49,7 @@ class Page:
     feedback: Feedback | None
     asked: gr.Textbox
     label_sets: gr.BrowserState
+    slots: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(TABLES_AT_ONCE))
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
 
     def names(self, wanted: Callable[[ModelFolder], bool] = lambda folder: True) -> list[str]:

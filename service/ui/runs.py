@@ -109,13 +109,20 @@ SAYS = {
 
 def _sentences(job: Job) -> str:
     """What a run says, the last few; warnings and failures all."""
-    folder = f"{Path(str(job.config['data']['train'][0]['path'])).parent}/"
+    # where the operator keeps things is none of a visitor's business
+    places = [Path(str(job.config["data"]["train"][0]["path"])).parent, Path(str(job.config["models_dir"]))]
     found = [one for one in job.events if isinstance(one, events.Said | events.Warned | events.Failed)]
     said = [one for one in found if isinstance(one, events.Said)][-SAID_LAST:]
     shown = [*said, *(one for one in found if not isinstance(one, events.Said))]
     return "".join(
-        f'<div class="{LOOKS[type(one).__name__]}">{escape(one.text.replace(folder, ""))}</div>' for one in shown
+        f'<div class="{LOOKS[type(one).__name__]}">{escape(_without(one.text, places))}</div>' for one in shown
     )
+
+
+def _without(text: str, places: list[Path]) -> str:
+    for place in places:
+        text = text.replace(f"{place}/", "")
+    return text
 
 
 def gradients(job: Job) -> str:

@@ -6,6 +6,7 @@ Does not know: what is done with it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ from finetune.chunks import chunks
 from finetune.errors import FinetuneError
 from finetune.tables import LABEL_NAMES, SUFFIXES, TEXT_NAMES
 from service.errors import BadRequest
+from service.ui import gate
 from service.ui.answers import HIDDEN, guarded
 from service.ui.page import Page
 
-PREVIEWED, LONGEST_CELL = 8, 300
+PREVIEWED, LONGEST_CELL, COLUMNS_SHOWN = 8, 300, 50
+CORRECTIONS = "corrections of "
 NO_COLUMNS = gr.update(choices=[], value=None)
 
 
@@ -39,9 +42,20 @@ class Fields:
         return [self.upload, self.offered]
 
 
-def build(page: Page, tab: gr.Tab, name: str) -> Fields:
-    """The fields, in a tab whose elements' names begin with `name`."""
-    names = offered(page)
+def build(page: Page, tab: gr.Tab, name: str, *, corrections: bool = False) -> Fields:
+    """The fields, in a tab whose elements' names begin with `name`.
+
+    Args:
+        corrections: offer corrected answers too, by the model that was corrected; they are trained on and never shown.
+    """
+
+    def offers() -> list[str]:
+        found = list(offered(page))
+        if corrections and page.feedback is not None:
+            found += [f"{CORRECTIONS}{model} ({many})" for model, many in page.feedback.by_model().items()]
+        return found
+
+    names = offers()
     upload = gr.File(
         label="Table",
         file_types=list(SUFFIXES),
@@ -50,7 +64,7 @@ def build(page: Page, tab: gr.Tab, name: str) -> Fields:
         elem_id=f"{name}-upload",
     )
     chosen = gr.Dropdown(
-        list(names), value=None, label="Or one of this server's", visible=bool(names), elem_id=f"{name}-offered"
+        names, value=None, label="Or one of this server's", visible=bool(names), elem_id=f"{name}-offered"
     )
     problem = gr.HTML(visible=False, padding=False, elem_id=f"{name}-table-problem")
     preview = gr.Dataframe(
@@ -60,7 +74,7 @@ def build(page: Page, tab: gr.Tab, name: str) -> Fields:
     upload.upload(lambda: None, None, [chosen], api_name=False, show_progress="hidden")
     chosen.input(lambda: None, None, [upload], api_name=False, show_progress="hidden")
     tab.select(
-        lambda: gr.update(choices=list(found := offered(page)), visible=bool(found)),
+        lambda: gr.update(choices=(found := offers()), visible=bool(found)),
         None,
         [chosen],
         api_name=False,
@@ -87,23 +101,24 @@ def connect(
     """
 
     async def shown(upload: str | None, name: str | None) -> list[Any]:
-        path = path_of(page, upload, name)
+        if upload is None and name is not None and name.startswith(CORRECTIONS):
+            return [HIDDEN, *[gr.update(choices=[one], value=one) for one in ("text", "label")[: len(columns)]]]
+        path = await page.desk.aside(path_of, page, upload, name)
         if path is None:
             return [HIDDEN, *[NO_COLUMNS] * len(columns)]
         try:
-            found = chunks(path, PREVIEWED)
-            first = next(found.parts)[:PREVIEWED]
+            names, rows, note = await page.desk.aside(_head, path)
         except FinetuneError as error:
             raise BadRequest(without_place(str(error), path)) from error
-        rows = [[_cell(row.get(column)) for column in found.columns] for row in first]
         updates = []
-        for names in wanted:
-            meant = next((column for column in found.columns if column.lower() in names), None)
-            if meant is None and len(found.columns) == 1:
-                meant = found.columns[0]
-            updates.append(gr.update(choices=found.columns, value=meant))
-        told = f"The first rows ({found.note})" if found.note else "The first rows"
-        return [gr.update(visible=True, value={"headers": found.columns, "data": rows}, label=told), *updates]
+        for one in wanted:
+            meant = next((column for column in names if column.lower() in one), None)
+            if meant is None and len(names) == 1:
+                meant = names[0]
+            updates.append(gr.update(choices=names, value=meant))
+        told = f"The first rows ({note})" if note else "The first rows"
+        headers = names[:COLUMNS_SHOWN]
+        return [gr.update(visible=True, value={"headers": headers, "data": rows}, label=told), *updates]
 
     handler = guarded(shown, page.desk.telemetry, otherwise=[HIDDEN, *[NO_COLUMNS] * len(columns)])
     outputs = [fields.preview, *columns, fields.problem]
@@ -119,8 +134,6 @@ def offered(page: Page) -> dict[str, Path]:
     folder = page.desk.settings.tables
     if folder is not None and folder.is_dir():
         found = {file.name: file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES}
-    if page.feedback is not None and page.feedback.rows:
-        found[f"corrections ({page.feedback.file.name})"] = page.feedback.file
     return found
 
 
@@ -134,6 +147,11 @@ def path_of(page: Page, upload: str | None, name: str | None) -> Path | None:
         return Path(upload)
     if not name:
         return None
+    if name.startswith(CORRECTIONS) and page.jobs is not None and page.feedback is not None:
+        model = name[len(CORRECTIONS) :].rpartition(" (")[0]
+        out = gate.place() / f"corrections-of-{re.sub(r'[^A-Za-z0-9_-]', '-', model)}.jsonl"
+        page.feedback.write(model, out)
+        return out
     found = offered(page)
     if name not in found:
         raise BadRequest("this server has no table of that name any more")
@@ -148,6 +166,13 @@ def wanted_columns() -> tuple[tuple[str, ...], tuple[str, ...]]:
 def without_place(sentence: str, path: Path) -> str:
     """A sentence with a file's name in place of where it lies on the server."""
     return sentence.replace(f"{path.parent}/", "")
+
+
+def _head(path: Path) -> tuple[list[str], list[list[str]], str | None]:
+    """A table's columns, its first rows and what was found out about it."""
+    found = chunks(path, PREVIEWED)
+    rows = next(found.parts)[:PREVIEWED]
+    return found.columns, [[_cell(row.get(name)) for name in found.columns[:COLUMNS_SHOWN]] for row in rows], found.note
 
 
 def _cell(value: Any) -> str:

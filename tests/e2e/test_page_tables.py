@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -58,12 +59,12 @@ def download(page):
 
 def test_a_table_is_scored_as_the_command_line_scores_it(opened, workshop, tmp_path):
     table = write_csv(
-        tmp_path / "my reviews.csv", [["id", "what"], *[[f"00{n}", text] for n, text in enumerate(TEXTS)]]
+        tmp_path / "my reviews.csv", [["id", "what"], *[[f"0012{n}", text] for n, text in enumerate(TEXTS)]]
     )
     page = opened(workshop.address)
     open_tab(page, "Batch")
     upload(page, "batch", table)
-    assert "00123" not in page.inner_text("#batch-preview") and "003" in page.inner_text("#batch-preview")
+    assert "00123" in page.inner_text("#batch-preview")
     page.click("#batch-score")
     said(page, "#batch-problem", "Choose the column that holds the texts")
     choose(page, "#batch-column", "what")
@@ -122,6 +123,46 @@ def test_a_table_that_cannot_be_read_gets_a_sentence_without_a_path(
     page.wait_for_selector("#batch-table-problem [role=alert]")
     shown = page.inner_text("#batch-table-problem")
     assert sentence in shown and "/" not in shown
+
+
+def test_a_long_table_is_stopped_or_left_and_a_third_is_refused_meanwhile(opened, workshop, tmp_path):
+    table = write_csv(tmp_path / "long.csv", [["text"], *[[f"a warm film number {row}"] for row in range(60_000)]])
+    pages = [opened(workshop.address) for _ in range(3)]
+    for page in pages:
+        open_tab(page, "Batch")
+        upload(page, "batch", table)
+        page.click("#batch-score")
+        if page is not pages[2]:
+            said(page, "#batch-progress", "a second")
+    said(pages[2], "#batch-problem", "Other tables are being scored")
+    pages[0].click("#batch-stop")
+    said(pages[0], "#batch-progress", "Stopped")
+    pages[1].close()  # whoever leaves stops it, too
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        pages[2].click("#batch-score")
+        pages[2].wait_for_timeout(500)
+        if "a second" in (pages[2].inner_text("#batch-progress") or ""):
+            break
+    said(pages[2], "#batch-progress", "a second")
+    pages[2].click("#batch-stop")
+    said(pages[2], "#batch-progress", "Stopped")
+
+
+def test_corrections_are_trained_on_and_never_shown(opened, workshop):
+    row = {"text": "what somebody wrote", "label": "positive", "model": "sentiment"}
+    with (workshop.home / "corrections.jsonl").open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
+    page = opened(workshop.address)
+    open_tab(page, "Batch")
+    page.click("#batch-offered input")
+    assert page.get_by_text("corrections of").count() == 0
+    page.keyboard.press("Escape")
+    open_tab(page, "Train")
+    page.click("#train-offered input")
+    page.get_by_role("option").get_by_text("corrections of sentiment").click()
+    page.wait_for_function("document.querySelector('#train-label input').value === 'label'")
+    assert page.locator("#train-preview").is_hidden() and "somebody" not in page.inner_text("body")
 
 
 def test_a_table_becomes_a_model_which_is_in_the_other_tabs_then(opened, workshop):

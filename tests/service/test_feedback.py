@@ -43,3 +43,14 @@ def test_a_file_that_cannot_be_used_is_said_when_the_server_starts(tmp_path):
         Feedback(tmp_path / "corrections.csv", 10)
     with pytest.raises(BadRequest, match="cannot hold corrections"):
         Feedback(tmp_path / "no" / "folder.jsonl", 10)
+
+
+def test_a_line_that_was_not_ended_and_a_text_that_is_no_unicode_harm_nothing(tmp_path):
+    file = tmp_path / "corrections.jsonl"
+    file.write_text('{"text": "before", "label": "a", "model": "m"}\nnot json', encoding="utf-8")
+    kept = Feedback(file, 10)
+    assert kept.keep("half \ud800", "b", **SAID) == 3
+    assert kept.by_model() == {"m": 1, "sentiment": 1}
+    kept.write("sentiment", tmp_path / "out.jsonl")
+    (row,) = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert (row["text"], row["label"]) == ("half \ufffd", "b")

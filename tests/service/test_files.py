@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from finetune.chunks import chunks
+from finetune.chunks import MOST_COLUMNS, chunks
 from finetune.errors import DataError
 from finetune.tables import read_table, write_table
 from service import Classifier, ZeroShotClassifier, load
@@ -404,3 +404,17 @@ def test_a_single_argument_with_a_tables_suffix_is_a_file_and_must_exist(table):
     assert table_among(["a text"]) is None and table_among([str(table), "and a text"]) is None
     with pytest.raises(BadRequest, match=r"there is no file nowhere\.csv"):
         table_among(["nowhere.csv"])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_table_of_very_many_columns_is_refused_at_once(tmp_path, suffix):
+    many = MOST_COLUMNS + 1
+    file = tmp_path / f"t{suffix}"
+    if suffix == ".csv":
+        file.write_text(",".join(["a"] * many) + "\n" + ",".join(["b"] * many) + "\n")
+    elif suffix == ".jsonl":
+        file.write_text(json.dumps({f"c{number}": 1 for number in range(many)}) + "\n")
+    else:
+        pyarrow.parquet.write_table(pyarrow.table({f"c{number}": ["a"] for number in range(many)}), file)
+    with pytest.raises(DataError, match=f"{many} columns, and {MOST_COLUMNS} are the most"):
+        chunks(file, 8)

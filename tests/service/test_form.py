@@ -9,6 +9,7 @@ import yaml
 
 from finetune import configfile
 from finetune.config import TrainConfig
+from finetune.errors import ConfigError
 from service.ui import form, recipes
 from service.ui.tabs.train import SETTINGS
 
@@ -90,3 +91,17 @@ def test_the_same_run_as_command_yaml_and_python_is_the_same_run():
     program = recipes.as_python("my table.csv", settings)
     expression = program[program.index("TrainConfig(\n") : program.index("))\n") + 1]
     assert eval(expression, {"TrainConfig": TrainConfig}) == wanted
+
+
+def test_a_form_cannot_set_what_is_not_on_it():
+    with pytest.raises(KeyError):
+        form.settings({"optim.no_such": 1})
+    for hostile in ({"name": "focal", "path": "/etc/passwd"}, ["/etc/passwd"], "../../etc"):
+        for path in SETTINGS:
+            try:
+                config = config_of(form.settings({path: hostile}))
+            except ConfigError:
+                continue
+            # a word where a name is wanted is only a name, which no table has
+            told = config.model_dump(exclude={"base", "out"})
+            assert path in form.TABLES or told == config_of({}).model_dump(exclude={"base", "out"}), path

@@ -267,14 +267,21 @@ def test_the_page_hands_out_no_file_and_fetches_no_address(served, tmp_path, cap
     for path in (str(tmp_path / "secret"), "https://127.0.0.1:9/x", "/etc/passwd"):
         named = {"path": path, "meta": {"_type": "gradio.FileData"}}
         for data in (["x", [named], False, "topics"], [named, ["a"], False, "topics"], [{"deep": [named]}]):
-            for way in ("call", "run"):
-                answer = client.post(f"/gradio_api/{way}/classify_topics", json={"data": data})
-                assert answer.status_code == 400 and "no file that was uploaded" in answer.json()["error"]
+            answer = client.post("/gradio_api/call/classify_topics", json={"data": data})
+            assert answer.status_code == 400 and "no file that was uploaded" in answer.json()["error"]
         escaped = json.dumps({"data": [named]}).replace("gradio.FileData", "gradio\\u002eFileData").encode()
         assert client.post("/gradio_api/call/classify_topics", content=escaped, headers=JSON).status_code == 400
         assert client.get(f"/gradio_api/file={path}").status_code in (403, 404)
     addresses = ("file=https://127.0.0.1:9/x", "file=http%3A//127.0.0.1:9/x", "proxy=https://x.hf.space/")
-    routes = ("uploads", "stream/a/b/c", "deep_link", "component_server", "monitoring")
+    routes = (
+        "uploads",
+        "run/classify_topics",
+        "run/predict",
+        "stream/a/b/c",
+        "deep_link",
+        "component_server",
+        "monitoring",
+    )
     for closed in addresses + routes:
         assert client.get(f"/gradio_api/{closed}").status_code == 403, closed
         assert client.post(f"/gradio_api/{closed}", files={"files": b"a"}).status_code == 403, closed
@@ -320,9 +327,39 @@ def test_uploads_take_a_bounded_room_and_the_old_ones_go(served, monkeypatch):
     assert isinstance(first := uploaded(client, b"a" * 100_000), str)
     assert isinstance(uploaded(client, b"b" * 90_000), str)
     assert uploaded(client, b"c") == 429
+    (gate.folder() / "tmp1234").write_bytes(b"a part of an upload that never came to its end")
     monkeypatch.setattr(gate, "KEPT_S", -1.0)
     assert isinstance(uploaded(client, b"c"), str)
-    assert not Path(first).exists()
+    assert not Path(first).exists() and not (gate.folder() / "tmp1234").exists()
+
+
+def test_uploads_on_their_way_take_room_too(monkeypatch):
+    from service.ui import gate
+
+    async def never_done(scope, receive, send):
+        await asyncio.sleep(60)
+
+    refused = []
+
+    def refusal(scope, error):
+        async def answer(scope, receive, send):
+            refused.append(error)
+
+        return answer
+
+    async def many():
+        monkeypatch.setattr(gate, "sweep", lambda: 0)
+        entrance = gate.Gate(never_done, max_body_bytes=100, max_upload_bytes=1000, refusal=refusal)
+        scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": []}
+        calls = [asyncio.ensure_future(entrance(scope, None, None)) for _ in range(gate.UPLOADS_AT_ONCE + 3)]
+        await asyncio.sleep(0.5)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert entrance._uploading == 0
+
+    asyncio.run(many())
+    assert len(refused) == 3 and all("no room" in str(error) for error in refused)
 
 
 def test_what_is_wrong_on_the_page_is_in_no_log(served, capsys):
@@ -331,7 +368,6 @@ def test_what_is_wrong_on_the_page_is_in_no_log(served, capsys):
         for name in ("classify_sentiment", "classify_topics"):
             begun = client.post(f"/gradio_api/call/{name}", json={"data": data}).json()
             client.get(f"/gradio_api/call/{name}/{begun['event_id']}")
-            client.post(f"/gradio_api/run/{name}", json={"data": data})
     captured = capsys.readouterr()
     assert CANARY not in captured.out + captured.err + "".join(client.lines)
 

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from finetune import events
+from finetune import configfile, events
 from finetune.errors import ConfigError
 from service.errors import BadRequest, Overloaded
 from service.jobs import FOLDER, Jobs
@@ -82,9 +84,6 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(jobs, settings, tmp_path):
     assert job.config["resume"] is True
     assert next(one for one in job.events if isinstance(one, events.Step)).update > 5
     jobs.stop("films")
-    # other settings are another run, which begins anew
-    jobs.start("films", jobs.config("films", long | {"seed": 7}, table))
-    assert jobs.job("films").config["resume"] is False
 
 
 def test_a_run_ends_with_its_server(settings, tmp_path, tiny_base):
@@ -116,6 +115,72 @@ def test_a_run_that_cannot_be_says_why(jobs, settings, tmp_path):
     jobs.start("films", jobs.config("films", settings | {"loss.name": "no_such_loss"}, table))
     job = until(jobs, "films", lambda job: job.state != "running")
     assert job.state == "failed" and "unknown loss 'no_such_loss'" in job.events[-1].text
+
+
+def stopped_before(jobs, tmp_path, config):
+    """Leave what a run with this configuration leaves that was stopped at a checkpoint."""
+    folder, work = tmp_path / "models" / FOLDER / "films", tmp_path / "models" / ".films.run" / "checkpoint-5"
+    folder.mkdir(parents=True)
+    work.mkdir(parents=True)
+    table = folder / f"table{Path(config.data.train[0].path).suffix}"
+    table.write_bytes(Path(config.data.train[0].path).read_bytes())
+    data = config.data.model_copy(update={"train": (config.data.train[0].model_copy(update={"path": str(table)}),)})
+    (folder / "config.yaml").write_text(configfile.dump(config.model_copy(update={"data": data})))
+    return work
+
+
+@pytest.mark.parametrize("changed", ["nothing", "rows", "suffix", "setting"])
+def test_only_the_very_same_run_goes_on(jobs, settings, tmp_path, monkeypatch, changed):
+    table = write_table(tmp_path / "films.csv")
+    work = stopped_before(jobs, tmp_path, jobs.config("films", settings, table))
+    monkeypatch.setattr("service.jobs._command", lambda *words: [sys.executable, "-c", ""])
+    if changed == "rows":
+        write_table(table, 66)
+    elif changed == "suffix":
+        table = table.rename(tmp_path / "films.tsv")
+    more = {"seed": 3} if changed == "setting" else {}
+    jobs.start("films", jobs.config("films", settings | more, table))
+    same = changed == "nothing"
+    assert jobs.job("films").config["resume"] is same and work.exists() is same
+    begun = Path(jobs.job("films").config["data"]["train"][0]["path"])
+    assert begun.suffix == table.suffix and begun.read_bytes() == table.read_bytes()
+
+
+def test_the_folders_of_old_runs_go(jobs, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("service.jobs._command", lambda *words: [sys.executable, "-c", ""])
+    monkeypatch.setattr("service.jobs.MOST_KEPT", 2)
+    table = write_table(tmp_path / "films.csv")
+    for name in ("one", "two", "three", "four"):
+        jobs.start(name, jobs.config(name, settings, table))
+        until(jobs, name, lambda job: job.state != "running")
+    assert {file.name for file in (tmp_path / "models" / FOLDER).iterdir()} == {"two", "three", "four"}
+
+
+def test_an_event_that_is_half_written_is_not_read_yet(jobs, tmp_path):
+    folder = tmp_path / "models" / FOLDER / "films"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("base: a\nout: b\n")
+    (folder / "events.jsonl").write_text(
+        '{"event": "Said", "text": "a"}\n{"event": "Evaluated", "update": 1, "epoch": 1.0, "metrics": {"accuracy": 1.0}'
+    )
+    assert [type(one) for one in jobs.job("films").events] == [events.Said]
+
+
+def test_one_table_is_looked_at_at_a_time_and_a_server_that_ends_does_not_wait(jobs, settings, tmp_path, monkeypatch):
+    sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr("service.jobs._command", lambda *words: sleeping)
+    config = jobs.config(None, settings, write_table(tmp_path / "films.csv"))
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(jobs.look, config)
+        while not jobs._asked:
+            time.sleep(0.01)
+        with pytest.raises(Overloaded, match="another table is being looked at"):
+            jobs.look(config)
+        begin = time.monotonic()
+        jobs.close()
+        with pytest.raises(RuntimeError, match="the training side left"):
+            first.result()
+    assert time.monotonic() - begin < 10
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import gradio as gr
 
 from finetune.chunks import chunks
 from finetune.errors import FinetuneError
-from service.errors import BadRequest
+from service.errors import BadRequest, Overloaded, ServiceError, TooLarge
 from service.files import Scored
 from service.ui import chips, gate, links, tables
 from service.ui.answers import HIDDEN, streamed
@@ -30,7 +30,10 @@ NAME = "batch"
 LABELS = ("sports", "business", "science", "politics")
 LOOK_S = 0.25
 SHOWN = 20
-TABLES_AT_ONCE = 2
+LONGEST_S = 1800
+TIMES_UPLOAD = 4
+"""How many times as large as an upload the scored table may be."""
+
 KINDS = {"CSV": ".csv", "JSON Lines": ".jsonl", "Parquet": ".parquet"}
 EXAMPLE = """id,text
 1,"A warm, funny film with a terrific cast."
@@ -94,8 +97,6 @@ def build(page: Page, tab: gr.Tab) -> None:
         [progress, download, result, stop, problem],
         api_name=False,
         show_progress="hidden",
-        concurrency_limit=TABLES_AT_ONCE,
-        concurrency_id="tables",
     )
     stop.click(
         lambda: ['<div class="rehead-note">Stopped.</div>', gr.update(visible=False)],
@@ -118,7 +119,7 @@ async def _score(
     every: bool,
     kind: str,
 ) -> AsyncIterator[list[Any]]:
-    table = tables.path_of(page, upload, offered)
+    table = tables.path_of(page, upload, offered if offered in tables.offered(page) else None)
     if table is None:
         raise BadRequest("there is no table yet: upload one, or try the example")
     if not column:
@@ -130,37 +131,47 @@ async def _score(
     question = None
     if engine.folder.is_zero_shot:
         question = chips.question(desk, labels, several)
-    done: list[tuple[int, float]] = [(0, 0.0)]
-    stopped = threading.Event()
-
-    def note(rows: int, share: float) -> None:
-        done[0] = rows, share
-        if stopped.is_set():
-            raise BadRequest("stopped")
-
-    gate.sweep()
-    out = gate.place() / f"{table.stem[:60]}-scored{KINDS.get(kind, '.csv')}"
-    begin = time.monotonic()
-    work = asyncio.ensure_future(
-        asyncio.to_thread(desk.score_table, engine, question, table, out, text=column, all_scores=every, progress=note)
-    )
+    most = desk.settings.max_upload_bytes
+    if not page.slots.acquire(blocking=False):
+        raise Overloaded("other tables are being scored", hint="try again in a moment")
     try:
-        while not work.done():
-            rows, share = done[0]
-            yield [_bar(rows, share, time.monotonic() - begin), gr.skip(), gr.skip(), gr.update(visible=True)]
-            await asyncio.wait({work}, timeout=LOOK_S)
-        found = work.result()
-    except FinetuneError as error:
-        raise BadRequest(tables.without_place(str(error), table)) from error
+        gate.check_room(await desk.aside(gate.sweep), TIMES_UPLOAD, most)
+        out = gate.place() / f"{table.stem[:60]}-scored{KINDS.get(kind, '.csv')}"
+        done: list[tuple[int, float]] = [(0, 0.0)]
+        stopped, begin = threading.Event(), time.monotonic()
+
+        def note(rows: int, share: float) -> None:
+            done[0] = rows, share
+            if stopped.is_set():
+                raise BadRequest("stopped")
+            if gate.taken(out.parent) > TIMES_UPLOAD * most or time.monotonic() - begin > LONGEST_S:
+                raise TooLarge("this is more than the page scores", hint="rehead predict scores a table of any size")
+
+        work = asyncio.ensure_future(
+            desk.aside(
+                partial(desk.score_table, engine, question, table, out, text=column, all_scores=every, progress=note)
+            )
+        )
+        try:
+            while not work.done():
+                rows, share = done[0]
+                yield [_bar(rows, share, time.monotonic() - begin), gr.skip(), gr.skip(), gr.update(visible=True)]
+                await asyncio.wait({work}, timeout=LOOK_S)
+            found = work.result()
+            head = await desk.aside(_first_rows, out, found)
+        except (FinetuneError, ServiceError) as error:
+            raise BadRequest(tables.without_place(str(error), table)) from error
+        finally:
+            stopped.set()
+            if not work.done() or work.exception() is not None:
+                await asyncio.wait({work})  # what it has written goes once it writes no more
+                shutil.rmtree(out.parent, ignore_errors=True)
     finally:
-        stopped.set()
-        if not work.done() or work.exception() is not None:
-            await asyncio.wait({work})
-            shutil.rmtree(out.parent, ignore_errors=True)
+        page.slots.release()
     yield [
         _told(found, time.monotonic() - begin),
         gr.update(value=str(out), visible=True, label=f"Download {out.name}"),
-        gr.update(value=_first_rows(out, found), visible=True),
+        gr.update(value=head, visible=True),
         gr.update(visible=False),
     ]
 
@@ -184,7 +195,7 @@ def _first_rows(out: Path, found: Scored) -> dict[str, Any]:
     table = chunks(out, SHOWN)
     first = next(table.parts)[:SHOWN]
     new = [column for column in found.columns if column in table.columns and any(row.get(column) for row in first)]
-    columns = [*new, *(column for column in table.columns if column not in found.columns)]
+    columns = [*new, *(column for column in table.columns if column not in found.columns)][: tables.COLUMNS_SHOWN]
     rows = [[_shown(row.get(column)) for column in columns] for row in first]
     return {"headers": columns, "data": rows}
 

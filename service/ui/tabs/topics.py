@@ -37,7 +37,7 @@ EXAMPLES = (
     ],
     ["My card was charged twice and nobody answers the phone.", ["billing", "customer service", "delivery"], True],
 )
-PREVIEWED = 5
+PREVIEWED, HOLDS = 5, 0.5
 MOST_SETS = 50
 
 
@@ -193,7 +193,8 @@ async def _answer(
         raise BadRequest("there is no text yet: type one, or pick an example")
     question = chips.question(desk, labels, several, template)
     answer = await _weighed(desk, model, text, question)
-    given = Given(text, str(model), list(question.labels), answer.best.label, answer.best.score, several)
+    holding = [one.label for one in answer.predictions if one.score >= HOLDS] if several else None
+    given = Given(text, str(model), list(question.labels), answer.best.label, answer.best.score, holding)
     return [bars(answer), note(answer), *([list(given)] if corrected else [])]
 
 

@@ -7,20 +7,22 @@ Does not know: the other tabs, how a run is drawn (runs.py), how training works 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.components import Component
 
 from finetune.config import TrainConfig
-from service.errors import BadRequest
+from service.errors import BadRequest, Overloaded
 from service.jobs import Job, Jobs
 from service.ui import form, links, recipes, runs, tables
 from service.ui.answers import SAME, guarded
 from service.ui.page import Page
 
+T = TypeVar("T")
 NAME = "train"
 FIRST = ("data.task", "loss", "optim.epochs", "optim.batch_size", "optim.lr")
 MORE = (
@@ -30,7 +32,7 @@ MORE = (
     *("gradients.remedy", "precision", "seed"),
 )
 SETTINGS = (*FIRST, *MORE)
-LOOK_S = 1.5
+LOOK_S, TURN_S = 1.5, 30.0
 OFF = """
 <div class="rehead-empty" id="train-off"><h2>Training is off on this server</h2>
 <p>Whoever runs it can switch it on: <code>rehead serve --allow-training</code></p></div>
@@ -48,7 +50,7 @@ def build(page: Page, tab: gr.Tab) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=5):
             gr.HTML('<h2 class="rehead-step">1. The table</h2>', padding=False)
-            fields = tables.build(page, tab, NAME)
+            fields = tables.build(page, tab, NAME, corrections=True)
             with gr.Row():
                 text = gr.Dropdown([], label="Column of the text", elem_id="train-text")
                 label = gr.Dropdown([], label="Column of the label", elem_id="train-label")
@@ -137,8 +139,14 @@ def build(page: Page, tab: gr.Tab) -> None:
     page.blocks.load(drawn, None, [*run, timer], api_name=False, show_progress="hidden")
     for event in tables.connect(page, fields, [text, label], tables.wanted_columns()):
         event.then(looked, [page.asked, *asked], [report, problem], api_name=False)
-    for column in (text, label):
-        column.input(looked, [page.asked, *asked], [report, problem], api_name=False)
+    gr.on(
+        [text.input, label.input],
+        looked,
+        [page.asked, *asked],
+        [report, problem],
+        api_name=False,
+        trigger_mode="always_last",
+    )
 
     from_tables = [component for path, component in components.items() if path in form.TABLES]
     tab.select(
@@ -149,16 +157,17 @@ def build(page: Page, tab: gr.Tab) -> None:
         show_progress="hidden",
     )
 
-    def written(way: str, *values: Any) -> Any:
-        table, settings = _settings(page, jobs, values)
+    async def written(way: str, *values: Any) -> list[Any]:
+        table, settings = _settings(page, values)
         language, write = recipes.WRITERS[way]
-        return gr.update(value=write(table.name if table else "table.csv", settings), language=language)
+        return [gr.update(value=write(table.name if table else "table.csv", settings), language=language)]
 
+    recipe_of = guarded(written, telemetry, otherwise=[SAME])
     for event in (recipe.expand, way.change):
-        event(written, [way, *asked], [code], api_name=False, show_progress="hidden")
+        event(recipe_of, [way, *asked], [code, problem], api_name=False, show_progress="hidden")
 
 
-def _settings(page: Page, jobs: Jobs, values: Sequence[Any]) -> tuple[Path | None, dict[str, Any]]:
+def _settings(page: Page, values: Sequence[Any]) -> tuple[Path | None, dict[str, Any]]:
     """The table, and the settings by dotted key, as the fields say."""
     upload, offered, text, label, name, base, knobs, *chosen = values
     table = tables.path_of(page, upload, offered)
@@ -174,14 +183,13 @@ def _settings(page: Page, jobs: Jobs, values: Sequence[Any]) -> tuple[Path | Non
 
 
 def _config(page: Page, jobs: Jobs, values: Sequence[Any], *, named: bool) -> tuple[Path, TrainConfig]:
-    table, settings = _settings(page, jobs, values)
+    table, settings = _settings(page, values)
     if table is None:
         raise BadRequest("there is no table yet: upload one")
     name = (values[4] or "").strip()
     if named and not name:
         raise BadRequest("give the new model a name")
-    # what only looks at the data may do so under any name
-    return table, jobs.config(name if named else "a-look", settings, table)
+    return table, jobs.config(name if named else None, settings, table)
 
 
 def _starting(page: Page, jobs: Jobs) -> Any:
@@ -189,7 +197,7 @@ def _starting(page: Page, jobs: Jobs) -> Any:
         page.check(token)
         _, config = _config(page, jobs, values, named=True)
         name = Path(config.out).name
-        await asyncio.to_thread(jobs.start, name, config)
+        await page.desk.aside(jobs.start, name, config)
         return _drawn(jobs.job(name))
 
     return start
@@ -200,7 +208,7 @@ def _stopping(page: Page, jobs: Jobs) -> Any:
         page.check(token)
         job = jobs.latest()
         if job is not None:
-            await asyncio.to_thread(jobs.stop, job.name)
+            await page.desk.aside(jobs.stop, job.name)
         return _drawn(jobs.latest())
 
     return stop
@@ -215,12 +223,24 @@ def _looking(page: Page, jobs: Jobs) -> Any:
             return ['<div class="rehead-note">Choose the columns of the text and of the label.</div>']
         table, config = _config(page, jobs, values, named=False)
         try:
-            found = await asyncio.to_thread(jobs.look, config)
+            found = await _in_turn(lambda: page.desk.aside(jobs.look, config))
         except BadRequest as error:
             raise BadRequest(tables.without_place(str(error), table)) from error
         return [runs.report(found)]
 
     return look
+
+
+async def _in_turn(look: Callable[[], Awaitable[T]]) -> T:
+    """What comes of a look, after those of others."""
+    end = time.monotonic() + TURN_S
+    while True:
+        try:
+            return await look()
+        except Overloaded:
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(LOOK_S)
 
 
 def _drawn(job: Job | None) -> list[Any]:
