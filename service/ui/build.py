@@ -6,6 +6,8 @@ Does not know: what happens in a tab, how anything looks (look.py).
 
 from __future__ import annotations
 
+import secrets
+
 import gradio as gr
 
 from service.desk import Desk
@@ -33,16 +35,16 @@ def build(
     folder()  # each component takes its place for files from the environment
     with gr.Blocks(title="rehead", analytics_enabled=False) as blocks:
         gr.HTML(HEADER)
-        asked = gr.Textbox(visible=False)
+        token = secrets.token_urlsafe(32)
+        asked = gr.Textbox(token, visible=False)
         # the word that gradio wants is no secret: it only has to stay the same
         label_sets = gr.BrowserState([], storage_key=LABEL_SETS, secret=LABEL_SETS)
-        page = Page(blocks, desk, has_key, jobs, feedback, asked, label_sets)
+        page = Page(blocks, desk, has_key, jobs, feedback, asked, label_sets, token)
         with gr.Tabs(overflow_behavior="wrap") as tabs:
             for title, part in TABS.items():
                 with gr.Tab(title, id=part.NAME) as tab:
                     part.build(page, tab)
         links.open_tab(blocks, tabs, [part.NAME for part in TABS.values()])
-        blocks.load(lambda: page.token, None, [asked], api_name=False, show_progress="hidden")
     return blocks
 
 

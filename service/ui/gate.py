@@ -37,7 +37,7 @@ from service.errors import BadRequest, Forbidden, Overloaded, ServiceError, TooL
 PREFIX = "/gradio_api/"
 UPLOAD = "upload"
 USED = (
-    *("queue/join", "queue/data", "call/", "heartbeat/", "startup-events", "info", "openapi.json", "reset"),
+    *("queue/join", "queue/data", "call/", "run/", "heartbeat/", "startup-events", "info", "openapi.json", "reset"),
     *("cancel", "app_id", "file=", "mcp", "upload_progress"),
 )
 """Routes under the prefix, by how they begin."""

@@ -7,7 +7,6 @@ Does not know: any tab.
 from __future__ import annotations
 
 import hmac
-import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,7 +34,7 @@ class Page:
         has_key: callers need a key, which snippets then show a place for.
         jobs: trains models; None where that is off.
         feedback: keeps corrected answers; None where that is off.
-        token: what training and feedback ask for; the page fetches it when it is opened.
+        token: what training and feedback ask for; it comes with the page, which no other page can read.
         slots: taken by the tables that are being scored.
         asked: the hidden field that holds the token in the browser.
         label_sets: sets of labels, kept in the browser and nowhere else; outside of all tabs, for what is in one is
@@ -49,8 +48,8 @@ class Page:
     feedback: Feedback | None
     asked: gr.Textbox
     label_sets: gr.BrowserState
+    token: str
     slots: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(TABLES_AT_ONCE))
-    token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
 
     def names(self, wanted: Callable[[ModelFolder], bool] = lambda folder: True) -> list[str]:
         """The served names whose folder can be read and is of the wanted kind, the default first."""

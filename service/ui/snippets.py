@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
+
+from service.ui.page import Page
 
 LANGUAGES = {"curl": "shell", "Python": "python", "JavaScript": "javascript"}
 KEY = "YOUR_KEY"
@@ -24,21 +27,31 @@ def snippet(language: str, address: str, model: str, text: str, parameters: dict
     return WRITERS[language](url, model, body, has_key)
 
 
-def build(tab: str, inputs: list[Any], write: Callable[..., str]) -> None:
+def of_model(page: Page, language: str, address: str, model: str | None, text: str, labels: Sequence[str]) -> str:
+    """A program that asks a model, with these labels where it takes labels of one's own."""
+    free = bool(model) and model in page.desk.store.names() and page.desk.store.folder(str(model)).is_zero_shot
+    parameters = {"candidate_labels": list(labels)} if free else {}
+    return snippet(language, address, model or "sentiment", text, parameters, has_key=page.has_key)
+
+
+def build(
+    tab: str, inputs: list[Any], write: Callable[..., str], languages: Mapping[str, str] = MappingProxyType(LANGUAGES)
+) -> None:
     """A folded piece of the tab with the snippet, written anew when it is unfolded or another language is chosen.
 
     Args:
         write: gets the language, the server's address and the inputs' values.
+        languages: what can be chosen -> what it is shown as.
     """
     with gr.Accordion("Ask from a program", open=False, elem_id=f"{tab}-snippet") as folded:
         language = gr.Radio(
-            list(LANGUAGES), value="curl", label="Language", show_label=False, elem_id=f"{tab}-language"
+            list(languages), value=next(iter(languages)), label="Language", show_label=False, elem_id=f"{tab}-language"
         )
         code = gr.Code(language="shell", label="Program", interactive=False, elem_id=f"{tab}-code", wrap_lines=True)
 
     def show(request: gr.Request, language: str, *values: Any) -> Any:
         value = write(language, str(request.request.base_url), *values)
-        return gr.update(value=value, language=LANGUAGES[language])
+        return gr.update(value=value, language=languages[language])
 
     for event in (folded.expand, language.change):
         event(show, [language, *inputs], [code], api_name=False, show_progress="hidden")

@@ -59,7 +59,7 @@ def use(page, tab):
     elif tab == "Train":
         page.click("#train-more button")
         page.click("#train-recipe button")
-        said(page, "#train-code", "rehead finetune")
+        said(page, "#train-recipe-code", "rehead finetune")
     else:
         page.wait_for_selector("#models-cards article")
         page.click("#models-compare")

@@ -184,7 +184,7 @@ def test_a_table_becomes_a_model_which_is_in_the_other_tabs_then(opened, worksho
     page.fill(name, "films")
     page.fill("#train-optim-epochs input", "2")
     page.click("#train-recipe button")
-    said(page, "#train-code", "--epochs 2")
+    said(page, "#train-recipe-code", "--epochs 2")
     page.click("#train-start")
     page.wait_for_selector("#train-stop", state="visible")
     page.close()  # and the run goes on
@@ -208,13 +208,30 @@ def test_a_table_becomes_a_model_which_is_in_the_other_tabs_then(opened, worksho
     said(again, "#models-cards", "films")
 
 
+def test_every_tab_has_an_example_and_a_program(opened, workshop):
+    page = opened(workshop.address)
+    for tab, words in (("batch", "rehead predict sentiment"), ("train", "/models/my-own"), ("models", "/models/topics")):
+        open_tab(page, tab.capitalize())
+        if tab == "train":
+            page.fill("#train-name textarea, #train-name input", "my-own")
+            page.click("#train-example")
+            page.wait_for_function("document.querySelector('#train-label input').value === 'label'")
+            said(page, "#train-preview", "positive")
+        if tab == "models":
+            choose(page, "#models-model", "topics")
+        page.click(f"#{tab}-snippet button")
+        said(page, f"#{tab}-code", words)
+        page.locator(f"#{tab}-language").get_by_label("JavaScript").check()
+        said(page, f"#{tab}-code", "await fetch(")
+    assert '"candidate_labels"' in page.inner_text("#models-code")
+
+
 def test_a_run_can_be_stopped(opened, workshop):
     page = opened(workshop.address)
     open_tab(page, "Train")
     choose(page, "#train-offered", "films.csv")
     page.fill("#train-name textarea, #train-name input", "endless")
     page.fill("#train-optim-epochs input", "5000")
-    page.wait_for_selector("#train-report table", timeout=SECONDS * 1000)
     page.click("#train-start")
     page.wait_for_function(
         "document.querySelector('#train-status').innerText.includes('update')", timeout=SECONDS * 1000

@@ -273,15 +273,7 @@ def test_the_page_hands_out_no_file_and_fetches_no_address(served, tmp_path, cap
         assert client.post("/gradio_api/call/classify_topics", content=escaped, headers=JSON).status_code == 400
         assert client.get(f"/gradio_api/file={path}").status_code in (403, 404)
     addresses = ("file=https://127.0.0.1:9/x", "file=http%3A//127.0.0.1:9/x", "proxy=https://x.hf.space/")
-    routes = (
-        "uploads",
-        "run/classify_topics",
-        "run/predict",
-        "stream/a/b/c",
-        "deep_link",
-        "component_server",
-        "monitoring",
-    )
+    routes = ("uploads", "stream/a/b/c", "deep_link", "component_server", "monitoring")
     for closed in addresses + routes:
         assert client.get(f"/gradio_api/{closed}").status_code == 403, closed
         assert client.post(f"/gradio_api/{closed}", files={"files": b"a"}).status_code == 403, closed
@@ -360,6 +352,18 @@ def test_uploads_on_their_way_take_room_too(monkeypatch):
 
     asyncio.run(many())
     assert len(refused) == 3 and all("no room" in str(error) for error in refused)
+
+
+def test_nobody_goes_past_the_pages_queue(served):
+    client = served()
+    events = client.get("/config").json()["dependencies"]
+    queued = [one["id"] for one in events if one["queue"] is not False and one["backend_fn"]]
+    assert len(queued) > 20
+    for number in queued:
+        answer = client.post("/gradio_api/run/predict", json={"data": [], "fn_index": number})
+        assert answer.status_code == 404, number
+    for name in ("classify_topics", "classify_sentiment"):
+        assert client.post(f"/gradio_api/run/{name}", json={"data": ["a"]}).status_code == 404
 
 
 def test_what_is_wrong_on_the_page_is_in_no_log(served, capsys):

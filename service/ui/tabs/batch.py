@@ -7,6 +7,7 @@ Does not know: the other tabs, how a table is scored.
 from __future__ import annotations
 
 import asyncio
+import shlex
 import shutil
 import threading
 import time
@@ -22,7 +23,7 @@ from finetune.chunks import chunks
 from finetune.errors import FinetuneError
 from service.errors import BadRequest, Overloaded, ServiceError, TooLarge
 from service.files import Scored
-from service.ui import chips, gate, links, tables
+from service.ui import chips, gate, links, snippets, tables
 from service.ui.answers import HIDDEN, streamed
 from service.ui.page import Page
 
@@ -41,6 +42,7 @@ EXAMPLE = """id,text
 3,"It starts slowly, but the last act makes up for everything."
 4,The central bank raised interest rates again.
 """
+ASKED = "A warm, funny film with a terrific cast."
 WAITING = '<div class="rehead-note">Upload a table, choose its column of texts, and score it.</div>'
 
 
@@ -73,12 +75,22 @@ def build(page: Page, tab: gr.Tab) -> None:
                 max_height=480,
                 elem_id="batch-result",
             )
-    _program(page, model)
+
+    def program(way: str, address: str, model: str | None, labels: list[str] | None) -> str:
+        free = bool(model) and page.desk.store.folder(str(model)).is_zero_shot
+        if way != "command":
+            return snippets.of_model(page, way, address, model, ASKED, labels or LABELS)
+        asked = f"rehead zero-shot table.csv --labels {shlex.quote(','.join(labels or LABELS))}"
+        return f"{asked if free else f'rehead predict {model} table.csv'} -o scored.csv"
+
+    snippets.build(NAME, [model, labels], program, {"command": "shell"} | snippets.LANGUAGES)
     kept = {"model": model, "labels": labels, "several": several, "scores": every, "kind": kind}
     links.build(page.blocks, NAME, kept)
 
     texts, _ = tables.wanted_columns()
-    shown = example.click(_example, None, fields.inputs, api_name=False, show_progress="hidden")
+    shown = example.click(
+        lambda: tables.example("example.csv", EXAMPLE), None, fields.inputs, api_name=False, show_progress="hidden"
+    )
     tables.connect(page, fields, [column], (texts,), more=(shown.then,))
 
     def for_model(name: str | None) -> list[Any]:
@@ -205,29 +217,3 @@ def _shown(cell: Any) -> str:
         return f"{float(cell):.3f}" if isinstance(cell, float) or "." in str(cell) else str(cell or "")
     except ValueError:
         return str(cell)
-
-
-def _example() -> list[Any]:
-    file = gate.place(EXAMPLE.encode()) / "example.csv"
-    file.write_text(EXAMPLE, encoding="utf-8")
-    return [str(file), None]
-
-
-def _program(page: Page, model: gr.Dropdown) -> None:
-    """How the same is done without the page."""
-    with gr.Accordion("Ask from a program", open=False, elem_id="batch-snippet") as folded:
-        code = gr.Code(language="shell", label="Program", interactive=False, elem_id="batch-code")
-
-    def show(name: str | None) -> str:
-        free = name is not None and page.desk.store.folder(name).is_zero_shot
-        command = (
-            f"rehead zero-shot table.csv --labels {','.join(LABELS)}" if free else f"rehead predict {name} table.csv"
-        )
-        labels = f", labels={list(LABELS)!r}" if free else ""
-        return (
-            f"{command} -o scored.csv\n\n# or in Python\nfrom service.files import score\n"
-            f'score("{name}", "table.csv", "scored.csv"{labels})'
-        )
-
-    for event in (folded.expand, model.change):
-        event(show, [model], [code], api_name=False, show_progress="hidden")

@@ -19,7 +19,7 @@ from service.engine import Engine
 from service.errors import BadRequest
 from service.schema import Answer, TextInput, ZeroShotQuestion
 from service.store import describe
-from service.ui import chips, links
+from service.ui import chips, links, snippets
 from service.ui.answers import HIDDEN, guarded, report_of
 from service.ui.page import Page
 
@@ -68,6 +68,11 @@ def build(page: Page, tab: gr.Tab) -> None:
         visible=False,
         elem_id="models-table",
     )
+
+    def program(language: str, address: str, model: str | None, labels: list[str] | None) -> str:
+        return snippets.of_model(page, language, address, model, TIMED, labels or LABELS)
+
+    snippets.build(NAME, [model, labels], program)
     links.build(page.blocks, NAME, {"model": model, "left": left, "right": right, "texts": texts, "labels": labels})
 
     telemetry = page.desk.telemetry

@@ -18,7 +18,7 @@ from gradio.components import Component
 from finetune.config import TrainConfig
 from service.errors import BadRequest, Overloaded
 from service.jobs import Job, Jobs
-from service.ui import form, links, recipes, runs, tables
+from service.ui import form, links, recipes, runs, snippets, tables
 from service.ui.answers import SAME, guarded
 from service.ui.page import Page
 
@@ -38,7 +38,20 @@ OFF = """
 <p>Whoever runs it can switch it on: <code>rehead serve --allow-training</code></p></div>
 """
 EMPTY = '<div class="rehead-note">Upload a table with a column of texts and a column of labels.</div>'
+ASKED = "It broke on the second day."
 IDLE = '<div class="rehead-note">Nothing has been trained yet.</div>'
+
+
+GOOD = ("loved", "enjoyed", "admired", "cherished", "praised", "adored")
+BAD = ("hated", "regretted", "endured", "resented", "loathed", "disliked")
+THINGS = ("the film", "this book", "the soup", "our stay", "the concert", "that phone", "the service", "this game")
+EXAMPLE = "text,label\n" + "".join(
+    f"We {word} {thing}.,{label}\n"
+    for thing in THINGS
+    for words, label in ((GOOD, "positive"), (BAD, "negative"))
+    for word in words
+)
+"""A table to try the tab with, made up: 96 sentences."""
 
 
 def build(page: Page, tab: gr.Tab) -> None:
@@ -51,6 +64,7 @@ def build(page: Page, tab: gr.Tab) -> None:
         with gr.Column(scale=5):
             gr.HTML('<h2 class="rehead-step">1. The table</h2>', padding=False)
             fields = tables.build(page, tab, NAME, corrections=True)
+            example = gr.Button("Try an example table", size="sm", elem_id="train-example")
             with gr.Row():
                 text = gr.Dropdown([], label="Column of the text", elem_id="train-text")
                 label = gr.Dropdown([], label="Column of the label", elem_id="train-label")
@@ -118,7 +132,12 @@ def build(page: Page, tab: gr.Tab) -> None:
         layers = gr.HTML(padding=False)
     with gr.Accordion("The same run as command, YAML or Python", open=False, elem_id="train-recipe") as recipe:
         way = gr.Radio(list(recipes.WRITERS), value="command", label="As", show_label=False, elem_id="train-way")
-        code = gr.Code(language="shell", label="The run", interactive=False, wrap_lines=True, elem_id="train-code")
+        code = gr.Code(language="shell", label="The run", interactive=False, wrap_lines=True, elem_id="train-recipe-code")
+
+    def program(language: str, address: str, name: str) -> str:
+        return snippets.of_model(page, language, address, name.strip() or "reviews", ASKED, ())
+
+    snippets.build(NAME, [name], program)
     chosen = [*components.values()]
     kept = {"name": name, "base": base, "knobs": knobs, **dict(zip(SETTINGS, chosen, strict=True))}
     links.build(page.blocks, NAME, kept)
@@ -137,7 +156,14 @@ def build(page: Page, tab: gr.Tab) -> None:
     stop.click(end, [page.asked], [*run, timer, problem], api_name=False)
     timer.tick(drawn, None, [*run, timer], api_name=False, show_progress="hidden")
     page.blocks.load(drawn, None, [*run, timer], api_name=False, show_progress="hidden")
-    for event in tables.connect(page, fields, [text, label], tables.wanted_columns()):
+    shown = example.click(
+        lambda: tables.example("example-labelled.csv", EXAMPLE),
+        None,
+        fields.inputs,
+        api_name=False,
+        show_progress="hidden",
+    )
+    for event in tables.connect(page, fields, [text, label], tables.wanted_columns(), more=(shown.then,)):
         event.then(looked, [page.asked, *asked], [report, problem], api_name=False)
     gr.on(
         [text.input, label.input],
