@@ -34,16 +34,19 @@ CSS = """
   padding: .5rem .8rem; margin: .35rem 0; font-size: .9rem; }
 .dark .rehead-warning { color: #fde68a; background: #422006; border-color: #78350f; }
 .rehead-note ul { margin: .2rem 0 0 1.1rem; list-style: disc; }
-.rehead-note progress, .rehead-run progress { accent-color: #0f766e; vertical-align: middle; width: 12rem;
-  max-width: 60%; }
+progress { appearance: none; vertical-align: middle; width: 12rem; max-width: 60%; height: .6rem;
+  border: 0; border-radius: .3rem; overflow: hidden; background: var(--border-color-primary); margin-right: .4rem; }
+progress::-webkit-progress-bar { background: var(--border-color-primary); }
+progress::-webkit-progress-value { background: var(--color-accent); }
+progress::-moz-progress-bar { background: var(--color-accent); }
 .dark { --color-accent: #5eead4; }
 .dark input[role="combobox"] { color: var(--body-text-color) !important; }
 body:not(.dark) .cm-line span { color: inherit !important; }
 .dark a.download-link { color: #5eead4; }
 @media (max-width: 640px) {
-  .gradio-container [role="tab"] { padding-left: .45rem; padding-right: .45rem; font-size: .86rem; }
+  button[role="tab"] { padding-left: .4rem !important; padding-right: .4rem !important; font-size: .86rem; }
 }
-.gradio-container table { font-family: inherit !important; }
+table, .virtual-row { font-family: inherit !important; }
 .rehead-step { font-size: 1.05rem !important; font-weight: 600; margin: .6rem 0 .2rem .1rem !important; }
 .rehead-run { margin: .2rem 0; }
 .rehead-figures { font-size: 1.05rem; font-weight: 600; margin: .2rem 0; font-variant-numeric: tabular-nums; }

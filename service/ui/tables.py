@@ -23,6 +23,9 @@ from service.ui.answers import HIDDEN, guarded
 from service.ui.page import Page
 
 PREVIEWED, LONGEST_CELL, COLUMNS_SHOWN = 8, 300, 50
+COLUMNS_ABREAST, NARROWEST, WIDEST, PIXELS = 6, 5, 23, 9
+"""Columns that have room beside one another; characters for which each gets room, and how wide one is."""
+
 CORRECTIONS = "corrections of "
 NO_COLUMNS = gr.update(choices=[], value=None)
 
@@ -117,8 +120,7 @@ def connect(
                 meant = names[0]
             updates.append(gr.update(choices=names, value=meant))
         told = f"The first rows ({note})" if note else "The first rows"
-        headers = names[:COLUMNS_SHOWN]
-        return [gr.update(visible=True, value={"headers": headers, "data": rows}, label=told), *updates]
+        return [gr.update(**as_shown(names, rows), label=told), *updates]
 
     handler = guarded(shown, page.desk.telemetry, otherwise=[HIDDEN, *[NO_COLUMNS] * len(columns)])
     outputs = [fields.preview, *columns, fields.problem]
@@ -126,6 +128,16 @@ def connect(
         event(handler, fields.inputs, outputs, api_name=False)
         for event in (fields.upload.upload, fields.upload.clear, fields.offered.input, *more)
     ]
+
+
+def as_shown(names: list[str], rows: list[list[str]]) -> dict[str, Any]:
+    """Rows as an update of a `gr.Dataframe`: a few columns side by side, as wide as what they hold asks for."""
+    found: dict[str, Any] = {"value": {"headers": names[:COLUMNS_SHOWN], "data": rows}, "visible": True}
+    if len(names) <= COLUMNS_ABREAST:
+        cells = zip(names, *rows, strict=True) if rows else ((name,) for name in names)
+        long = [min(WIDEST, max(NARROWEST, *map(len, column))) for column in cells]
+        found["column_widths"] = [f"{PIXELS * (one + 2)}px" for one in long]
+    return found
 
 
 def example(name: str, content: str) -> list[Any]:

@@ -210,7 +210,11 @@ def test_a_table_becomes_a_model_which_is_in_the_other_tabs_then(opened, worksho
 
 def test_every_tab_has_an_example_and_a_program(opened, workshop):
     page = opened(workshop.address)
-    for tab, words in (("batch", "rehead predict sentiment"), ("train", "/models/my-own"), ("models", "/models/topics")):
+    for tab, words in (
+        ("batch", "rehead predict sentiment"),
+        ("train", "/models/my-own"),
+        ("models", "/models/topics"),
+    ):
         open_tab(page, tab.capitalize())
         if tab == "train":
             page.fill("#train-name textarea, #train-name input", "my-own")

@@ -183,7 +183,7 @@ async def _score(
     yield [
         _told(found, time.monotonic() - begin),
         gr.update(value=str(out), visible=True, label=f"Download {out.name}"),
-        gr.update(value=head, visible=True),
+        gr.update(**head),
         gr.update(visible=False),
     ]
 
@@ -209,7 +209,7 @@ def _first_rows(out: Path, found: Scored) -> dict[str, Any]:
     new = [column for column in found.columns if column in table.columns and any(row.get(column) for row in first)]
     columns = [*new, *(column for column in table.columns if column not in found.columns)][: tables.COLUMNS_SHOWN]
     rows = [[_shown(row.get(column)) for column in columns] for row in first]
-    return {"headers": columns, "data": rows}
+    return tables.as_shown(columns, rows)
 
 
 def _shown(cell: Any) -> str:

@@ -132,7 +132,9 @@ def build(page: Page, tab: gr.Tab) -> None:
         layers = gr.HTML(padding=False)
     with gr.Accordion("The same run as command, YAML or Python", open=False, elem_id="train-recipe") as recipe:
         way = gr.Radio(list(recipes.WRITERS), value="command", label="As", show_label=False, elem_id="train-way")
-        code = gr.Code(language="shell", label="The run", interactive=False, wrap_lines=True, elem_id="train-recipe-code")
+        code = gr.Code(
+            language="shell", label="The run", interactive=False, wrap_lines=True, elem_id="train-recipe-code"
+        )
 
     def program(language: str, address: str, name: str) -> str:
         return snippets.of_model(page, language, address, name.strip() or "reviews", ASKED, ())
