@@ -53,6 +53,7 @@ CLEARED = """async () => {
   const field = document.querySelector("#sentiment-text textarea");
   field.value = "";
   field.dispatchEvent(new Event("input", {bubbles: true}));
+  await new Promise((done) => setTimeout(done, 300));
   document.querySelector("#sentiment-classify").click();
 }"""
 
@@ -91,6 +92,7 @@ def measured(browser: Any, address: str, number: int) -> tuple[float, float, lis
         shown.append(page.evaluate(SHOWN, text))
         page.evaluate(CLEARED)
         page.wait_for_selector("#sentiment-problem [role=alert]")
+        page.wait_for_timeout(300)
         fetched.append(page.evaluate(FETCHED, f"{text} Once more."))
     context.close()
     return painted, ready, shown, fetched
