@@ -121,7 +121,9 @@ def main() -> None:
     }
     print("| ms | p50 | p95 | worst |\n|---|---|---|---|")
     for title, values in rows.items():
-        print(f"| {title} | {median(values):.0f} | {quantiles(values, n=20)[-1]:.0f} | {max(values):.0f} |")
+        print(
+            f"| {title} | {median(values):.0f} | {quantiles(values, n=20, method='inclusive')[-1]:.0f} | {max(values):.0f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ class Jobs:
             if not again:
                 shutil.rmtree(self._work(name), ignore_errors=True)  # its checkpoints are of something else
                 shutil.copyfile(source, table)
-            self._forget_oldest()
+            self._forget_oldest(but=name)
             data = config.data.model_copy(
                 update={"train": (config.data.train[0].model_copy(update={"path": str(table)}),)}
             )
@@ -230,10 +230,10 @@ class Jobs:
         """Where a run has its checkpoints (finetune/run.py)."""
         return self._models / f".{name}.run"
 
-    def _forget_oldest(self) -> None:
+    def _forget_oldest(self, *, but: str) -> None:
         """Delete the folders of runs that were begun long ago; their models stay."""
         begun = sorted(self._folder.glob(f"*/{CONFIG}"), key=lambda file: file.stat().st_mtime_ns)
-        for file in begun[:-MOST_KEPT]:
+        for file in [one for one in begun if one.parent.name != but][: -(MOST_KEPT - 1) or None]:
             shutil.rmtree(self._work(file.parent.name), ignore_errors=True)
             shutil.rmtree(file.parent, ignore_errors=True)
 

@@ -133,6 +133,7 @@ def connect(
 def as_shown(names: list[str], rows: list[list[str]]) -> dict[str, Any]:
     """Rows as an update of a `gr.Dataframe`: a few columns side by side, as wide as what they hold asks for."""
     found: dict[str, Any] = {"value": {"headers": names[:COLUMNS_SHOWN], "data": rows}, "visible": True}
+    found["column_widths"] = []
     if len(names) <= COLUMNS_ABREAST:
         cells = zip(names, *rows, strict=True) if rows else ((name,) for name in names)
         long = [min(WIDEST, max(NARROWEST, *map(len, column))) for column in cells]

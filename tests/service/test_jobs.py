@@ -148,11 +148,13 @@ def test_only_the_very_same_run_goes_on(jobs, settings, tmp_path, monkeypatch, c
 
 def test_the_folders_of_old_runs_go(jobs, settings, tmp_path, monkeypatch):
     monkeypatch.setattr("service.jobs._command", lambda *words: [sys.executable, "-c", ""])
-    monkeypatch.setattr("service.jobs.MOST_KEPT", 2)
+    monkeypatch.setattr("service.jobs.MOST_KEPT", 3)
     table = write_table(tmp_path / "films.csv")
     for name in ("one", "two", "three", "four"):
         jobs.start(name, jobs.config(name, settings, table))
         until(jobs, name, lambda job: job.state != "running")
+    assert {file.name for file in (tmp_path / "models" / FOLDER).iterdir()} == {"two", "three", "four"}
+    jobs.start("two", jobs.config("two", settings, table))  # the oldest of them, begun again, stays
     assert {file.name for file in (tmp_path / "models" / FOLDER).iterdir()} == {"two", "three", "four"}
 
 

@@ -12,6 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -208,12 +209,12 @@ def _first_rows(out: Path, found: Scored) -> dict[str, Any]:
     first = next(table.parts)[:SHOWN]
     new = [column for column in found.columns if column in table.columns and any(row.get(column) for row in first)]
     columns = [*new, *(column for column in table.columns if column not in found.columns)][: tables.COLUMNS_SHOWN]
-    rows = [[_shown(row.get(column)) for column in columns] for row in first]
+    rows = [[_shown(row.get(column), rounded=column in new) for column in columns] for row in first]
     return tables.as_shown(columns, rows)
 
 
-def _shown(cell: Any) -> str:
-    try:
-        return f"{float(cell):.3f}" if isinstance(cell, float) or "." in str(cell) else str(cell or "")
-    except ValueError:
-        return str(cell)
+def _shown(cell: Any, *, rounded: bool) -> str:
+    with suppress(TypeError, ValueError):
+        if rounded:
+            return f"{float(cell):.3f}"
+    return "" if cell is None else str(cell)
