@@ -126,7 +126,7 @@ def test_a_table_that_cannot_be_read_gets_a_sentence_without_a_path(
 
 
 def test_a_long_table_is_stopped_or_left_and_a_third_is_refused_meanwhile(opened, workshop, tmp_path):
-    table = write_csv(tmp_path / "long.csv", [["text"], *[[f"a warm film number {row}"] for row in range(60_000)]])
+    table = write_csv(tmp_path / "long.csv", [["text"], *[[f"a warm film number {row}"] for row in range(300_000)]])
     pages = [opened(workshop.address) for _ in range(3)]
     for page in pages:
         open_tab(page, "Batch")

@@ -111,12 +111,14 @@ def build(page: Page, tab: gr.Tab) -> None:
         api_name=False,
         show_progress="hidden",
     )
-    stop.click(
+    # what is said of it comes once it has ended: until then it may show how far it is
+    ended = stop.click(None, None, None, cancels=[event], api_name=False)
+    ended.then(
         lambda: ['<div class="rehead-note">Stopped.</div>', gr.update(visible=False)],
         None,
         [progress, stop],
-        cancels=[event],
         api_name=False,
+        show_progress="hidden",
     )
     tab.select(lambda: gr.update(choices=page.names()), None, [model], api_name=False, show_progress="hidden")
 
