@@ -56,7 +56,8 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
 
     Raises:
         ModelNotFound: the default model is not served, or nothing is.
-        BadRequest: keys that cannot be used, or a server that would be open to a network.
+        BadRequest: keys that cannot be used, a server that would be open to a network, a folder that is not there.
+        CheckpointError: a base to train from that leads nowhere.
     """
     keys = Keys.read(settings)
     check_exposure(settings, keys)
@@ -64,6 +65,8 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
     telemetry = Telemetry(log)
     store = ModelStore(settings.models, partial(_load, runtime, telemetry, say), default=settings.default)
     store.pin_default()
+    if settings.tables is not None and not settings.tables.is_dir():
+        raise BadRequest(f"there is no folder {settings.tables}: --tables names one of tables that the page offers")
     jobs = Jobs(settings.models, settings.bases) if settings.allow_training else None
     feedback = Feedback(settings.feedback, settings.max_feedback_rows) if settings.feedback is not None else None
 

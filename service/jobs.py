@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune import configfile, events
-from finetune.artifact import served
+from finetune.artifact import find, served
 from finetune.config import TrainConfig
 from finetune.errors import FinetuneError
 from service.errors import BadRequest, Overloaded
@@ -80,9 +80,14 @@ class Jobs:
     Args:
         models: the folder that models are written to.
         bases: what may be trained from; every served model where none is named.
+
+    Raises:
+        CheckpointError: a base that leads nowhere.
     """
 
     def __init__(self, models: Path, bases: tuple[str, ...] = ()) -> None:
+        for base in bases:
+            find(base, models)
         self._bases, self._models, self._folder = bases, models, models / FOLDER
         self._lock, self._choosing, self._looking = threading.Lock(), threading.Lock(), threading.Lock()
         self._asked: set[subprocess.Popen[bytes]] = set()

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from finetune import configfile, events
-from finetune.errors import ConfigError
+from finetune.errors import CheckpointError, ConfigError
+from service.app import create_app
 from service.errors import BadRequest, Overloaded
 from service.jobs import FOLDER, Jobs
+from service.settings import ServeSettings
 
 SECONDS = 90
 
@@ -198,6 +200,14 @@ def test_one_table_is_looked_at_at_a_time_and_a_server_that_ends_does_not_wait(j
 def test_names_and_bases_that_are_not_offered_are_refused(jobs, settings, tmp_path, name, changed, said):
     with pytest.raises(BadRequest, match=said):
         jobs.config(name, settings | changed, tmp_path / "films.csv")
+
+
+def test_bases_and_tables_that_are_not_there_are_said_when_the_server_starts(tmp_path, tiny_models, monkeypatch):
+    monkeypatch.delenv("REHEAD_API_KEYS", raising=False)
+    with pytest.raises(CheckpointError, match="holds no model"):
+        Jobs(tmp_path, (str(tmp_path),))
+    with pytest.raises(BadRequest, match="there is no folder .*none: --tables"):
+        create_app(ServeSettings(models=tiny_models, tables=tmp_path / "none"))
 
 
 def test_settings_that_cannot_be_are_named(jobs, settings, tmp_path):
