@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -199,8 +199,7 @@ def asked(engine: Engine, question: ZeroShotQuestion | None, batch_size: int | N
     identity = [FORMAT, hash_of(files), backend.name, backend.precision, batch_size, versions]
     if question is None:
         names = tuple(folder.labels.names)
-        thresholds = dict(zip(names, settings.thresholds or (), strict=False))
-        return Asked(names, settings.task, identity, thresholds)
+        return Asked(names, settings.task, identity, thresholds_of(engine))
     labels = zero_shot.parse_labels(question.labels)
     identity.append([list(labels), *(getattr(question, name) for name in QUESTION)])
     task = "multi_label" if question.multi_label else "multiclass"
@@ -408,7 +407,7 @@ def _cells(found: Answer | str, asked: Asked, all_scores: bool) -> Row:
         return {"prediction": found.scores[0], "error": None}
     cells: Row = {}
     if asked.task == "multi_label":
-        cells["prediction"] = held(found, asked)
+        cells["prediction"] = held(found, asked.thresholds)
     else:
         best = found.best
         cells |= {"prediction": best.label, "score": best.score}
@@ -417,9 +416,14 @@ def _cells(found: Answer | str, asked: Asked, all_scores: bool) -> Row:
     return cells | {"error": None}
 
 
-def held(answer: Answer, asked: Asked) -> list[str]:
-    """The labels that hold, of several that may."""
-    return [one.label for one in answer.predictions if one.score >= asked.thresholds.get(one.label, 0.5)]
+def held(answer: Answer, thresholds: Mapping[str, float]) -> list[str]:
+    """The labels that hold, of several that may: from their threshold on, 0.5 where none is given."""
+    return [one.label for one in answer.predictions if one.score >= thresholds.get(one.label, 0.5)]
+
+
+def thresholds_of(engine: Engine) -> dict[str, float]:
+    """Scores from which a model's own labels hold, by label, where its folder records them."""
+    return dict(zip(engine.folder.labels.names, engine.folder.settings.thresholds or (), strict=False))
 
 
 def _sink(out: Path, source: Chunks, fresh: dict[str, pyarrow.DataType], *, neutral: bool) -> Sink:

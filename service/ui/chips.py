@@ -15,6 +15,7 @@ from service.desk import Desk
 from service.errors import BadRequest
 from service.schema import ZeroShotQuestion
 
+LABELS = ("sports", "business", "science", "politics")
 INFO = "Type a label and press Enter; several at once with commas between them. A chip is removed by its cross."
 
 

@@ -26,10 +26,10 @@ from service.errors import BadRequest, Overloaded, ServiceError, TooLarge
 from service.files import Scored
 from service.ui import chips, gate, links, snippets, tables
 from service.ui.answers import HIDDEN, streamed
+from service.ui.chips import LABELS
 from service.ui.page import Page
 
 NAME = "batch"
-LABELS = ("sports", "business", "science", "politics")
 LOOK_S = 0.25
 SHOWN = 20
 LONGEST_S = 1800

@@ -21,10 +21,10 @@ from service.schema import Answer, TextInput, ZeroShotQuestion
 from service.store import describe
 from service.ui import chips, links, snippets
 from service.ui.answers import HIDDEN, guarded, report_of
+from service.ui.chips import LABELS
 from service.ui.page import Page
 
 NAME = "models"
-LABELS = ("sports", "business", "science", "politics")
 EXAMPLES = "A warm, funny film with a terrific cast.\nThe central bank raised interest rates again."
 TIMED, TIMES, TOGETHER = "The plot is thin, but the cast is a joy to watch.", 5, 32
 

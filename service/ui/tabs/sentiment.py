@@ -15,7 +15,7 @@ import gradio as gr
 from service.desk import Desk
 from service.engine import Engine
 from service.errors import BadRequest
-from service.files import asked, held
+from service.files import held, thresholds_of
 from service.schema import Answer
 from service.ui import corrections, links, snippets
 from service.ui.answers import HIDDEN, NO_SCORES, about, as_tool, bars, decided, guarded, note
@@ -111,7 +111,7 @@ async def _one(desk: Desk, corrected: bool, model: str | None, text: str) -> lis
     if not corrected:
         return shown
     best = answer.best
-    holding = held(answer, asked(engine, None)) if task == "multi_label" else None
+    holding = held(answer, thresholds_of(engine)) if task == "multi_label" else None
     row = Given(text, str(model), list(engine.folder.labels.names), best.label, best.score, holding)
     return [*shown, None if task == "regression" else list(row)]
 

@@ -18,15 +18,16 @@ from service import zero_shot
 from service.desk import Desk
 from service.engine import Engine
 from service.errors import BadRequest, ServiceError
+from service.files import held
 from service.schema import Answer, ZeroShotQuestion
 from service.store import ModelStore
 from service.ui import chips, corrections, links, snippets
 from service.ui.answers import HIDDEN, NO_SCORES, SAME, about, as_tool, bars, guarded, note
+from service.ui.chips import LABELS
 from service.ui.corrections import Given
 from service.ui.page import Page
 
 NAME = "topics"
-LABELS = ("sports", "business", "science", "politics")
 EXAMPLES = (
     ["The match went to extra time before the visitors scored.", [*LABELS], False],
     ["The central bank raised interest rates again.", [*LABELS], False],
@@ -37,7 +38,7 @@ EXAMPLES = (
     ],
     ["My card was charged twice and nobody answers the phone.", ["billing", "customer service", "delivery"], True],
 )
-PREVIEWED, HOLDS = 5, 0.5
+PREVIEWED = 5
 MOST_SETS = 50
 
 
@@ -193,7 +194,7 @@ async def _answer(
         raise BadRequest("there is no text yet: type one, or pick an example")
     question = chips.question(desk, labels, several, template)
     answer = await _weighed(desk, model, text, question)
-    holding = [one.label for one in answer.predictions if one.score >= HOLDS] if several else None
+    holding = held(answer, {}) if several else None
     given = Given(text, str(model), list(question.labels), answer.best.label, answer.best.score, holding)
     return [bars(answer), note(answer), *([list(given)] if corrected else [])]
 
