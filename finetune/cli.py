@@ -139,7 +139,7 @@ def _show_plan(config: TrainConfig) -> None:
     for name, count in found.splits.counts.items():
         click.echo(f"# {name.replace('_', ' ')}: {count}")
     click.echo(f"# {found.fit}")
-    for sentence in found.fit.warnings:
+    for sentence in (*found.splits.warnings, *found.fit.warnings):
         click.echo(f"# warning: {sentence}")
     click.echo(f"# updates: {found.regime.updates} ({found.regime.updates_per_epoch} an epoch)")
 

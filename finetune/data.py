@@ -35,7 +35,7 @@ COUNTED = ("rows_read", "left_out", "empty_texts", "empty_labels", "duplicates",
 class Splits:
     """What a run trains on, chooses by and reports on.
 
-    `counts` says what was read and dropped, `said` what was chosen for the user.
+    `counts` says what was read and dropped, `said` what was chosen for the user, `warnings` what may be a mistake.
     """
 
     train: Rows
@@ -44,6 +44,7 @@ class Splits:
     labels: LabelSpace
     counts: dict[str, int]
     said: list[str]
+    warnings: list[str]
 
     def by_name(self) -> dict[str, Rows]:
         """Every split under its name: `train`, `validation`, and the tests."""
@@ -105,6 +106,7 @@ class _Reading:
         self.label_column = config.label or "label"
         self.counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
         self.said: list[str] = []
+        self.warnings: list[str] = []
         self.kept_out: dict[str, Rows] = {}
 
     def one(self, source: Source, data: Any = None) -> Rows:
@@ -125,6 +127,8 @@ class _Reading:
     def _rows(self, source: Source, table: Table) -> Rows:
         if table.note:
             self._say(f"{table.name}: {table.note}")
+        for warning in table.warnings:
+            self.warn(f"{table.name}: {warning}")
         columns = find_columns(source, self.config, table)
         self._say(f"{table.name}: {columns}")
         self.label_column = columns.label
@@ -213,6 +217,11 @@ class _Reading:
         if sentence not in self.said:
             self.said.append(sentence)
 
+    def warn(self, sentence: str) -> None:
+        """Record something that may be a mistake, once."""
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+
 
 def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, Rows]) -> Splits:
     counts = reading.counts
@@ -244,7 +253,7 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
     if labels.task not in ("regression", "multi_label") and len(set(train.values)) < 2:
         raise DataError("after the split the training rows hold one label only: give more rows", file=train.source)
     sizes = {"train": len(train), "validation": len(validation)} | {f"test_{n}": len(t) for n, t in tests.items()}
-    return Splits(train, validation, tests, labels, {**counts, **sizes}, reading.said)
+    return Splits(train, validation, tests, labels, {**counts, **sizes}, reading.said, reading.warnings)
 
 
 def _without_groups(train: Rows, evaluated: Sequence[Rows], counts: Counter[str]) -> Rows:

@@ -89,6 +89,8 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     labels = splits.labels
     for sentence in splits.said:
         say(Said(sentence))
+    for sentence in splits.warnings:
+        say(Warned(sentence))
     for name in config.metrics:
         load_metric(name, labels.task)
 

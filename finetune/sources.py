@@ -158,8 +158,13 @@ def _one_table(folder: Path, parts: list[Table]) -> Table:
                 file=str(folder),
             )
     notes = ", ".join(dict.fromkeys(part.note for part in parts if part.note))
+    warnings = tuple(f"{Path(part.name).name}: {warning}" for part in parts for warning in part.warnings)
     return Table(
-        first.columns, Records.joined([cast(Records, part.rows) for part in parts]), str(folder), notes or None
+        first.columns,
+        Records.joined([cast(Records, part.rows) for part in parts]),
+        str(folder),
+        notes or None,
+        warnings,
     )
 
 

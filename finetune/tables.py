@@ -34,12 +34,18 @@ LABEL_NAMES = (
 
 @dataclass(frozen=True)
 class Table:
-    """Rows as dicts, with the column names in file order; `note` says what was found out about the file."""
+    """Rows as dicts, with the column names in file order.
+
+    Attributes:
+        note: what was detected about the file (encoding, separator), in a few words.
+        warnings: sentences about content that may have been misread.
+    """
 
     columns: list[str]
     rows: Sequence[dict[str, Any]]
     name: str
     note: str | None = None
+    warnings: tuple[str, ...] = ()
 
     def column(self, name: str) -> Sequence[Any]:
         """The cells of one column, None where a row has none."""

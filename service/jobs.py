@@ -342,7 +342,7 @@ def _look() -> dict[str, Any]:
         "said": found.splits.said,
         "fit": str(found.fit),
         "near": str(found.near),
-        "warnings": list(found.fit.warnings),
+        "warnings": [*found.splits.warnings, *found.fit.warnings],
         "updates": found.regime.updates,
         "lr": found.config.optim.lr,
     }

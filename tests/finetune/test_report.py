@@ -106,7 +106,7 @@ def test_licences_stand_in_the_card_and_their_absence_too(tmp_path: Path) -> Non
     from huggingface_hub import ModelCard
 
     labels, found = of_task("binary")
-    splits = Splits(found.rows, found.rows, {}, labels, {"rows_read": 4}, [])
+    splits = Splits(found.rows, found.rows, {}, labels, {"rows_read": 4}, [], [])
     settings = ClassifierSettings("binary", "softmax", max_length=64)
     fit = BaseFit(0.0, 1.2, 0.1, {"0.5": 9, "1.0": 64}, {"Latin": 1.0}, {"en": 1.0}, ())
 
@@ -143,7 +143,7 @@ def test_the_card_carries_its_results_where_the_hub_reads_them(task: Task, tmp_p
 
     labels, found = of_task(task)
     config = TrainConfig(base="org/base", out=str(tmp_path / "mine"))
-    splits = Splits(found.rows, found.rows, {}, labels, {"rows_read": 4}, [])
+    splits = Splits(found.rows, found.rows, {}, labels, {"rows_read": 4}, [], [])
     settings = ClassifierSettings(task, "softmax", max_length=64)
     fit = BaseFit(0.0, 1.2, 0.1, {"0.5": 9, "1.0": 64}, {"Latin": 1.0}, {"en": 1.0}, ("too hard",))
     text = model_card(config, settings, splits, fit, {"validation": found}, ["length_and_error.png"])
