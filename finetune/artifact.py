@@ -20,6 +20,7 @@ from typing import Any, Literal
 from finetune.errors import CheckpointError, ConfigError
 from finetune.labels import LabelSpace
 from finetune.scores import ACTIVATION_OF_TASK, Activation
+from finetune.target_scale import TargetScale
 
 FORMAT = 1
 """Version of `classifier.json` and `manifest.json` that this code writes and reads."""
@@ -74,6 +75,7 @@ class ClassifierSettings:
     base: str | None = None
     max_length: int | None = None
     zero_shot: ZeroShotSettings | None = None
+    target: TargetScale | None = None
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,8 @@ def write_settings(folder: Path, settings: ClassifierSettings) -> None:
     content: dict[str, Any] = {"format": FORMAT, "task": settings.task, "activation": settings.activation}
     content |= {"temperature": settings.temperature, "thresholds": settings.thresholds}
     content |= {"base": settings.base, "max_length": settings.max_length}
+    if settings.target is not None:
+        content |= {"target": settings.target.to_json()}
     if settings.zero_shot is not None:
         zero = settings.zero_shot
         content |= {"hypothesis_template": zero.hypothesis_template, "attention": zero.attention}
@@ -306,7 +310,7 @@ def _settings(file: Path, stored: dict[str, Any] | None, labels: LabelSpace) -> 
                 stored.get("label_embedding", "sentence"),
                 Mix(**stored.get("mix", {})),
             )
-        thresholds = stored.get("thresholds")
+        thresholds, target = stored.get("thresholds"), stored.get("target")
         return ClassifierSettings(
             stored["task"],
             stored["activation"],
@@ -315,6 +319,7 @@ def _settings(file: Path, stored: dict[str, Any] | None, labels: LabelSpace) -> 
             stored.get("base"),
             stored.get("max_length"),
             zero,
+            TargetScale.from_json(target) if target is not None else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file} is not a classifier.json of format {FORMAT}: {error}") from error

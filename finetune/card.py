@@ -19,6 +19,10 @@ from finetune.metrics import METRICS_OF_TASK
 from finetune.report import Measured, beaten_by_tfidf
 
 MOST_LABELS_LISTED = 200
+SOFTPLUS = (
+    "Predictions p are at least 0: p = {std:.6g} * softplus(z / {std:.6g}) of the model's output z. Plain transformers "
+    "gives z, which is nearly the same for numbers well above {std:.6g}."
+)
 
 
 def model_card(
@@ -52,6 +56,11 @@ def model_card(
     parts += [f"![{_words(picture)}](report/{picture})" for picture in pictures]
     sentence = str(fit)
     parts += ["## Data", _data(splits), f"{sentence[0].upper()}{sentence[1:]}."]
+    if splits.target is not None:
+        scale = str(splits.target)
+        parts += [f"{scale[0].upper()}{scale[1:]}."]
+        if settings.activation == "softplus":
+            parts += [SOFTPLUS.format(std=splits.target.std)]
     parts += [f"Licence of the texts: {config.data.license or 'not stated'}."]
     parts += [f"Warning: {each}." for each in fit.warnings]
     limits = (

@@ -25,6 +25,7 @@ from finetune.sources import Columns, find_columns, named_splits
 from finetune.splits import split
 from finetune.spool import Cells, chosen
 from finetune.tables import Table
+from finetune.target_scale import TargetScale
 from finetune.targets import infer_task, parse_labels
 
 COUNTED = ("rows_read", "left_out", "empty_texts", "empty_labels", "duplicates", "conflicting_labels")
@@ -36,6 +37,7 @@ class Splits:
     """What a run trains on, chooses by and reports on.
 
     `counts` says what was read and dropped, `said` what was chosen for the user, `warnings` what may be a mistake.
+    `target` is the scale of a regression's numbers.
     """
 
     train: Rows
@@ -45,6 +47,7 @@ class Splits:
     counts: dict[str, int]
     said: list[str]
     warnings: list[str]
+    target: TargetScale | None = None
 
     def by_name(self) -> dict[str, Rows]:
         """Every split under its name: `train`, `validation`, and the tests."""
@@ -253,7 +256,20 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
     if labels.task not in ("regression", "multi_label") and len(set(train.values)) < 2:
         raise DataError("after the split the training rows hold one label only: give more rows", file=train.source)
     sizes = {"train": len(train), "validation": len(validation)} | {f"test_{n}": len(t) for n, t in tests.items()}
-    return Splits(train, validation, tests, labels, {**counts, **sizes}, reading.said, reading.warnings)
+    target = _target_scale(train, reading.config) if labels.task == "regression" else None
+    return Splits(train, validation, tests, labels, {**counts, **sizes}, reading.said, reading.warnings, target)
+
+
+def _target_scale(train: Rows, config: DataConfig) -> TargetScale:
+    low, high = config.bounds or (None, None)
+    for number, value in zip(train.numbers, train.values, strict=True):
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise DataError(
+                f"the number {value:g} lies outside data.bounds ({low}, {high}): correct it, or widen the bounds",
+                file=train.source,
+                row=number,
+            )
+    return TargetScale.fit(train.values, config.bounds)
 
 
 def _without_groups(train: Rows, evaluated: Sequence[Rows], counts: Counter[str]) -> Rows:

@@ -116,6 +116,9 @@ class DataConfig(Part):
     task: Task | None = None
     """binary, multiclass, multi_label or regression; None infers it from the label column."""
 
+    bounds: tuple[float | None, float | None] | None = None
+    """Lowest and highest number of a regression, such as [1, 5]: predictions are clipped to them; null for no bound."""
+
     label_names: tuple[str, ...] | None = None
     """Names for a label column that holds 0, 1, 2 ...; None keeps the values as names."""
 
@@ -137,6 +140,13 @@ class DataConfig(Part):
     @classmethod
     def _task_words(cls, value: Any) -> Any:
         return _TASK_WORDS.get(value.lower().replace("-", "_"), value) if isinstance(value, str) else value
+
+    @field_validator("bounds")
+    @classmethod
+    def _low_below_high(cls, value: Any) -> Any:
+        if value is not None and None not in value and value[0] >= value[1]:
+            raise ValueError("give the lower bound first, as in [1, 5]")
+        return value
 
     @field_validator("validation_size")
     @classmethod

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from finetune import configfile, heads
@@ -30,12 +31,13 @@ from finetune.lora import with_lora
 from finetune.losses import loss_for, output_activation
 from finetune.measure import decided
 from finetune.metrics import METRICS_OF_TASK, compute
-from finetune.model import Built, body_of, build_model, head_of, start_at_prior
+from finetune.model import Built, body_of, build_model, head_of, start_at_prior, write_target_scale
 from finetune.optim import freeze, frozen_depths, parts_of, trained
 from finetune.regime import Regime
 from finetune.registry import pick
 from finetune.reporting import Reporting, last_good_checkpoint
 from finetune.scores import activate
+from finetune.target_scale import TargetScale
 from finetune.trainer import Examples
 from finetune.vocabulary import train_seen_rows, train_whole_again
 
@@ -53,6 +55,7 @@ class Given:
     regime: Regime
     work: Path
     say: Listener
+    target: TargetScale | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class Fitting:
         labels, train, regime = given.labels, given.train, given.regime
         terms = [pick(AUXILIARY, choice.name, choice.knobs, what="auxiliary term") for choice in config.auxiliary]
         set_seed(config.seed)
-        built = built_for(config, given.base, labels, train.targets)
+        built = built_for(config, given.base, labels, train.targets, given.target)
         self.say(Said(f"base {config.base}: {built}"))
         body, model = body_of(built.model), built.model
         self._warn_of_head(built)
@@ -129,6 +132,7 @@ class Fitting:
             config.loss,
             shares=labels.are_shares(train.targets),
             class_weights=labels.weights(config.class_weights, train.targets),
+            target=given.target,
         )
         self.trainer = training.HeadTrainer(
             config=config,
@@ -176,6 +180,8 @@ class Fitting:
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         if self.config.model.lora is None:
             train_whole_again(body_of(model))
+        if self.given.target is not None:
+            write_target_scale(model, self.given.target)
         state = trainer.state
         return Fitted(model, self.config, state.log_history, trainer.watching.looks, state.global_step)
 
@@ -188,9 +194,11 @@ class Fitting:
         return [*found, *([EarlyStoppingCallback(stop)] if stop else [])]
 
     def _metrics(self, prediction: Any) -> dict[str, float]:
-        labels, references = self.given.labels, prediction.label_ids
-        task = labels.task
-        scores = activate(prediction.predictions, output_activation(task, self.config.loss))
+        labels, references, logits = self.given.labels, prediction.label_ids, prediction.predictions
+        task, target = labels.task, self.given.target
+        if target is not None:
+            logits, references = target.restore(logits), target.restore(references)
+        scores = activate(logits, output_activation(task, self.config.loss), target=target)
         if labels.are_shares(references):
             references = references.argmax(axis=1)
         found, references = decided(scores, references, task)
@@ -213,13 +221,21 @@ class Fitting:
             shutil.rmtree(self.given.work, ignore_errors=True)
 
 
-def built_for(config: TrainConfig, base: Location, labels: LabelSpace, targets: npt.NDArray[Any]) -> Built:
-    """The model of a config, whose output begins at the labels' shares."""
+def built_for(
+    config: TrainConfig,
+    base: Location,
+    labels: LabelSpace,
+    targets: npt.NDArray[Any],
+    target: TargetScale | None = None,
+) -> Built:
+    """The model of a config, whose output begins at the labels' shares, or the targets' mean."""
     if config.model.head.name != heads.STOCK and config.zero_shot.attention == "alternate":
         raise ConfigError("zero_shot.attention=alternate wants the base's own head: leave out model.head")
     built = build_model(base, labels, config.model)
     prior = labels.prior(targets, labels.weights(config.class_weights, targets))
-    start_at_prior(built.model, prior, output_activation(labels.task, config.loss))
+    if target is not None and output_activation(labels.task, config.loss) == "softplus":
+        prior = np.asarray([target.softplus_logit_of_mean], dtype=np.float32)
+    start_at_prior(built.model, prior)
     return built
 
 

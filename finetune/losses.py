@@ -11,7 +11,7 @@ labels have two logits; losses of one logit take the margin z1 - z0. In formulas
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from finetune.errors import ConfigError
 from finetune.labels import Task
 from finetune.registry import pick
 from finetune.scores import ACTIVATION_OF_TASK, Activation
+from finetune.target_scale import TargetScale
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 TINY = 1e-30
@@ -37,7 +38,7 @@ def mean_squared_error(logits: Tensor, targets: Tensor) -> Tensor:
 
 def mean_squared_logarithmic_error(logits: Tensor, targets: Tensor) -> Tensor:
     """(log(1 + softplus(z)) - log(1 + y))^2, for numbers from 0 up that span orders of magnitude"""
-    return (torch.log1p(F.softplus(_wide(logits[:, 0]))) - torch.log1p(_wide(targets))) ** 2
+    return _squared_log_error(F.softplus(_wide(logits[:, 0])), _wide(targets))
 
 
 def mean_absolute_error(logits: Tensor, targets: Tensor) -> Tensor:
@@ -46,7 +47,8 @@ def mean_absolute_error(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def huber(logits: Tensor, targets: Tensor, *, delta: float = 1.0) -> Tensor:
-    """d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) beyond, with d = z - y"""
+    """d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) beyond, with d = z - y; delta is one standard deviation of
+    the training targets, or what is given, in the targets' own unit"""
     size = _error(logits, targets).abs()
     return torch.where(size <= delta, size**2 / 2, delta * (size - delta / 2))
 
@@ -141,6 +143,10 @@ def _error(logits: Tensor, targets: Tensor) -> Tensor:
     return _wide(logits[:, 0]) - _wide(targets)
 
 
+def _squared_log_error(predictions: Tensor, targets: Tensor) -> Tensor:
+    return (torch.log1p(predictions) - torch.log1p(targets)) ** 2
+
+
 def _margin(logits: Tensor) -> Tensor:
     return _wide(logits[:, 1]) - _wide(logits[:, 0])
 
@@ -190,21 +196,30 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 
 @dataclass(frozen=True)
 class Fit:
-    """The tasks that a loss is right for, whether it takes shares of the labels, and for a number the activation that
-    its formula has inside (for labels that follows from the task)."""
+    """What a loss is right for.
+
+    Attributes:
+        shares: whether it takes shares of the labels.
+        activation: of a number, the activation that its formula has inside; for labels that follows from the task.
+        original: of a number, `(predictions [B], targets [B]) -> [B]` where the loss is defined on the targets' own
+            scale. The others are computed on standardized targets, which changes them by a constant factor.
+        in_target_unit: knobs that are given in the unit of the targets.
+    """
 
     tasks: tuple[Task, ...]
     shares: bool = False
     activation: Activation | None = None
+    original: Loss | None = None
+    in_target_unit: tuple[str, ...] = ()
 
 
 NUMBER, ONE_OF_MANY = Fit(("regression",)), Fit(("binary", "multiclass"))
 
 FITS: dict[str, Fit] = {
     "mean_squared_error": NUMBER,
-    "mean_squared_logarithmic_error": Fit(("regression",), activation="softplus"),
+    "mean_squared_logarithmic_error": Fit(("regression",), activation="softplus", original=_squared_log_error),
     "mean_absolute_error": NUMBER,
-    "huber": NUMBER,
+    "huber": Fit(("regression",), in_target_unit=("delta",)),
     "log_cosh": NUMBER,
     "sparse_categorical_crossentropy": ONE_OF_MANY,
     "categorical_crossentropy": Fit(("binary", "multiclass"), shares=True),
@@ -237,13 +252,21 @@ def output_activation(task: Task, choice: Choice | None) -> Activation:
     return chosen or ACTIVATION_OF_TASK[task]
 
 
-def loss_for(task: Task, choice: Choice | None, *, shares: bool = False, class_weights: Any = None) -> Loss:
+def loss_for(
+    task: Task,
+    choice: Choice | None,
+    *,
+    shares: bool = False,
+    class_weights: Any = None,
+    target: TargetScale | None = None,
+) -> Loss:
     """The chosen loss, or the task's default, with knobs and label weights bound.
 
     Args:
         shares: whether the targets are shares of the labels.
         class_weights: one a label `[C]`: a row counts as much as its label weighs; where several labels may hold, each
             counts as much where it holds (`pos_weight`).
+        target: the scale of a regression's targets; the loss then takes standardized logits and targets.
 
     Raises:
         ConfigError: an unknown name or knob, or a loss that does not fit the task (names those that do).
@@ -256,12 +279,30 @@ def loss_for(task: Task, choice: Choice | None, *, shares: bool = False, class_w
         raise ConfigError(f"loss {name!r} does not fit {what}: choose one of {', '.join(fitting)}")
     if name == "focal" and task != "multi_label" and "pos_weight" in knobs:
         raise ConfigError("knob 'pos_weight' of loss 'focal' is for several labels at once: use class_weights")
+    if target is not None:
+        return _on_target_scale(loss, FITS[name], knobs, target)
     if class_weights is None:
         return partial(loss)
     class_weights = torch.as_tensor(class_weights)
     if task == "multi_label":
         return partial(_where_it_holds, loss, class_weights * knobs.get("pos_weight", 1.0))
     return partial(_weighted, loss, class_weights)
+
+
+def _on_target_scale(loss: Any, fit: Fit, knobs: Mapping[str, Any], target: TargetScale) -> Loss:
+    """A loss of standardized logits and targets."""
+    if fit.original is None:
+        units = {knob: knobs[knob] / target.std for knob in fit.in_target_unit if knob in knobs}
+        return partial(loss, **units)
+    original = fit.original
+    # without this factor the gradients of tiny targets would be lost beside Adam's epsilon
+    factor = ((1 + target.mean) / target.std) ** 2
+
+    def on_original_scale(logits: Tensor, targets: Tensor) -> Tensor:
+        predictions = target.std * F.softplus(_wide(logits[:, 0]) + target.mean / target.std)
+        return factor * original(predictions, (_wide(targets) * target.std + target.mean).clamp(min=0))
+
+    return on_original_scale
 
 
 def _where_it_holds(loss: Any, class_weights: Tensor, logits: Tensor, targets: Tensor) -> Tensor:

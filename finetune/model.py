@@ -20,7 +20,7 @@ from finetune.heads import STOCK
 from finetune.initialisers import INITIALISERS, initialise
 from finetune.labels import LabelSpace
 from finetune.registry import pick
-from finetune.scores import Activation
+from finetune.target_scale import TargetScale
 
 
 @dataclass(frozen=True)
@@ -146,24 +146,45 @@ def new_parts(model: Any) -> list[Any]:
     return [module for name, module in model.named_children() if name != model.base_model_prefix]
 
 
-def start_at_prior(model: Any, prior: npt.NDArray[Any], activation: Activation = "linear") -> None:
+def start_at_prior(model: Any, prior: npt.NDArray[Any]) -> None:
     """Set the bias of the new output layer to `prior [C]` (LabelSpace.prior), so that training starts from the labels'
     shares and not from one half for each: with 28 rare labels it would spend its first 150 updates getting there.
     A head without such a bias stays as it is.
-
-    Args:
-        activation: of a number: with softplus, the prior is what must come out of it.
     """
     import torch
 
-    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
-    output = next((layer for layer in reversed(layers) if layer.out_features == len(prior)), None)
-    values = torch.as_tensor(prior)
-    if activation == "softplus":
-        values = torch.log(torch.expm1(values.double().clamp(min=1e-6))).float()
-    if output is not None and output.bias is not None:
+    output = _output_layer(model, len(prior))
+    if output is not None:
         with torch.no_grad():
-            output.bias.copy_(values)
+            output.bias.copy_(torch.as_tensor(prior))
+
+
+def write_target_scale(model: Any, target: TargetScale) -> None:
+    """Change the output layer of a model that was trained on standardized targets so that it gives numbers on the
+    original scale: W * std, and b * std + mean.
+
+    Raises:
+        CheckpointError: the head does not end with a linear layer that has a bias.
+    """
+    import torch
+
+    output = _output_layer(model, 1)
+    if output is None:
+        raise CheckpointError(
+            "regression needs a head that ends with a linear layer with a bias: --set model.head=linear"
+        )
+    with torch.no_grad():
+        output.weight.mul_(target.std)
+        output.bias.copy_(torch.as_tensor(target.restore(output.bias.double().cpu().numpy())))
+
+
+def _output_layer(model: Any, outputs: int) -> Any:
+    """The last linear layer of so many outputs, if it has a bias; else None."""
+    import torch
+
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    last = next((layer for layer in reversed(layers) if layer.out_features == outputs), None)
+    return last if last is not None and last.bias is not None else None
 
 
 def _no_base(base: Location, error: Exception) -> str:

@@ -26,6 +26,7 @@ from finetune.optim import weight_decay_of
 from finetune.regime import Regime, regime_for
 from finetune.registry import pick
 from finetune.rows import Rows
+from finetune.target_scale import TargetScale
 from finetune.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def plan_of(
     splits = replace(splits, counts=splits.counts | near.counts)
     lengths = report.Lengths(train.tokens.lengths.tolist(), encoder.max_length, fit.truncated)
     measured = config.optim.batch_size == "auto"
-    model = built_for(config, base, splits.labels, train.targets).model if measured else None
+    model = built_for(config, base, splits.labels, train.targets, splits.target).model if measured else None
     regime = regime_for(config, train.tokens.lengths, train.targets, splits.labels.task, model)
     return Plan(config, splits, fit, near, lengths, regime)
 
@@ -169,6 +170,7 @@ def examples(config: TrainConfig, splits: Splits, encoder: TextEncoder, name: st
         config.loss,
         shares=labels.are_shares(targets),
         class_weights=labels.weights(config.class_weights, targets),
+        target=splits.target,
     )
     if output_activation(labels.task, config.loss) == "softplus" and targets.min() < 0:
         row = int(targets.argmin())
@@ -178,7 +180,18 @@ def examples(config: TrainConfig, splits: Splits, encoder: TextEncoder, name: st
             file=rows.source,
             row=rows.numbers[row],
         )
+    if splits.target is not None:
+        targets = splits.target.standardize(rows.values)
+        _check_save_dtype(config, splits.target)
     return Examples(tokens_of(encoder, rows), targets)
+
+
+def _check_save_dtype(config: TrainConfig, target: TargetScale) -> None:
+    if config.save_dtype == "bfloat16" and not target.survives_bfloat16:
+        raise ConfigError(
+            f"save_dtype=bfloat16 keeps three digits of a number, too few for targets from {target.low:g} to "
+            f"{target.high:g} (standard deviation {target.std:g}): use save_dtype=float32"
+        )
 
 
 def tokens_of(encoder: TextEncoder, rows: Rows) -> Tokens:

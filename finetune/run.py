@@ -24,7 +24,6 @@ from finetune.encoding import TextEncoder
 from finetune.errors import TrainingError
 from finetune.events import Finished, Listener, Said, Saved, Warned
 from finetune.heads import STOCK
-from finetune.labels import LabelSpace
 from finetune.lora import merged
 from finetune.losses import output_activation
 from finetune.measure import (
@@ -105,7 +104,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
 
     # 3. train the base's body under a new head, from the last good checkpoint if that is asked for
     shared = config.zero_shot.attention == "alternate"
-    fitted = fit(config, Given(base, labels, encoder, train, validation, planned.regime, work, say))
+    fitted = fit(config, Given(base, labels, encoder, train, validation, planned.regime, work, say, splits.target))
     model, config = fitted.model, fitted.config
     planned = replace(planned, config=config)
 
@@ -117,7 +116,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
         adapter = folder / "adapter" if config.model.lora.keep_adapter else None
         model = merged(model, _few_scores(encoder, splits.validation, shared=shared), adapter)
     model = _rounded(model, config.save_dtype)
-    settings = _settings(config, labels, encoder)
+    settings = _settings(config, splits, encoder)
     if settings.zero_shot is not None and config.zero_shot.fit_on:
         from finetune.mix import fit as fit_mix
 
@@ -174,7 +173,7 @@ def _measure(
     for (name, rows), without_encoder in zip(evaluated.items(), plain, strict=True):
         tokens = validation if name == "validation" else tokens_of(encoder, rows)
         logits = predict(model, encoder, tokens, shared=shared)
-        scores = activate(logits, output_activation(labels.task, config.loss))
+        scores = activate(logits, output_activation(labels.task, config.loss), target=splits.target)
         scored = scored_rows(labels, scores, rows, targets, extra=config.metrics)
         if without_encoder is not None:
             scored = beside_tfidf(labels, scored, without_encoder, rows)
@@ -182,8 +181,8 @@ def _measure(
     return found
 
 
-def _settings(config: TrainConfig, labels: LabelSpace, encoder: TextEncoder) -> ClassifierSettings:
-    zero = None
+def _settings(config: TrainConfig, splits: Splits, encoder: TextEncoder) -> ClassifierSettings:
+    zero, labels = None, splits.labels
     if labels.nli is not None:
         wanted = config.zero_shot
         zero = ZeroShotSettings(
@@ -198,6 +197,7 @@ def _settings(config: TrainConfig, labels: LabelSpace, encoder: TextEncoder) -> 
         base=config.base,
         max_length=encoder.max_length,
         zero_shot=zero,
+        target=splits.target,
     )
 
 

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from finetune.target_scale import TargetScale
+
 Activation = Literal["softmax", "sigmoid", "linear", "softplus"]
 Floats = npt.NDArray[np.float64]
 
@@ -43,13 +45,22 @@ def sigmoid(logits: npt.ArrayLike) -> Floats:
     return np.where(values >= 0, 1.0 / (1.0 + decay), decay / (1.0 + decay))
 
 
-def activate(logits: npt.ArrayLike, activation: Activation, *, temperature: float = 1.0) -> Floats:
-    """Scores of the same shape as `logits` `[B, C]`; `temperature` divides the logits first
-    (of labels, not of a number)."""
-    if activation == "linear":
-        return np.asarray(logits, dtype=np.float64)
-    if activation == "softplus":
-        return np.asarray(np.logaddexp(np.asarray(logits, dtype=np.float64), 0.0))
+def activate(
+    logits: npt.ArrayLike, activation: Activation, *, temperature: float = 1.0, target: TargetScale | None = None
+) -> Floats:
+    """Scores of the same shape as `logits` `[B, C]`.
+
+    Args:
+        temperature: divides the logits of labels first.
+        target: of regression: the unit of `softplus` is its standard deviation, and predictions are clipped to its
+            bounds.
+    """
+    if activation in ("linear", "softplus"):
+        values = np.asarray(logits, dtype=np.float64)
+        if activation == "softplus":
+            unit = target.std if target is not None else 1.0
+            values = np.asarray(unit * np.logaddexp(values / unit, 0.0))
+        return target.clip(values) if target is not None else values
     scaled = np.asarray(logits, dtype=np.float64) / temperature
     return softmax(scaled) if activation == "softmax" else sigmoid(scaled)
 

@@ -349,7 +349,9 @@ class Engine:
 
     def _activate(self, logits: npt.NDArray[np.float32], function: Function) -> Floats:
         settings = self.folder.settings
-        return activate(logits, ACTIVATIONS.get(function, settings.activation), temperature=settings.temperature)
+        if function in ACTIVATIONS:
+            return activate(logits, ACTIVATIONS[function], temperature=settings.temperature)
+        return activate(logits, settings.activation, temperature=settings.temperature, target=settings.target)
 
 
 def nli_model(folder: ModelFolder) -> tuple[NliRoles, ZeroShotSettings]:

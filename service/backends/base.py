@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from finetune.artifact import AttentionMode
+from finetune.artifact import AttentionMode, ClassifierSettings
 from service.backends.packing import Packed
 
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -32,6 +32,12 @@ ON_PROCESSOR = BatchSize(tokens=4096, rows=64)
 
 LOGIT_TOLERANCE: dict[Precision, float] = {"float32": 1e-4, "bfloat16": 0.05, "int8": float("inf")}
 """How far a logit may be from torch's in float32, over the largest logit (or 1). int8 is held to accuracy instead."""
+
+
+def tolerance(precision: Precision, expected: npt.NDArray[np.float32], settings: ClassifierSettings) -> float:
+    """Return how far a runtime's outputs may be from torch's `expected` ones; of a number, in its own unit."""
+    unit = settings.target.std if settings.target is not None else 1.0
+    return LOGIT_TOLERANCE[precision] * max(unit, float(np.abs(expected).max()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from finetune.artifact import ModelFolder, write_json
-from service.backends.base import LOGIT_TOLERANCE, Backend, Outputs, Precision
+from service.backends.base import Backend, Outputs, Precision, tolerance
 from service.backends.exported import ExportedBackend
 from service.cache import home_of, put
 from service.errors import BackendFailed
@@ -56,6 +56,13 @@ def load(folder: ModelFolder, settings: RuntimeSettings, say: Say = lambda line:
     """
     if settings.backend == "dummy":
         return _open("dummy", "float32", folder, settings)
+    target = folder.settings.target
+    if settings.precision == "bfloat16" and target is not None and not target.survives_bfloat16:
+        raise BackendFailed(
+            f"{folder.path.name} predicts numbers from {target.low:g} to {target.high:g} (standard deviation "
+            f"{target.std:g}), which bfloat16 with its three digits cannot tell apart",
+            hint="use precision float32 or auto",
+        )
     if settings.backend != "auto" and settings.precision != "auto":
         return _open(settings.backend, settings.precision, folder, settings)
     if settings.precision == "int8":
@@ -64,6 +71,7 @@ def load(folder: ModelFolder, settings: RuntimeSettings, say: Say = lambda line:
         (name, precision)
         for name, precision in (*CANDIDATES, ("onnx", "float32"))
         if settings.backend in (name, "auto") and settings.precision in (precision, "auto")
+        if precision == "float32" or not _needs_float32(folder)
         if settings.backend != "auto" or (name != "onnx" and find_spec(name) is not None)
     ]
     if len(candidates) == 1:
@@ -86,6 +94,12 @@ def load(folder: ModelFolder, settings: RuntimeSettings, say: Say = lambda line:
             f"{settings.cache} cannot be written ({error.strerror}), so this is tried again next time: set REHEAD_CACHE"
         )
     return found
+
+
+def _needs_float32(folder: ModelFolder) -> bool:
+    """Whether a regression's numbers would lose what matters of them in bfloat16; so may those of an unknown scale."""
+    target = folder.settings.target
+    return folder.labels.task == "regression" and (target is None or not target.survives_bfloat16)
 
 
 def _kept(file: Path) -> dict[str, Any] | None:
@@ -135,7 +149,7 @@ def _fastest(
             backend = reference if is_reference else _open(name, precision, folder, settings)
             if (backend.one_pass, backend.shared_text) < (reference.one_pass, reference.shared_text):
                 raise BackendFailed("it cannot do all that torch does with this model")
-            _hold(ask(backend), expected, precision)
+            _hold(ask(backend), expected, tolerance(precision, expected.logits, folder.settings))
         except BackendFailed as error:
             left_out.append(f"{title}: {error}")
         else:
@@ -174,8 +188,7 @@ def _question(folder: ModelFolder) -> Callable[[Backend], Outputs]:
     return ask
 
 
-def _hold(found: Outputs, expected: Outputs, precision: Precision) -> None:
-    allowed = LOGIT_TOLERANCE[precision] * max(1.0, float(np.abs(expected.logits).max()))
+def _hold(found: Outputs, expected: Outputs, allowed: float) -> None:
     difference = float(np.abs(found.logits - expected.logits).max())
     if not difference <= allowed:
         raise BackendFailed(f"its logits differ by {difference:.3g}, and {allowed:.3g} is allowed")

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from finetune.artifact import AttentionMode, ModelFolder, write_json
 from finetune.attention import LEADING, PADDING, TEXT
 from finetune.encoding import Encoded
-from service.backends.base import LOGIT_TOLERANCE, ON_PROCESSOR, Arrays, Outputs, Precision
+from service.backends.base import ON_PROCESSOR, Arrays, Outputs, Precision, tolerance
 from service.backends.packing import Packed, arrays_of, packed
 from service.cache import home_of
 from service.errors import BackendFailed
@@ -239,7 +239,7 @@ class ExportedBackend(ABC):
             except RuntimeError as error:
                 raise BackendFailed(f"{self.name} cannot run {self._folder.path.name}") from error
             for found, expected in zip(outputs, graph.outputs(inputs), strict=True):
-                allowed = LOGIT_TOLERANCE[self.precision] * max(1.0, float(np.abs(expected).max()))
+                allowed = tolerance(self.precision, expected, self._folder.settings)
                 if found.shape != expected.shape or not np.allclose(found, expected, rtol=0, atol=allowed):
                     raise BackendFailed(f"{self._folder.path.name} gives other answers on {self.name} than on torch")
 
