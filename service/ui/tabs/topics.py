@@ -99,8 +99,8 @@ def build(page: Page, tab: gr.Tab) -> None:
     act = guarded(partial(_answer, desk, given is not None), desk.telemetry, otherwise=cleared)
     for event in (classify.click, text.submit, examples.load_input_event.then):
         event(act, [model, *question], [*shown, problem], api_name=False)
-    # gradio's `input` of a text field is a key press: a paste is none. One event, one at a time: the answers of two could
-    # arrive in either order, and the older one stay
+    # gradio's `input` of a text field is a key press, and a paste is none. One event, one at a time: the answers of two
+    # could arrive in either order, and the older one would stay
     gr.on(
         [template.change, labels.change],
         _preview,
