@@ -18,9 +18,11 @@ from finetune.errors import DataError
 from finetune.tables import read_table, write_table
 from service import Classifier, ZeroShotClassifier, load
 from service.errors import BackendFailed, BadRequest
-from service.files import Asked, check_output, score, score_table, table_among, texts_of
+from service.files import Asked, score, score_table
+from service.output import check_output
 from service.schema import Answer, TextInput
 from service.sinks import is_formula
+from service.text_columns import texts_of
 
 ASKED = Asked(("long", "short"), "multiclass", "test")
 
@@ -397,13 +399,6 @@ def test_the_text_column_is_found_when_obvious_and_asked_for_when_not(tmp_path):
         with pytest.raises(BadRequest, match="no column 'three': it has one, two"):
             scored(path, tmp_path / "out.csv", **options)
     assert [one.name for one in tmp_path.iterdir()] == ["t.jsonl"]
-
-
-def test_a_single_argument_with_a_tables_suffix_is_a_file_and_must_exist(table):
-    assert table_among([str(table)]) == table
-    assert table_among(["a text"]) is None and table_among([str(table), "and a text"]) is None
-    with pytest.raises(BadRequest, match=r"there is no file nowhere\.csv"):
-        table_among(["nowhere.csv"])
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
