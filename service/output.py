@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -142,8 +143,8 @@ class Unfinished:
 
 
 def is_no_room(error: OSError) -> bool:
-    """Whether an error says that a file could not grow; pyarrow puts the number into its words only."""
-    return error.errno in NO_ROOM or any(f"[errno {number}]" in str(error).lower() for number in NO_ROOM)
+    """Whether an error says that a file could not grow."""
+    return _number(error) in NO_ROOM
 
 
 def disk_full(error: OSError, out: Path, rows: int, share: float, size: int) -> DiskFull:
@@ -154,12 +155,23 @@ def disk_full(error: OSError, out: Path, rows: int, share: float, size: int) -> 
         share: how much of the table they are, 0 to 1.
         size: bytes that they take.
     """
-    free = shutil.disk_usage(out.parent).free
-    needed = f"about {round(size * (1 - share) / share)} more bytes are needed" if share and rows else ""
-    room = f"{needed}, and {free} are free" if needed else f"{free} bytes are free"
-    limit = " (or raise the limit of file sizes: ulimit -f)" if "27]" in f"{error.errno}] {error}" else ""
-    went_on = f"the {rows} rows that are done are kept, and the same command goes on from there" if rows else ""
-    return DiskFull(
-        f"{out} could not be written ({error.strerror or error}): {room}; make room{limit}"
-        + (f"; {went_on}" if went_on else " and run the same command again")
+    # parts of a Parquet file that are all there are joined, which takes their room once more
+    more = round(size * (1 - share) / share) if 0 < share < 1 else size if share else None
+    needed = f"about {more} more bytes are needed, and " if more is not None and rows else ""
+    number = _number(error)
+    limit = " or raise the limit of file sizes (ulimit -f)" if number == errno.EFBIG else ""
+    then = (
+        f"the {rows} rows that are done are kept, and the same command goes on from there"
+        if rows
+        else "then run the same command again"
     )
+    return DiskFull(
+        f"{out} could not be written ({os.strerror(number)}): {needed}{shutil.disk_usage(out.parent).free} bytes are "
+        f"free; make room{limit}; {then}"
+    )
+
+
+def _number(error: OSError) -> int:
+    """The number of a system's error; pyarrow puts it into its words only."""
+    told = re.search(r"\[errno (\d+)\]", str(error), re.IGNORECASE)
+    return error.errno or (int(told[1]) if told else 0)

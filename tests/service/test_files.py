@@ -413,3 +413,32 @@ def test_a_table_of_very_many_columns_is_refused_at_once(tmp_path, suffix):
         pyarrow.parquet.write_table(pyarrow.table({f"c{number}": ["a"] for number in range(many)}), file)
     with pytest.raises(DataError, match=f"{many} columns, and {MOST_COLUMNS} are the most"):
         chunks(file, 8)
+
+
+def test_a_missing_text_is_named_by_its_row_and_column(tmp_path):
+    for cell, what in (
+        (None, "a text is wanted, and this is empty"),
+        (5, "a text is wanted, and this is int"),
+        (1.5, "a text is wanted, and this is float"),
+        (True, "a text is wanted, and this is bool"),
+        (["a"], "a text is wanted, and this is list"),
+        ("", "the text is empty"),
+        ("\u00a0 ", "the text is empty"),
+        ("\u200b\ufeff", "the text is empty"),
+    ):
+        path = tmp_path / "t.jsonl"
+        path.write_text("".join(json.dumps({"body": one, "n": 1}) + "\n" for one in ("fine", cell, "fine")))
+        with pytest.raises(BadRequest, match=rf"t\.jsonl, row 2, column 'body': {what}"):
+            texts_of(read_table(path))
+        assert scored(path, tmp_path / "out.jsonl", overwrite=True).errors == 1
+        assert read_table(tmp_path / "out.jsonl").rows[1]["error"] == f"column body: {what}"
+
+
+def test_a_file_of_a_text_a_line_is_scored_into_a_table(tmp_path):
+    (tmp_path / "t.TXT").write_text("a long one\n\nb\n")
+    found = scored(tmp_path / "t.TXT", tmp_path / "OUT.CSV")
+    assert found.note == "one text a line: 2 texts, 1 blank lines skipped"
+    assert [(row["text"], row["prediction"]) for row in read_table(tmp_path / "OUT.CSV").rows] == [
+        ("a long one", "long"),
+        ("b", "short"),
+    ]

@@ -26,8 +26,10 @@ def collapse(logits, cosine=None, **more):
 
 @pytest.mark.parametrize(
     "template",
-    ["", "about", "{} and {}", "{:>100000000}", "{0}", "{label}", None, 5]
-    + ["This is {{}}.", "{{}} {}", "{} is {label}", "a { in {}", "} {}", "{{{}}}", "{} {{literal}}"],
+    [
+        *("", "about", "{} and {}", "{:>100000000}", "{0}", "{label}", None, 5),
+        *("This is {{}}.", "{{}} {}", "{} is {label}", "a { in {}", "} {}", "{{{}}}", "{} {{literal}}"),
+    ],
 )
 def test_a_template_without_exactly_one_blank_or_with_another_brace_is_refused_with_an_example(template):
     with pytest.raises(BadRequest, match=r"exactly one \{\} where the label goes and no other brace, as in"):
