@@ -118,7 +118,13 @@ def test_a_run_that_waited_for_a_removed_lock_takes_the_new_one(tmp_path):
 
 def test_a_lock_of_a_killed_process_is_none(tmp_path):
     out = tmp_path / "out.csv"
-    hold = "import os, sys, pathlib, service.output as o; o.locked(pathlib.Path(sys.argv[1])).__enter__(); os._exit(9)"
+    hold = """
+import os, pathlib, sys
+from service.output import locked
+held = locked(pathlib.Path(sys.argv[1]))
+held.__enter__()
+os._exit(9)
+"""
     subprocess.run([sys.executable, "-c", hold, str(out)], timeout=60)
     assert lock_file(out).exists()
     with locked(out):
