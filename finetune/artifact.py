@@ -21,12 +21,12 @@ from finetune.errors import CheckpointError, ConfigError
 from finetune.labels import LabelSpace
 from finetune.scores import ACTIVATION_OF_TASK, Activation
 from finetune.target_scale import TargetScale
+from finetune.weights import WEIGHTS_INDEX, check_weights, refuse_adapter
 
 FORMAT = 1
 """Version of `classifier.json` and `manifest.json` that this code writes and reads."""
 
 DEFAULT_TEMPLATE = "This text is about {}."
-WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 CLASSIFIER, MANIFEST, METRICS, TRAIN_CONFIG = "classifier.json", "manifest.json", "metrics.json", "train_config.yaml"
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model")
 HASHED = ("model*.safetensors", WEIGHTS_INDEX, *TOKENIZER_FILES)
@@ -155,6 +155,7 @@ def find(name: str, models_dir: str | os.PathLike[str] | None = "models", *, all
             return Location(name, "path", as_path)
         names = served(models_dir)
         if name not in names:
+            refuse_adapter(as_path)
             raise CheckpointError(f"{name}: this folder holds no model (config.json is missing)")
         return Location(name, "served", names[name])
     names = served(models_dir)
@@ -177,6 +178,7 @@ def read(path: str | os.PathLike[str], *, check_hashes: bool = False) -> ModelFo
         CheckpointError: names the file that is missing or wrong.
     """
     folder = Path(path)
+    refuse_adapter(folder)
     config = _json(folder / "config.json")
     check_weights(folder)
     labels = LabelSpace.from_config(config)
@@ -191,24 +193,6 @@ def read(path: str | os.PathLike[str], *, check_hashes: bool = False) -> ModelFo
                 raise CheckpointError(f"{file} is missing or differs from manifest.json: copy the model folder again")
     metrics = _json(folder / METRICS) if (folder / METRICS).is_file() else None
     return ModelFolder(folder, config, labels, settings, metrics)
-
-
-def check_weights(folder: Path) -> None:
-    """Refuse a folder without whole safetensors weights: pickles are never loaded.
-
-    Raises:
-        CheckpointError: no safetensors, a pickle only, or a file shorter than its own header says.
-    """
-    files = sorted(folder.glob("model*.safetensors"))
-    if not files:
-        if list(folder.glob("pytorch_model*.bin")) or list(folder.glob("*.pt")) or list(folder.glob("*.ckpt")):
-            raise CheckpointError(
-                f"{folder} holds its weights only as a pickle, which can run code when it is loaded: "
-                f"save them as {WEIGHTS} first (model.save_pretrained does)"
-            )
-        raise CheckpointError(f"{folder}: {WEIGHTS} is missing")
-    for file in files:
-        _check_safetensors(file)
 
 
 def write_settings(folder: Path, settings: ClassifierSettings) -> None:
@@ -278,21 +262,6 @@ def safetensors_header(file: Path) -> dict[str, Any]:
         (length,) = struct.unpack("<Q", stream.read(8))
         header: dict[str, Any] = json.loads(stream.read(length))
     return header
-
-
-def _check_safetensors(file: Path) -> None:
-    damaged = f"{file} is damaged or cut short: copy it again"
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > 100_000_000:
-                raise CheckpointError(damaged)
-            header = json.loads(stream.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (OSError, struct.error, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(damaged) from error
-    if file.stat().st_size != 8 + length + max(ends, default=0):
-        raise CheckpointError(damaged)
 
 
 def _settings(file: Path, stored: dict[str, Any] | None, labels: LabelSpace) -> ClassifierSettings:

@@ -124,7 +124,7 @@ class TextEncoder:
 
     def __init__(self, tokenizer: Any, max_length: int, truncation: Truncation = "longest_first") -> None:
         if not isinstance(tokenizer, Prepared) and not tokenizer.is_fast:
-            raise CheckpointError("this base has no fast tokenizer (tokenizer.json): save it again with one")
+            raise CheckpointError(_slow(tokenizer))
         self.tokenizer = tokenizer
         self.prepared = tokenizer if isinstance(tokenizer, Prepared) else Prepared.of(tokenizer)
         self.max_length = max_length
@@ -152,11 +152,15 @@ class TextEncoder:
             prepared: its tokenizer, where that was kept; nothing is read then.
         """
         tokenizer = _load(source) if prepared is None else prepared
+        if not isinstance(tokenizer, Prepared) and not tokenizer.is_fast:
+            raise CheckpointError(f"{source}: {_slow(tokenizer)}")
         longest = tokenizer.longest if isinstance(tokenizer, Prepared) else int(tokenizer.model_max_length)
         limit = longest_input(config, longest)
         if max_length is not None and max_length > limit:
             raise CheckpointError(f"{source} reads at most {limit} tokens: lower max_length from {max_length}")
-        return cls(tokenizer, max_length or min(limit, DEFAULT_MAX_LENGTH), truncation)
+        encoder = cls(tokenizer, max_length or min(limit, DEFAULT_MAX_LENGTH), truncation)
+        _check(source, encoder.prepared)
+        return encoder
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Encoded]:
         """One `Encoded` a text, in order; with `pairs`, one for each (text, pair)."""
@@ -270,9 +274,33 @@ def _load(source: str | Path) -> Any:
     try:
         # split_special_tokens is saved with the tokenizer: plain transformers then reads "[SEP]" as text as well
         return AutoTokenizer.from_pretrained(str(source), split_special_tokens=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{source}: its tokenizer cannot be loaded ({first})") from error
+    except Exception as error:  # tokenizers raises bare Exception, and a slow tokenizer whatever its own code does
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        here = Path(source)
+        lacks = here.is_dir() and not (here / "tokenizer.json").is_file()
+        way = f"; there is no tokenizer.json in {source}: choose a model that has one" if lacks else ""
+        raise CheckpointError(f"{source}: its tokenizer cannot be loaded ({first}){way}") from error
+
+
+def _check(source: str | Path, prepared: Prepared) -> None:
+    """Refuse a tokenizer that knows no word, as one that transformers makes where its files are missing.
+
+    Raises:
+        CheckpointError.
+    """
+    special = sum(token.special for token in prepared.rust.get_added_tokens_decoder().values())
+    if prepared.rust.get_vocab_size() <= special:
+        raise CheckpointError(
+            f"{source}: its tokenizer knows no word, since tokenizer.json is missing: copy the whole folder again"
+        )
+
+
+def _slow(tokenizer: Any) -> str:
+    """What to say of a tokenizer that runs in Python only."""
+    return (
+        f"its tokenizer ({type(tokenizer).__name__}) has no tokenizer.json and runs in Python only, which is not "
+        "supported: choose a model with a tokenizer.json"
+    )
 
 
 def _segments(sequence_ids: list[int | None]) -> npt.NDArray[np.int64]:

@@ -51,7 +51,11 @@ def fetched(
     except (hub.OfflineModeIsEnabled, hub.HTTPError, OSError):
         pass  # what is in the cache will do
     if info is not None and not any((file.rfilename or "").endswith(".safetensors") for file in info.siblings or ()):
-        raise CheckpointError(f"{name!r} on the Hub has no safetensors weights, and pickles are not loaded")
+        raise CheckpointError(
+            f"{name!r} on the Hub has no safetensors weights, and pickles are not loaded: "
+            "take a revision that holds them (--set model.revision=refs/pr/N, where the Hub's converter opened one), "
+            "or download the model and convert it"
+        )
     try:
         path = snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES), local_files_only=not reached)
     except (hub.HfHubHTTPError, hub.LocalEntryNotFoundError, hub.HTTPError, OSError) as error:

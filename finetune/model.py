@@ -12,7 +12,7 @@ from typing import Any
 import numpy.typing as npt
 from transformers import AutoConfig
 
-from finetune.artifact import Location, check_weights
+from finetune.artifact import Location
 from finetune.classifier import TextClassifierConfig
 from finetune.config import ModelConfig
 from finetune.errors import CheckpointError, ConfigError
@@ -21,6 +21,7 @@ from finetune.initialisers import INITIALISERS, initialise
 from finetune.labels import LabelSpace
 from finetune.registry import pick
 from finetune.target_scale import TargetScale
+from finetune.weights import check_weights
 
 
 @dataclass(frozen=True)

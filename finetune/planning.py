@@ -28,6 +28,7 @@ from finetune.registry import pick
 from finetune.rows import Rows
 from finetune.target_scale import TargetScale
 from finetune.tokens import Tokens
+from finetune.weights import check_weights
 
 if TYPE_CHECKING:
     from finetune.trainer import Examples
@@ -109,9 +110,9 @@ def prepared(config: TrainConfig, base: artifact.Location, data: Any) -> tuple[T
     from finetune.model import base_config, body_config
 
     # the base is looked at first: a wrong name should not cost the reading of a large table
-    described = base_config(base)
     if base.path is not None:
-        artifact.check_weights(base.path)
+        check_weights(base.path)
+    described = base_config(base)
     splits = load_splits(config.data, seed=config.seed, data=data)
     encoder = TextEncoder.load(
         base.source,

@@ -1,36 +1,35 @@
 """Tables in, scored tables out, of any size: a chunk at a time, and on from the last chunk where a run was ended.
 
-Knows: which column holds the text, what the new columns are called, which rows cannot be scored, what was done already.
-Does not know: how scores come about, file formats.
+Knows: what the new columns are called, which rows cannot be scored, how chunks follow one another.
+Does not know: how scores come about, file formats, what may be overwritten (output.py).
 
 A chunk is computed apart from all others, so that a run which goes on ends with the bytes of one that was never ended.
 """
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from itertools import repeat
 from os import PathLike
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from finetune.artifact import CLASSIFIER, TOKENIZER_FILES, write_json
+from finetune.artifact import CLASSIFIER, TOKENIZER_FILES
 from finetune.chunks import Chunks, Row, chunks
 from finetune.errors import FinetuneError
-from finetune.labels import shown
-from finetune.tables import SUFFIXES, TEXT_NAMES, Table
 from service import zero_shot
 from service.cache import hash_of
 from service.classifiers import Classifier, ZeroShotClassifier, load
 from service.engine import Engine
 from service.errors import BackendFailed, BadRequest, ServiceError
+from service.output import Unfinished, check_output, check_place, disk_full, is_no_room, locked
 from service.schema import Answer, TextInput, ZeroShotQuestion, free_names
 from service.sinks import LinesSink, ParquetSink, Sink
+from service.text_arguments import LINES, lines
+from service.text_columns import column_of, problem_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -48,52 +47,6 @@ CHUNKS_AT_ONCE = 2
 Score = Callable[[list[TextInput]], list[Answer]]
 Progress = Callable[[int, float], None]
 """Hears how many rows are done, and which share of the file that is."""
-
-
-def table_among(arguments: Sequence[str]) -> Path | None:
-    """The file that is meant where texts may stand: a single argument with a table's suffix.
-
-    Raises:
-        BadRequest: it has the suffix, and there is no such file.
-    """
-    if len(arguments) != 1 or Path(arguments[0]).suffix.lower() not in SUFFIXES or "\n" in arguments[0]:
-        return None
-    path = Path(arguments[0])
-    if not path.is_file():
-        raise BadRequest(f"there is no file {path}", hint="a single argument with a table's suffix is taken for a file")
-    return path
-
-
-def check_output(out: Path, table: Path, *, overwrite: bool) -> None:
-    """Refuse an output that would cost somebody a file, before any work is done.
-
-    Raises:
-        BadRequest: unknown suffix, no such folder, the input itself, or a file that exists.
-    """
-    if out.suffix.lower() not in SUFFIXES:
-        raise BadRequest(f"{out}: the output's suffix must be one of {', '.join(SUFFIXES)}")
-    if not out.parent.is_dir():
-        raise BadRequest(f"{out}: there is no folder {out.parent}")
-    if out.is_dir():
-        raise BadRequest(f"{out} is a folder: name a file")
-    if out.exists() and out.samefile(table):
-        raise BadRequest(f"{out} is the input itself: name another file")
-    if out.exists() and not overwrite:
-        raise BadRequest(f"{out} exists already: name another file, or pass --overwrite to replace it")
-
-
-def texts_of(table: Table, text: str | None = None, text_pair: str | None = None) -> list[TextInput]:
-    """The texts of a table, from the columns named, or from the one that is obviously meant.
-
-    Raises:
-        BadRequest: no such column, none that is obvious, or a cell that holds no text.
-    """
-    column = _column(table.name, table.columns, text)
-    if text_pair is not None:
-        _column(table.name, table.columns, text_pair)
-    texts = _texts(table, column)
-    pairs = _texts(table, text_pair) if text_pair is not None else repeat(None)
-    return list(map(TextInput, texts, pairs))
 
 
 @dataclass(frozen=True)
@@ -157,7 +110,7 @@ def score(
 
     Args:
         model: a served name, a path or a Hub id, or what `load` gave.
-        table, out: CSV, TSV, JSON Lines or Parquet, by suffix.
+        table, out: CSV, TSV, JSON Lines or Parquet, by suffix; `table` also .txt, one text a line.
         labels, multi_label, hypothesis_template: labels of your own, as `ZeroShotClassifier` takes them.
         text, text_pair: the columns; the obvious one where none is named.
         all_scores: a column for each label.
@@ -233,93 +186,66 @@ def score_table(
     overwrite: bool = False,
     progress: Progress = lambda done, share: None,
 ) -> Scored:
-    """What `score` does, with answers from anywhere."""
-    check_output(out, table, overwrite=overwrite)
-    source = chunks(table, asked.rows)
-    column = _column(source.name, source.columns, text)
-    if text_pair is not None:
-        _column(source.name, source.columns, text_pair)
-    fresh = _fresh(asked, all_scores)
-    names = free_names(fresh, source.columns)
-    sink = _sink(out, source, {names[name]: kind for name, kind in fresh.items()}, neutral=not keep_formulas)
-    lock = _locked(out)
-    state = _State(out, [asked.identity, column, text_pair, all_scores, keep_formulas, _signature(table)])
-    before, errors = state.resume(sink)
-    rows = before
-    try:
-        parts = (part for number, part in enumerate(source.parts) if number * asked.rows >= before)
-        for part, made in _under_way(parts, lambda part: _made(part, column, text_pair, answers, asked, all_scores)):
-            new = [{names[name]: cells.get(name) for name in names} for cells in made]
-            sink.write([row | cells for row, cells in zip(part, new, strict=True)])
-            rows += len(part)
-            errors += sum(bool(cells["error"]) for cells in made)
-            state.keep(rows, errors, sink.mark())
-            progress(rows, source.read())
-        sink.finish()
-    except BaseException:
-        sink.close()
-        if rows == 0:
-            sink.discard()
-            lock_file(out).unlink(missing_ok=True)
-        raise
-    finally:
-        lock.close()
-    state.forget()
-    lock_file(out).unlink(missing_ok=True)
-    return Scored(rows, errors, list(names.values()), source.note, before)
-
-
-def lock_file(out: Path) -> Path:
-    """What a run holds while it writes an output."""
-    return out.with_name(f".{out.name}.lock")
-
-
-def _locked(out: Path) -> IO[bytes]:
-    """A lock that ends with this process.
+    """What `score` does, with answers from anywhere.
 
     Raises:
-        BadRequest: another run holds it.
+        DiskFull: the output could not grow; what was done is kept, and the same call goes on.
     """
-    stream = lock_file(out).open("wb")
-    try:
-        import fcntl
-    except ImportError:  # on Windows
-        return stream
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        stream.close()
-        raise BadRequest(f"another run is writing {out}: wait for it, or name another file") from error
-    return stream
+    check_place(out, table)
+    with locked(out):
+        check_output(out, table, overwrite=overwrite)  # under the lock: a run may just have ended
+        source = lines(table, asked.rows) if table.suffix.lower() == LINES else chunks(table, asked.rows)
+        column = column_of(source.name, source.columns, text)
+        if text_pair is not None:
+            column_of(source.name, source.columns, text_pair)
+        fresh = _fresh(asked, all_scores)
+        names = free_names(fresh, source.columns)
+        sink = _sink(out, source, {names[name]: kind for name, kind in fresh.items()}, neutral=not keep_formulas)
+        kept = Unfinished(out, [asked.identity, column, text_pair, all_scores, keep_formulas, _signature(table)])
+        run = _Run(out, source, sink, kept, names, progress)
+        run.write(asked.rows, lambda part: _made(part, column, text_pair, answers, asked, all_scores))
+        return Scored(run.rows, run.errors, list(names.values()), source.note, run.before)
 
 
-class _State:
-    """What is known of a run that was not finished, in a file beside its output."""
+class _Run:
+    """One table on its way into one output.
 
-    def __init__(self, out: Path, identity: Any) -> None:
-        self._file = out.with_name(f".{out.name}.progress.json")
-        self._identity = json.loads(json.dumps(identity))
+    Attributes:
+        rows, errors: that are done, those of an earlier run among them; `before` is how many rows that one did.
+    """
 
-    def resume(self, sink: Sink) -> tuple[int, int]:
-        """Rows and errors of an earlier run with the same table and question, if there was one."""
+    def __init__(
+        self, out: Path, source: Chunks, sink: Sink, kept: Unfinished, names: Mapping[str, str], progress: Progress
+    ) -> None:
+        self._out, self._source, self._sink, self._kept = out, source, sink, kept
+        self._names, self._progress = names, progress
+        self.before, self.errors = kept.resume(sink)
+        self.rows, self._share = self.before, 0.0
+
+    def write(self, rows: int, make: Callable[[list[Row]], list[Row]]) -> None:
+        """Write what `make` gives for each chunk of so many rows, and put the output in place."""
+        parts = (part for number, part in enumerate(self._source.parts) if number * rows >= self.before)
         try:
-            found = json.loads(self._file.read_text(encoding="utf-8"))
-            if found["identity"] == self._identity:
-                sink.resume(found["mark"])
-                return int(found["rows"]), int(found["errors"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # nothing that can be gone on with
-        sink.discard()
-        return 0, 0
+            for part, made in _under_way(parts, make):
+                self._add(part, made)
+            self._sink.finish()
+        except BaseException as error:
+            self._sink.close()
+            size = self._sink.size()
+            if self.rows == 0:
+                self._sink.discard()
+            if isinstance(error, OSError) and is_no_room(error):
+                raise disk_full(error, self._out, self.rows, self._share, size) from error
+            raise
+        self._kept.forget()
 
-    def keep(self, rows: int, errors: int, mark: dict[str, Any]) -> None:
-        content = {"identity": self._identity, "rows": rows, "errors": errors, "mark": mark}
-        written = self._file.with_name(f"{self._file.name}.new")
-        write_json(written, content)
-        written.replace(self._file)
-
-    def forget(self) -> None:
-        self._file.unlink(missing_ok=True)
+    def _add(self, part: list[Row], made: list[Row]) -> None:
+        new = [{self._names[name]: cells.get(name) for name in self._names} for cells in made]
+        self._sink.write([row | cells for row, cells in zip(part, new, strict=True)])
+        errors = self.errors + sum(bool(cells["error"]) for cells in made)
+        self._kept.keep(self.rows + len(part), errors, self._sink.mark())
+        self.rows, self.errors, self._share = self.rows + len(part), errors, self._source.read()
+        self._progress(self.rows, self._share)
 
 
 def _under_way(
@@ -346,7 +272,7 @@ def _made(
     part: list[Row], column: str, text_pair: str | None, answers: Score, asked: Asked, all_scores: bool
 ) -> list[Row]:
     """The new cells of some rows; a row that cannot be scored says why."""
-    problems = [_problem(row, column, text_pair, asked.longest) for row in part]
+    problems = [problem_of(row, column, text_pair, asked.longest) for row in part]
     good = [number for number, problem in enumerate(problems) if not problem]
     inputs = [TextInput(part[number][column], part[number][text_pair] if text_pair else None) for number in good]
     found: list[Answer | str] = list(problems)
@@ -369,18 +295,6 @@ def _answered(inputs: list[TextInput], answers: Score) -> list[Answer | str]:
             return [str(error)]
         half = len(inputs) // 2
         return _answered(inputs[:half], answers) + _answered(inputs[half:], answers)
-
-
-def _problem(row: Row, column: str, text_pair: str | None, longest: int | None) -> str:
-    for name in (column, text_pair):
-        cell = row.get(name) if name is not None else "-"
-        if not isinstance(cell, str):
-            return f"column {name}: a text is wanted, and this is {'empty' if cell is None else type(cell).__name__}"
-        if name == column and not cell.strip():
-            return f"column {name}: the text is empty"
-        if longest is not None and len(cell) > longest:
-            return f"column {name}: the text has {len(cell)} characters, and it may have {longest}"
-    return ""
 
 
 def _fresh(asked: Asked, all_scores: bool) -> dict[str, pyarrow.DataType]:
@@ -437,23 +351,3 @@ def _sink(out: Path, source: Chunks, fresh: dict[str, pyarrow.DataType], *, neut
 def _signature(table: Path) -> list[Any]:
     found = table.stat()
     return [str(table.resolve()), found.st_size, found.st_mtime_ns]
-
-
-def _column(name: str, columns: list[str], asked: str | None) -> str:
-    if asked is not None:
-        if asked not in columns:
-            raise BadRequest(f"{name} has no column {asked!r}: it has {shown(columns)}")
-        return asked
-    by_name = {column.lower(): column for column in columns}
-    obvious = [by_name[one] for one in TEXT_NAMES if one in by_name]
-    if obvious or len(columns) == 1:
-        return obvious[0] if obvious else columns[0]
-    raise BadRequest(f"{name}: name the column that holds the text with --text; it has {shown(columns)}")
-
-
-def _texts(table: Table, column: str) -> Iterator[str]:
-    for number, cell in enumerate(table.column(column), start=1):
-        if not isinstance(cell, str):
-            what = "empty" if cell is None else type(cell).__name__
-            raise BadRequest(f"{table.name}, row {number}, column {column!r}: a text is wanted, and this is {what}")
-        yield cell

@@ -9,6 +9,7 @@ What is unfinished lies beside the output, under its name with a dot before it; 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -39,6 +40,9 @@ class Sink(Protocol):
     def mark(self) -> dict[str, Any]:
         """Where the chunks so far end."""
 
+    def size(self) -> int:
+        """Bytes that are written so far."""
+
     def finish(self) -> None:
         """Put the output in place."""
 
@@ -62,35 +66,45 @@ class LinesSink:
         self._columns, self._neutral = list(columns), neutral
         self._is_json = out.suffix.lower() == ".jsonl"
         self._separator = "\t" if out.suffix.lower() == ".tsv" else ","
-        self._stream: Any = None
+        # without a buffer: where the disk is full, nothing waits that would be written when the file is closed
+        self._stream: io.FileIO | None = None
 
     def resume(self, mark: dict[str, Any]) -> None:
         """See `Sink`."""
-        self._stream = self._partial.open("r+", encoding="utf-8", errors="replace", newline="")
-        if self._stream.seek(0, os.SEEK_END) < mark["bytes"]:
-            self._stream.close()
-            self._stream = None
+        stream = io.FileIO(self._partial, "r+")
+        if stream.seek(0, os.SEEK_END) < mark["bytes"]:
+            stream.close()
             raise FileNotFoundError(f"{self._partial} is shorter than it was")
-        self._stream.seek(mark["bytes"])
-        self._stream.truncate()
+        stream.seek(mark["bytes"])
+        stream.truncate()
+        self._stream = stream
 
     def write(self, rows: Sequence[Row]) -> None:
         """See `Sink`."""
+        text = io.StringIO(newline="")
+        lines = csv.writer(text, delimiter=self._separator)
         if self._stream is None:
-            self._stream = self._partial.open("w", encoding="utf-8", errors="replace", newline="")
+            self._stream = io.FileIO(self._partial, "w")
             if not self._is_json:
-                csv.writer(self._stream, delimiter=self._separator).writerow(map(self._cell, self._columns))
+                lines.writerow(map(self._cell, self._columns))
         if self._is_json:
-            self._stream.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-            return
-        cells = ([self._cell(row.get(column)) for column in self._columns] for row in rows)
-        csv.writer(self._stream, delimiter=self._separator).writerows(cells)
+            text.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+        else:
+            lines.writerows([self._cell(row.get(column)) for column in self._columns] for row in rows)
+        rest = memoryview(text.getvalue().encode("utf-8", errors="replace"))
+        while rest:
+            rest = rest[self._stream.write(rest) :]
 
     def mark(self) -> dict[str, Any]:
         """See `Sink`."""
-        self._stream.flush()
+        if self._stream is None:
+            raise ValueError("nothing was written")
         os.fsync(self._stream.fileno())
         return {"bytes": self._stream.tell()}
+
+    def size(self) -> int:
+        """See `Sink`."""
+        return self._partial.stat().st_size if self._partial.exists() else 0
 
     def finish(self) -> None:
         """See `Sink`."""
@@ -104,7 +118,7 @@ class LinesSink:
 
     def close(self) -> None:
         """See `Sink`."""
-        if self._stream is not None and not self._stream.closed:
+        if self._stream is not None:
             self._stream.close()
 
     def _cell(self, value: Any) -> str:
@@ -141,9 +155,12 @@ class ParquetSink:
             for field in self._schema
         ]
         table = pyarrow.Table.from_arrays(cells, schema=self._schema)
-        with self._part(self._count).open("wb") as stream:
-            pyarrow.parquet.write_table(table, stream)
-            stream.flush()
+        packed = pyarrow.BufferOutputStream()
+        pyarrow.parquet.write_table(table, packed)
+        rest = memoryview(packed.getvalue())
+        with io.FileIO(self._part(self._count), "w") as stream:
+            while rest:
+                rest = rest[stream.write(rest) :]
             os.fsync(stream.fileno())
         self._count += 1
 
@@ -151,14 +168,22 @@ class ParquetSink:
         """See `Sink`."""
         return {"parts": self._count}
 
+    def size(self) -> int:
+        """See `Sink`."""
+        return sum(part.stat().st_size for part in self._parts.glob("*.parquet"))
+
     def finish(self) -> None:
         """See `Sink`."""
         import pyarrow.parquet
 
         joined = self._parts / "joined"
-        with pyarrow.parquet.ParquetWriter(joined, self._schema) as writer:
-            for number in range(self._count):
-                writer.write_table(pyarrow.parquet.read_table(self._part(number)))
+        try:
+            with pyarrow.parquet.ParquetWriter(joined, self._schema) as writer:
+                for number in range(self._count):
+                    writer.write_table(pyarrow.parquet.read_table(self._part(number)))
+        except OSError:
+            joined.unlink(missing_ok=True)  # where the disk is full, it would take the room of another try
+            raise
         joined.replace(self._out)
         self.discard()
 

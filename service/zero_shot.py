@@ -6,6 +6,8 @@ Does not know: tokens, models, where a question came from. numpy, pure.
 
 from __future__ import annotations
 
+import ast
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,23 +21,30 @@ from service.errors import BadRequest
 
 BLANK = "{}"
 
+NO_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
+"""Characters that nobody sees: labels that differ in these alone are the same."""
+
 
 def check_template(template: Any) -> str:
-    """The template, if it has exactly one `{}`.
+    """Return the template if it has exactly one `{}` and no other brace.
+
+    Format codes such as `{label}`, `{0}` and the escape `{{` are refused: plain replacement, by which a template is
+    filled, would leave them as they are.
 
     Raises:
-        BadRequest: it is no string, or has none or several.
+        BadRequest: it is no string, has no `{}` or several, or another brace.
     """
-    if not isinstance(template, str) or template.count(BLANK) != 1:
+    plain = isinstance(template, str) and template.count(BLANK) == 1
+    if not plain or any(brace in template.replace(BLANK, "") for brace in "{}"):
         raise BadRequest(
             f"the template {template!r} cannot be used: "
-            'it needs exactly one {} where the label goes, as in "This text is about {}."'
+            'it needs exactly one {} where the label goes and no other brace, as in "This text is about {}."'
         )
-    return template
+    return str(template)
 
 
 def fill(template: str, label: str) -> str:
-    """The hypothesis for a label, by plain replacement: other braces and format codes stay as they are."""
+    """The hypothesis for a label, by plain replacement: braces in a label stay as they are."""
     return template.replace(BLANK, label, 1)
 
 
@@ -43,9 +52,14 @@ def parse_labels(labels: Any) -> tuple[str, ...]:
     """Label names from a list, or from one string with commas between them; surrounding blanks go.
 
     Raises:
-        BadRequest: no label, an empty one, one that is no string, or the same one twice.
+        BadRequest: no label, an empty one, one that is no string, the same one twice, or a list written as text.
     """
     if isinstance(labels, str):
+        if _is_written_list(labels):
+            raise BadRequest(
+                f"the labels {labels!r} are a list written as text: pass the list itself, or the names with commas "
+                "between them"
+            )
         names = [part.strip() for part in labels.split(",") if part.strip()]
     elif isinstance(labels, Sequence):
         for label in labels:
@@ -58,14 +72,31 @@ def parse_labels(labels: Any) -> tuple[str, ...]:
         )
     if not names:
         raise BadRequest("there is no label to choose from: give at least one")
-    if "" in names:
-        raise BadRequest(f"label {names.index('') + 1} of {len(names)} is empty")
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise BadRequest(f"the label {name!r} is given twice")
-        seen.add(name)
+    seen: dict[str, int] = {}
+    for place, name in enumerate(names, start=1):
+        visible = _visible(name)
+        if not visible:
+            raise BadRequest(f"label {place} of {len(names)} is empty")
+        if visible in seen:
+            raise BadRequest(f"the label {name!r} is given twice: labels {seen[visible]} and {place} are the same")
+        seen[visible] = place
     return tuple(names)
+
+
+def _visible(name: str) -> str:
+    """A label as a reader sees it: composed, with plain blanks, without characters of no width."""
+    return " ".join(unicodedata.normalize("NFC", name).translate(NO_WIDTH).split())
+
+
+def _is_written_list(labels: str) -> bool:
+    """Whether a string is a list, tuple or set of strings in Python's or JSON's spelling."""
+    if labels.strip()[:1] not in ("[", "(", "{"):
+        return False
+    try:
+        value = ast.literal_eval(labels.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return isinstance(value, list | tuple | set) and all(isinstance(one, str) for one in value)
 
 
 def expand(texts: Sequence[str], hypotheses: Sequence[str]) -> tuple[list[str], list[str]]:

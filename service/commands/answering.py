@@ -13,12 +13,18 @@ from typing import Any
 
 from finetune.artifact import ModelFolder
 from finetune.labels import shown
-from finetune.tables import read_table
+from finetune.tables import Table, read_table
 from service import files, zero_shot
 from service.commands import render
 from service.engine import Engine, nli_model
 from service.errors import BadRequest
+from service.output import check_output
 from service.schema import TextInput, ZeroShotQuestion
+from service.text_arguments import LINES, lines, looks_like_file, meant
+from service.text_columns import texts_of
+
+ROWS_OF_LINES = 4096
+MISSING_TEXT = "fill it in, or pass -o OUT: then the other rows are scored, and this one gets its error"
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,9 @@ def question(
         BadRequest: no labels, labels or a template that cannot be used, or a missing @FILE.
     """
     given: list[str] = list(single_labels)
+    for one in (labels or "", *single_labels):
+        if not one.startswith("@") and looks_like_file(one):
+            raise BadRequest(f"the label {one!r} looks like a file: write --labels @{one} to read its labels")
     if labels is not None and labels.startswith("@"):
         given += _label_file(Path(labels[1:]))
     elif labels is not None:
@@ -64,13 +73,14 @@ def question(
 
 def answer(request: Request, folder: ModelFolder, asked: ZeroShotQuestion | None) -> None:
     """Answer a request: with the model's own labels, or those of `asked`."""
-    table = files.table_among(request.arguments)
+    given = meant(request.arguments)
+    table = given if isinstance(given, Path) else None
     if table is None and (request.out or request.text_column or request.pair_column):
         raise BadRequest("--out and --text go with a FILE, and these arguments are texts")
     if request.out is None and (request.all_scores or request.keep_formulas):
         raise BadRequest("--all-scores and --keep-formulas go with --out")
     if table is not None and request.out is not None:
-        files.check_output(request.out, table, overwrite=request.overwrite)
+        check_output(request.out, table, overwrite=request.overwrite)
     if asked is not None:
         nli_model(folder)
     elif folder.is_zero_shot and request.pair_column is None:
@@ -83,16 +93,25 @@ def answer(request: Request, folder: ModelFolder, asked: ZeroShotQuestion | None
     if table is not None and request.out is not None:
         _write(request, table, request.out, engine, asked)
         return
-    if table is None:
-        inputs = [TextInput(text) for text in request.arguments]
+    if isinstance(given, list):
+        inputs = [TextInput(text) for text in given]
         if any(not one.text.strip() for one in inputs):
             raise BadRequest("a text is empty")
     else:
-        inputs = files.texts_of(read_table(table), request.text_column, request.pair_column)
+        inputs = texts_of(_read(given), request.text_column, request.pair_column, hint=MISSING_TEXT)
     texts = [one.text if one.pair is None else f"{one.text} | {one.pair}" for one in inputs]
     bars = asked is not None or folder.labels.task != "regression"
     answers = files.scorer(engine, asked, request.batch_size)(inputs)
     render.show(texts, answers, top_k=request.top_k, as_json=request.as_json, bars=bars)
+
+
+def _read(file: Path) -> Table:
+    """The table in a file, or a file of one text a line as a table; what was found out of the latter is printed."""
+    if file.suffix.lower() != LINES:
+        return read_table(file)
+    found = lines(file, ROWS_OF_LINES)
+    print(f"{file}: {found.note}", file=sys.stderr)
+    return Table(found.columns, [row for part in found.parts for row in part], str(file))
 
 
 def _write(request: Request, table: Path, out: Path, engine: Engine, asked: ZeroShotQuestion | None) -> None:

@@ -116,13 +116,13 @@ def _scorer(folder: ModelFolder, check: str, columns: dict[str, str | None]) -> 
 
 def _zero_shot_rows(check: str, columns: dict[str, str | None]) -> tuple[list[str], list[str]]:
     from finetune.tables import read_table
-    from service import files
+    from service.text_columns import texts_of
 
     table = read_table(check)
     column = columns["label"] or "label"
     if column not in table.columns:
         raise BadRequest(f"{table.name} has no column {column!r}: name the label's with --label")
-    texts = [item.text for item in files.texts_of(table, columns["text"])]
+    texts = [item.text for item in texts_of(table, columns["text"])]
     return texts, [str(cell).replace("_", " ") for cell in table.column(column)]
 
 
@@ -132,13 +132,14 @@ def _calibration(
     """Inputs of the main graph, from texts of a table, or of the split that the model was validated on."""
     from finetune.run import validation_rows
     from finetune.tables import read_table
-    from service import calibration, files
+    from service import calibration
     from service.schema import TextInput
+    from service.text_columns import texts_of
 
     if calibrate is not None and Path(calibrate).resolve() == Path(check).resolve():
         raise BadRequest("--calibrate and --check are the same file: int8 must be held to rows it has not seen")
     if calibrate is not None:
-        inputs = files.texts_of(read_table(calibrate), columns["text"], columns["text_pair"])
+        inputs = texts_of(read_table(calibrate), columns["text"], columns["text_pair"])
     else:
         try:
             split = validation_rows(folder.path)

@@ -13,7 +13,7 @@ import click
 
 @click.command()
 @click.argument("model")
-@click.argument("texts", nargs=-1, required=True, metavar="TEXT... | FILE")
+@click.argument("texts", nargs=-1, required=True, metavar="TEXT... | FILE | -")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Write the scored table here (FILE only).")
 @click.option("--text", "text_column", metavar="COLUMN", help="The column of FILE that holds the text.")
 @click.option("--text-pair", "pair_column", metavar="COLUMN", help="The column of FILE that holds the second text.")
@@ -40,7 +40,8 @@ def command(
 ) -> None:
     """Classify texts, or a table of texts, with MODEL: a path, a served name or a Hub id.
 
-    A single argument that ends in .csv, .tsv, .jsonl or .parquet is a file.
+    A single argument that names a file, or ends like one, is read: .csv, .tsv, .jsonl, .parquet, or .txt with one text
+    a line. A single - reads texts from standard input, one a line.
     """
     from service.commands.answering import Request, answer
     from service.store import resolve

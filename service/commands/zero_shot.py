@@ -12,7 +12,7 @@ import click
 
 
 @click.command()
-@click.argument("texts", nargs=-1, required=True, metavar="TEXT... | FILE")
+@click.argument("texts", nargs=-1, required=True, metavar="TEXT... | FILE | -")
 @click.option("--labels", help="Labels with commas between them, or @FILE with a label on each line.")
 @click.option("--label", "single_labels", multiple=True, help="One label, which may hold a comma; repeat it.")
 @click.option("--multi-label", is_flag=True, help="Several labels may hold at once: score each on its own.")
@@ -50,7 +50,8 @@ def command(
 ) -> None:
     """Sort texts, or a table of texts, into labels of your own.
 
-    A single argument that ends in .csv, .tsv, .jsonl or .parquet is a file.
+    A single argument that names a file, or ends like one, is read: .csv, .tsv, .jsonl, .parquet, or .txt with one text
+    a line. A single - reads texts from standard input, one a line.
     """
     from service.commands.answering import Request, answer, question
     from service.store import resolve

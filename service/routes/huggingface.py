@@ -9,6 +9,7 @@ list, and an object of lists for huggingface_hub below 1.1.5.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from typing import Any
@@ -105,8 +106,22 @@ def _parsed(content: Any) -> Body:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        known = f"; parameters are {', '.join(Parameters.model_fields)}" if first["type"] == "extra_forbidden" else ""
-        raise BadRequest(f"{where}: {first['msg']}{known}") from error
+        unknown = first["type"] == "extra_forbidden"
+        raise BadRequest(_unknown(first["loc"]) if unknown else f"{where}: {first['msg']}") from error
+
+
+def _unknown(place: tuple[int | str, ...]) -> str:
+    """What to say of a key that a request may not have, with the nearest that it may."""
+    name, inside = str(place[-1]), place[0] == "parameters"
+    known = list(Parameters.model_fields if inside else Body.model_fields)
+    close = difflib.get_close_matches(name, known, n=1) or [one for one in known if name and one.startswith(name)]
+    if not inside and name in Parameters.model_fields:
+        hint = f"it goes inside parameters: {{'inputs': ..., 'parameters': {{{name!r}: ...}}}}"
+    else:
+        hint = f"did you mean {close[0]}?" if close else ""
+    listed = f"parameters are {', '.join(Parameters.model_fields)}"
+    where = ".".join(map(str, place))
+    return f"{where}: Extra inputs are not permitted; {hint}{' ' if hint else ''}{listed}"
 
 
 def _options(engine: Engine, inputs: list[TextInput], parameters: Parameters) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -90,6 +91,22 @@ def test_a_table_without_an_output_is_shown(rehead, table):
     assert code == 0 and len(out.splitlines()) == 2 and out.splitlines()[0].endswith("great film")
 
 
+def test_a_file_of_a_text_a_line_is_read_and_what_was_skipped_is_said(rehead, tmp_path):
+    (tmp_path / "t.txt").write_text("great film\n\nawful\n")
+    code, out, err = rehead("predict", "sentiment", "t.txt")
+    assert code == 0 and [line.split("  ")[-1] for line in out.splitlines()] == ["great film", "awful"]
+    assert err == "t.txt: one text a line: 2 texts, 1 blank lines skipped\n"
+    code, _, err = rehead("predict", "sentiment", "t.txt", "-o", "out.csv")
+    assert code == 0 and "2 rows (one text a line: 2 texts, 1 blank lines skipped)" in err
+    assert [row["text"] for row in read_table("out.csv").rows] == ["great film", "awful"]
+
+
+def test_standard_input_is_read_a_text_a_line_whatever_it_looks_like(rehead, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"in.csv\n\ngreat film\n")))
+    code, out, err = rehead("predict", "sentiment", "-", "--json")
+    assert (code, err) == (0, "") and [one["text"] for one in json.loads(out)] == ["in.csv", "great film"]
+
+
 @pytest.mark.parametrize(
     "flags",
     [
@@ -153,6 +170,20 @@ def test_models_are_listed_with_what_each_is_for(rehead, tmp_path):
     [
         (["predict", "sentimental", "a", "--models", "nowhere"], "no model 'sentimental'"),
         (["predict", "sentiment", "nowhere.csv"], "there is no file nowhere.csv"),
+        (["predict", "sentiment", "nowhere.txt"], "there is no file nowhere.txt"),
+        (
+            ["predict", "sentiment", "topics.json"],
+            "cannot be read: predict and zero-shot read .csv, .tsv, .jsonl, .parquet",
+        ),
+        (["predict", "sentiment", "nowhere.csv.gz"], "there is no file nowhere.csv.gz"),
+        (["predict", "sentiment", "a text", "in.csv"], "there are 2 arguments: pass one file alone"),
+        (["predict", "sentiment", "models"], "models is a folder"),
+        (["predict", "sentiment", "gap.csv", "--text", "text"], "gap.csv, row 2, column 'text': the text is empty"),
+        (["zero-shot", "nowhere.xlsx", "--labels", "a,b"], "there is no file nowhere.xlsx"),
+        (["zero-shot", "a text", "--labels", "labels.txt"], "write --labels @labels.txt to read its labels"),
+        (["zero-shot", "a text", "--labels", "['a', 'b']"], "are a list written as text"),
+        (["zero-shot", "a text", "--labels", "a,b", "--template", "It is {{}}."], "no other brace"),
+        (["zero-shot", "a text", "--labels", "a,b", "--templat", "{}"], "--template"),
         (["predict", "sentiment", "in.csv", "--text", "body"], "has no column 'body': it has id, text, label"),
         (["predict", "sentiment", "in.csv", "-o", "in.csv", "--overwrite"], "is the input itself"),
         (["predict", "sentiment", "a text", "-o", "out.csv"], "go with a FILE"),
@@ -168,7 +199,9 @@ def test_models_are_listed_with_what_each_is_for(rehead, tmp_path):
         (["serve", "--default", "nope", "--port", "0"], "no model 'nope' is served"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(rehead, table, arguments, sentence):
+def test_bad_input_is_one_line_and_exit_code_2(rehead, table, tmp_path, arguments, sentence):
+    (tmp_path / "topics.json").write_text("[]")
+    (tmp_path / "gap.csv").write_text("id,text\n1,a\n2,\n")
     code, out, err = rehead(*arguments)
     assert code == 2 and out == "" and sentence in err and "Traceback" not in err
     assert err.startswith("Usage:") or err.count("\n") == 1

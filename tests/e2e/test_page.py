@@ -131,12 +131,18 @@ def test_a_question_that_cannot_be_answered_gets_a_sentence_that_goes_once_it_ca
 
 def test_the_sentences_that_will_be_tested_are_shown_while_they_are_typed(page):
     open_topics(page)
+    template = "#topics-template textarea, #topics-template input"
     set_labels(page, "<b>sports</b>, space, a, b, c, d, e")
-    page.fill("#topics-template textarea, #topics-template input", "Is it {}?")
+    page.fill(template, "Is it {}?")  # as a paste: no key is pressed
     page.wait_for_function("document.querySelector('#topics-preview').innerText.includes('Is it space?')")
     shown = page.inner_text("#topics-preview")
     assert "Is it <b>sports</b>?" in shown and "and 2 more" in shown
-    page.fill("#topics-template textarea, #topics-template input", "Is it?")
+    page.fill(template, "Is it?")
+    page.wait_for_function("document.querySelector('#topics-preview').innerText.includes('needs exactly one')")
+    page.fill(template, "")
+    page.locator(template).press_sequentially("About {}")
+    page.wait_for_function("document.querySelector('#topics-preview').innerText.includes('About space')")
+    page.locator(template).press("Backspace")
     page.wait_for_function("document.querySelector('#topics-preview').innerText.includes('needs exactly one')")
 
 

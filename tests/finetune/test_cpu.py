@@ -57,7 +57,8 @@ def test_quick_attention_gives_what_eager_gives(config: Any) -> None:
     assert name == QUICK_EAGER
     model.set_attn_implementation(name)
     found = [model(input_ids=ids, attention_mask=one).logits for one in (mask, four)]
-    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+    for one, other in zip(found, expected, strict=True):  # two implementations: a processor may round them otherwise
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     # in training the weights are dropped, which moves the logits
     for where, module in model.named_modules():
         if isinstance(module, nn.Dropout) and not where.endswith("self.dropout"):

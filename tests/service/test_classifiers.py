@@ -325,7 +325,7 @@ def test_a_regression_model_gives_its_name_and_the_value_itself(tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(str(folder))
     with torch.no_grad():
         value = model(**tokenizer("the film", return_tensors="pt")).logits.item()
-    assert load(folder)("the film") == [{"label": "stars", "score": pytest.approx(value, abs=1e-6)}]
+    assert load(folder)("the film") == [{"label": "stars", "score": pytest.approx(value, abs=1e-5)}]
     same(load(folder)("the film"), pipeline("text-classification", model=str(folder), device="cpu")("the film"))
 
 

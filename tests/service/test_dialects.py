@@ -102,7 +102,9 @@ def test_vllm_gives_probabilities_with_their_labels(client, tiny_sentiment):
         assert one["probs"] == pytest.approx(expected[index].tolist(), abs=2e-6)
         assert one["label"] == answer["labels"][int(np.argmax(one["probs"]))]
     assert answer["usage"]["total_tokens"] == 4 + 3
-    assert client.post("/v1/classify", json={"input": "good film"}).json()["data"] == answer["data"][:1]
+    (alone,) = client.post("/v1/classify", json={"input": "good film"}).json()["data"]
+    # a batch of another size may be computed by another kernel, which rounds otherwise
+    assert alone == answer["data"][0] | {"probs": pytest.approx(answer["data"][0]["probs"], abs=2e-6)}
     assert client.post("/v1/classify", json={"input": 5}).status_code == 400
     assert client.post("/v1/classify", json={"model": "nope", "input": "a"}).status_code == 404
     assert client.post("/v1/classify", json={"model": "topics", "input": "a"}).status_code == 400

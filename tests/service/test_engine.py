@@ -117,7 +117,7 @@ def text_states(folder, attention, hypothesis):
 
 def test_under_the_shared_mask_a_text_does_not_see_its_hypothesis(tiny_topics):
     one, other = (text_states(tiny_topics, "shared_text", about) for about in ("about sports", "it is a long story"))
-    assert np.abs(one - other).max() < 1e-6
+    assert np.abs(one - other).max() < 1e-5  # of states up to 5
     one, other = (text_states(tiny_topics, "ordinary", about) for about in ("about sports", "it is a long story"))
     assert np.abs(one - other).max() > 1e-3
 
@@ -125,7 +125,7 @@ def test_under_the_shared_mask_a_text_does_not_see_its_hypothesis(tiny_topics):
 def test_under_the_shared_mask_the_text_of_a_pair_is_the_text_alone_except_for_padding(tiny_topics):
     engine = Engine.load(read(tiny_topics))
     together = embedded(engine, ["the match", "the match and a long, long film"])
-    assert np.abs(together[0] - embedded(engine, ["the match"])[0]).max() < 1e-6
+    assert np.abs(together[0] - embedded(engine, ["the match"])[0]).max() < 1e-5  # of states up to 5
 
 
 @pytest.mark.parametrize("family", SHARED_TEXT_FAMILIES)

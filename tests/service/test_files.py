@@ -18,9 +18,11 @@ from finetune.errors import DataError
 from finetune.tables import read_table, write_table
 from service import Classifier, ZeroShotClassifier, load
 from service.errors import BackendFailed, BadRequest
-from service.files import Asked, check_output, score, score_table, table_among, texts_of
+from service.files import Asked, score, score_table
+from service.output import check_output
 from service.schema import Answer, TextInput
 from service.sinks import is_formula
+from service.text_columns import texts_of
 
 ASKED = Asked(("long", "short"), "multiclass", "test")
 
@@ -399,13 +401,6 @@ def test_the_text_column_is_found_when_obvious_and_asked_for_when_not(tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["t.jsonl"]
 
 
-def test_a_single_argument_with_a_tables_suffix_is_a_file_and_must_exist(table):
-    assert table_among([str(table)]) == table
-    assert table_among(["a text"]) is None and table_among([str(table), "and a text"]) is None
-    with pytest.raises(BadRequest, match=r"there is no file nowhere\.csv"):
-        table_among(["nowhere.csv"])
-
-
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_a_table_of_very_many_columns_is_refused_at_once(tmp_path, suffix):
     many = MOST_COLUMNS + 1
@@ -418,3 +413,32 @@ def test_a_table_of_very_many_columns_is_refused_at_once(tmp_path, suffix):
         pyarrow.parquet.write_table(pyarrow.table({f"c{number}": ["a"] for number in range(many)}), file)
     with pytest.raises(DataError, match=f"{many} columns, and {MOST_COLUMNS} are the most"):
         chunks(file, 8)
+
+
+def test_a_missing_text_is_named_by_its_row_and_column(tmp_path):
+    for cell, what in (
+        (None, "a text is wanted, and this is empty"),
+        (5, "a text is wanted, and this is int"),
+        (1.5, "a text is wanted, and this is float"),
+        (True, "a text is wanted, and this is bool"),
+        (["a"], "a text is wanted, and this is list"),
+        ("", "the text is empty"),
+        ("\u00a0 ", "the text is empty"),
+        ("\u200b\ufeff", "the text is empty"),
+    ):
+        path = tmp_path / "t.jsonl"
+        path.write_text("".join(json.dumps({"body": one, "n": 1}) + "\n" for one in ("fine", cell, "fine")))
+        with pytest.raises(BadRequest, match=rf"t\.jsonl, row 2, column 'body': {what}"):
+            texts_of(read_table(path))
+        assert scored(path, tmp_path / "out.jsonl", overwrite=True).errors == 1
+        assert read_table(tmp_path / "out.jsonl").rows[1]["error"] == f"column body: {what}"
+
+
+def test_a_file_of_a_text_a_line_is_scored_into_a_table(tmp_path):
+    (tmp_path / "t.TXT").write_text("a long one\n\nb\n")
+    found = scored(tmp_path / "t.TXT", tmp_path / "OUT.CSV")
+    assert found.note == "one text a line: 2 texts, 1 blank lines skipped"
+    assert [(row["text"], row["prediction"]) for row in read_table(tmp_path / "OUT.CSV").rows] == [
+        ("a long one", "long"),
+        ("b", "short"),
+    ]

@@ -54,7 +54,7 @@ def test_logits_and_embeddings_are_those_of_pairs(family, single_row, encoder, m
             assert np.abs(found.embeddings[row] - expected.embeddings[0]).max() < 1e-5
     assert np.ptp(logits, axis=0).max() > 1e-3 and np.ptp(logits, axis=1).max() > 1e-3
     without = backend.run_labels(encoder.pad(texts), [pack] * 4, embeddings=False)
-    assert without.embeddings is None and np.array_equal(without.logits, found.logits)
+    assert without.embeddings is None and np.abs(without.logits - found.logits).max() < 1e-5 * max(scale, 1)
 
 
 def test_texts_with_labels_of_their_own_share_a_batch(encoder):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
-from finetune.artifact import Mix
+from finetune.artifact import Mix, ZeroShotSettings
 from finetune.labels import NliRoles
 from service import zero_shot
 from service.errors import BadRequest
@@ -21,20 +24,37 @@ def collapse(logits, cosine=None, **more):
     return zero_shot.collapse(None if logits is None else np.array(logits), cosines, **options)
 
 
-@pytest.mark.parametrize("template", ["", "about", "{} and {}", "{:>100000000}", "{0}", "{label}", None, 5])
-def test_a_template_without_exactly_one_blank_is_refused_with_an_example(template):
-    with pytest.raises(BadRequest, match=r"exactly one \{\} where the label goes"):
+@pytest.mark.parametrize(
+    "template",
+    [
+        *("", "about", "{} and {}", "{:>100000000}", "{0}", "{label}", None, 5),
+        *("This is {{}}.", "{{}} {}", "{} is {label}", "a { in {}", "} {}", "{{{}}}", "{} {{literal}}"),
+    ],
+)
+def test_a_template_without_exactly_one_blank_or_with_another_brace_is_refused_with_an_example(template):
+    with pytest.raises(BadRequest, match=r"exactly one \{\} where the label goes and no other brace, as in"):
         zero_shot.check_template(template)
 
 
 def test_a_template_is_filled_by_plain_replacement():
-    template = zero_shot.check_template("{{}} is {x} of {0!r}")
-    assert zero_shot.fill(template, "{} sports {y}") == "{{} sports {y}} is {x} of {0!r}"
+    template = zero_shot.check_template("It is {}, 100 % (of [it])\\n")
+    assert zero_shot.fill(template, "{} sports {y}") == "It is {} sports {y}, 100 % (of [it])\\n"
+
+
+def test_the_templates_of_what_ships_and_of_every_recipe_are_accepted():
+    root = Path(__file__).parents[2]
+    recorded = json.loads((root / "models" / "topics" / "classifier.json").read_text())["hypothesis_template"]
+    recipes = [yaml.safe_load(file.read_text()) for file in (root / "finetune" / "recipes").glob("*.yaml")]
+    templates = [one["zero_shot"]["hypothesis_template"] for one in recipes if "hypothesis_template" in str(one)]
+    for template in (recorded, *templates, ZeroShotSettings().hypothesis_template):
+        assert zero_shot.check_template(template) == template
 
 
 def test_labels_come_from_a_list_or_from_a_string_with_commas():
     assert zero_shot.parse_labels(" sports, business ,,") == ("sports", "business")
     assert zero_shot.parse_labels(["food, drink", " art "]) == ("food, drink", "art")
+    assert zero_shot.parse_labels("[x], (y), {z}") == ("[x]", "(y)", "{z}")
+    assert zero_shot.parse_labels(["Sports", "sports"]) == ("Sports", "sports")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +63,15 @@ def test_labels_come_from_a_list_or_from_a_string_with_commas():
         ([], "there is no label"),
         (" , ", "there is no label"),
         (["a", " "], "label 2 of 2 is empty"),
-        (["a", "b", "a "], "'a' is given twice"),
+        (["a", "b", "a "], "'a' is given twice: labels 1 and 3 are the same"),
+        (["caf\u00e9", "cafe\u0301"], "is given twice: labels 1 and 2"),
+        (["a\u00a0b", "a b"], "is given twice"),
+        (["sport\u200b", "law", "\ufeffsport"], "is given twice: labels 1 and 3"),
+        (["a", "\u200b"], "label 2 of 2 is empty"),
+        (["a", "\u00a0"], "label 2 of 2 is empty"),
+        ("['sports', 'law']", "are a list written as text: pass the list itself"),
+        ('["sports"]', "are a list written as text"),
+        ("('sports', 'law')", "are a list written as text"),
         (["a", 3], "one is int"),
         (None, "not NoneType"),
         ({"a": 1}, "not dict"),

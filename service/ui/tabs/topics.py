@@ -99,15 +99,18 @@ def build(page: Page, tab: gr.Tab) -> None:
     act = guarded(partial(_answer, desk, given is not None), desk.telemetry, otherwise=cleared)
     for event in (classify.click, text.submit, examples.load_input_event.then):
         event(act, [model, *question], [*shown, problem], api_name=False)
-    for changed in (template.input, labels.change):
-        changed(
-            _preview,
-            [template, labels],
-            [preview],
-            api_name=False,
-            show_progress="hidden",
-            trigger_mode="always_last",
-        )
+    # gradio's `input` of a text field is a key press, and a paste is none. One event, one at a time: the answers of two
+    # could arrive in either order, and the older one would stay
+    gr.on(
+        [template.change, labels.change],
+        _preview,
+        [template, labels],
+        [preview],
+        api_name=False,
+        show_progress="hidden",
+        trigger_mode="always_last",
+        concurrency_limit=1,
+    )
 
     def describe_model(name: str | None, labels: list[str]) -> tuple[str, str, str]:
         return about(desk.store, name), (own := _template(desk.store, name)), _preview(own, labels)
