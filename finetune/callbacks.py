@@ -10,12 +10,12 @@ import math
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from finetune.average import WeightAverage
 from finetune.config import TrainConfig
 from finetune.errors import TrainingError
-from finetune.events import Listener, Looked, Warned
+from finetune.events import Listener, Looked, Said, Warned
 from finetune.gradients import Diagnosis, Look, Watch, diagnose, not_finite
 from finetune.model import head_of
 from finetune.optim import Parts, freeze, frozen_depths
@@ -92,6 +92,28 @@ class Freezing(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
         # a resumed run begins in the middle of an epoch
         freeze(model, self.parts, frozen_depths(self.config.model, self.parts, int((state.epoch or 0) + 1e-6)))
+
+
+class Stopping(EarlyStoppingCallback):  # type: ignore[misc]
+    """Stop a run whose metric `best_by` has not got better in `patience` evaluations, and report it."""
+
+    def __init__(self, patience: int, best_by: str, say: Listener) -> None:
+        super().__init__(patience)
+        self.best_by, self.say = best_by, say
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **rest: Any) -> None:
+        super().on_evaluate(args, state, control, metrics, **rest)
+        if not control.should_training_stop:
+            return
+        best = "none" if state.best_metric is None else f"{state.best_metric:.4f}"
+        at = f" of update {state.best_global_step}" if state.best_global_step else ""
+        evaluations = f"{self.early_stopping_patience} evaluation{'s' if self.early_stopping_patience > 1 else ''}"
+        self.say(
+            Said(
+                f"stopped early at update {state.global_step} of {state.max_steps}, epoch {state.epoch or 0.0:.2f}: "
+                f"{self.best_by} has not got better than {best}{at} in {evaluations} (optim.early_stopping)"
+            )
+        )
 
 
 class Averaging(TrainerCallback):

@@ -179,8 +179,9 @@ class Drawing:
                     for key, value in event.metrics.items()
                     if not key.endswith(("_second", "runtime", "epoch"))
                 }
-                values = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
-                self._say(f"update {event.update}, epoch {event.epoch:.2f}: {values}{' (best)' if event.best else ''}")
+                best = {event.best_by: f" (best {event.best_by} so far)"} if event.best else {}
+                values = ", ".join(f"{name} {value:.4f}{best.get(name, '')}" for name, value in shown.items())
+                self._say(f"update {event.update}, epoch {event.epoch:.2f}: {values}")
             case events.Warned():
                 self._say(f"warning: {event.text}")
             case events.Said():
@@ -234,7 +235,7 @@ def search(config: str, trials: int, overrides: tuple[str, ...], **flags: Any) -
     quiet()
     with Drawing() as draw:
         found = run_search(content, trials, on_event=draw)
-    click.echo(f"best of {found.trials} trials: {found.score:.4f}")
+    click.echo(f"best of {found.trials} trials: {found.metric} {found.score:.4f}")
     click.echo(f"config: {found.path}.trials/best.yaml")
     click.echo(f"model: {found.path}")
 

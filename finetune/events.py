@@ -35,12 +35,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The validation split was scored."""
+    """The validation split was scored; `best` says whether its metric `best_by` is the best of the run so far."""
 
     update: int
     epoch: float
     metrics: Mapping[str, float]
     best: bool
+    best_by: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from finetune import configfile, heads
 from finetune import trainer as training
 from finetune.artifact import Location
 from finetune.auxiliary import AUXILIARY
-from finetune.callbacks import Diverged
+from finetune.callbacks import Diverged, Stopping
 from finetune.config import TrainConfig
 from finetune.cpu import drop_quickly, memory_kept
 from finetune.encoding import TextEncoder
@@ -29,7 +29,7 @@ from finetune.labels import LabelSpace
 from finetune.lora import with_lora
 from finetune.losses import loss_for, output_activation
 from finetune.measure import decided
-from finetune.metrics import METRICS_OF_TASK, compute
+from finetune.metrics import LOSS, METRICS_OF_TASK, best_by, compute, measured
 from finetune.model import Built, body_of, build_model, head_of, start_at_prior
 from finetune.optim import freeze, frozen_depths, parts_of, trained
 from finetune.regime import Regime
@@ -123,7 +123,7 @@ class Fitting:
             train_seen_rows(body, train.tokens.vocabulary())
             parts = parts_of(model, built.model.base_model_prefix)
         drop_quickly(model)
-        self.best_by = METRICS_OF_TASK[labels.task][0]
+        self.best_by = best_by(config.checkpoint.best_by, labels.task)
         loss = loss_for(
             labels.task,
             config.loss,
@@ -180,12 +180,10 @@ class Fitting:
         return Fitted(model, self.config, state.log_history, trainer.watching.looks, state.global_step)
 
     def _callbacks(self) -> list[Any]:
-        from transformers import EarlyStoppingCallback
-
         stop, given = self.config.optim.early_stopping, self.given
         rows, per_epoch = (len(given.train), len(given.validation)), given.regime.updates_per_epoch
         found = [Reporting(self.say, *rows, per_epoch, self.best_by)]
-        return [*found, *([EarlyStoppingCallback(stop)] if stop else [])]
+        return [*found, *([Stopping(stop, self.best_by, self.say)] if stop else [])]
 
     def _metrics(self, prediction: Any) -> dict[str, float]:
         labels, references = self.given.labels, prediction.label_ids
@@ -194,7 +192,10 @@ class Fitting:
         if labels.are_shares(references):
             references = references.argmax(axis=1)
         found, references = decided(scores, references, task)
-        return compute(METRICS_OF_TASK[task], task, found, references)
+        values = compute(METRICS_OF_TASK[task], task, found, references)
+        if self.best_by not in (*values, LOSS):
+            values[self.best_by] = measured([self.best_by], found, references, scores).get(self.best_by, float("nan"))
+        return values
 
     def _warn_of_head(self, built: Built) -> None:
         head, initialiser = head_of(built.model), self.config.model.initialiser

@@ -27,6 +27,7 @@ from finetune.cpu import eager_of
 from finetune.encoding import Encoded, TextEncoder
 from finetune.events import Listener
 from finetune.losses import Loss
+from finetune.metrics import LOWER_IS_BETTER
 from finetune.model import ATTENTION_DROPOUT
 from finetune.optim import Parts, optimizer_for, schedule_for
 from finetune.reduce import reduce
@@ -151,7 +152,13 @@ class HeadTrainer(Trainer):
         if self.lr_scheduler is None:
             warmup = math.ceil(num_training_steps * self.config.optim.warmup)
             chosen = self.optimizer if optimizer is None else optimizer
-            self.lr_scheduler = schedule_for(chosen, self.config.optim, warmup=warmup, updates=num_training_steps)
+            self.lr_scheduler = schedule_for(
+                chosen,
+                self.config.optim,
+                warmup=warmup,
+                updates=num_training_steps,
+                lower_is_better=not self.args.greater_is_better,
+            )
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -242,6 +249,7 @@ def training_arguments(
 
     Args:
         rows, accumulation, updates: rows in a batch, batches in an update, updates of the whole run.
+        best_by: the metric that chooses the best checkpoint.
     """
     optim = config.optim
     every = config.checkpoint.every_steps
@@ -261,7 +269,7 @@ def training_arguments(
         save_total_limit=config.checkpoint.keep,
         load_best_model_at_end=True,
         metric_for_best_model=f"eval_{best_by}",
-        greater_is_better=True,
+        greater_is_better=best_by not in LOWER_IS_BETTER,
         bf16=use_bfloat16(config.precision),
         use_cpu=not torch.cuda.is_available(),
         seed=config.seed,
