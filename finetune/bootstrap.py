@@ -19,7 +19,7 @@ RESAMPLES = 1000
 """Bootstrap resamples behind each 95% interval."""
 
 INTERVALS = (
-    f"Wilson's interval for accuracy; for the other metrics the bias-corrected and accelerated bootstrap of {RESAMPLES} "
+    f"Wilson's for accuracy; for the other metrics the bias-corrected and accelerated bootstrap of {RESAMPLES} "
     "resamples, or Wilson's bound for that many rows where all resamples give the same (a perfect score)"
 )
 """How the 95% intervals are made, in a sentence for people."""

@@ -128,9 +128,11 @@ def choices(table: str) -> None:
 
 
 def _show_plan(config: TrainConfig) -> None:
-    from finetune import configfile
+    from finetune import artifact, configfile
     from finetune.planning import plan
 
+    if not config.resume:
+        artifact.check_output(Path(config.out), overwrite=config.overwrite)
     found = plan(config)
     click.echo(configfile.dump(found.config))
     for sentence in found.splits.said:

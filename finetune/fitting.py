@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy.typing as npt
 
-from finetune import configfile, heads
+from finetune import configfile, heads, trackers
 from finetune import trainer as training
 from finetune.artifact import Location
 from finetune.auxiliary import AUXILIARY
-from finetune.callbacks import Diverged, Stopping
+from finetune.callbacks import DIVERGED, Diverged, Stopping
 from finetune.config import TrainConfig
 from finetune.cpu import drop_quickly, memory_kept
 from finetune.encoding import TextEncoder
@@ -84,7 +84,7 @@ def fit(config: TrainConfig, given: Given) -> Fitted:
             attempt += 1
             changes = _applicable(config, diverged.diagnosis.safe)
             if config.gradients.remedy != "auto" or attempt > config.gradients.attempts or not changes:
-                raise
+                raise diverged.kept_in(given.work) from None
             # a head that begins otherwise cannot go on from weights of the old one
             fresh = any(key.startswith("model.") for key in changes)
             checkpoint = None if fresh else last_good_checkpoint(given.work)
@@ -168,10 +168,15 @@ class Fitting:
             # a term beside the loss reads the states of all tokens
             with memory_kept(), first_token_only(trainer.model, wanted=not self.config.auxiliary):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+        except Diverged as diverged:
+            if diverged.diagnosis.name == "loss_rose":
+                trainer.save_model(str(self.given.work / DIVERGED))
+            raise
         except KeyboardInterrupt:
             self._say_interrupted()
             raise
         _require_finite(trainer.model)
+        trainer.watching.require_learned(trainer.state)
         # without the autocast that training put around its forward: what is measured is what will be served
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         if self.config.model.lora is None:
@@ -183,6 +188,7 @@ class Fitting:
         stop, given = self.config.optim.early_stopping, self.given
         rows, per_epoch = (len(given.train), len(given.validation)), given.regime.updates_per_epoch
         found = [Reporting(self.say, *rows, per_epoch, self.best_by)]
+        found += trackers.callbacks_of(self.config.report_to, self.config.out, self.say)
         return [*found, *([Stopping(stop, self.best_by, self.say)] if stop else [])]
 
     def _metrics(self, prediction: Any) -> dict[str, float]:

@@ -11,7 +11,7 @@ labels have two logits; losses of one logit take the margin z1 - z0. In formulas
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -250,6 +250,7 @@ def loss_for(task: Task, choice: Choice | None, *, shares: bool = False, class_w
     """
     name, knobs = (choice.name, choice.knobs) if choice is not None else (default_loss(task, shares=shares), {})
     loss: Any = pick(LOSSES, name, knobs, what="loss")
+    _require_in_bounds(name, knobs)
     if task not in FITS[name].tasks or (shares and not FITS[name].shares):
         fitting = (other for other, fit in FITS.items() if task in fit.tasks and (fit.shares or not shares))
         what = f"task {task}" + (" with shares of the labels as targets" if shares else "")
@@ -262,6 +263,26 @@ def loss_for(task: Task, choice: Choice | None, *, shares: bool = False, class_w
     if task == "multi_label":
         return partial(_where_it_holds, loss, class_weights * knobs.get("pos_weight", 1.0))
     return partial(_weighted, loss, class_weights)
+
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "label_smoothing": (0, 1),
+    "delta": (1e-12, math.inf),
+    "pos_weight": (0, math.inf),
+    "gamma": (0, math.inf),
+    "gamma_pos": (0, math.inf),
+    "gamma_neg": (0, math.inf),
+    "clip": (0, 1),
+}
+"""Option of a loss -> the least value that it may have, and the one that it must stay below."""
+
+
+def _require_in_bounds(name: str, options: Mapping[str, Any]) -> None:
+    for option, value in options.items():
+        least, below = BOUNDS.get(option, (-math.inf, math.inf))
+        if isinstance(value, int | float) and not least <= value < below:
+            wanted = f"{least:g} or more" if below == math.inf else f"from {least:g} up to, but not, {below:g}"
+            raise ConfigError(f"loss {name!r}: {option} is {value:g}, and should be {wanted}")
 
 
 def _where_it_holds(loss: Any, class_weights: Tensor, logits: Tensor, targets: Tensor) -> Tensor:

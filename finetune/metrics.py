@@ -231,8 +231,11 @@ LOSS = "loss"
 LOWER_IS_BETTER = (LOSS, "mse", "msle", "mae", "log_loss", "calibration_error")
 
 
-def best_by(name: str | None, task: Task) -> str:
+def best_by(name: str | None, task: Task, *, setting: str = "checkpoint.best_by") -> str:
     """Return the metric that chooses the best checkpoint: `name`, or the task's headline metric where it is None.
+
+    Args:
+        setting: what is wrong, for the error.
 
     Raises:
         ConfigError: an unknown metric, or one that does not fit the task; lists those that do.
@@ -244,7 +247,7 @@ def best_by(name: str | None, task: Task) -> str:
     hint = f"did you mean {close[0]!r}? " if close else ""
     known = name in METRICS or name in SCORE_METRICS
     wrong = f"{name!r} does not fit task {task.replace('_', '-')}" if known else f"there is no metric {name!r}"
-    raise ConfigError(f"checkpoint.best_by: {wrong}. {hint}Choose one of {', '.join(fitting)}")
+    raise ConfigError(f"{setting}: {wrong}. {hint}Choose one of {', '.join(fitting)}")
 
 
 def load_metric(name: str, task: Task) -> Any:

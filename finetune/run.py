@@ -35,8 +35,8 @@ from finetune.measure import (
     scored_rows,
     write_evaluation,
 )
-from finetune.metrics import load_metric
-from finetune.planning import Plan, base_of, check_choices, examples, plan_of, prepared, tokens_of
+from finetune.planning import Plan, base_of, examples, plan_of, prepared, tokens_of
+from finetune.refusals import check_choices
 from finetune.report import Measured
 from finetune.rows import Rows
 from finetune.scores import activate
@@ -91,8 +91,6 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
         say(Said(sentence))
     for sentence in splits.warnings:
         say(Warned(sentence))
-    for name in config.metrics:
-        load_metric(name, labels.task)
 
     # 2. texts to tokens, and what is known of them beforehand
     train, validation = (examples(config, splits, encoder, name) for name in ("train", "validation"))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
+from finetune import trackers
 from finetune.attention import shared_text_mask
 from finetune.auxiliary import Term
 from finetune.average import WeightAverage
@@ -192,6 +193,21 @@ class HeadTrainer(Trainer):
         with self._average.in_place() if self._average is not None else nullcontext():
             return dict(super().evaluate(*args, **rest))
 
+    def loss_of_rows(self, count: int) -> float:
+        """Return the mean training loss of up to `count` training rows, spread over the table, without dropout."""
+        rows: Any = self.train_dataset
+        places = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)).tolist()
+        total, size, training = 0.0, self.args.per_device_train_batch_size, self.model.training
+        self.model.eval()
+        for start in range(0, len(places), size):
+            chosen = places[start : start + size]
+            batch = self._prepare_inputs(self.data_collator([rows[place] for place in chosen]))
+            with torch.no_grad(), self.compute_loss_context_manager():
+                total += float(self.compute_loss(self.model, batch)) * len(chosen)
+        self.model.train(training)
+        self.loss_of_update = 0.0
+        return total / len(places)
+
     def _save_checkpoint(self, *args: Any, **rest: Any) -> None:
         super()._save_checkpoint(*args, **rest)
         if self._average is not None:
@@ -279,7 +295,7 @@ def training_arguments(
         remove_unused_columns=False,
         label_names=["labels"],
         dataloader_pin_memory=torch.cuda.is_available(),
-        report_to=list(config.report_to) or "none",
+        report_to=trackers.left_to_transformers(config.report_to) or "none",
         disable_tqdm=True,
     )
 
