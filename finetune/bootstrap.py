@@ -205,6 +205,11 @@ def difference(
     return {"value": second - first, "low": low, "high": high}
 
 
+def resampled_values(name: str, predictions: Array, references: Array, scores: Array) -> Array:
+    """Return a metric's values over the resamples, `[RESAMPLES]`."""
+    return _distributions({name: resampled(name, predictions, references, scores)}, len(references))[name]
+
+
 def gaps(name: str, one: tuple[Array, Array], other: tuple[Array, Array], references: Array) -> Array:
     """Return the differences `other` - `one` of a metric over the resamples, `[RESAMPLES]`."""
     both = [resampled(name, predictions, references, scores) for predictions, scores in (one, other)]

@@ -106,10 +106,28 @@ def finetune(data: str | None, file: str | None, overrides: tuple[str, ...], dry
 
     with Drawing() as draw:
         result = train(config, on_event=draw)
+    for sentence in result.verdict.warnings:
+        click.echo(f"warning: {sentence}")
     for split, values in {"validation": result.metrics, **result.tests}.items():
         first = list(values.items())[:3]  # the headline and what is beside it; the rest stands in the model card
         click.echo(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in first))
+    if result.verdict.chosen:
+        click.echo(f"note: {result.verdict.chosen}")
     click.echo(f"model: {result.path}")
+    _show_files(config, result.path)
+
+
+def _show_files(config: TrainConfig, folder: Path) -> None:
+    """Print where a finished run's table of errors and its logs are."""
+    from finetune.report import ERRORS, ROW_NUMBERS
+    from finetune.trackers import TENSORBOARD, logs_folder
+
+    errors = folder / "report" / ERRORS
+    if errors.is_file():
+        click.echo(f"errors: {errors} ({ROW_NUMBERS})")
+    logs = logs_folder(config.out)
+    if TENSORBOARD in config.report_to and logs.is_dir():
+        click.echo(f"logs: {logs} (tensorboard --logdir {logs})")
 
 
 @click.command()

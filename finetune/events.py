@@ -84,10 +84,11 @@ class Failed:
 
 @dataclass(frozen=True)
 class Finished:
-    """The model folder stands."""
+    """The model folder stands; `notes` say what is wrong with it, and what its metrics were measured on."""
 
     path: str
     metrics: Mapping[str, float]
+    notes: tuple[str, ...] = ()
 
 
 Event = Started | Step | Evaluated | Looked | Saved | Said | Warned | Failed | Finished

@@ -231,11 +231,17 @@ LOSS = "loss"
 LOWER_IS_BETTER = (LOSS, "mse", "msle", "mae", "log_loss", "calibration_error")
 
 
-def best_by(name: str | None, task: Task, *, setting: str = "checkpoint.best_by") -> str:
-    """Return the metric that chooses the best checkpoint: `name`, or the task's headline metric where it is None.
+NUMBERS = ("mse", "msle", "mae", "r2", "pearson", "spearman")
+UNFIT: dict[Task, tuple[str, ...]] = {
+    **dict.fromkeys(("binary", "multiclass"), ("samples_f1",)),
+    "multi_label": ("balanced_accuracy", "mcc", *NUMBERS),
+    "regression": tuple(name for name in (*METRICS, *SCORE_METRICS) if name not in NUMBERS),
+}
+"""Metrics that cannot be computed for a task; those of numbers take the ids of single labels."""
 
-    Args:
-        setting: what is wrong, for the error.
+
+def best_by(name: str | None, task: Task) -> str:
+    """Return the metric that chooses the best checkpoint: `name`, or the task's headline metric where it is None.
 
     Raises:
         ConfigError: an unknown metric, or one that does not fit the task; lists those that do.
@@ -247,7 +253,7 @@ def best_by(name: str | None, task: Task, *, setting: str = "checkpoint.best_by"
     hint = f"did you mean {close[0]!r}? " if close else ""
     known = name in METRICS or name in SCORE_METRICS
     wrong = f"{name!r} does not fit task {task.replace('_', '-')}" if known else f"there is no metric {name!r}"
-    raise ConfigError(f"{setting}: {wrong}. {hint}Choose one of {', '.join(fitting)}")
+    raise ConfigError(f"checkpoint.best_by: {wrong}. {hint}Choose one of {', '.join(fitting)}")
 
 
 def load_metric(name: str, task: Task) -> Any:

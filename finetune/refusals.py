@@ -19,9 +19,10 @@ from finetune.dataconfig import DataConfig
 from finetune.errors import ConfigError, FinetuneError
 from finetune.heads import HEADS, STOCK
 from finetune.initialisers import INITIALISERS, initialise
+from finetune.labels import Task
 from finetune.losses import LOSSES, loss_for
 from finetune.measure import decided
-from finetune.metrics import METRICS, METRICS_OF_TASK, SCORE_METRICS, best_by, load_metric
+from finetune.metrics import METRICS, METRICS_OF_TASK, SCORE_METRICS, UNFIT, best_by, load_metric
 from finetune.optim import OPTIMIZERS, SCHEDULES, frozen_depths, parts_of, weight_decay_of
 from finetune.poolings import POOLINGS
 from finetune.registry import pick
@@ -106,10 +107,13 @@ def _any_task_of(loss: Choice) -> Any:
     return FITS[loss.name].tasks[0]
 
 
-def _check_metrics(config: TrainConfig, task: Any) -> None:
+def _check_metrics(config: TrainConfig, task: Task) -> None:
     for name in config.metrics:
-        if name in METRICS or name in SCORE_METRICS:
-            best_by(name, task, setting="metrics")
+        if name in UNFIT[task]:
+            fitting = [other for other in (*METRICS, *SCORE_METRICS) if other not in UNFIT[task]]
+            raise ConfigError(
+                f"metrics: {name!r} does not fit task {task.replace('_', '-')}: choose of {', '.join(fitting)}"
+            )
         load_metric(name, task)
     best_by(config.checkpoint.best_by, task)
 

@@ -61,7 +61,12 @@ def _one_by_one(name: str, predictions: Array, references: Array, scores: Array,
 
 def _mean(values: Array) -> Resampled:
     """The mean over the drawn rows of one number a row `[N]`."""
-    return lambda draws: draws @ values / draws.sum(axis=1)
+
+    def mean(draws: Array) -> Array:
+        means: Array = draws @ values / draws.sum(axis=1)
+        return means
+
+    return mean
 
 
 def _divided(top: Array, bottom: Array) -> Array:

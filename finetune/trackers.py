@@ -51,15 +51,14 @@ def require_installed(names: Sequence[str]) -> None:
 
 
 def logs_folder(out: str | Path) -> Path:
-    """Return the folder beside the model `out` that holds the logs of its runs, one folder a run."""
+    """Return the folder of TensorBoard's logs: TENSORBOARD_LOGGING_DIR, or one beside the model `out`."""
+    if named := os.environ.get("TENSORBOARD_LOGGING_DIR"):
+        return Path(named)
     return Path(out).with_name(f"{Path(out).name}.logs")
 
 
 def callbacks_of(names: Sequence[str], out: str, say: Listener) -> list[Any]:
-    """Return the Trainer's callbacks for the trackers whose place is chosen here, and report where all of them log.
-
-    TensorBoard's logs lie in `OUT.logs`, or in TENSORBOARD_LOGGING_DIR where that is set.
-    """
+    """Return the Trainer's callbacks for the trackers whose place is chosen here, and report where all of them log."""
     others = left_to_transformers(names)
     if others:
         say(Said(f"logging to {', '.join(others)}, where its own settings say"))
@@ -70,7 +69,7 @@ def callbacks_of(names: Sequence[str], out: str, say: Listener) -> list[Any]:
     callback = TensorBoardCallback()
     if not os.environ.get("TENSORBOARD_LOGGING_DIR"):
         callback.logging_dir = str(logs_folder(out) / time.strftime("%Y-%m-%d_%H-%M-%S"))
-    say(Said(f"logging to {callback.logging_dir}: tensorboard --logdir {Path(callback.logging_dir).parent}"))
+    say(Said(f"logging to {callback.logging_dir}: tensorboard --logdir {logs_folder(out)}"))
     return [callback]
 
 
