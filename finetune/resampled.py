@@ -71,7 +71,8 @@ def _mean(values: Array) -> Resampled:
 
 def _divided(top: Array, bottom: Array) -> Array:
     """top / bottom, and 0 where the bottom is 0."""
-    return np.divide(top, bottom, out=np.zeros_like(top, dtype=float), where=bottom != 0)
+    found: Array = np.divide(top, bottom, out=np.zeros_like(top, dtype=float), where=bottom != 0)
+    return found
 
 
 def _of_decisions(name: str, predictions: Array, references: Array) -> Resampled:
