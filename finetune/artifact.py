@@ -105,7 +105,7 @@ class ModelFolder:
 
     @property
     def headline(self) -> tuple[str, float] | None:
-        """The first metric of metrics.json, which is the one the best checkpoint was chosen by."""
+        """The first metric of metrics.json: the task's headline."""
         for name, entry in ((self.metrics or {}).get("metrics") or {}).items():
             return name, float(entry["value"])
         return None

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from finetune.artifact import ClassifierSettings
 from finetune.base_fit import BaseFit
-from finetune.bootstrap import Scored
+from finetune.bootstrap import INTERVALS, Scored
 from finetune.config import TrainConfig
 from finetune.data import Splits
 from finetune.heads import STOCK
 from finetune.metrics import METRICS_OF_TASK
-from finetune.report import Measured, beaten_by_tfidf
+from finetune.report import Measured
+from finetune.verdict import Verdict
 
 MOST_LABELS_LISTED = 200
 SOFTPLUS = (
@@ -32,8 +33,15 @@ def model_card(
     fit: BaseFit,
     measured: Mapping[str, Measured],
     pictures: list[str],
+    verdict: Verdict | None = None,
+    error_columns: str = "",
 ) -> str:
-    """The card of a finished run: metadata, use, scores, pictures, data, training."""
+    """The card of a finished run: metadata, use, scores, pictures, data, training.
+
+    Args:
+        verdict: what is said before the figures.
+        error_columns: what the table of errors holds, where there is one.
+    """
     from huggingface_hub import ModelCard
 
     labels = splits.labels
@@ -42,7 +50,9 @@ def model_card(
     made = (
         "to predict a number" if labels.task == "regression" else f"for {labels.task.replace('_', '-')} classification"
     )
-    parts = [f"# {name}", f"`{config.base}` fine-tuned with rehead {made}."]
+    said = verdict or Verdict()
+    parts = [f"# {name}", *(f"**Warning: {sentence}.**" for sentence in said.warnings)]
+    parts += [f"`{config.base}` fine-tuned with rehead {made}."]
     if labels.task != "regression":
         parts += ["Labels: " + ", ".join(f"`{label}`" for label in labels.names)]
     parts += [
@@ -50,10 +60,13 @@ def model_card(
         _usage(name, zero_shot=zero_shot, custom=config.model.head.name != STOCK),
         "## Scores",
         _score_table(measured),
+        f"The 95% intervals are {INTERVALS}.",
+        *([f"{said.chosen[0].upper()}{said.chosen[1:]}."] if said.chosen else []),
     ]
     if labels.task != "regression" and len(labels) <= MOST_LABELS_LISTED:
         parts += ["Per label, on the validation split:", _class_table(measured["validation"].scored)]
     parts += [f"![{_words(picture)}](report/{picture})" for picture in pictures]
+    parts += [error_columns] if error_columns else []
     sentence = str(fit)
     parts += ["## Data", _data(splits), f"{sentence[0].upper()}{sentence[1:]}."]
     if splits.target is not None:
@@ -67,8 +80,6 @@ def model_card(
         f"Texts are cut at {settings.max_length} tokens. The scores above hold for texts like those of the data, and"
     )
     parts += ["## Limits", f"{limits} for no others: measure your own with `rehead evaluate`."]
-    beaten = beaten_by_tfidf(labels, measured["validation"].scored)
-    parts += [f"Warning: {beaten}."] if beaten is not None else []
     parts += [
         "## Training",
         "The whole configuration is in `train_config.yaml`; this repeats the run:",

@@ -106,10 +106,28 @@ def finetune(data: str | None, file: str | None, overrides: tuple[str, ...], dry
 
     with Drawing() as draw:
         result = train(config, on_event=draw)
+    for sentence in result.verdict.warnings:
+        click.echo(f"warning: {sentence}")
     for split, values in {"validation": result.metrics, **result.tests}.items():
         first = list(values.items())[:3]  # the headline and what is beside it; the rest stands in the model card
         click.echo(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in first))
+    if result.verdict.chosen:
+        click.echo(f"note: {result.verdict.chosen}")
     click.echo(f"model: {result.path}")
+    _show_files(config, result.path)
+
+
+def _show_files(config: TrainConfig, folder: Path) -> None:
+    """Print where a finished run's table of errors and its logs are."""
+    from finetune.report import ERRORS, ROW_NUMBERS
+    from finetune.trackers import TENSORBOARD, logs_folder
+
+    errors = folder / "report" / ERRORS
+    if errors.is_file():
+        click.echo(f"errors: {errors} ({ROW_NUMBERS})")
+    logs = logs_folder(config.out)
+    if TENSORBOARD in config.report_to and logs.is_dir():
+        click.echo(f"logs: {logs} (tensorboard --logdir {logs})")
 
 
 @click.command()
@@ -128,9 +146,11 @@ def choices(table: str) -> None:
 
 
 def _show_plan(config: TrainConfig) -> None:
-    from finetune import configfile
+    from finetune import artifact, configfile
     from finetune.planning import plan
 
+    if not config.resume:
+        artifact.check_output(Path(config.out), overwrite=config.overwrite)
     found = plan(config)
     click.echo(configfile.dump(found.config))
     for sentence in found.splits.said:
@@ -179,8 +199,9 @@ class Drawing:
                     for key, value in event.metrics.items()
                     if not key.endswith(("_second", "runtime", "epoch"))
                 }
-                values = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
-                self._say(f"update {event.update}, epoch {event.epoch:.2f}: {values}{' (best)' if event.best else ''}")
+                best = {event.best_by: f" (best {event.best_by} so far)"} if event.best else {}
+                values = ", ".join(f"{name} {value:.4f}{best.get(name, '')}" for name, value in shown.items())
+                self._say(f"update {event.update}, epoch {event.epoch:.2f}: {values}")
             case events.Warned():
                 self._say(f"warning: {event.text}")
             case events.Said():
@@ -234,7 +255,7 @@ def search(config: str, trials: int, overrides: tuple[str, ...], **flags: Any) -
     quiet()
     with Drawing() as draw:
         found = run_search(content, trials, on_event=draw)
-    click.echo(f"best of {found.trials} trials: {found.score:.4f}")
+    click.echo(f"best of {found.trials} trials: {found.metric} {found.score:.4f}")
     click.echo(f"config: {found.path}.trials/best.yaml")
     click.echo(f"model: {found.path}")
 

@@ -162,7 +162,7 @@ class OptimConfig(Part):
     thousand updates; None keeps the weights of the last update or best checkpoint."""
 
     early_stopping: int | None = Field(None, ge=1)
-    """Stop after this many evaluations without a better score; None trains to the end."""
+    """Stop after this many evaluations in which `checkpoint.best_by` does not get better; None trains to the end."""
 
     @field_validator("batch_size", mode="before")
     @classmethod
@@ -191,6 +191,10 @@ class CheckpointConfig(Part):
 
     keep: int = Field(2, ge=1)
     """Checkpoints kept on disk beside the best one."""
+
+    best_by: str | None = None
+    """Metric on the validation rows that chooses the best checkpoint, and by which early stopping and a search compare:
+    one of `rehead choices metrics`, or `loss`; None takes accuracy, micro F1 or R2, as the task has it."""
 
 
 class ZeroShotConfig(Part):

@@ -20,7 +20,7 @@ from finetune.dataconfig import DataConfig, Source
 from finetune.errors import ConfigError, DataError
 from finetune.labels import LabelSpace, Task, names_in, shown
 from finetune.pairs import recast
-from finetune.rows import Rows, contradicted, joined, once, without
+from finetune.rows import Origin, Rows, contradicted, joined, once, without
 from finetune.sources import Columns, find_columns, named_splits
 from finetune.splits import split
 from finetune.spool import Cells, chosen
@@ -154,7 +154,8 @@ class _Reading:
             values = parse_labels(cells, numbers, self.task, self.config.label_names, **where)
         texts = _texts(chosen(table.column(columns.text), places))
         pairs = _texts(chosen(table.column(columns.text_pair), places)) if columns.text_pair is not None else None
-        return Rows(texts, pairs, values, numbers, table.name, self._groups(table, numbers))
+        origin = Origin.of(table, places)
+        return Rows(texts, pairs, values, numbers, table.name, self._groups(table, numbers), origin)
 
     def _groups(self, table: Table, numbers: list[int]) -> list[str] | None:
         column = self.config.group

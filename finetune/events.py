@@ -35,12 +35,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The validation split was scored."""
+    """The validation split was scored; `best` says whether its metric `best_by` is the best of the run so far."""
 
     update: int
     epoch: float
     metrics: Mapping[str, float]
     best: bool
+    best_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,11 @@ class Failed:
 
 @dataclass(frozen=True)
 class Finished:
-    """The model folder stands."""
+    """The model folder stands; `notes` say what is wrong with it, and what its metrics were measured on."""
 
     path: str
     metrics: Mapping[str, float]
+    notes: tuple[str, ...] = ()
 
 
 Event = Started | Step | Evaluated | Looked | Saved | Said | Warned | Failed | Finished

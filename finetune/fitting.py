@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finetune import configfile, heads
+from finetune import configfile, heads, trackers
 from finetune import trainer as training
 from finetune.artifact import Location
 from finetune.auxiliary import AUXILIARY
-from finetune.callbacks import Diverged
+from finetune.callbacks import DIVERGED, Diverged, Stopping
 from finetune.config import TrainConfig
 from finetune.cpu import drop_quickly, memory_kept
 from finetune.encoding import TextEncoder
@@ -30,7 +30,7 @@ from finetune.labels import LabelSpace
 from finetune.lora import with_lora
 from finetune.losses import loss_for, output_activation
 from finetune.measure import decided
-from finetune.metrics import METRICS_OF_TASK, compute
+from finetune.metrics import LOSS, METRICS_OF_TASK, best_by, compute, measured
 from finetune.model import Built, body_of, build_model, head_of, start_at_prior, write_target_scale
 from finetune.optim import freeze, frozen_depths, parts_of, trained
 from finetune.regime import Regime
@@ -87,7 +87,7 @@ def fit(config: TrainConfig, given: Given) -> Fitted:
             attempt += 1
             changes = _applicable(config, diverged.diagnosis.safe)
             if config.gradients.remedy != "auto" or attempt > config.gradients.attempts or not changes:
-                raise
+                raise diverged.kept_in(given.work) from None
             # a head that begins otherwise cannot go on from weights of the old one
             fresh = any(key.startswith("model.") for key in changes)
             checkpoint = None if fresh else last_good_checkpoint(given.work)
@@ -126,7 +126,7 @@ class Fitting:
             train_seen_rows(body, train.tokens.vocabulary())
             parts = parts_of(model, built.model.base_model_prefix)
         drop_quickly(model)
-        self.best_by = METRICS_OF_TASK[labels.task][0]
+        self.best_by = best_by(config.checkpoint.best_by, labels.task)
         loss = loss_for(
             labels.task,
             config.loss,
@@ -172,10 +172,15 @@ class Fitting:
             # a term beside the loss reads the states of all tokens
             with memory_kept(), first_token_only(trainer.model, wanted=not self.config.auxiliary):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+        except Diverged as diverged:
+            if diverged.diagnosis.name == "loss_rose":
+                trainer.save_model(str(self.given.work / DIVERGED))
+            raise
         except KeyboardInterrupt:
             self._say_interrupted()
             raise
         _require_finite(trainer.model)
+        trainer.watching.require_learned(trainer.state)
         # without the autocast that training put around its forward: what is measured is what will be served
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         if self.config.model.lora is None:
@@ -186,12 +191,11 @@ class Fitting:
         return Fitted(model, self.config, state.log_history, trainer.watching.looks, state.global_step)
 
     def _callbacks(self) -> list[Any]:
-        from transformers import EarlyStoppingCallback
-
         stop, given = self.config.optim.early_stopping, self.given
         rows, per_epoch = (len(given.train), len(given.validation)), given.regime.updates_per_epoch
         found = [Reporting(self.say, *rows, per_epoch, self.best_by)]
-        return [*found, *([EarlyStoppingCallback(stop)] if stop else [])]
+        found += trackers.callbacks_of(self.config.report_to, self.config.out, self.say)
+        return [*found, *([Stopping(stop, self.best_by, self.say)] if stop else [])]
 
     def _metrics(self, prediction: Any) -> dict[str, float]:
         labels, references, logits = self.given.labels, prediction.label_ids, prediction.predictions
@@ -202,7 +206,10 @@ class Fitting:
         if labels.are_shares(references):
             references = references.argmax(axis=1)
         found, references = decided(scores, references, task)
-        return compute(METRICS_OF_TASK[task], task, found, references)
+        values = compute(METRICS_OF_TASK[task], task, found, references)
+        if self.best_by not in (*values, LOSS):
+            values[self.best_by] = measured([self.best_by], found, references, scores).get(self.best_by, float("nan"))
+        return values
 
     def _warn_of_head(self, built: Built) -> None:
         head, initialiser = head_of(built.model), self.config.model.initialiser

@@ -10,7 +10,7 @@ and fine-tuning with AdamW keeps it between 1e-6 and 1e-2.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -40,6 +40,17 @@ SAFE_LR = 1e-4
 
 MOST_SILENT = 0.9
 RISEN = 1.5
+
+FAR_ABOVE, ENDED_ABOVE = 5.0, 2.0
+"""Loss, over that of the start, beyond which a run has diverged: while it trains, and where it ends. Healthy runs of
+every loss here stay below 1.5, single batches aside."""
+
+LOGGED = 5
+"""Logged losses whose median is compared with the start: a hard batch, or an outlier, is no divergence."""
+
+SMALLEST_LOSS = 0.5
+"""A loss of the start that is smaller counts as this much: where a label is rare, a few rows more of it are many times
+the usual loss."""
 LOOKS = 3
 """Looks that must agree before anything but a number that is not finite is diagnosed."""
 
@@ -90,18 +101,62 @@ class Diagnosis:
         return f"{self.sentence} Try {', or '.join(f'--set {remedy}' for remedy in self.remedies)}"
 
 
-def diagnose(looks: Sequence[Look], *, lr: float, layers: Sequence[str]) -> list[Diagnosis]:
-    """What the last looks say, the gravest first; empty for a healthy run.
+def diagnose(looks: Sequence[Look], *, lr: float, layers: Sequence[str], head: str = "mlp") -> list[Diagnosis]:
+    """What the last looks say, the gravest first; empty for a healthy run. A run whose updates are too large is
+    diagnosed as that alone: what else its gradients show follows from it.
 
     Args:
         lr: the peak learning rate of the config.
         layers: parts that train, from the embeddings up.
+        head: the head's name; only settings that it has are suggested.
     """
     if len(looks) < LOOKS:
         return []
-    rules = (_exploding, _too_high, _symmetric, _dead, _vanishing, _too_low)
-    found = (rule(looks, looks[-LOOKS:], lr, layers) for rule in rules)
-    return [one for one in found if one is not None]
+    last = looks[-LOOKS:]
+    too_large = [rule(looks, last, lr, layers) for rule in (_exploding, _too_high)]
+    others = [_symmetric, _dead]
+    if median(look.loss for look in last) <= RISEN * looks[0].loss:
+        others += [_vanishing, _too_low]
+    found = too_large if any(too_large) else [rule(looks, last, lr, layers) for rule in others]
+    return [for_head(one, head, lr) for one in found if one is not None]
+
+
+def for_head(diagnosis: Diagnosis, head: str, lr: float) -> Diagnosis:
+    """The diagnosis with the suggestions that a run with this head can follow; another head where none is left."""
+    hidden, ours = head == "mlp", head != "stock"
+
+    def applies(setting: str) -> bool:
+        return (hidden or not setting.startswith("model.head.")) and (ours or not setting.startswith("model."))
+
+    suggested = [one for one in diagnosis.remedies if applies(one)]
+    if not suggested:
+        suggested = [f"optim.lr={lr / 10:.2g}"] if lr > SAFE_LR else []
+        suggested += [] if head == "linear" else ["model.head=linear"]
+    safe = {key: value for key, value in diagnosis.safe.items() if applies(key)}
+    return replace(diagnosis, remedies=tuple(suggested or ["optim.warmup=0.2"]), safe=safe)
+
+
+def loss_far_above(losses: Sequence[float], start: float, update: int, lr: float, *, ended: bool) -> Diagnosis | None:
+    """The diagnosis of a run whose loss is far above that of its start, else None.
+
+    Args:
+        losses: the logged ones so far, each a mean since the one before.
+        start: the loss before the first update.
+        ended: whether the run is over.
+    """
+    if len(losses) < (1 if ended else LOGGED):
+        return None
+    now = median(losses[-LOGGED:] if len(losses) >= LOGGED else losses[-1:])
+    if now <= (ENDED_ABOVE if ended else FAR_ABOVE) * max(start, SMALLEST_LOSS):
+        return None
+    lower = min(lr / 10, SAFE_LR)
+    return Diagnosis(
+        "loss_rose",
+        f"the run diverged: the loss rose to {max(losses[-LOGGED:]):.3g} by update {update}, and was {start:.3g} at "
+        "the start.",
+        (f"optim.lr={lower:.2g}", "optim.warmup=0.2", "optim.max_grad_norm=0.5"),
+        {"optim.lr": lower, "optim.max_grad_norm": 0.5},
+    )
 
 
 def not_finite(where: str, update: int, lr: float) -> Diagnosis:
@@ -187,7 +242,7 @@ def _vanishing(looks: Sequence[Look], last: Sequence[Look], lr: float, layers: S
 
 def _too_low(looks: Sequence[Look], last: Sequence[Look], lr: float, layers: Sequence[str]) -> Diagnosis | None:
     highest = max(max(look.ratios.values(), default=0.0) for look in looks)
-    if len(looks) < 3 * LOOKS or highest > TOO_LOW:
+    if len(looks) < 3 * LOOKS or highest > TOO_LOW or lr > SAFE_LR:
         return None
     return Diagnosis(
         "lr_too_low",

@@ -7,6 +7,7 @@ Does not know: the Trainer.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,25 @@ LARGEST_DIFFERENCE = 1e-3
 """Between logits before and after merging: float32 rounds the sum of weights and addition differently."""
 
 
-def with_lora(model: Any, new: list[str], config: LoraConfig) -> Any:
-    """The model with additions to its body's linear layers; layers with `new` weights are trained whole.
+def peft_module() -> Any:
+    """Return the module peft.
 
     Raises:
-        MissingExtra: peft is not installed.
-        ConfigError: no layer of the names asked for.
+        MissingExtra: it is not installed.
     """
     try:
         import peft
     except ImportError as error:
         raise MissingExtra("model.lora needs peft: pip install 'rehead[lora]'") from error
+    return peft
+
+
+def layers_of(model: Any, new: Iterable[str], config: LoraConfig) -> list[str]:
+    """Return the names of the linear layers that get an addition: those of the config, or all with no `new` weight.
+
+    Raises:
+        ConfigError: no layer of the names asked for.
+    """
     from torch import nn
 
     whole = {name.rpartition(".")[0] for name in new}
@@ -39,6 +48,19 @@ def with_lora(model: Any, new: list[str], config: LoraConfig) -> Any:
     if not chosen:
         ends = sorted({name.rpartition(".")[2] for name in linear})
         raise ConfigError(f"model.lora.layers {list(asked)}: the body has linear layers named {', '.join(ends)}")
+    return chosen
+
+
+def with_lora(model: Any, new: list[str], config: LoraConfig) -> Any:
+    """The model with additions to its body's linear layers; layers with `new` weights are trained whole.
+
+    Raises:
+        MissingExtra: peft is not installed.
+        ConfigError: no layer of the names asked for.
+    """
+    peft = peft_module()
+    chosen = layers_of(model, new, config)
+    whole = {name.rpartition(".")[0] for name in new}
     wanted = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]

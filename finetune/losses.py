@@ -273,6 +273,7 @@ def loss_for(
     """
     name, knobs = (choice.name, choice.knobs) if choice is not None else (default_loss(task, shares=shares), {})
     loss: Any = pick(LOSSES, name, knobs, what="loss")
+    _require_in_bounds(name, knobs)
     if task not in FITS[name].tasks or (shares and not FITS[name].shares):
         fitting = (other for other, fit in FITS.items() if task in fit.tasks and (fit.shares or not shares))
         what = f"task {task}" + (" with shares of the labels as targets" if shares else "")
@@ -303,6 +304,26 @@ def _on_target_scale(loss: Any, fit: Fit, knobs: Mapping[str, Any], target: Targ
         return factor * original(predictions, (_wide(targets) * target.std + target.mean).clamp(min=0))
 
     return on_original_scale
+
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "label_smoothing": (0, 1),
+    "delta": (1e-12, math.inf),
+    "pos_weight": (0, math.inf),
+    "gamma": (0, math.inf),
+    "gamma_pos": (0, math.inf),
+    "gamma_neg": (0, math.inf),
+    "clip": (0, 1),
+}
+"""Option of a loss -> the least value that it may have, and the one that it must stay below."""
+
+
+def _require_in_bounds(name: str, options: Mapping[str, Any]) -> None:
+    for option, value in options.items():
+        least, below = BOUNDS.get(option, (-math.inf, math.inf))
+        if isinstance(value, int | float) and not least <= value < below:
+            wanted = f"{least:g} or more" if below == math.inf else f"from {least:g} up to, but not, {below:g}"
+            raise ConfigError(f"loss {name!r}: {option} is {value:g}, and should be {wanted}")
 
 
 def _where_it_holds(loss: Any, class_weights: Tensor, logits: Tensor, targets: Tensor) -> Tensor:

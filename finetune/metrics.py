@@ -7,6 +7,7 @@ scores are `[N, C]`, as `scores.activate` gives.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -122,7 +123,7 @@ def roc_auc(scores: Array, references: Array) -> float:
     """Chance that a row of a label scores higher on it than a row of none, meaned over the labels that occur."""
     from sklearn.metrics import roc_auc_score
 
-    truth = _one_hot(scores, references)
+    truth = one_hot(scores, references)
     if scores.shape[1] == 2 and references.ndim == 1:
         scores, truth = scores[:, 1:], truth[:, 1:]  # the other label is its mirror image
     defined = np.flatnonzero(truth.min(axis=0) != truth.max(axis=0))
@@ -159,7 +160,7 @@ def mean_average_precision(scores: Array, references: Array) -> float:
     """Mean of the labels' average precision, over the labels that occur."""
     from sklearn.metrics import average_precision_score
 
-    truth = _one_hot(scores, references)
+    truth = one_hot(scores, references)
     present = np.flatnonzero(truth.any(axis=0))
     if not len(present):
         return float("nan")
@@ -173,7 +174,8 @@ def confidences(scores: Array, references: Array) -> tuple[Array, Array]:
     return scores.max(axis=1), scores.argmax(axis=1) == references
 
 
-def _one_hot(scores: Array, references: Array) -> Array:
+def one_hot(scores: Array, references: Array) -> Array:
+    """Return the references as zeros and ones `[N, C]`."""
     return references if references.ndim == 2 else np.eye(scores.shape[1], dtype=int)[references]
 
 
@@ -223,7 +225,35 @@ REPORT_OF_TASK: dict[Task, tuple[str, ...]] = {
 }
 """What a report holds, the headline first."""
 
-LOWER_IS_BETTER = ("mse", "msle", "mae", "log_loss", "calibration_error")
+LOSS = "loss"
+"""The mean training loss of the validation rows, which the Trainer computes at each evaluation."""
+
+LOWER_IS_BETTER = (LOSS, "mse", "msle", "mae", "log_loss", "calibration_error")
+
+
+NUMBERS = ("mse", "msle", "mae", "r2", "pearson", "spearman")
+UNFIT: dict[Task, tuple[str, ...]] = {
+    **dict.fromkeys(("binary", "multiclass"), ("samples_f1",)),
+    "multi_label": ("balanced_accuracy", "mcc", *NUMBERS),
+    "regression": tuple(name for name in (*METRICS, *SCORE_METRICS) if name not in NUMBERS),
+}
+"""Metrics that cannot be computed for a task; those of numbers take the ids of single labels."""
+
+
+def best_by(name: str | None, task: Task) -> str:
+    """Return the metric that chooses the best checkpoint: `name`, or the task's headline metric where it is None.
+
+    Raises:
+        ConfigError: an unknown metric, or one that does not fit the task; lists those that do.
+    """
+    fitting = (*REPORT_OF_TASK[task], LOSS)
+    if name is None or name in fitting:
+        return name or fitting[0]
+    close = difflib.get_close_matches(name, fitting, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    known = name in METRICS or name in SCORE_METRICS
+    wrong = f"{name!r} does not fit task {task.replace('_', '-')}" if known else f"there is no metric {name!r}"
+    raise ConfigError(f"checkpoint.best_by: {wrong}. {hint}Choose one of {', '.join(fitting)}")
 
 
 def load_metric(name: str, task: Task) -> Any:

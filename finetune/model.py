@@ -85,22 +85,9 @@ def build_model(
         check_weights(base.path)
     described = base_config(base)
     own = body_config(described)
-    attention_dropout = wanted.dropout if wanted.attention_dropout is None else wanted.attention_dropout
-    for names, value in ((BODY_DROPOUT, wanted.dropout), (ATTENTION_DROPOUT, attention_dropout)):
-        for name in names:
-            if value is not None and hasattr(own, name):
-                setattr(own, name, value)
+    _set_dropout(own, wanted)
     body, unexpected, missing = _body(base, own, custom=isinstance(described, TextClassifierConfig))
-    if wanted.head.name != STOCK:
-        own = TextClassifierConfig(
-            encoder=own.to_dict(), head={"name": wanted.head.name, **wanted.head.knobs}, pooling=wanted.pooling or "cls"
-        )
-    elif wanted.pooling is not None:
-        raise ConfigError("model.pooling is for heads of ours: --set model.head=linear, or leave it out")
-    own.num_labels = len(labels)
-    own.id2label, own.label2id = labels.id2label, labels.label2id
-    own.problem_type = labels.problem_type
-    own.dtype = "float32"
+    own = classifier_config(own, labels, wanted)
     model = AutoModelForSequenceClassification.from_config(own)
     target = body_of(model)
     weights = {name: tensor for name, tensor in body.state_dict().items() if name in target.state_dict()}
@@ -115,6 +102,47 @@ def build_model(
             initialise(module, fill)
     new = sorted(set(model.state_dict()) - set(kept))
     return Built(model, kept, new, unexpected)
+
+
+def without_weights(base: Location, labels: LabelSpace, wanted: ModelConfig) -> Any:
+    """Return the model that `build_model` gives, on torch's device `meta`: its layers and no numbers.
+
+    Raises:
+        ConfigError: a head or pooling that cannot be.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    own = classifier_config(body_config(base_config(base)), labels, wanted)
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(own)
+
+
+def _set_dropout(own: Any, wanted: ModelConfig) -> None:
+    attention_dropout = wanted.dropout if wanted.attention_dropout is None else wanted.attention_dropout
+    for names, value in ((BODY_DROPOUT, wanted.dropout), (ATTENTION_DROPOUT, attention_dropout)):
+        for name in names:
+            if value is not None and hasattr(own, name):
+                setattr(own, name, value)
+
+
+def classifier_config(own: Any, labels: LabelSpace, wanted: ModelConfig) -> Any:
+    """Return the config of a classifier for `labels` on the body whose config is `own`.
+
+    Raises:
+        ConfigError: a pooling for the base's own head.
+    """
+    if wanted.head.name != STOCK:
+        own = TextClassifierConfig(
+            encoder=own.to_dict(), head={"name": wanted.head.name, **wanted.head.knobs}, pooling=wanted.pooling or "cls"
+        )
+    elif wanted.pooling is not None:
+        raise ConfigError("model.pooling is for heads of ours: --set model.head=linear, or leave it out")
+    own.num_labels = len(labels)
+    own.id2label, own.label2id = labels.id2label, labels.label2id
+    own.problem_type = labels.problem_type
+    own.dtype = "float32"
+    return own
 
 
 def _body(base: Location, config: Any, *, custom: bool) -> tuple[Any, list[str], set[str]]:

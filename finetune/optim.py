@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from finetune.config import ModelConfig, OptimConfig
 from finetune.errors import ConfigError
@@ -154,10 +154,19 @@ def _penalise(optimizer: Optimizer, *rest: Any) -> None:
                     weight.grad.add_(weight, alpha=group["l2"])
 
 
-def schedule_for(optimizer: Optimizer, config: OptimConfig, *, warmup: int, updates: int) -> Any:
-    """The chosen schedule over this many updates."""
+def schedule_for(
+    optimizer: Optimizer, config: OptimConfig, *, warmup: int, updates: int, lower_is_better: bool = False
+) -> Any:
+    """Return the chosen schedule over this many updates.
+
+    Args:
+        lower_is_better: whether the metric that a plateau is seen in falls as the model gets better.
+    """
     make = pick(SCHEDULES, config.schedule.name, config.schedule.knobs, what="schedule")
-    return make(optimizer, warmup, updates)
+    made = make(optimizer, warmup, updates)
+    if lower_is_better and isinstance(made, ReduceLROnPlateau):
+        return ReduceLROnPlateau(optimizer, mode="min", factor=made.factor, patience=made.patience)
+    return made
 
 
 def adamw(groups: Groups, *, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
@@ -218,7 +227,7 @@ def reduce_on_plateau(
     optimizer: Optimizer, warmup: int, updates: int, *, factor: float = 0.5, patience: int = 1
 ) -> Any:
     """Times `factor` after `patience` evaluations without a better validation score; no warm-up"""
-    return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", factor=factor, patience=patience)
+    return ReduceLROnPlateau(optimizer, mode="max", factor=factor, patience=patience)
 
 
 def _of_transformers(name: str, optimizer: Optimizer, warmup: int, updates: int, **more: Any) -> LRScheduler:

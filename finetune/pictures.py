@@ -14,7 +14,7 @@ import numpy as np
 
 from finetune.gradients import Look
 from finetune.labels import LabelSpace
-from finetune.metrics import CALIBRATION_BINS, confidences
+from finetune.metrics import CALIBRATION_BINS, LOWER_IS_BETTER, confidences
 
 DPI, POINTS_PER_INCH = 110, 72
 MOST_INCHES = 18
@@ -56,7 +56,8 @@ def trials(tried: Sequence[tuple[int, float | None, str]], metric: str, file: Pa
     if done:
         numbers, scores = zip(*done, strict=True)
         axes.plot(numbers, scores, "o", color=BLUE, label="trial")
-        axes.step(numbers, np.maximum.accumulate(scores), where="post", color=GREEN, label="best so far")
+        better = np.minimum if metric in LOWER_IS_BETTER else np.maximum
+        axes.step(numbers, better.accumulate(scores), where="post", color=GREEN, label="best so far")
     if cut:
         axes.plot(*zip(*cut, strict=True), "x", color=RED, label="cut short")
     for place, number in enumerate(number for number, _, state in tried if state == "fail"):

@@ -6,12 +6,10 @@ Does not know: training, what is written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from finetune import artifact, report
-from finetune.auxiliary import AUXILIARY
 from finetune.base_fit import BaseFit, look
 from finetune.config import Choice, TrainConfig
 from finetune.data import Splits, load_splits
@@ -19,12 +17,11 @@ from finetune.encoding import TextEncoder
 from finetune.errors import ConfigError, DataError
 from finetune.hub import fetched
 from finetune.labels import Shares
-from finetune.losses import LOSSES, default_loss, loss_for, output_activation
+from finetune.losses import default_loss, loss_for, output_activation
 from finetune.near_duplicates import NearDuplicates
 from finetune.near_duplicates import find as near_duplicates_of
-from finetune.optim import weight_decay_of
+from finetune.refusals import check_choices, check_run
 from finetune.regime import Regime, regime_for
-from finetune.registry import pick
 from finetune.rows import Rows
 from finetune.target_scale import TargetScale
 from finetune.tokens import Tokens
@@ -71,36 +68,6 @@ def plan(config: TrainConfig, data: Any = None) -> Plan:
     return plan_of(config, splits, encoder, examples(config, splits, encoder, "train"), base)
 
 
-def check_choices(config: TrainConfig) -> None:
-    from finetune.heads import HEADS
-    from finetune.initialisers import INITIALISERS
-    from finetune.optim import OPTIMIZERS, SCHEDULES
-    from finetune.poolings import POOLINGS
-
-    optim, model = config.optim, config.model
-    pooling = Choice(name=model.pooling) if model.pooling is not None else None
-    chosen: tuple[tuple[str, Mapping[str, Any], Choice | None], ...] = (
-        ("loss", LOSSES, config.loss),
-        ("optimizer", OPTIMIZERS, optim.optimizer),
-        ("schedule", SCHEDULES, optim.schedule),
-        ("head", HEADS, model.head),
-        ("pooling", POOLINGS, pooling),
-        ("initialiser", INITIALISERS, model.initialiser),
-        *(("auxiliary term", AUXILIARY, choice) for choice in config.auxiliary),
-    )
-    for what, table, choice in chosen:
-        if choice is not None:
-            pick(table, choice.name, choice.knobs, what=what)
-    if config.loss is not None and config.data.task is not None:
-        # a distribution as a label is known only once the table is read
-        loss_for(config.data.task, config.loss)
-    weight_decay_of(optim)
-    if model.lora is not None and (model.freeze != "none" or model.unfreeze):
-        raise ConfigError(
-            "model.lora trains additions and leaves the body as it is: leave out model.freeze, model.unfreeze"
-        )
-
-
 def base_of(config: TrainConfig) -> artifact.Location:
     found = artifact.find(config.base, config.models_dir)
     return fetched(found, config.models_dir, revision=config.model.revision)
@@ -128,8 +95,7 @@ def prepared(config: TrainConfig, base: artifact.Location, data: Any) -> tuple[T
 def _resolved(config: TrainConfig, base: Any, splits: Splits, encoder: TextEncoder) -> TrainConfig:
     """The config with what was inferred written in, so that training with it repeats the run."""
     task, shares = splits.labels.task, any(isinstance(value, Shares) for value in splits.train.values)
-    width = int(getattr(base, "hidden_size", 0) or getattr(base, "dim", 0) or LR_WIDTH)
-    lr = config.optim.lr or LR_AT_WIDTH * LR_WIDTH / width
+    lr = config.optim.lr or usual_lr(base)
     head_lr = config.optim.head_lr or max(lr, min(HEAD_FASTER * lr, HEAD_LR))
     return config.model_copy(
         update={
@@ -138,6 +104,12 @@ def _resolved(config: TrainConfig, base: Any, splits: Splits, encoder: TextEncod
             "loss": config.loss or Choice(name=default_loss(task, shares=shares)),
         }
     )
+
+
+def usual_lr(body: Any) -> float:
+    """Return the learning rate that suits a body with this transformers config."""
+    width = int(getattr(body, "hidden_size", 0) or getattr(body, "dim", 0) or LR_WIDTH)
+    return LR_AT_WIDTH * LR_WIDTH / width
 
 
 def plan_of(
@@ -152,18 +124,26 @@ def plan_of(
     measured = config.optim.batch_size == "auto"
     model = built_for(config, base, splits.labels, train.targets, splits.target).model if measured else None
     regime = regime_for(config, train.tokens.lengths, train.targets, splits.labels.task, model)
+    targets_of(config, splits, "validation")
+    check_run(config, base, splits, rows=regime.batches.batch_size)
     return Plan(config, splits, fit, near, lengths, regime)
 
 
 def examples(config: TrainConfig, splits: Splits, encoder: TextEncoder, name: str) -> Examples:
-    """The rows of a split as they are trained on.
+    """The rows of a split as they are trained on; raises as `targets_of` does."""
+    from finetune.trainer import Examples
+
+    targets = targets_of(config, splits, name)
+    return Examples(tokens_of(encoder, splits.by_name()[name]), targets)
+
+
+def targets_of(config: TrainConfig, splits: Splits, name: str) -> Any:
+    """The targets of a split's rows, as its labels encode them; numbers are standardized.
 
     Raises:
         ConfigError: a loss that these targets do not fit.
         DataError: a number that the loss cannot take.
     """
-    from finetune.trainer import Examples
-
     rows, labels = splits.by_name()[name], splits.labels
     targets = labels.targets(rows.values)
     loss_for(
@@ -184,7 +164,7 @@ def examples(config: TrainConfig, splits: Splits, encoder: TextEncoder, name: st
     if splits.target is not None:
         targets = splits.target.standardize(rows.values)
         _check_save_dtype(config, splits.target)
-    return Examples(tokens_of(encoder, rows), targets)
+    return targets
 
 
 def _check_save_dtype(config: TrainConfig, target: TargetScale) -> None:

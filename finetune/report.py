@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from finetune import pictures
-from finetune.bootstrap import Scored
+from finetune.bootstrap import INTERVALS, Scored
 from finetune.gradients import Look
 from finetune.labels import LabelSpace
 from finetune.metrics import METRICS_OF_TASK
@@ -24,6 +24,9 @@ from finetune.scores import decide
 from finetune.tables import write_table
 
 ERRORS = "errors.csv"
+ROW_NUMBERS = "`row` counts the data rows of `file` from 1; the header is not counted"
+"""What the row numbers in errors.csv mean."""
+
 NEAR_DUPLICATES = "near_duplicates.csv"
 LOOKS = "gradients.jsonl"
 
@@ -87,6 +90,16 @@ def write_errors(report: Path, labels: LabelSpace, measured: Measured, count: in
         write_table(report / ERRORS, wrong)
 
 
+def errors_sentence(report: Path) -> str:
+    """Return what the table of errors in a report holds; empty where there is none."""
+    if not (report / ERRORS).is_file():
+        return ""
+    return (
+        f"`report/{ERRORS}` lists the validation rows that the model got most wrong and those it was least sure of, "
+        f"with all columns of the table; {ROW_NUMBERS}."
+    )
+
+
 def write_near_duplicates(report: Path, pairs: list[dict[str, Any]]) -> None:
     """Write the table of texts that nearly repeat one another, if there are any."""
     if pairs:
@@ -117,7 +130,8 @@ def draw(report: Path, labels: LabelSpace, measured: Measured) -> list[str]:
 
 
 def errors(labels: LabelSpace, measured: Measured, count: int) -> list[dict[str, Any]]:
-    """Up to `count` rows that the model got most wrong, and up to `count` that it was least sure of.
+    """Up to `count` rows that the model got most wrong, and up to `count` that it was least sure of, each with all
+    columns of its table. ROW_NUMBERS says what `row` counts.
 
     Worst: wrong answers with the highest score, the largest wrong score or missed label, the largest residual.
     Most uncertain: the smallest lead of the best label, or the score nearest to one half; none for a number.
@@ -137,11 +151,34 @@ def errors(labels: LabelSpace, measured: Measured, count: int) -> list[dict[str,
         doubt = ordered[:, -1] - ordered[:, -2]
     worst = [int(index) for index in np.argsort(-badness, kind="stable")[:count] if badness[index] > 0]
     unsure = [] if doubt is None else [int(index) for index in np.argsort(doubt, kind="stable")[:count]]
-    return [
-        _error(labels, measured, predictions, index, kind)
-        for kind, chosen in (("worst", worst), ("uncertain", unsure))
-        for index in chosen
-    ]
+    chosen = [(kind, index) for kind, places in (("worst", worst), ("uncertain", unsure)) for index in places]
+    found = [_error(labels, measured, predictions, index, kind) for kind, index in chosen]
+    return _beside(found, [measured.rows.origin.cells(index) for _, index in chosen] if measured.rows.origin else [])
+
+
+def _beside(rows: list[dict[str, Any]], origins: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The rows with the cells of all columns of their tables; a column whose name is taken, and whose cells are not the
+    same, has `(table)` behind it."""
+    columns = list(dict.fromkeys(name for _, cells in origins for name in cells))
+    cells_of = {name: [_shown(cells.get(name)) for _, cells in origins] for name in columns}
+    if origins:
+        cells_of = {"file": [file for file, _ in origins]} | {
+            f"{name} (table)" if name == "file" else name: cells for name, cells in cells_of.items()
+        }
+    for name, cells in cells_of.items():
+        taken = bool(rows) and name in rows[0]
+        if taken and all(str(row[name]) == str(cell) for row, cell in zip(rows, cells, strict=True)):
+            continue
+        for row, cell in zip(rows, cells, strict=True):
+            row[f"{name} (table)" if taken else name] = cell
+    return rows
+
+
+def _shown(cell: Any) -> Any:
+    """A cell as a CSV file has it."""
+    if isinstance(cell, str | int | float) or cell is None:
+        return "" if cell is None else cell
+    return json.dumps(cell, ensure_ascii=False, default=str) if isinstance(cell, list | dict | tuple) else str(cell)
 
 
 def _error(labels: LabelSpace, measured: Measured, predictions: Any, index: int, kind: str) -> dict[str, Any]:
@@ -160,9 +197,17 @@ def _error(labels: LabelSpace, measured: Measured, predictions: Any, index: int,
     return found | {"label": label, "prediction": said, "score": score}
 
 
-def metrics_json(measured: Mapping[str, Measured], counts: Mapping[str, int]) -> dict[str, Any]:
-    """The content of metrics.json: the validation split, and under `tests` the splits that were only reported on."""
+def metrics_json(
+    measured: Mapping[str, Measured], counts: Mapping[str, int], chosen_by: str, notes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of metrics.json: the validation split, and under `tests` the splits that were only reported on.
+
+    Args:
+        chosen_by: the metric that chose the checkpoint.
+        notes: what is said of the run (`Verdict.to_json`).
+    """
     content = {"split": "validation"} | part(measured["validation"].scored) | {"data": dict(counts)}
+    content |= {"chosen_by": chosen_by, "intervals": INTERVALS, "notes": dict(notes)}
     tests = {
         name: {"split": name} | part(one.scored) | _origin(name, one.rows)
         for name, one in measured.items()
@@ -171,15 +216,19 @@ def metrics_json(measured: Mapping[str, Measured], counts: Mapping[str, int]) ->
     return content | {"tests": tests}
 
 
-def beaten_by_tfidf(labels: LabelSpace, scored: Scored) -> str | None:
-    """A sentence where TF-IDF does better than the model in the task's headline metric, else None."""
+def beaten_by_tfidf(labels: LabelSpace, scored: Scored, advice: str = "") -> str | None:
+    """A sentence where TF-IDF does better than the model in the task's headline metric, else None.
+
+    Args:
+        advice: what may help, after a colon.
+    """
     headline = METRICS_OF_TASK[labels.task][0]
     value, plain = scored.metrics.get(headline, {}).get("value"), scored.tfidf.get(headline)
     if value is None or plain is None or plain <= value:
         return None
     return (
         f"TF-IDF with a linear model does better on the same rows ({headline} {plain:.3f}, this model "
-        f"{value:.3f}): train longer (--epochs), or with a higher learning rate (--lr)"
+        f"{value:.3f}){advice}"
     )
 
 

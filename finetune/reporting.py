@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 
 from finetune.artifact import sha256, write_json
 from finetune.events import Evaluated, Listener, Saved, Started, Step
+from finetune.metrics import LOWER_IS_BETTER
 
 STAMP = "stamp.json"
 """Hashes of a checkpoint's files: a resumed run refuses a checkpoint that is damaged or incomplete."""
@@ -38,12 +39,13 @@ class Reporting(TrainerCallback):
         self.paused_s = 0.0
         self.paused_from_s = 0.0
         self.first = 0
+        self.sign = -1.0 if best_by in LOWER_IS_BETTER else 1.0
         self.best = -math.inf
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         self.listener(Started(state.max_steps, self.per_epoch, self.rows, self.validation_rows))
         self.first = state.global_step
-        self.best = state.best_metric if state.best_metric is not None else -math.inf
+        self.best = self.sign * state.best_metric if state.best_metric is not None else -math.inf
         self.began_s = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
@@ -76,9 +78,10 @@ class Reporting(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **rest: Any) -> None:
         found = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items()}
-        better = found.get(self.best_by, -math.inf) > self.best
-        self.best = max(self.best, found.get(self.best_by, -math.inf))
-        self.listener(Evaluated(state.global_step, state.epoch or 0.0, found, better))
+        score = self.sign * found.get(self.best_by, math.nan)
+        better = score > self.best  # never for NaN
+        self.best = score if better else self.best
+        self.listener(Evaluated(state.global_step, state.epoch or 0.0, found, better, self.best_by))
 
     def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"

@@ -19,14 +19,50 @@ import numpy.typing as npt
 
 from finetune.errors import DataError
 from finetune.spool import Cells, chosen
+from finetune.tables import Table
 
 Identities = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The tables that rows came from, and the place of each row in them: `places [N, 2]` are positions in `tables` and
+    in the table, from 0. Cells are read when they are asked for."""
+
+    tables: tuple[Table, ...]
+    places: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, table: Table, positions: Sequence[int]) -> Origin:
+        """The origin of these rows of one table."""
+        return cls((table,), np.stack([np.zeros(len(positions), np.int64), np.asarray(positions, np.int64)], axis=1))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Origin], rows: int) -> Origin | None:
+        """The origin of several tables' rows, one after the other; None where that of some of the `rows` is unknown."""
+        if not parts or sum(len(part.places) for part in parts) != rows:
+            return None
+        before = np.cumsum([0, *(len(part.tables) for part in parts)])
+        places = [part.places + np.array([first, 0]) for part, first in zip(parts, before, strict=False)]
+        return cls(tuple(table for part in parts for table in part.tables), np.concatenate(places))
+
+    def take(self, positions: Sequence[int]) -> Origin:
+        """The origin of the rows at these positions, in this order."""
+        return Origin(self.tables, self.places[np.asarray(positions, dtype=np.int64)])
+
+    def cells(self, position: int) -> tuple[str, dict[str, Any]]:
+        """The name of a row's table, and its cell in each of the table's columns."""
+        which, place = self.places[position].tolist()
+        table = self.tables[which]
+        row = table.rows[place]
+        return table.name, {name: row.get(name) for name in table.columns}
+
+
+@dataclass(frozen=True)
 class Rows:
     """Checked rows: `values` are label names, lists of names or numbers; `numbers` are 1-based rows of `source`;
-    `groups` say what belongs together (an author, a document), where a column was named for it."""
+    `groups` say what belongs together (an author, a document), where a column was named for it; `origin` leads to the
+    other cells of each row."""
 
     texts: Sequence[str]
     pairs: Sequence[str] | None
@@ -34,6 +70,7 @@ class Rows:
     numbers: list[int]
     source: str
     groups: list[str] | None = None
+    origin: Origin | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -47,6 +84,7 @@ class Rows:
             [self.numbers[index] for index in positions],
             self.source,
             [self.groups[index] for index in positions] if self.groups is not None else None,
+            self.origin.take(positions) if self.origin is not None else None,
         )
         if "identities" in self.__dict__:  # hashed already: the texts need not be read once more
             taken.__dict__["identities"] = self.identities[np.asarray(positions, dtype=np.int64)]
@@ -80,6 +118,7 @@ def joined(parts: Sequence[Rows]) -> Rows:
         [number for part in parts for number in part.numbers],
         " + ".join(dict.fromkeys(part.source for part in parts)),
         [group for part in parts for group in part.groups or ()] if parts[0].groups is not None else None,
+        Origin.joined([part.origin for part in parts if part.origin is not None], sum(map(len, parts))),
     )
 
 

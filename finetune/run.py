@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +34,15 @@ from finetune.measure import (
     scored_rows,
     write_evaluation,
 )
-from finetune.metrics import load_metric
-from finetune.planning import Plan, base_of, check_choices, examples, plan_of, prepared, tokens_of
+from finetune.metrics import best_by
+from finetune.model import body_config
+from finetune.planning import Plan, base_of, examples, plan_of, prepared, tokens_of, usual_lr
+from finetune.refusals import check_choices
 from finetune.report import Measured
 from finetune.rows import Rows
 from finetune.scores import activate
 from finetune.tokens import Tokens
+from finetune.verdict import Verdict, verdict_of
 
 if TYPE_CHECKING:
     from finetune.fitting import Fitted
@@ -52,13 +55,15 @@ VERIFIED = 64
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run gives: the model folder, the metrics by split, the counts of the data, and the updates made."""
+    """What a run gives: the model folder, the metrics by split, the counts of the data, the updates made, and what is
+    said of it."""
 
     path: Path
     metrics: dict[str, float]
     tests: dict[str, dict[str, float]]
     data: dict[str, int]
     updates: int
+    verdict: Verdict = field(default_factory=Verdict)
 
 
 def train(config: TrainConfig, data: Any = None, on_event: Listener | None = None) -> TrainResult:
@@ -90,8 +95,6 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
         say(Said(sentence))
     for sentence in splits.warnings:
         say(Warned(sentence))
-    for name in config.metrics:
-        load_metric(name, labels.task)
 
     # 2. texts to tokens, and what is known of them beforehand
     train, validation = (examples(config, splits, encoder, name) for name in ("train", "validation"))
@@ -123,10 +126,18 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
         mix = fit_mix(model, encoder, settings.zero_shot, labels, config.zero_shot.fit_on, seed=config.seed, say=say)
         settings = replace(settings, zero_shot=replace(settings.zero_shot, mix=mix))
     figures = _measure(config, splits, model, encoder, shared=shared, validation=validation.tokens)
-    beaten = report.beaten_by_tfidf(labels, figures["validation"].scored)
-    if beaten is not None:
-        say(Warned(beaten))
-    _write(folder, settings, planned, figures, fitted)
+    verdict = verdict_of(
+        config,
+        labels,
+        figures,
+        labels.encode(splits.train.values),
+        chosen_by=best_by(config.checkpoint.best_by, labels.task),
+        evaluations=sum("eval_loss" in entry for entry in fitted.history),
+        usual_lr=usual_lr(body_config(model.config)),
+    )
+    for sentence in verdict.warnings:
+        say(Warned(sentence))
+    _write(folder, settings, planned, figures, fitted, verdict)
     _save_weights(model, folder, config.save_dtype)
     encoder.tokenizer.save_pretrained(folder)
     if config.model.lora is not None or config.model.head.name != STOCK:
@@ -137,9 +148,9 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     shutil.rmtree(work, ignore_errors=True)
     values = {name: one.scored.values() for name, one in figures.items()}
     say(Saved(str(out)))
-    say(Finished(str(out), values["validation"]))
+    say(Finished(str(out), values["validation"], verdict.notes))
     tests = {name: found for name, found in values.items() if name != "validation"}
-    return TrainResult(out, values["validation"], tests, splits.counts, fitted.updates)
+    return TrainResult(out, values["validation"], tests, splits.counts, fitted.updates, verdict)
 
 
 def validation_rows(folder: Path) -> Rows:
@@ -202,14 +213,21 @@ def _settings(config: TrainConfig, splits: Splits, encoder: TextEncoder) -> Clas
 
 
 def _write(
-    folder: Path, settings: ClassifierSettings, planned: Plan, figures: dict[str, Measured], fitted: Fitted
+    folder: Path,
+    settings: ClassifierSettings,
+    planned: Plan,
+    figures: dict[str, Measured],
+    fitted: Fitted,
+    verdict: Verdict,
 ) -> None:
     config = planned.config
     artifact.write_settings(folder, settings)
     repeatable = config.model_copy(update={"overwrite": False, "resume": False})
     (folder / artifact.TRAIN_CONFIG).write_text(configfile.dump(repeatable), encoding="utf-8")
     splits = planned.splits
-    content = report.metrics_json(figures, splits.counts) | {"base_fit": planned.fit.to_json()}
+    chosen_by = best_by(config.checkpoint.best_by, splits.labels.task)
+    content = report.metrics_json(figures, splits.counts, chosen_by, verdict.to_json())
+    content |= {"base_fit": planned.fit.to_json()}
     artifact.write_json(folder / artifact.METRICS, content)
     drawn = report.write(
         folder / "report",
@@ -222,7 +240,8 @@ def _write(
     )
     pairs = planned.near.listed(splits.by_name(), config.error_rows)
     report.write_near_duplicates(folder / "report", pairs)
-    card = model_card(config, settings, splits, planned.fit, figures, drawn)
+    listed = report.errors_sentence(folder / "report")
+    card = model_card(config, settings, splits, planned.fit, figures, drawn, verdict, listed)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -270,4 +289,5 @@ def _known_result(out: Path) -> TrainResult:
         name: {metric: entry["value"] for metric, entry in part["metrics"].items()}
         for name, part in metrics.get("tests", {}).items()
     }
-    return TrainResult(out, values, tests, dict(metrics.get("data", {})), 0)
+    said = {key: sentence or "" for key, sentence in metrics.get("notes", {}).items()}
+    return TrainResult(out, values, tests, dict(metrics.get("data", {})), 0, Verdict(**said))

@@ -22,7 +22,7 @@ from finetune import artifact, configfile, pictures
 from finetune.config import TrainConfig
 from finetune.errors import ConfigError, MissingExtra, TrainingError
 from finetune.events import Evaluated, Listener, Said, Saved, Warned
-from finetune.metrics import METRICS_OF_TASK
+from finetune.metrics import LOSS, LOWER_IS_BETTER, best_by
 from finetune.planning import plan
 from finetune.run import train
 
@@ -112,12 +112,13 @@ class Space:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The best trial: its config, its validation score, and how many trials the study holds."""
+    """The best trial: its config, its score in `metric` on the validation rows, and how many trials the study holds."""
 
     path: Path
     config: TrainConfig
     score: float
     trials: int
+    metric: str = ""
 
 
 def search(
@@ -156,9 +157,10 @@ class _Study:
         artifact.check_output(self.out, overwrite=self.base.overwrite)
         # whether a choice by name suits the data shows where the run is planned
         task, *_ = [plan(config, data).splits.labels.task for config in (self.base, *self.named)]
+        metric = best_by(self.base.checkpoint.best_by, task)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._open()
-        self.kept.set_user_attr(METRIC, METRICS_OF_TASK[task][0])
+        self._open("minimize" if metric in LOWER_IS_BETTER else "maximize")
+        self.kept.set_user_attr(METRIC, metric)
         self.kept.set_user_attr(ASKED, self.space.asked)
 
     def go_on(self, trials: int) -> None:
@@ -209,18 +211,23 @@ class _Study:
         elif not self._is_ours():
             again = f"rehead finetune --config {self.folder / BEST}"
             self.say(Warned(f"the best trial's model is not at {self.out} any more: {again} trains it again"))
-        return SearchResult(self.out, config, best.value, len(counted))
+        return SearchResult(self.out, config, best.value, len(counted), self.kept.user_attrs[METRIC])
 
     def counted(self) -> list[Any]:
         """The trials that came to an end; one that was stopped from outside is made up for by another."""
         ended = ("COMPLETE", "PRUNED")
         return [one for one in self.kept.trials if one.state.name in ended or DIVERGED in one.user_attrs]
 
-    def _open(self) -> None:
+    def _open(self, direction: str | None = None) -> None:
+        """Open the study, or create it; one that is there keeps its direction."""
+        storage = f"sqlite:///{self.folder / STUDY}"
+        if direction is None:
+            [known] = self.optuna.get_all_study_summaries(storage) or [None]
+            direction = known.direction.name.lower() if known is not None and known.direction else "maximize"
         self.kept = self.optuna.create_study(
             study_name=self.out.name,
-            storage=f"sqlite:///{self.folder / STUDY}",
-            direction="maximize",
+            storage=storage,
+            direction=direction,
             pruner=self.optuna.pruners.MedianPruner(n_startup_trials=TRIALS_BEFORE_PRUNING),
             load_if_exists=True,
         )
@@ -236,7 +243,9 @@ class _Study:
         settings = {"out": str(place / self.out.name), "overwrite": True, "resume": False}
         try:
             config = self.space.config(self.space.values(trial.params), **settings)
-            score = train(config, data, _Scores(self.optuna, trial, metric)).metrics[metric]
+            heard = _Scores(self.optuna, trial, metric)
+            metrics = train(config, data, heard).metrics
+            score = heard.best if metric == LOSS else metrics.get(metric, math.nan)
             if not math.isfinite(score):
                 raise TrainingError(f"{metric} is {score}")
         except BaseException as stop:
@@ -251,8 +260,9 @@ class _Study:
         shown = ", ".join(f"{key}={f'{one:.4g}' if isinstance(one, float) else one}" for key, one in values.items())
         ended = {"PRUNED": "cut short", "FAIL": "diverged"}.get(trial.state.name)
         if ended is None:
-            best = " (best)" if self.kept.best_trial.number == trial.number else ""
-            ended = f"{self.kept.user_attrs[METRIC]} {trial.value:.4f}{best}"
+            metric = self.kept.user_attrs[METRIC]
+            best = f" (best {metric} so far)" if self.kept.best_trial.number == trial.number else ""
+            ended = f"{metric} {trial.value:.4f}{best}"
         self.say(Said(f"trial {len(self.counted())} of {trials}: {ended} with {shown}"))
         self._keep_best()
 
@@ -279,10 +289,12 @@ class _Scores:
 
     def __init__(self, optuna: Any, trial: Any, metric: str) -> None:
         self.optuna, self.trial, self.metric, self.reported = optuna, trial, metric, -1
+        self.best = math.nan
 
     def __call__(self, event: Any) -> None:
         if not isinstance(event, Evaluated) or self.metric not in event.metrics:
             return
+        self.best = event.metrics[self.metric] if event.best else self.best
         step = round(event.epoch * STEPS_OF_AN_EPOCH)
         if step > self.reported:  # a run that is mended goes back to a checkpoint
             self.reported = step
@@ -308,6 +320,8 @@ def _space(content: Mapping[str, Any]) -> Space:
         raise ConfigError("nothing to search: give a setting a range, for example optim: {lr: {low: 1e-5, high: 1e-3}}")
     if wrong := ranges.keys() & set(OF_A_CALL):
         raise ConfigError(f"{min(wrong)} is one for all trials: give it a value in place of a range")
+    if "checkpoint.best_by" in ranges:
+        raise ConfigError("checkpoint.best_by compares the trials: give it one metric in place of a range")
     asked = {key: json.dumps(value, ensure_ascii=False, default=str) for key, value in found.items()}
     return Space(content, ranges, {key: text for key, text in asked.items() if key not in OF_A_CALL})
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
+from finetune import trackers
 from finetune.attention import shared_text_mask
 from finetune.auxiliary import Term
 from finetune.average import WeightAverage
@@ -27,6 +28,7 @@ from finetune.cpu import eager_of
 from finetune.encoding import Encoded, TextEncoder
 from finetune.events import Listener
 from finetune.losses import Loss
+from finetune.metrics import LOWER_IS_BETTER
 from finetune.model import ATTENTION_DROPOUT
 from finetune.optim import Parts, optimizer_for, schedule_for
 from finetune.reduce import reduce
@@ -151,7 +153,13 @@ class HeadTrainer(Trainer):
         if self.lr_scheduler is None:
             warmup = math.ceil(num_training_steps * self.config.optim.warmup)
             chosen = self.optimizer if optimizer is None else optimizer
-            self.lr_scheduler = schedule_for(chosen, self.config.optim, warmup=warmup, updates=num_training_steps)
+            self.lr_scheduler = schedule_for(
+                chosen,
+                self.config.optim,
+                warmup=warmup,
+                updates=num_training_steps,
+                lower_is_better=not self.args.greater_is_better,
+            )
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -184,6 +192,21 @@ class HeadTrainer(Trainer):
         """The metrics of the weights that would be kept; see `transformers.Trainer.evaluate`."""
         with self._average.in_place() if self._average is not None else nullcontext():
             return dict(super().evaluate(*args, **rest))
+
+    def loss_of_rows(self, count: int) -> float:
+        """Return the mean training loss of up to `count` training rows, spread over the table, without dropout."""
+        rows: Any = self.train_dataset
+        places = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)).tolist()
+        total, size, training = 0.0, self.args.per_device_train_batch_size, self.model.training
+        self.model.eval()
+        for start in range(0, len(places), size):
+            chosen = places[start : start + size]
+            batch = self._prepare_inputs(self.data_collator([rows[place] for place in chosen]))
+            with torch.no_grad(), self.compute_loss_context_manager():
+                total += float(self.compute_loss(self.model, batch)) * len(chosen)
+        self.model.train(training)
+        self.loss_of_update = 0.0
+        return total / len(places)
 
     def _save_checkpoint(self, *args: Any, **rest: Any) -> None:
         super()._save_checkpoint(*args, **rest)
@@ -242,6 +265,7 @@ def training_arguments(
 
     Args:
         rows, accumulation, updates: rows in a batch, batches in an update, updates of the whole run.
+        best_by: the metric that chooses the best checkpoint.
     """
     optim = config.optim
     every = config.checkpoint.every_steps
@@ -261,7 +285,7 @@ def training_arguments(
         save_total_limit=config.checkpoint.keep,
         load_best_model_at_end=True,
         metric_for_best_model=f"eval_{best_by}",
-        greater_is_better=True,
+        greater_is_better=best_by not in LOWER_IS_BETTER,
         bf16=use_bfloat16(config.precision),
         use_cpu=not torch.cuda.is_available(),
         seed=config.seed,
@@ -271,7 +295,7 @@ def training_arguments(
         remove_unused_columns=False,
         label_names=["labels"],
         dataloader_pin_memory=torch.cuda.is_available(),
-        report_to=list(config.report_to) or "none",
+        report_to=trackers.left_to_transformers(config.report_to) or "none",
         disable_tqdm=True,
     )
 

@@ -95,7 +95,9 @@ def command(
         click.echo(f"\n{by} {name} ({part.rows} rows)")
         _table(part, labels=False)
     if report is not None:
-        click.echo(f"report: {report}")
+        from finetune.report import ERRORS, ROW_NUMBERS
+
+        click.echo(f"report: {report} (in {ERRORS}, {ROW_NUMBERS})")
 
 
 def _table(scored: Any, *, labels: bool = True) -> None:

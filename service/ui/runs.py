@@ -89,13 +89,27 @@ def status(job: Job) -> str:
             f"loss {last.loss:.3f}, {last.rows_per_s:,.0f} rows a second, about {left} left"
         )
         bar = f'<progress max="{last.updates}" value="{last.update}" aria-label="Updates made"></progress> '
-    finished = [one for one in job.events if isinstance(one, events.Finished)]
-    values = [
-        f"{key.replace('_', ' ')} {value:.3f}" for one in finished for key, value in list(one.metrics.items())[:4]
-    ]
-    figures = f'<div class="rehead-figures">{escape(", ".join(values))}</div>' if values else ""
     line = f'<div role="status" class="rehead-run rehead-{job.state}">{bar}{told}</div>'
-    return f"{line}{figures}{_sentences(job)}"
+    return f"{line}{_result(job)}{_sentences(job)}"
+
+
+def _result(job: Job) -> str:
+    """What is wrong with a finished model, its figures, and what they were measured on."""
+    finished = next((one for one in job.events if isinstance(one, events.Finished)), None)
+    if finished is None:
+        return ""
+    warned = {one.text for one in job.events if isinstance(one, events.Warned)}
+    wrong = "".join(_sentence("Warned", note) for note in finished.notes if note in warned)
+    values = ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in list(finished.metrics.items())[:4])
+    rows = next((one.validation_rows for one in job.events if isinstance(one, events.Started)), None)
+    where = f" on {rows:,} validation rows" if rows is not None else ""
+    figures = f'<div class="rehead-figures">{escape(f"{values}{where}")}</div>' if values else ""
+    others = "".join(_sentence("Said", note) for note in finished.notes if note not in warned)
+    return f"{wrong}{figures}{others}"
+
+
+def _sentence(kind: str, text: str) -> str:
+    return f'<div class="{LOOKS[kind]}">{escape(f"{text[:1].upper()}{text[1:]}")}</div>'
 
 
 SAYS = {
@@ -108,12 +122,15 @@ SAYS = {
 
 
 def _sentences(job: Job) -> str:
-    """What a run says, the last few; warnings and failures all."""
+    """What a run says: its failure, the last few notes, and all warnings that its result does not repeat."""
     # where the operator keeps things is none of a visitor's business
     places = [Path(str(job.config["data"]["train"][0]["path"])).parent, Path(str(job.config["models_dir"]))]
     found = [one for one in job.events if isinstance(one, events.Said | events.Warned | events.Failed)]
     said = [one for one in found if isinstance(one, events.Said)][-SAID_LAST:]
-    shown = [*said, *(one for one in found if not isinstance(one, events.Said))]
+    repeated = {note for one in job.events if isinstance(one, events.Finished) for note in one.notes}
+    failed = [one for one in found if isinstance(one, events.Failed)]
+    warned = [one for one in found if isinstance(one, events.Warned) and one.text not in repeated]
+    shown: list[events.Said | events.Warned | events.Failed] = [*failed, *said, *warned]
     return "".join(
         f'<div class="{LOOKS[type(one).__name__]}">{escape(_without(one.text, places))}</div>' for one in shown
     )

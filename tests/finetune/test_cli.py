@@ -139,7 +139,7 @@ def test_a_stopped_run_keeps_its_checkpoint_and_says_where(
         assert process.stderr is not None
         for line in process.stderr:
             lines.append(line)
-            if "(best)" in line:
+            if "(best accuracy so far)" in line:
                 time.sleep(1)
                 process.send_signal(number)
                 break

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from finetune import events, losses
 from finetune.callbacks import Diverged, look_every
 from finetune.config import TrainConfig
 from finetune.errors import TrainingError
-from finetune.gradients import Look, diagnose
+from finetune.gradients import Look, diagnose, loss_far_above
 from finetune.run import train
 
 Make = Callable[..., TrainConfig]
@@ -54,9 +55,26 @@ def test_a_deep_stack_of_sigmoids_makes_gradients_vanish(config: Make, reviews: 
     assert "--set model.head.activation=relu" in warned(heard)
 
 
-def test_a_learning_rate_of_ten_is_too_high(config: Make, reviews: Any) -> None:
-    heard, _ = run(config(optim={"lr": 10, "epochs": 2}, gradients=EVERY, tfidf_baseline=False), reviews)
-    assert "the learning rate is too high" in warned(heard) and "--set optim.lr=0.0001" in warned(heard)
+def test_a_run_at_a_learning_rate_of_ten_is_diverged_and_gives_no_model(config: Make, reviews: Any) -> None:
+    wanted = config(optim={"lr": 10, "epochs": 2}, gradients=EVERY, tfidf_baseline=False)
+    heard: list[Any] = []
+    with pytest.raises(Diverged, match="diverged: the loss rose to .* and was 0.69. at the start") as caught:
+        train(wanted, reviews, heard.append)
+    out = Path(wanted.out)
+    assert caught.value.exit_code == 3 and not out.exists()
+    assert "--set optim.lr=0.0001" in str(caught.value) and "No model is written" in str(caught.value)
+    assert str(out.with_name(".model.run")) in str(caught.value)
+    assert (out.with_name(".model.run") / "diverged" / "model.safetensors").is_file(), "kept for a look"
+    told = warned(heard) + str(caught.value)
+    assert "the learning rate is too high" in told
+    assert "vanish" not in told and "model.head" not in told and "model.initialiser" not in told
+
+
+def test_a_diverged_run_is_recovered_where_that_is_asked_for(config: Make, reviews: Any) -> None:
+    wanted = config(optim={"lr": 10, "epochs": 2}, gradients={"every": 100, "remedy": "auto"}, tfidf_baseline=False)
+    heard, result = run(wanted, reviews)
+    assert "remedy 1 of 2: the run diverged: the loss rose" in warned(heard)
+    assert "\n  lr: 0.0001" in (result.path / "train_config.yaml").read_text()
 
 
 def test_a_scaled_loss_without_clipping_explodes(config: Make, reviews: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,8 +131,6 @@ def test_a_nan_in_one_batch_stops_the_run_and_keeps_the_last_checkpoint(
         run(wanted, reviews)
     assert caught.value.exit_code == 3 and isinstance(caught.value, Diverged)
     assert "--set optim.lr=0.0001" in str(caught.value)
-    from pathlib import Path
-
     out = Path(wanted.out)
     assert not out.exists()
     kept = list(out.with_name(".model.run").glob("checkpoint-*/model.safetensors"))
@@ -165,7 +181,7 @@ def test_a_remedy_gives_a_symmetric_head_another_beginning(config: Make, reviews
 
 
 def test_a_healthy_run_raises_no_alarm_and_can_be_seen(config: Make, reviews: Any) -> None:
-    heard, result = run(config(gradients=EVERY, optim={"epochs": 3, "lr": 1e-3}, tfidf_baseline=False), reviews)
+    heard, result = run(config(gradients=EVERY, optim={"epochs": 3, "lr": 1e-2}, tfidf_baseline=False), reviews)
     assert warned(heard) == ""
     assert (result.path / "report" / "gradients.png").stat().st_size > 5_000
     assert "gradients.png" in (result.path / "README.md").read_text()
@@ -183,6 +199,37 @@ def test_nothing_is_diagnosed_before_three_looks_agree() -> None:
     assert diagnose([tiny[0], look(1), tiny[2]], lr=1e-4, layers=["layer 1", "head"]) == []
     [slow] = diagnose([look(n, ratio=1e-9) for n in range(9)], lr=1e-9, layers=["head"])
     assert slow.name == "lr_too_low" and not slow.grave and "optim.lr=2e-05" in slow.remedies
+
+
+def test_only_settings_that_the_head_has_are_suggested_and_no_higher_rate_for_a_high_one() -> None:
+    vanished = [look(n, first=1e-9) for n in range(3)]
+    [stock] = diagnose(vanished, lr=1e-3, layers=["layer 1", "head"], head="stock")
+    assert stock.remedies == ("optim.lr=0.0001", "model.head=linear") and stock.safe == {}
+    [linear] = diagnose(vanished, lr=1e-5, layers=["layer 1", "head"], head="linear")
+    assert linear.remedies == ("model.initialiser=he_uniform",)
+    assert diagnose([look(n, ratio=1e-9) for n in range(9)], lr=1.0, layers=["head"], head="stock") == []
+
+
+def test_a_run_whose_updates_are_too_large_is_diagnosed_as_that_alone() -> None:
+    broken = [look(n, loss=0.7 + 10 * n, ratio=0.5, first=1e-9) for n in range(4)]
+    assert [one.name for one in diagnose(broken, lr=10, layers=["layer 1", "head"], head="stock")] == ["lr_too_high"]
+
+
+@pytest.mark.parametrize(
+    ("losses_", "start", "ended", "name"),
+    [
+        ([0.69, 0.69, 6.4, 37.9, 104.7], 0.69, False, "loss_rose"),
+        ([0.69, 0.69, 1.1, 1.4, 1.2], 0.69, False, None),
+        ([0.05, 0.05, 3.0, 0.04, 0.05], 0.05, False, None),  # one batch with rare labels
+        ([0.7, 0.7, 1.9, 1.6, 1.7, 1.5, 1.8], 0.69, True, "loss_rose"),
+        ([0.7, 0.6, 0.5], 0.69, True, None),
+    ],
+)
+def test_a_run_has_diverged_where_its_loss_stays_far_above_the_start(
+    losses_: list[float], start: float, ended: bool, name: str | None
+) -> None:
+    found = loss_far_above(losses_, start, len(losses_), 0.1, ended=ended)
+    assert (found.name if found is not None else None) == name
 
 
 @pytest.mark.parametrize(("updates", "every"), [(5, 1), (30, 6), (100, 10), (400, 10), (4000, 100)])

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from finetune import bootstrap
 from finetune.bootstrap import score
 from finetune.labels import LabelSpace
 from finetune.metrics import METRICS, REPORT_OF_TASK, SCORE_METRICS, load_metric
+from finetune.resampled import draws_of, resampled
 
 # six rows of three labels: label 0 is found 2 of 3 times, label 1 always, label 2 never
 REFERENCES = np.array([0, 0, 0, 1, 1, 2])
@@ -89,6 +91,96 @@ def test_every_report_holds_its_metrics_with_interval_and_baseline_and_no_nan(
     for name, entry in found.metrics.items():
         assert entry["low"] <= entry["value"] + 1e-9 and entry["value"] <= entry["high"] + 1e-9, name
         assert math.isfinite(found.baseline[name]), name
+
+
+def random_rows(task: str, rows: int = 30) -> tuple[LabelSpace, Any, Any, Any]:
+    """Labels, predictions, references and scores, with many ties."""
+    from finetune.scores import decide
+
+    chance = np.random.default_rng(1)
+    count = {"binary": 2, "multiclass": 4, "multi_label": 3, "regression": 1}[task]
+    labels = LabelSpace(task, tuple("abcd"[:count]))  # type: ignore[arg-type]
+    if task == "regression":
+        truth = chance.integers(0, 4, rows).astype(float)
+        scores = (truth + chance.normal(0, 1, rows))[:, None].round(1)
+    elif task == "multi_label":
+        scores, truth = chance.random((rows, count)).round(2), (chance.random((rows, count)) < 0.2).astype(int)
+    else:
+        scores, truth = chance.dirichlet(np.ones(count), rows).round(1) + 0.05, chance.integers(0, count, rows)
+        scores /= scores.sum(axis=1, keepdims=True)
+    predictions = decide(scores, labels.task)
+    return labels, predictions.astype(int) if task == "multi_label" else predictions, truth, scores
+
+
+@pytest.mark.parametrize("task", REPORT_OF_TASK)
+def test_many_resamples_at_once_give_what_each_gives_alone(task: Any) -> None:
+    _, predictions, references, scores = random_rows(task)
+    draws = next(draws_of(len(references), 40))
+    assert (draws.sum(axis=1) == len(references)).all()
+    for name in REPORT_OF_TASK[task]:
+        at_once = resampled(name, predictions, references, scores)(draws)
+        alone = []
+        for drawn in draws.astype(int):
+            rows = np.repeat(np.arange(len(drawn)), drawn)
+            given = (METRICS[name], predictions) if name in METRICS else (SCORE_METRICS[name], scores)
+            alone.append(given[0](given[1][rows], references[rows]))
+        assert at_once == pytest.approx(alone, abs=1e-9, nan_ok=True), name
+
+
+def test_intervals_come_from_a_thousand_resamples_or_more() -> None:
+    assert bootstrap.RESAMPLES >= 1000 and str(bootstrap.RESAMPLES) in bootstrap.INTERVALS
+
+
+def test_a_perfect_score_on_33_rows_has_an_interval() -> None:
+    references = np.arange(33) % 2
+    scores = np.where(np.eye(2)[references] > 0, 0.9, 0.1)
+    labels = LabelSpace("binary", ("a", "b"))
+    found = score(labels, references, references, scores, train_targets=references).metrics
+    assert found["accuracy"] == pytest.approx({"value": 1, "low": 0.8957, "high": 1}, abs=1e-4)  # Wilson, by hand
+    by_label = (17 / (17 + 1.96**2) + 16 / (16 + 1.96**2)) / 2
+    assert found["macro_f1"] == pytest.approx({"value": 1, "low": by_label, "high": 1}, abs=1e-4)
+    for name, entry in found.items():
+        assert entry["high"] - entry["low"] > 0.05, name
+
+
+def test_a_perfect_fit_of_numbers_has_an_interval_on_the_scale_of_the_baseline() -> None:
+    references = np.arange(20.0)
+    labels = LabelSpace("regression", ("n",))
+    found = score(labels, references, references, references[:, None], train_targets=references)
+    unseen = 1.96**2 / (20 + 1.96**2)
+    assert (
+        found.metrics["mse"]
+        == pytest.approx(
+            {"value": 0, "low": -unseen * found.baseline["mse"], "high": unseen * found.baseline["mse"]}, abs=1e-3
+        )
+        or found.metrics["mse"]["low"] == 0
+    )
+    assert found.metrics["mse"]["high"] == pytest.approx(unseen * found.baseline["mse"], abs=1e-3)
+    assert found.metrics["spearman"]["low"] == pytest.approx(1 - unseen, abs=1e-4)
+
+
+def test_a_bias_corrected_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+    chance = np.random.default_rng(0)
+    held = 0
+    for _ in range(100):
+        references = chance.integers(0, 2, 40)
+        right = chance.random(40) < 0.8
+        predictions = np.where(right, references, 1 - references)
+        scores = np.eye(2)[predictions] * 0.8 + 0.1
+        found = score(LabelSpace("binary", ("a", "b")), predictions, references, scores, train_targets=references)
+        entry = found.metrics["macro_f1"]
+        held += entry["low"] <= 0.8 <= entry["high"]
+    assert held >= 90
+
+
+def test_the_paired_difference_of_a_model_from_itself_is_nothing_and_of_another_is_not() -> None:
+    _, predictions, references, scores = random_rows("binary", 40)
+    same = bootstrap.difference("accuracy", (predictions, scores), (predictions, scores), references)
+    assert same == {"value": 0.0, "low": 0.0, "high": 0.0}
+    perfect = (references, np.eye(2)[references])
+    found = bootstrap.difference("accuracy", (predictions, scores), perfect, references)
+    assert found is not None and 0 < found["low"] < found["value"] < found["high"]
+    assert found["value"] == pytest.approx(1 - METRICS["accuracy"](predictions, references))
 
 
 @pytest.mark.parametrize("name", SCORE_METRICS)

@@ -1,5 +1,6 @@
 """A training run from table to folder, as a user meets it."""
 
+import csv
 import json
 import os
 import shutil
@@ -187,6 +188,52 @@ def test_training_stops_early_once_nothing_gets_better(config: Make, reviews: An
     assert result.metrics["accuracy"] == max(scores)
 
 
+def test_early_stopping_says_that_it_stopped_and_by_which_metric(config: Make, reviews: Any) -> None:
+    seen: list[events.Event] = []
+    wanted = config(
+        optim={"epochs": 30, "early_stopping": 2, "lr": 1e-2}, checkpoint={"best_by": "loss"}, tfidf_baseline=False
+    )
+    train(wanted, reviews, seen.append)
+    [stopped] = [event.text for event in seen if isinstance(event, events.Said) and "stopped early" in event.text]
+    evaluated = [event for event in seen if isinstance(event, events.Evaluated)]
+    best = min(evaluated, key=lambda event: event.metrics["loss"])
+    assert [event for event in evaluated if event.best][-1] == best and best.best_by == "loss"
+    assert f"stopped early at update {evaluated[-1].update} of 210" in stopped
+    assert f"loss has not got better than {best.metrics['loss']:.4f} of update {best.update} in 2 evaluat" in stopped
+
+
+@pytest.mark.parametrize("name", ["macro_f1", "log_loss"])
+def test_the_best_checkpoint_is_chosen_by_any_metric(config: Make, reviews: Any, name: str) -> None:
+    seen: list[events.Event] = []
+    wanted = config(checkpoint={"best_by": name}, optim={"epochs": 3, "lr": 2e-2}, tfidf_baseline=False)
+    result = train(wanted, reviews, seen.append)
+    scores = [event.metrics[name] for event in seen if isinstance(event, events.Evaluated)]
+    assert result.metrics[name] == pytest.approx((min if name == "log_loss" else max)(scores), abs=1e-5)
+    written = json.loads((result.path / "metrics.json").read_text())
+    assert written["chosen_by"] == name and f"(by {name})" in written["notes"]["chosen"]
+    card = (result.path / "README.md").read_text()
+    assert f"The validation rows chose the best of 3 checkpoints (by {name})" in card
+    assert "The 95% intervals are Wilson's for accuracy" in card
+
+
+def test_errors_keep_every_column_of_the_table_and_say_what_a_row_is(config: Make, tmp_path: Path) -> None:
+    lines = [f"id{i},{'good' if i % 2 else 'bad'} film {i},{['no', 'yes'][i % 2]},{i % 5},why {i}" for i in range(60)]
+    (tmp_path / "films.csv").write_text("\n".join(["id,review,label,prediction,note", *lines]) + "\n")
+    data = {"train": str(tmp_path / "films.csv"), "text": "review", "label": "label"}
+    result = train(config(data=data, tfidf_baseline=False))
+    table = list(csv.DictReader((result.path / "report" / "errors.csv").open()))
+    own = ["kind", "row", "text", "label", "prediction", "score"]
+    assert list(table[0]) == [*own, "file", "id", "review", "prediction (table)", "note"]
+    for row in table:
+        place = int(row["row"]) - 1  # data rows from 1, the header not counted
+        assert row["id"] == f"id{place}" and row["note"] == f"why {place}" and row["review"] == row["text"]
+        assert row["file"] == str(tmp_path / "films.csv") and row["prediction (table)"] == str(place % 5)
+    assert (
+        "`row` counts the data rows of `file` from 1; the header is not counted"
+        in (result.path / "README.md").read_text()
+    )
+
+
 def test_an_existing_model_is_refused_and_untouched_without_overwrite(config: Make, reviews: Any) -> None:
     first = train(config(), reviews)
     before = artifact.sha256(first.path / "manifest.json")
@@ -341,9 +388,14 @@ def test_a_run_is_logged_where_it_is_asked_to(
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
-    train(config(report_to=["tensorboard"], gradients={"every": 1}, tfidf_baseline=False), reviews)
-    board = EventAccumulator(str(next((tmp_path / "board").rglob("events.*")).parent)).Reload()
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    seen: list[events.Event] = []
+    wanted = config(report_to=["tensorboard"], gradients={"every": 1}, tfidf_baseline=False)
+    result = train(wanted, reviews, seen.append)
+    logs = result.path.with_name("model.logs")
+    [run] = logs.iterdir()  # beside the model, one folder a run, and there after the run
+    assert any(f"logging to {run}: tensorboard --logdir {logs}" in getattr(event, "text", "") for event in seen)
+    board = EventAccumulator(str(run)).Reload()
     logged = board.Tags()["scalars"]
     assert {"train/loss", "eval/accuracy", "train/gradient_norm/layer 1", "train/gradient_norm/head"} <= set(logged)
     assert len(board.Scalars("train/gradient_norm/head")) == 7
