@@ -193,13 +193,17 @@ def test_a_link_brings_the_tab_and_its_fields_back_and_the_server_never_sees_the
     page.wait_for_function("document.querySelectorAll('#topics-labels .token').length === 2")
     page.click("#topics-link")
     page.wait_for_selector("#topics-address", state="visible")
-    link = page.input_value("#topics-address textarea, #topics-address input")
-    assert link == page.url and link.startswith(f"{server.address}/#tab=topics")
+    address = "document.querySelector('#topics-address textarea, #topics-address input')"
+    page.wait_for_function(f"{address}.value === location.href")
+    link = page.url
+    assert link.startswith(f"{server.address}/#tab=topics")
     again = opened(link)
     again.wait_for_selector("#topics-text textarea", state="visible")
+    # each field is filled on its own
     again.wait_for_function("document.querySelectorAll('#topics-labels .token').length === 2")
-    assert again.input_value("#topics-text textarea") == text and chips(again) == ["red", "green"]
-    assert again.is_checked("#topics-several input")
+    again.wait_for_function("text => document.querySelector('#topics-text textarea').value === text", arg=text)
+    again.wait_for_function("document.querySelector('#topics-several input').checked")
+    assert chips(again) == ["red", "green"]
     assert not [line for line in server.log if "match" in line]
     broken = opened(f"{server.address}/#tab=sentiment&text=%7Bnot-json&model=%22no-such%22")
     assert broken.input_value("#sentiment-text textarea") == ""
