@@ -92,9 +92,7 @@ def _identity(config: TrainConfig, given: Given) -> dict[str, str]:
     )
 
 
-def _attempt(
-    config: TrainConfig, given: Given, note: Note, checkpoint: Path | None
-) -> Fitted | Diverged | OutOfMemory:
+def _attempt(config: TrainConfig, given: Given, note: Note, checkpoint: Path | None) -> Fitted | Diverged | OutOfMemory:
     """Train once; how the attempt ended, without a reference to its tensors."""
     fitting: Fitting | None = None
     try:
@@ -112,9 +110,7 @@ def _attempt(
         return out
 
 
-def _again(
-    config: TrainConfig, given: Given, note: Note, ended: Diverged | OutOfMemory
-) -> tuple[Path | None, Note]:
+def _again(config: TrainConfig, given: Given, note: Note, ended: Diverged | OutOfMemory) -> tuple[Path | None, Note]:
     """From where, and how, a run goes on that diverged or ran out of memory.
 
     Raises:

@@ -48,7 +48,7 @@ class Note:
 def stamp(folder: Path, note: Note) -> None:
     """Complete a checkpoint: write its note, then the hashes of all its files."""
     write_whole(folder / NOTE, asdict(note))
-    files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name != STAMP]
+    files = [file for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith(STAMP)]
     write_whole(folder / STAMP, {file.name: sha256(file) for file in files})
 
 

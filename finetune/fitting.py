@@ -231,9 +231,7 @@ class Fitting:
         state = self.trainer.state
         last = self.given.work / f"checkpoint-{state.global_step}"
         self.say(
-            Warned(
-                f"interrupted at update {state.global_step} of {state.max_steps}, which is saved as {last}; {GO_ON}"
-            )
+            Warned(f"interrupted at update {state.global_step} of {state.max_steps}, which is saved as {last}; {GO_ON}")
         )
         self._is_said = True
 

@@ -42,7 +42,17 @@ SAFE: dict[str, tuple[str, ...]] = {
 """What `--allow-changed` takes, and the entries it covers; a setting's own key, such as optim.epochs, is taken too."""
 
 WITHOUT_EFFECT = (
-    *("out", "overwrite", "resume", "allow_changed", "models_dir", "license", "error_rows", "tfidf_baseline", "metrics"),
+    *(
+        "out",
+        "overwrite",
+        "resume",
+        "allow_changed",
+        "models_dir",
+        "license",
+        "error_rows",
+        "tfidf_baseline",
+        "metrics",
+    ),
     *("save_dtype", "base", "precision", "data", "model.revision"),
     *("zero_shot.hypothesis_template", "zero_shot.scorer", "zero_shot.label_embedding", "zero_shot.fit_on"),
 )
@@ -115,7 +125,9 @@ def check_allowed(names: Iterable[str]) -> None:
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
     """Return entry -> `before -> now` for each entry that differs, long values shortened."""
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    return {key: " -> ".join(_shown(one.get(key, "not set"), before, now, key) for one in (before, now)) for key in changed}
+    return {
+        key: " -> ".join(_shown(one.get(key, "not set"), before, now, key) for one in (before, now)) for key in changed
+    }
 
 
 def is_allowed(entry: str, names: Iterable[str], now: Mapping[str, str]) -> bool:

@@ -31,7 +31,9 @@ def locked(out: Path) -> Iterator[None]:
         out.parent.mkdir(parents=True, exist_ok=True)
         stream = _take(out)
     except OSError as error:
-        raise ConfigError(f"{out} cannot be written: {error.strerror or error}. Name another folder with --out") from error
+        raise ConfigError(
+            f"{out} cannot be written: {error.strerror or error}. Name another folder with --out"
+        ) from error
     try:
         yield
     finally:

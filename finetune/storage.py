@@ -105,7 +105,9 @@ def full_disk_explained() -> Iterator[None]:
         if not is_full(error):
             raise
         file = f"{error.filename} cannot be written" if error.filename else "a file cannot be written"
-        raise StorageError(f"the disk is full: {file} ({error.strerror}). Free space, then run the command again") from error
+        raise StorageError(
+            f"the disk is full: {file} ({error.strerror}). Free space, then run the command again"
+        ) from error
 
 
 def is_full(error: BaseException) -> bool:
