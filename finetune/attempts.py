@@ -152,8 +152,8 @@ def _shortage(out: OutOfMemory) -> str:
     if out.evaluating:
         return f"out of memory in an evaluation with {out.rows} rows at once: now half as many"
     return (
-        f"out of memory with batches of {out.rows} rows: now {-(-out.rows // 2)} rows a batch and twice as many batches "
-        "an update, so that an update has the same rows and the run as many updates"
+        f"out of memory with batches of {out.rows} rows: now {-(-out.rows // 2)} rows a batch and twice as many "
+        "batches an update, so that an update has the same rows and the run as many updates"
     )
 
 

@@ -189,7 +189,7 @@ class Fitting:
         if self.trainer.args.eval_strategy != "epoch":
             return bool(control.should_evaluate)
         ends_epoch = state.global_step % self.given.regime.updates_per_epoch == 0
-        return ends_epoch or state.global_step >= state.max_steps
+        return bool(ends_epoch or state.global_step >= state.max_steps)
 
     def _require_free(self) -> None:
         """Refuse a run that the disk cannot take."""

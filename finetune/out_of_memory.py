@@ -28,7 +28,7 @@ class OutOfMemory:
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that an allocation on a device or in main memory failed."""
     import torch
-    from accelerate.utils.memory import should_reduce_batch_size
+    from accelerate.utils.memory import should_reduce_batch_size  # type: ignore[import-untyped]
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True

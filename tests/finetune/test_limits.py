@@ -20,7 +20,7 @@ from finetune.auxiliary import AUXILIARY
 from finetune.checkpoints import checkpoints_of, is_whole
 from finetune.config import Choice, TrainConfig
 from finetune.errors import ConfigError, StorageError
-from finetune.losses import KINDS, LOSSES, loss_for
+from finetune.losses import FITS, LOSSES, loss_for
 from finetune.out_of_memory import ACROSS_ROWS, OutOfMemory, is_out_of_memory, require_divisible, split
 from finetune.run import train
 from finetune.run_lock import is_locked, lock_file, locked
@@ -194,7 +194,7 @@ def test_a_loss_that_looks_across_rows_is_named(name: str) -> None:
     torch.manual_seed(0)
     ids, several = torch.tensor([0, 1, 1, 0, 1, 0]), torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]).repeat(2, 1)
     targets = {"binary": ids, "multiclass": ids, "multi_label": several, "regression": torch.rand(6)}
-    for task in KINDS[name].tasks:
+    for task in FITS[name].tasks:
         loss, logits = loss_for(task, Choice(name=name)), torch.randn(6, 1 if task == "regression" else 2)
         alone = torch.cat([loss(logits[row : row + 1], targets[task][row : row + 1]) for row in range(6)])
         assert torch.allclose(loss(logits, targets[task]), alone)
