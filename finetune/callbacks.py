@@ -168,7 +168,7 @@ class Stopping(EarlyStoppingCallback):  # type: ignore[misc]
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **rest: Any) -> None:
         super().on_evaluate(args, state, control, metrics, **rest)
-        if not control.should_training_stop:
+        if self.early_stopping_patience_counter < self.early_stopping_patience:
             return
         best = "none" if state.best_metric is None else f"{state.best_metric:.4f}"
         at = f" of update {state.best_global_step}" if state.best_global_step else ""

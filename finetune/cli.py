@@ -77,6 +77,12 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
 )
 @click.option("--resume", is_flag=True, default=None, help="Go on from the last checkpoint of this run.")
 @click.option(
+    "--allow-changed",
+    multiple=True,
+    metavar="KEY",
+    help="With --resume, what may differ from before: epochs, lr, early_stopping, logging, checkpoint; repeatable.",
+)
+@click.option(
     "--overwrite", is_flag=True, default=None, help="Replace the folder at --out, once the new one is complete."
 )
 @click.option("--dry-run", is_flag=True, help="Print the resolved config, the data counts and the number of updates.")
@@ -91,7 +97,8 @@ def finetune(data: str | None, file: str | None, overrides: tuple[str, ...], dry
     from finetune import configfile
 
     named = {"base": "base", "out": "out", "seed": "seed", "resume": "resume", "overwrite": "overwrite"}
-    named |= {"models_dir": "models_dir", "loss": "loss__name"}
+    named |= {"models_dir": "models_dir", "loss": "loss__name", "allow_changed": "allow_changed"}
+    flags["allow_changed"] = flags["allow_changed"] or None
     named |= {key: f"data__{key}" for key in ("text", "label", "text_pair", "group", "task")}
     named |= {key: f"optim__{key}" for key in ("epochs", "batch_size", "lr")}
     settings = {named[key]: value for key, value in flags.items()}

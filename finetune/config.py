@@ -189,6 +189,9 @@ class CheckpointConfig(Part):
     every_steps: int | None = Field(None, ge=1)
     """Updates between checkpoints (and evaluations); None saves after each epoch."""
 
+    every_minutes: float | None = Field(10, ge=0)
+    """Minutes between checkpoints that are not evaluated, beside those of `every_steps`; 0 or None turns them off."""
+
     keep: int = Field(2, ge=1)
     """Checkpoints kept on disk beside the best one."""
 
@@ -281,6 +284,10 @@ class TrainConfig(Part):
 
     resume: bool = False
     """Go on from the last checkpoint of the same run, if there is one."""
+
+    allow_changed: tuple[str, ...] = ()
+    """What may differ from the run that made the checkpoint when it is resumed: epochs, lr, early_stopping, logging,
+    checkpoint, remedy."""
 
     models_dir: str = "models"
     """Folder whose models can be named as `base`."""

@@ -4,6 +4,7 @@
     ├── ConfigError       a setting is wrong: names the key and a value that works
     ├── DataError         the table is wrong: names the file, the row and the column
     ├── CheckpointError   a base or model folder is missing, unreadable or incomplete
+    ├── StorageError      the disk is full: states the bytes needed and free
     ├── TrainingError     the run itself failed, for example by diverging
     └── MissingExtra      an optional dependency is not installed: names the install line
 
@@ -50,6 +51,10 @@ class TrainingError(FinetuneError):
     """The run failed while training: the loss or the weights stopped being finite."""
 
     exit_code = 3
+
+
+class StorageError(FinetuneError):
+    """The disk is full, or a file would exceed a limit or quota."""
 
 
 class MissingExtra(FinetuneError):

@@ -1,24 +1,27 @@
-"""From a base and encoded rows to a trained model: built, trained, and mended where a remedy is known.
+"""From a base and encoded rows to a trained model: one attempt.
 
-Knows: what the Trainer is given, and how a diagnosis leads to another attempt.
-Does not know: tables, the finished folder, the report.
+Knows: what the Trainer is given, and how a run ends.
+Does not know: tables, the finished folder, the report, when there is another attempt (attempts.py).
 """
 
 from __future__ import annotations
 
+import math
 import shutil
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from finetune import configfile, heads, trackers
+from finetune import heads, trackers
 from finetune import trainer as training
 from finetune.artifact import Location
 from finetune.auxiliary import AUXILIARY
 from finetune.callbacks import DIVERGED, Diverged, Stopping
+from finetune.checkpoints import Checkpointing, Note, Resuming, last_good_checkpoint
 from finetune.config import TrainConfig
 from finetune.cpu import drop_quickly, memory_kept
 from finetune.encoding import TextEncoder
@@ -26,6 +29,7 @@ from finetune.errors import ConfigError, TrainingError
 from finetune.events import Listener, Said, Warned
 from finetune.first_token import first_token_only
 from finetune.gradients import Look
+from finetune.interruption import Interrupted, Interrupting, SignalCatcher
 from finetune.labels import LabelSpace
 from finetune.lora import with_lora
 from finetune.losses import loss_for, output_activation
@@ -35,8 +39,9 @@ from finetune.model import Built, body_of, build_model, head_of, start_at_prior,
 from finetune.optim import freeze, frozen_depths, parts_of, trained
 from finetune.regime import Regime
 from finetune.registry import pick
-from finetune.reporting import Reporting, last_good_checkpoint
+from finetune.reporting import Reporting
 from finetune.scores import activate
+from finetune.storage import GO_ON, checkpoints_at_once, require_free
 from finetune.target_scale import TargetScale
 from finetune.trainer import Examples
 from finetune.vocabulary import train_seen_rows, train_whole_again
@@ -69,46 +74,13 @@ class Fitted:
     updates: int
 
 
-def fit(config: TrainConfig, given: Given) -> Fitted:
-    """Train a base on encoded rows.
-
-    Raises:
-        FinetuneError: settings that do not go together (before any update), or a run that diverged and no remedy is
-            asked for, or none is left.
-    """
-    checkpoint = last_good_checkpoint(given.work) if config.resume else None
-    if not config.resume:
-        shutil.rmtree(given.work, ignore_errors=True)
-    attempt = 0
-    while True:
-        try:
-            return Fitting(config, given).run(checkpoint)
-        except Diverged as diverged:
-            attempt += 1
-            changes = _applicable(config, diverged.diagnosis.safe)
-            if config.gradients.remedy != "auto" or attempt > config.gradients.attempts or not changes:
-                raise diverged.kept_in(given.work) from None
-            # a head that begins otherwise cannot go on from weights of the old one
-            fresh = any(key.startswith("model.") for key in changes)
-            checkpoint = None if fresh else last_good_checkpoint(given.work)
-            config = _changed(config, changes)
-            shown = ", ".join(f"{key}={value}" for key, value in changes.items())
-            since = checkpoint.name if checkpoint is not None else "the start"
-            given.say(
-                Warned(
-                    f"remedy {attempt} of {config.gradients.attempts}: {diverged.diagnosis.sentence} "
-                    f"Going on from {since} with {shown}"
-                )
-            )
-
-
 class Fitting:
     """One attempt: the model, the Trainer around it, and the run."""
 
-    def __init__(self, config: TrainConfig, given: Given) -> None:
+    def __init__(self, config: TrainConfig, given: Given, note: Note | None = None) -> None:
         from transformers import set_seed
 
-        self.config, self.given, self.say = config, given, given.say
+        self.config, self.given, self.say, self._is_said = config, given, given.say, False
         labels, train, regime = given.labels, given.train, given.regime
         terms = [pick(AUXILIARY, choice.name, choice.knobs, what="auxiliary term") for choice in config.auxiliary]
         set_seed(config.seed)
@@ -149,7 +121,9 @@ class Fitting:
                 accumulation=regime.accumulation,
                 updates=regime.updates,
                 best_by=self.best_by,
+                evaluation_parts=note.evaluation_parts if note is not None else 1,
             ),
+            note=note,
             train_dataset=train,
             eval_dataset=given.validation,
             data_collator=training.Collator(
@@ -164,14 +138,20 @@ class Fitting:
         """Train, from a checkpoint if there is one."""
         from transformers.trainer_callback import PrinterCallback
 
-        trainer = self.trainer
+        trainer, catcher = self.trainer, SignalCatcher()
         trainer.remove_callback(PrinterCallback)
+        self._add_checkpointing(catcher)
+        self._require_free()
         if checkpoint is not None:
             self.say(Said(f"resuming from {checkpoint}"))
         try:
             # a term beside the loss reads the states of all tokens
-            with memory_kept(), first_token_only(trainer.model, wanted=not self.config.auxiliary):
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+            with catcher, memory_kept(), first_token_only(trainer.model, wanted=not self.config.auxiliary):
+                try:
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+                except Interrupted as stop:
+                    self._save_interrupted(stop)
+                    catcher.deliver()
         except Diverged as diverged:
             if diverged.diagnosis.name == "loss_rose":
                 trainer.save_model(str(self.given.work / DIVERGED))
@@ -179,6 +159,9 @@ class Fitting:
         except KeyboardInterrupt:
             self._say_interrupted()
             raise
+        if catcher.received is not None:  # after the last checkpoint
+            self._say_saved()
+            catcher.deliver()
         _require_finite(trainer.model)
         trainer.watching.require_learned(trainer.state)
         # without the autocast that training put around its forward: what is measured is what will be served
@@ -193,9 +176,51 @@ class Fitting:
     def _callbacks(self) -> list[Any]:
         stop, given = self.config.optim.early_stopping, self.given
         rows, per_epoch = (len(given.train), len(given.validation)), given.regime.updates_per_epoch
-        found = [Reporting(self.say, *rows, per_epoch, self.best_by)]
-        found += trackers.callbacks_of(self.config.report_to, self.config.out, self.say)
-        return [*found, *([Stopping(stop, self.best_by, self.say)] if stop else [])]
+        stopping = [Stopping(stop, self.best_by, self.say)] if stop else []
+        trackers_of_run = trackers.callbacks_of(self.config.report_to, self.config.out, self.say)
+        reporting = Reporting(self.say, *rows, per_epoch, self.best_by)
+        return [Resuming(stopping, self.say), reporting, *trackers_of_run, *stopping]
+
+    def _add_checkpointing(self, catcher: SignalCatcher) -> None:
+        checkpoint = self.config.checkpoint
+        interrupting = Interrupting(catcher, self._is_evaluation_due, self.say)
+        self.trainer.add_callback(
+            Checkpointing(
+                self.trainer,
+                keep=checkpoint.keep,
+                every_minutes=checkpoint.every_minutes or 0.0,
+                is_due=self._is_evaluation_due,
+                before_evaluation=interrupting.remember_random,
+                say=self.say,
+            )
+        )
+        self.trainer.add_callback(interrupting)
+
+    def _is_evaluation_due(self, control: Any, state: Any) -> bool:
+        """Whether an evaluation follows the update that has just ended."""
+        if self.trainer.args.eval_strategy != "epoch":
+            return bool(control.should_evaluate)
+        ends_epoch = state.global_step % self.given.regime.updates_per_epoch == 0
+        return bool(ends_epoch or state.global_step >= state.max_steps)
+
+    def _require_free(self) -> None:
+        """Refuse a run that the disk cannot take."""
+        checkpoint, regime = self.config.checkpoint, self.given.regime
+        every = checkpoint.every_steps or regime.updates_per_epoch
+        count = checkpoints_at_once(math.ceil(regime.updates / every), checkpoint.keep)
+        weights = sum(weight.numel() for weight in self.trainer.model.state_dict().values())
+        finished = weights * (2 if self.config.save_dtype == "bfloat16" else 4)
+        require_free(count * self.trainer.checkpoint_bytes() + finished, self.given.work)
+
+    def _save_interrupted(self, stop: Interrupted) -> None:
+        """Save the update at which a run was interrupted, and report it."""
+        trainer = self.trainer
+        if not stop.is_saved:
+            trainer.note = replace(trainer.note, evaluation_due=stop.evaluation_due)
+            trainer._save_checkpoint(trainer.model, None)
+            with suppress(Interrupted):
+                trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
+        self._say_saved()
 
     def _metrics(self, prediction: Any) -> dict[str, float]:
         labels, references, logits = self.given.labels, prediction.label_ids, prediction.predictions
@@ -219,10 +244,21 @@ class Fitting:
         for sentence in heads.warnings_of(head, self.given.regime.batches.batch_size, alike=alike):
             self.say(Warned(sentence))
 
+    def _say_saved(self) -> None:
+        state = self.trainer.state
+        last = self.given.work / f"checkpoint-{state.global_step}"
+        self.say(
+            Warned(f"interrupted at update {state.global_step} of {state.max_steps}, which is saved as {last}; {GO_ON}")
+        )
+        self._is_said = True
+
     def _say_interrupted(self) -> None:
-        best = self.trainer.state.best_model_checkpoint
-        if best is not None:
-            self.say(Warned(f"interrupted: the best checkpoint so far is {best}; --resume goes on from the last one"))
+        if self._is_said:
+            return
+        best, last = self.trainer.state.best_model_checkpoint, last_good_checkpoint(self.given.work)
+        if last is not None:
+            best = f"the best checkpoint so far is {best}; " if best is not None else ""
+            self.say(Warned(f"interrupted: {best}--resume goes on from {last}, and later updates are lost"))
         else:
             self.say(Warned("interrupted before the first checkpoint: nothing was saved"))
             shutil.rmtree(self.given.work, ignore_errors=True)
@@ -256,20 +292,3 @@ def _require_finite(model: Any) -> None:
 
     if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
         raise TrainingError("the run diverged: the weights are not finite. Lower the learning rate (--lr)")
-
-
-def _applicable(config: TrainConfig, changes: Any) -> dict[str, Any]:
-    stock = config.model.head.name == heads.STOCK
-    hidden = config.model.head.name == "mlp"
-    return {
-        key: value
-        for key, value in changes.items()
-        if (not key.startswith("model.head.") or hidden) and (not key.startswith("model.") or not stock)
-    }
-
-
-def _changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
-    optim = config.optim
-    if "optim.lr" in changes and optim.lr and optim.head_lr:
-        changes = changes | {"optim.head_lr": optim.head_lr * changes["optim.lr"] / optim.lr}
-    return configfile.build(configfile.laid(config.model_dump(mode="json"), changes))

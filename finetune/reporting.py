@@ -1,36 +1,26 @@
-"""What a run says and leaves on disk while it trains: events, and checkpoints that are known to be whole.
+"""What a run says while it trains: events.
 
-Knows: the Trainer's callbacks, our events, the hashes of a checkpoint's files.
-Does not know: losses, batches, gradients.
+Knows: the Trainer's callbacks, our events.
+Does not know: losses, batches, gradients, checkpoints.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
-from finetune.artifact import sha256, write_json
-from finetune.events import Evaluated, Listener, Saved, Started, Step
+from finetune.events import Evaluated, Listener, Started, Step
 from finetune.metrics import LOWER_IS_BETTER
-
-STAMP = "stamp.json"
-"""Hashes of a checkpoint's files: a resumed run refuses a checkpoint that is damaged or incomplete."""
 
 FIRST_ESTIMATE = 5
 """Updates after which the time left is first reported."""
 
-RESUMABLE = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
-WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
-"""A checkpoint holds all of the first and one of the second."""
-
 
 class Reporting(TrainerCallback):
-    """Turns the Trainer's callbacks into our events, and stamps checkpoints."""
+    """Turns the Trainer's callbacks into our events."""
 
     def __init__(self, listener: Listener, rows: int, validation_rows: int, per_epoch: int, best_by: str) -> None:
         self.listener, self.rows, self.validation_rows = listener, rows, validation_rows
@@ -82,27 +72,3 @@ class Reporting(TrainerCallback):
         better = score > self.best  # never for NaN
         self.best = score if better else self.best
         self.listener(Evaluated(state.global_step, state.epoch or 0.0, found, better, self.best_by))
-
-    def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        stamp(folder)
-        self.listener(Saved(str(folder)))
-
-
-def stamp(folder: Path) -> None:
-    """Record the hashes of a checkpoint's files beside them."""
-    files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name != STAMP]
-    write_json(folder / STAMP, {file.name: sha256(file) for file in files})
-
-
-def last_good_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose files are all there and unchanged, or None."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
-    for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
-        if not (path / STAMP).is_file():
-            continue
-        hashes = json.loads((path / STAMP).read_text(encoding="utf-8"))
-        whole = all(name in hashes for name in RESUMABLE) and any(name in hashes for name in WEIGHTS)
-        if whole and all((path / name).is_file() and sha256(path / name) == known for name, known in hashes.items()):
-            return path
-    return None

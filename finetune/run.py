@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune import artifact, configfile, report
+from finetune import artifact, configfile, report, run_lock
 from finetune.artifact import ClassifierSettings, ZeroShotSettings
 from finetune.baseline import tfidf_scores
 from finetune.card import model_card
@@ -40,12 +40,15 @@ from finetune.planning import Plan, base_of, examples, plan_of, prepared, tokens
 from finetune.refusals import check_choices
 from finetune.report import Measured
 from finetune.rows import Rows
+from finetune.run_identity import check_allowed
 from finetune.scores import activate
+from finetune.storage import CHECKPOINTS_ARE_WHOLE, GO_ON, full_disk_explained, writing
 from finetune.tokens import Tokens
 from finetune.verdict import Verdict, verdict_of
 
 if TYPE_CHECKING:
     from finetune.fitting import Fitted
+    from finetune.trainer import Examples
 
 __all__ = ["TrainResult", "differences", "evaluate", "evaluation_json", "train", "write_evaluation"]
 
@@ -77,14 +80,23 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     Raises:
         FinetuneError: bad settings, data or base (before any training), or a run that diverged.
     """
-    from finetune.fitting import Given, fit
-
-    say = on_event or (lambda event: None)
-    out, work = Path(config.out), Path(config.out).with_name(f".{Path(config.out).name}.run")
+    say, out = on_event or (lambda event: None), Path(config.out)
     if config.resume and _is_finished(out):
         say(Said(f"{out} is finished: nothing to resume"))
         return _known_result(out)
     artifact.check_output(out, overwrite=config.overwrite)
+    check_allowed(config.allow_changed)
+    with run_lock.locked(out), full_disk_explained():
+        return _train(config, data, say, out, out.with_name(f".{out.name}.run"))
+
+
+def _train(config: TrainConfig, data: Any, say: Listener, out: Path, work: Path) -> TrainResult:
+    from finetune.attempts import fit
+    from finetune.checkpoints import last_good_checkpoint
+    from finetune.fitting import Given
+
+    if not config.resume and (last := last_good_checkpoint(work)) is not None:
+        say(Warned(f"{last} of an earlier run will be replaced as training begins: --resume goes on from it"))
 
     # 1. everything that can be refused is refused before training
     check_choices(config)
@@ -106,10 +118,22 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
         say(Warned(sentence))
 
     # 3. train the base's body under a new head, from the last good checkpoint if that is asked for
-    shared = config.zero_shot.attention == "alternate"
     fitted = fit(config, Given(base, labels, encoder, train, validation, planned.regime, work, say, splits.target))
-    model, config = fitted.model, fitted.config
-    planned = replace(planned, config=config)
+    planned = replace(planned, config=fitted.config)
+    needed = sum(weight.numel() * weight.element_size() for weight in fitted.model.state_dict().values())
+    with writing(work / "finished", needed, CHECKPOINTS_ARE_WHOLE):
+        try:
+            return _finish(planned, fitted, encoder, validation, work, out, say)
+        except KeyboardInterrupt:
+            say(Warned(f"interrupted after training: {work} holds its checkpoints; {GO_ON}"))
+            raise
+
+
+def _finish(
+    planned: Plan, fitted: Fitted, encoder: TextEncoder, validation: Examples, work: Path, out: Path, say: Listener
+) -> TrainResult:
+    model, config, splits = fitted.model, planned.config, planned.splits
+    labels, shared = splits.labels, config.zero_shot.attention == "alternate"
 
     # 4. the finished folder, measured with the weights as they are saved, then moved into place
     folder = work / "finished"
@@ -222,7 +246,7 @@ def _write(
 ) -> None:
     config = planned.config
     artifact.write_settings(folder, settings)
-    repeatable = config.model_copy(update={"overwrite": False, "resume": False})
+    repeatable = config.model_copy(update={"overwrite": False, "resume": False, "allow_changed": ()})
     (folder / artifact.TRAIN_CONFIG).write_text(configfile.dump(repeatable), encoding="utf-8")
     splits = planned.splits
     chosen_by = best_by(config.checkpoint.best_by, splits.labels.task)

@@ -25,6 +25,7 @@ from finetune.events import Evaluated, Listener, Said, Saved, Warned
 from finetune.metrics import LOSS, LOWER_IS_BETTER, best_by
 from finetune.planning import plan
 from finetune.run import train
+from finetune.run_lock import locked
 
 BEST, STUDY, PICTURE = "best.yaml", "study.db", "trials.png"
 
@@ -34,7 +35,7 @@ ASKED, METRIC, PLACED = "asked", "metric", "placed"
 DIVERGED = "diverged"
 """What a failed trial records where it did come to an end; one that was stopped from outside does not count."""
 
-OF_A_CALL = ("out", "overwrite", "resume")
+OF_A_CALL = ("out", "overwrite", "resume", "allow_changed")
 """Settings that say where and how a search is called, not what it searches."""
 
 TRIALS_BEFORE_PRUNING = 3
@@ -136,9 +137,10 @@ def search(
         FinetuneError: no range, or one that cannot be; another search at this place; no trial that came to an end.
     """
     study = _Study(_optuna(), _space(content), on_event or (lambda event: None))
-    study.go_on(trials) if study.is_known else study.begin(data)
-    study.train(trials, data)
-    return study.finish()
+    with locked(study.out):
+        study.go_on(trials) if study.is_known else study.begin(data)
+        study.train(trials, data)
+        return study.finish()
 
 
 class _Study:

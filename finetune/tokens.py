@@ -57,6 +57,13 @@ class Tokens(OnDisk):
         found = [np.unique(ids) for ids, *_ in self._flat]
         return np.unique(np.concatenate(found)).astype(np.int64) if found else np.zeros(0, dtype=np.int64)
 
+    def add_to(self, digest: Any) -> None:
+        """Add all tokens, in row order, to a hash of hashlib."""
+        digest.update(self.lengths.tobytes())
+        for ids, type_ids, segments in self._flat:
+            for flat in (ids, type_ids, segments):
+                digest.update(np.ascontiguousarray(flat).data)
+
     def _row(self, place: int) -> Encoded:
         batch, row = divmod(place, ROWS_AT_ONCE)
         begin = self._begins[batch][row]

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from finetune.auxiliary import Term
 from finetune.average import WeightAverage
 from finetune.batching import Batches
 from finetune.callbacks import Averaging, Freezing, Watching
+from finetune.checkpoints import Note, stamp
 from finetune.config import TrainConfig
 from finetune.cpu import eager_of
 from finetune.encoding import Encoded, TextEncoder
@@ -31,7 +32,9 @@ from finetune.losses import Loss
 from finetune.metrics import LOWER_IS_BETTER
 from finetune.model import ATTENTION_DROPOUT
 from finetune.optim import Parts, optimizer_for, schedule_for
+from finetune.out_of_memory import split
 from finetune.reduce import reduce
+from finetune.storage import CHECKPOINTS_ARE_WHOLE, checkpoint_bytes, writing
 from finetune.tokens import Tokens
 
 EAGER_UP_TO = 384
@@ -92,6 +95,10 @@ class HeadTrainer(Trainer):
         loss: `(logits [B, C], targets) -> [B]`.
         say: hears what is wrong with the gradients.
         terms: auxiliary terms; they are computed in batches under the shared-text mask only where `config` alternates.
+        note: is written into each checkpoint, and says in how many parts a batch is computed.
+
+    Attributes:
+        rows_at_once: rows of the last forward pass; `is_evaluating`: whether it belongs to an evaluation.
     """
 
     def __init__(
@@ -103,6 +110,7 @@ class HeadTrainer(Trainer):
         loss: Loss,
         say: Listener = lambda event: None,
         terms: Sequence[Term] = (),
+        note: Note | None = None,
         **rest: Any,
     ) -> None:
         super().__init__(compute_loss_func=self._reduced, **rest)
@@ -121,7 +129,8 @@ class HeadTrainer(Trainer):
         self.watching = Watching(self, say)
         self.add_callback(self.watching)
         self._batch: dict[str, Tensor] = {}
-        self._peaks: list[float] = []
+        self.note = note or Note()
+        self.rows_at_once, self.is_evaluating = 0, False
         self.loss_of_update: Tensor | float = 0.0
         self.norm_of_update: Tensor | float = 0.0
         dropped = any(getattr(self.model.config, name, 0) for name in ATTENTION_DROPOUT)
@@ -145,7 +154,6 @@ class HeadTrainer(Trainer):
         """The config's optimizer, with a rate for each part."""
         if self.optimizer is None:
             self.optimizer = optimizer_for(self.model if model is None else model, self.parts, self.config.optim)
-            self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -164,14 +172,35 @@ class HeadTrainer(Trainer):
         return self.lr_scheduler
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        rates = ("initial_lr", "max_lr", "min_lr")  # the last two where the schedule is one_cycle
+        fresh = [{name: group[name] for name in rates if name in group} for group in self.optimizer.param_groups]
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or not hasattr(self.lr_scheduler, "base_lrs"):
             return
         # the checkpoint brings its rates along; those of the config hold, and are the same unless it was changed
-        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] *= peak / group["initial_lr"]
-            group["initial_lr"] = peak
-        self.lr_scheduler.base_lrs = list(self._peaks)
+        for group, configured in zip(self.optimizer.param_groups, fresh, strict=True):
+            group["lr"] *= configured["initial_lr"] / group["initial_lr"]
+            group.update(configured)
+        self.lr_scheduler.base_lrs = [configured["initial_lr"] for configured in fresh]
+
+    def _run_epoch(self, *args: Any, **rest: Any) -> Any:
+        # a run that is resumed from its last update makes none beyond it (transformers 5.24 makes one)
+        self.control.should_training_stop |= self.state.global_step >= self.state.max_steps
+        return None if self.control.should_training_stop else super()._run_epoch(*args, **rest)
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """The loss of a batch, computed in as many parts as memory needs; see `transformers.Trainer.training_step`."""
+        self.is_evaluating = False
+        lost: Any = 0.0
+        for part in split(inputs, self.note.batch_parts):
+            self.rows_at_once = len(part["labels"])
+            lost = lost + super().training_step(model, part, num_items_in_batch)
+        return cast("Tensor", lost)
+
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **rest: Any) -> Any:
+        """Notes how many rows are computed; see `transformers.Trainer.prediction_step`."""
+        self.is_evaluating, self.rows_at_once = True, len(inputs["labels"])
+        return super().prediction_step(model, inputs, *args, **rest)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         self.norm_of_update = norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -209,9 +238,17 @@ class HeadTrainer(Trainer):
         return total / len(places)
 
     def _save_checkpoint(self, *args: Any, **rest: Any) -> None:
-        super()._save_checkpoint(*args, **rest)
-        if self._average is not None:
-            self._average.save(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        with writing(folder, self.checkpoint_bytes(), CHECKPOINTS_ARE_WHOLE):
+            super()._save_checkpoint(*args, **rest)
+            if self._average is not None:
+                self._average.save(folder)
+            stamp(folder, self.note)
+
+    def checkpoint_bytes(self) -> int:
+        """Bytes of one checkpoint on disk, about."""
+        optim = self.config.optim
+        return checkpoint_bytes(self.model, optim.optimizer.name, averaged=optim.average is not None)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -258,7 +295,14 @@ def use_bfloat16(precision: str) -> bool:
 
 
 def training_arguments(
-    config: TrainConfig, folder: Path, *, rows: int, accumulation: int, updates: int, best_by: str
+    config: TrainConfig,
+    folder: Path,
+    *,
+    rows: int,
+    accumulation: int,
+    updates: int,
+    best_by: str,
+    evaluation_parts: int = 1,
 ) -> TrainingArguments:
     """The Trainer's arguments for a config. Beside what the config says, these differ from the Trainer's defaults:
     no filter over NaN losses, no external reporting, best model loaded at the end.
@@ -266,6 +310,7 @@ def training_arguments(
     Args:
         rows, accumulation, updates: rows in a batch, batches in an update, updates of the whole run.
         best_by: the metric that chooses the best checkpoint.
+        evaluation_parts: how many batches an evaluation makes of what is one where memory suffices.
     """
     optim = config.optim
     every = config.checkpoint.every_steps
@@ -274,7 +319,7 @@ def training_arguments(
         output_dir=str(folder),
         num_train_epochs=optim.epochs,
         per_device_train_batch_size=rows,
-        per_device_eval_batch_size=max(64, min(rows, 256)),
+        per_device_eval_batch_size=max(1, max(64, min(rows, 256)) // evaluation_parts),
         gradient_accumulation_steps=accumulation,
         learning_rate=optim.lr or 0.0,
         max_grad_norm=optim.max_grad_norm,
@@ -282,7 +327,6 @@ def training_arguments(
         save_strategy=when,
         eval_steps=every,
         save_steps=every or 500,
-        save_total_limit=config.checkpoint.keep,
         load_best_model_at_end=True,
         metric_for_best_model=f"eval_{best_by}",
         greater_is_better=best_by not in LOWER_IS_BETTER,

@@ -29,6 +29,7 @@ from finetune import configfile, events
 from finetune.artifact import find, served
 from finetune.config import TrainConfig
 from finetune.errors import FinetuneError
+from finetune.run_lock import is_locked
 from service.errors import BadRequest, Overloaded
 
 FOLDER = ".training"
@@ -36,7 +37,12 @@ FOLDER = ".training"
 
 CONFIG, EVENTS, OUTPUT, TABLE, LABEL_NAMES_SHOWN = "config.yaml", "events.jsonl", "output.txt", "table", 20
 PREFERRED_BASE = "topics"
+RUN = "run.json"
+"""What a run's checkpoints belong to, in its work folder (finetune/run_identity.py)."""
+
 STOPPED_WITHIN_S = 20.0
+"""Seconds for a run's last update and its checkpoint, once it is stopped."""
+
 LOOK_S = 120.0
 LOOK_BYTES, TRAIN_BYTES = 2**30, 2**34
 """Bytes a file may have that a child writes: a small table can hold very much."""
@@ -152,6 +158,8 @@ class Jobs:
         with self._lock:
             if self._running is not None and self._running[1].poll() is None:
                 raise Overloaded(f"{self._running[0]} is being trained: one runs at a time", hint="wait, or stop it")
+            if is_locked(Path(config.out)):
+                raise Overloaded(f"another run is writing {config.out}", hint="wait until it ends, or stop it")
             folder = self._folder / name
             source = Path(config.data.train[0].path)
             table = (folder / TABLE).with_suffix(source.suffix)
@@ -228,6 +236,7 @@ class Jobs:
             and before.data.model_dump(exclude={"train"}) == config.data.model_dump(exclude={"train"})
             and table.is_file()
             and table.suffix == source.suffix
+            and (self._work(folder.name) / RUN).is_file()
             and table.read_bytes() == source.read_bytes()
         )
 
@@ -239,6 +248,8 @@ class Jobs:
         """Delete the folders of runs that were begun long ago; their models stay."""
         begun = sorted(self._folder.glob(f"*/{CONFIG}"), key=lambda file: file.stat().st_mtime_ns)
         for file in [one for one in begun if one.parent.name != but][: -(MOST_KEPT - 1) or None]:
+            if is_locked(self._models / file.parent.name):
+                continue
             shutil.rmtree(self._work(file.parent.name), ignore_errors=True)
             shutil.rmtree(file.parent, ignore_errors=True)
 
@@ -285,13 +296,21 @@ def _train(folder: Path) -> int:
     def terminate(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
+    stopped: list[int] = []
+
+    def stop_once() -> None:
+        """Stop as the server's Stop does; a second signal would not wait for the checkpoint."""
+        if not stopped:
+            stopped.append(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+
     signal.signal(signal.SIGTERM, terminate)
     with (folder / EVENTS).open("a", encoding="utf-8", buffering=1) as stream:
 
         def note(event: events.Event) -> None:
             stream.write(json.dumps({"event": type(event).__name__, **asdict(event)}) + "\n")
             if os.getppid() != parent:
-                raise KeyboardInterrupt  # the server is gone
+                stop_once()  # the server is gone
 
         try:
             from finetune.planning import quiet

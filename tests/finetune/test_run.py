@@ -125,7 +125,7 @@ def test_a_resumed_run_ends_bit_equal_to_an_unbroken_one(
 
 @pytest.mark.parametrize("harm", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "flip"])
 def test_a_damaged_checkpoint_is_not_resumed_from(config: Make, reviews: Any, harm: str) -> None:
-    from finetune.reporting import last_good_checkpoint
+    from finetune.checkpoints import last_good_checkpoint
 
     broken = config()
 

@@ -14,6 +14,7 @@ import pytest
 
 from finetune import configfile, events
 from finetune.errors import CheckpointError, ConfigError
+from finetune.run_lock import locked
 from service.app import create_app
 from service.errors import BadRequest, Overloaded
 from service.jobs import FOLDER, Jobs
@@ -80,6 +81,8 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(jobs, settings, tmp_path):
     assert saved.state == "running"
     jobs.stop("films")
     assert jobs.job("films").state == "stopped" and not (tmp_path / "models" / "films").exists()
+    warned = [one.text for one in jobs.job("films").events if isinstance(one, events.Warned)]
+    assert any(text.startswith("interrupted at update ") for text in warned), "the update it was in is saved"
     table = write_table(tmp_path / "uploaded_again.csv")
     jobs.start("films", jobs.config("films", long, table))
     job = until(jobs, "films", lambda job: any(isinstance(one, events.Step) for one in job.events))
@@ -124,6 +127,7 @@ def stopped_before(jobs, tmp_path, config):
     folder, work = tmp_path / "models" / FOLDER / "films", tmp_path / "models" / ".films.run" / "checkpoint-5"
     folder.mkdir(parents=True)
     work.mkdir(parents=True)
+    (work.parent / "run.json").write_text("{}")
     table = folder / f"table{Path(config.data.train[0].path).suffix}"
     table.write_bytes(Path(config.data.train[0].path).read_bytes())
     data = config.data.model_copy(update={"train": (config.data.train[0].model_copy(update={"path": str(table)}),)})
@@ -146,6 +150,15 @@ def test_only_the_very_same_run_goes_on(jobs, settings, tmp_path, monkeypatch, c
     assert jobs.job("films").config["resume"] is same and work.exists() is same
     begun = Path(jobs.job("films").config["data"]["train"][0]["path"])
     assert begun.suffix == table.suffix and begun.read_bytes() == table.read_bytes()
+
+
+def test_a_run_that_a_command_is_making_is_not_touched(jobs, settings, tmp_path):
+    table = write_table(tmp_path / "films.csv")
+    config = jobs.config("films", settings, table)
+    work = stopped_before(jobs, tmp_path, config)
+    with locked(tmp_path / "models" / "films"), pytest.raises(Overloaded, match="another run is writing .*films"):
+        jobs.start("films", jobs.config("films", settings | {"seed": 3}, table))
+    assert work.exists()
 
 
 def test_the_folders_of_old_runs_go(jobs, settings, tmp_path, monkeypatch):
