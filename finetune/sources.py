@@ -13,11 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from finetune.columns import LABEL_NAMES, TEXT_NAMES
 from finetune.dataconfig import DataConfig, Source
 from finetune.errors import DataError
 from finetune.labels import shown
 from finetune.spool import Cells, Records
-from finetune.tables import LABEL_NAMES, SUFFIXES, TEXT_NAMES, Table, read_table
+from finetune.tables import SUFFIXES, Table, read_table
 
 SPLIT_NAMES = {
     "train": "train",

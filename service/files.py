@@ -21,9 +21,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 from finetune.artifact import CLASSIFIER, TOKENIZER_FILES, write_json
 from finetune.chunks import Chunks, Row, chunks
+from finetune.columns import TEXT_NAMES
 from finetune.errors import FinetuneError
 from finetune.labels import shown
-from finetune.tables import SUFFIXES, TEXT_NAMES, Table
+from finetune.tables import SUFFIXES, Table
 from service import zero_shot
 from service.cache import hash_of
 from service.classifiers import Classifier, ZeroShotClassifier, load

@@ -15,8 +15,9 @@ from typing import Any
 import gradio as gr
 
 from finetune.chunks import chunks
+from finetune.columns import LABEL_NAMES, TEXT_NAMES
 from finetune.errors import FinetuneError
-from finetune.tables import LABEL_NAMES, SUFFIXES, TEXT_NAMES
+from finetune.tables import SUFFIXES
 from service.errors import BadRequest
 from service.ui import gate
 from service.ui.answers import HIDDEN, guarded
