@@ -25,9 +25,7 @@ def clean_name(name: str) -> str:
     """A name without the blanks at its ends and the characters that have no shape (byte order mark, zero-width)."""
     if name.isascii() and name.isprintable():
         return name.strip()
-    visible = (
-        character for character in name if unicodedata.category(character) not in ("Cf", "Cc") or character.isspace()
-    )
+    visible = (one for one in name if one.isspace() or unicodedata.category(one) not in ("Cf", "Cc"))
     return unicodedata.normalize("NFC", " ".join("".join(visible).split()))
 
 

@@ -116,11 +116,7 @@ def is_spelled_as(text: str, language: str) -> bool:
             letters += 1
             if letter != letter.lower() and before.isalpha() and before == before.lower():
                 foreign += 1  # a capital after a small letter
-        elif (
-            (letter.isalpha() and letter not in "ªº")
-            or letter not in PUNCTUATION
-            or not _may_stand(before, letter, after)
-        ):
+        elif letter not in PUNCTUATION or not _may_stand(before, letter, after):
             foreign += 1
     return foreign <= 0.02 * (letters + foreign)
 

@@ -200,8 +200,8 @@ def _warnings(found: Evidence) -> tuple[str, ...]:
         return ()
     line, block = found.doubtful[0]
     return (
-        f"{len(found.doubtful)} quoted cells hold line breaks and could be rows of their own, the first on lines {line} "
-        f"to {line + len(block) - 1}: check for a lone double quote there",
+        f"{len(found.doubtful)} quoted cells hold line breaks and could be rows of their own, the first on lines "
+        f"{line} to {line + len(block) - 1}: check for a lone double quote there",
     )
 
 

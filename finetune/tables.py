@@ -48,7 +48,7 @@ def read_table(path: str | Path, options: TableOptions | None = None) -> Table:
         options: encoding, separator and header where they are not to be detected.
 
     Raises:
-        DataError: the file is missing, empty, of an unknown kind or damaged, or its encoding is not certain; says where.
+        DataError: the file is missing, empty, of an unknown kind or damaged, or its encoding is not certain.
     """
     file, options = Path(path), options or TableOptions()
     if file.suffix.lower() not in READERS:

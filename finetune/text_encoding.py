@@ -1,8 +1,7 @@
-"""The encoding of a text file, found from all of its bytes and from the language that they spell.
+"""The encoding of a text file, found from all of its bytes.
 
-A byte order mark, UTF-8 and UTF-16 are certain. Of older encodings, the one is taken whose text is spelled as some
-language is; where two differ and both may be right, the file is refused. charset-normalizer was tried on the same
-short tables of 25 languages and named a wrong encoding for 4 in 10; this names none, and refuses a few (tests).
+A byte order mark, UTF-8 and UTF-16 are certain. Of older encodings, one is taken only where the language of the text
+speaks for it and against all others; else the file is refused with those that it may be.
 """
 
 from __future__ import annotations
@@ -15,13 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.errors import DataError
-from finetune.letters import (
-    ACCENTED,
-    common_share,
-    is_spelled_as,
-    likelihood,
-    words_with_accents,
-)
+from finetune.legacy_encodings import guess
 
 BLOCK = 1 << 20
 LONGEST_LINE = 64 * 2**20
@@ -57,63 +50,6 @@ OTHER_KINDS = {
     b"ARROW1": "an Arrow file: write it as Parquet",
 }
 
-_WESTERN = tuple(
-    [
-        "en",
-        "de",
-        "nl",
-        "af",
-        "fr",
-        "ca",
-        "oc",
-        "lb",
-        "br",
-        "es",
-        "gl",
-        "eu",
-        "an",
-        "pt",
-        "it",
-        "sv",
-        "fi",
-        "et",
-        "da",
-        "no",
-        "nb",
-        "nn",
-        "se",
-        "is",
-        "fo",
-        "ga",
-        "sq",
-    ]
-)
-_CENTRAL = tuple(["cs", "sk", "pl", "hu", "ro", "hr", "bs", "sr", "sl", "sq", "de"])
-_CYRILLIC = ("ru", "uk", "be", "bg", "sr", "mk")
-EAST_ASIAN = {"gb18030": "zh", "big5hkscs": "zh-hant", "cp932": "ja", "euc_jp": "ja", "cp949": "ko"}
-ALPHABETS = {
-    **dict.fromkeys(("cp1251", "koi8_r", "koi8_u", "iso8859_5", "cp866"), _CYRILLIC),
-    "cp1253": ("el",),
-    "iso8859_7": ("el",),
-    "cp1255": ("he",),
-    "cp1256": ("ar",),
-    "iso8859_6": ("ar",),
-    "cp874": ("th",),
-    "mac_cyrillic": _CYRILLIC,
-}
-LATIN = {
-    "cp1252": _WESTERN,
-    "cp1250": _CENTRAL,
-    "iso8859_2": _CENTRAL,
-    "cp1254": ("tr", "az"),
-    "cp1257": ("lt", "lv"),
-    "iso8859_15": _WESTERN,
-    "cp850": _WESTERN,
-    "mac_roman": _WESTERN,
-    "cp852": _CENTRAL,
-}
-"""Encodings of one byte a letter, those of every day first, and the languages that they are for."""
-
 NAMES = {
     **{f"cp{number}": f"Windows-{number}" for number in range(1250, 1258)},
     **{f"iso8859_{number}": f"ISO-8859-{number}" for number in (2, 5, 6, 7, 15)},
@@ -138,14 +74,11 @@ NAMES = {
 }
 """Encoding -> how it is reported."""
 
-DATED, DATED_ACCENTS = ("cp850", "cp852", "mac_roman"), 6
-"""Encodings of computers before 2000, which are taken for none but a text with so many accents."""
+UTF8_CHARACTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+UTF8_SHARE = 0.6
+"""Share of bytes beyond ASCII that stand in whole UTF-8 characters from which a file is UTF-8 with damage."""
 
 SAMPLE_BYTES, LINE_BYTES = 1 << 14, 1 << 12
-COMMON_SHARE, SHARE_MARGIN, KOREAN_SHARE = 0.85, 0.1, 0.95
-LIKELY, NATS, RARE_NATS = -3.85, 5.0, 8.0
-"""Mean log probability of letters in a language that is the right one; by how much, in sum, the best must lead; what
-an encoding of old computers must make up for."""
 
 
 @dataclass(frozen=True)
@@ -287,10 +220,8 @@ def _wide(file: Path) -> str | None:
 def _legacy(file: Path, broken_line: int) -> str:
     """The encoding of a file that is neither UTF-8 nor UTF-16, from its lines that hold more than ASCII."""
     sample = _sample(file)
-    whole = sum(
-        map(len, re.findall(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}", sample))
-    )
-    if whole >= 0.6 * sum(byte >= 0x80 for byte in sample):
+    whole = sum(map(len, UTF8_CHARACTER.findall(sample)))
+    if whole >= UTF8_SHARE * sum(byte >= 0x80 for byte in sample):
         raise DataError(
             f"line {broken_line} is not UTF-8 text, and other lines are. Save the file as UTF-8 once more, or name its "
             "encoding with --encoding",
@@ -333,90 +264,3 @@ def _shortened(line: bytes) -> bytes:
     part = line[start : start + LINE_BYTES]
     ends = [match.end() for match in re.finditer(rb"[ ,;\t\"]", part)]
     return part[: ends[-1]] if ends else part
-
-
-def guess(sample: bytes) -> tuple[str | None, list[str]]:
-    """The encoding of a text's lines, and those that it may be; None where it is not certain."""
-    by_share = _east_asian(sample)
-    by_letters = _alphabetic(sample)
-    spelled = _latin(sample)
-    certain: list[str] = []
-    if by_share and by_share[0][0] >= COMMON_SHARE:
-        shares = {codec: share for share, codec in by_share}
-        kana = [codec for codec in ("cp932", "euc_jp") if shares.get(codec, 0.0) >= COMMON_SHARE]
-        near = [codec for share, codec in by_share if share >= by_share[0][0] - SHARE_MARGIN]
-        # the bytes of kana and of hangul are those of common Chinese characters elsewhere, and not the other way round
-        certain += kana or (["cp949"] if shares.get("cp949", 0.0) >= KOREAN_SHARE else near)
-    own = _own_words(sample)
-    if by_letters and by_letters[0][0] >= LIKELY and own >= 0.7:
-        count = sum(byte >= 0x80 for byte in sample)
-        certain += [codec for mean, codec in by_letters if (by_letters[0][0] - mean) * count < NATS]
-    if own <= 0.5:
-        certain += spelled
-    certain = _different(sample, certain)
-    rest = [codec for _, codec in by_share[:1] if by_share[0][0] > 0.5]
-    rest += [codec for mean, codec in by_letters[:2] if mean > LIKELY - 0.5 and own > 0.5]
-    rest += spelled or (_latin(sample, lenient=True) if own <= 0.5 else [])
-    return (certain[0] if len(certain) == 1 else None), _different(sample, [*certain, *rest])
-
-
-def _decoded(sample: bytes, codec: str) -> str | None:
-    try:
-        return sample.decode(codec)
-    except UnicodeDecodeError:
-        return None
-
-
-def _different(sample: bytes, codecs_: list[str]) -> list[str]:
-    """Without encodings that give the same text as one before them."""
-    found: dict[str | None, str] = {}
-    for codec in codecs_:
-        found.setdefault(_decoded(sample, codec), codec)
-    return list(found.values())
-
-
-def _own_words(sample: bytes) -> float:
-    """The share of bytes beyond ASCII that stand in words without any ASCII letter."""
-    words = re.findall(rb"[A-Za-z\x80-\xff]*[\x80-\xff][A-Za-z\x80-\xff]*", sample)
-    own = sum(len(word) for word in words if len(word) > 1 and not re.search(rb"[A-Za-z]", word))
-    return own / max(1, sum(sum(byte >= 0x80 for byte in word) for word in words))
-
-
-def _east_asian(sample: bytes) -> list[tuple[float, str]]:
-    texts = {codec: _decoded(sample, codec) for codec in EAST_ASIAN}
-    shares = [(common_share(text, EAST_ASIAN[codec]), codec) for codec, text in texts.items() if text is not None]
-    return sorted(shares, key=lambda entry: -entry[0])
-
-
-def _alphabetic(sample: bytes) -> list[tuple[float, str]]:
-    count = sum(byte >= 0x80 for byte in sample)
-    found = []
-    for codec, languages in ALPHABETS.items():
-        text = _decoded(sample, codec)
-        if text is not None:
-            handicap = RARE_NATS / count if codec in ("mac_cyrillic", "cp866") else 0.0
-            found.append((max(likelihood(text, language)[0] for language in languages) - handicap, codec))
-    return sorted(found, key=lambda entry: -entry[0])
-
-
-def _latin(sample: bytes, *, lenient: bool = False) -> list[str]:
-    """The encodings whose text is spelled as the language is that it seems to be in: as a whole, or, where that says
-    nothing, in its words with accents. With `lenient`, those too for which there is little evidence."""
-    import py3langid
-
-    for part_of, least in ((str, 1), (words_with_accents, 3)):
-        found = []
-        for codec, languages in LATIN.items():
-            text = _decoded(sample, codec)
-            dated = codec in DATED and not lenient
-            if text is None or (dated and (found or part_of is words_with_accents)):
-                continue
-            part = part_of(text)
-            language = str(py3langid.classify(part)[0]) if part else ""
-            accents = sum(not letter.isascii() for letter in text)
-            enough = lenient or accents >= (DATED_ACCENTS if dated else least)
-            if enough and language in languages and language in ACCENTED and is_spelled_as(text, language):
-                found.append(codec)
-        if found:
-            return found
-    return []
