@@ -120,7 +120,7 @@ def _latin(sample: bytes, *, lenient: bool = False) -> list[str]:
     import py3langid
 
     for part_of, least in ((str, 1), (words_with_accents, 3)):
-        found = []
+        found: list[str] = []
         for codec, languages in LATIN.items():
             text = _decoded(sample, codec)
             dated = codec in DATED and not lenient

@@ -156,7 +156,7 @@ def _format(separator: str, quoted: bool, spaced: bool) -> dict[str, Any]:
 
 def _fitted(rows: Rows, width: int, before: int, dialect: Dialect) -> Rows:
     """Rows without blank lines and without empty cells beyond the last column."""
-    found = []
+    found: Rows = []
     for row in rows:
         if len(row) != width:
             if len(row) <= 1 and is_blank(row):

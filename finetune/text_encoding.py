@@ -113,17 +113,17 @@ def encoding_of(file: Path, name: str | None = None) -> tuple[str, str | None]:
         _check_decodes(file, codec, shown or "UTF-8")
         return codec, f"encoding {shown}" if shown else None
     found = scanned(file)
-    codec = _wide(file) if found.has_zeros else None
-    if codec is None and found.broken_line is None:
+    kind = _wide(file) if found.has_zeros else None
+    if kind is None and found.broken_line is None:
         if b"\x1b$" not in head:
             return "utf-8-sig", None
-        codec = "iso2022_jp"
-    if codec is None:
+        kind = "iso2022_jp"
+    if kind is None:
         if found.has_zeros:
             raise DataError("not a text file (it holds zero bytes)", file=str(file))
-        codec = _legacy(file, found.broken_line or 1)
-    _check_decodes(file, codec, NAMES.get(codec, codec))
-    return codec, f"encoding {NAMES.get(codec, codec)}"
+        kind = _legacy(file, found.broken_line or 1)
+    _check_decodes(file, kind, NAMES.get(kind, kind))
+    return kind, f"encoding {NAMES.get(kind, kind)}"
 
 
 def scanned(file: Path) -> Scan:

@@ -21,9 +21,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 from finetune.artifact import CLASSIFIER, TOKENIZER_FILES, write_json
 from finetune.chunks import Chunks, Row, chunks
-from finetune.columns import TEXT_NAMES
+from finetune.columns import TEXT_NAMES, is_header, matching_column, obvious_column
 from finetune.errors import FinetuneError
 from finetune.labels import shown
+from finetune.table_options import TableOptions
 from finetune.tables import SUFFIXES, Table
 from service import zero_shot
 from service.cache import hash_of
@@ -91,7 +92,7 @@ def texts_of(table: Table, text: str | None = None, text_pair: str | None = None
     """
     column = _column(table.name, table.columns, text)
     if text_pair is not None:
-        _column(table.name, table.columns, text_pair)
+        text_pair = _column(table.name, table.columns, text_pair)
     texts = _texts(table, column)
     pairs = _texts(table, text_pair) if text_pair is not None else repeat(None)
     return list(map(TextInput, texts, pairs))
@@ -127,6 +128,7 @@ class Scored:
         columns: the new ones.
         note: what was found out about the file.
         went_on_after: rows that an earlier run had done.
+        warnings: sentences about content that may have been misread.
     """
 
     rows: int
@@ -134,6 +136,7 @@ class Scored:
     columns: list[str]
     note: str | None
     went_on_after: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 def score(
@@ -150,6 +153,9 @@ def score(
     keep_formulas: bool = False,
     overwrite: bool = False,
     progress: Progress = lambda done, share: None,
+    encoding: str | None = None,
+    separator: str | None = None,
+    header: bool = True,
 ) -> Scored:
     """Write a table's rows with `prediction`, `score` and `error` beside them.
 
@@ -163,6 +169,7 @@ def score(
         text, text_pair: the columns; the obvious one where none is named.
         all_scores: a column for each label.
         keep_formulas: leave cells that a spreadsheet would run as they are.
+        encoding, separator, header: how the file is read, as `TableOptions` takes them; found where they are not given.
 
     Raises:
         BadRequest: an output, a column or labels that cannot be used.
@@ -186,6 +193,7 @@ def score(
         keep_formulas=keep_formulas,
         overwrite=overwrite,
         progress=progress,
+        options=TableOptions(encoding, separator, header),
     )
 
 
@@ -233,18 +241,21 @@ def score_table(
     keep_formulas: bool = False,
     overwrite: bool = False,
     progress: Progress = lambda done, share: None,
+    options: TableOptions | None = None,
 ) -> Scored:
     """What `score` does, with answers from anywhere."""
     check_output(out, table, overwrite=overwrite)
-    source = chunks(table, asked.rows)
+    source = chunks(table, asked.rows, options)
     column = _column(source.name, source.columns, text)
     if text_pair is not None:
-        _column(source.name, source.columns, text_pair)
+        text_pair = _column(source.name, source.columns, text_pair)
     fresh = _fresh(asked, all_scores)
     names = free_names(fresh, source.columns)
     sink = _sink(out, source, {names[name]: kind for name, kind in fresh.items()}, neutral=not keep_formulas)
     lock = _locked(out)
-    state = _State(out, [asked.identity, column, text_pair, all_scores, keep_formulas, _signature(table)])
+    state = _State(
+        out, [asked.identity, column, text_pair, all_scores, keep_formulas, _signature(table), repr(options)]
+    )
     before, errors = state.resume(sink)
     rows = before
     try:
@@ -267,7 +278,7 @@ def score_table(
         lock.close()
     state.forget()
     lock_file(out).unlink(missing_ok=True)
-    return Scored(rows, errors, list(names.values()), source.note, before)
+    return Scored(rows, errors, list(names.values()), source.note, before, source.warnings)
 
 
 def lock_file(out: Path) -> Path:
@@ -373,6 +384,8 @@ def _answered(inputs: list[TextInput], answers: Score) -> list[Answer | str]:
 
 
 def _problem(row: Row, column: str, text_pair: str | None, longest: int | None) -> str:
+    if is_header(row, [*row]):
+        return "this row repeats the header"
     for name in (column, text_pair):
         cell = row.get(name) if name is not None else "-"
         if not isinstance(cell, str):
@@ -442,13 +455,13 @@ def _signature(table: Path) -> list[Any]:
 
 def _column(name: str, columns: list[str], asked: str | None) -> str:
     if asked is not None:
-        if asked not in columns:
+        column = matching_column(asked, columns)
+        if column is None:
             raise BadRequest(f"{name} has no column {asked!r}: it has {shown(columns)}")
-        return asked
-    by_name = {column.lower(): column for column in columns}
-    obvious = [by_name[one] for one in TEXT_NAMES if one in by_name]
-    if obvious or len(columns) == 1:
-        return obvious[0] if obvious else columns[0]
+        return column
+    column = obvious_column(TEXT_NAMES, columns) or (columns[0] if len(columns) == 1 else None)
+    if column is not None:
+        return column
     raise BadRequest(f"{name}: name the column that holds the text with --text; it has {shown(columns)}")
 
 
