@@ -45,6 +45,14 @@ DATED, DATED_ACCENTS = ("cp850", "cp852", "mac_roman"), 6
 """Encodings of computers before 2000, which are taken for none but a text with so many accents."""
 
 COMMON_SHARE, SHARE_MARGIN, KOREAN_SHARE = 0.85, 0.1, 0.95
+MOST_DOUBTFUL_ACCENTS = 3
+"""Accents from which an encoding other than Windows-1252 is taken."""
+
+LINES_TRIED, LINES_NEEDED, LINES_SHARE, LINES_MARGIN = 60, 5, 0.7, 0.2
+
+HANGUL_NEEDED = 16
+"""Hangul from which a text is Korean though it would be Chinese in another encoding."""
+
 LIKELY, NATS, RARE_NATS = -3.85, 5.0, 8.0
 """Mean log probability of letters in a language that is the right one; by how much, in sum, the best must lead; what
 an encoding of old computers must make up for."""
@@ -61,7 +69,9 @@ def guess(sample: bytes) -> tuple[str | None, list[str]]:
         kana = [codec for codec in ("cp932", "euc_jp") if shares.get(codec, 0.0) >= COMMON_SHARE]
         near = [codec for share, codec in by_share if share >= by_share[0][0] - SHARE_MARGIN]
         # the bytes of kana and of hangul are those of common Chinese characters elsewhere, and not the other way round
-        certain += kana or (["cp949"] if shares.get("cp949", 0.0) >= KOREAN_SHARE else near)
+        hangul = len(_decoded(sample, "cp949") or "") - len(re.findall(rb"[\x00-\x7f]", sample))
+        is_korean = shares.get("cp949", 0.0) >= KOREAN_SHARE and hangul >= HANGUL_NEEDED
+        certain += kana or (["cp949"] if is_korean else near)
     own = _own_words(sample)
     if by_letters and by_letters[0][0] >= LIKELY and own >= 0.7:
         count = sum(byte >= 0x80 for byte in sample)
@@ -71,7 +81,8 @@ def guess(sample: bytes) -> tuple[str | None, list[str]]:
     certain = _different(sample, certain)
     rest = [codec for _, codec in by_share[:1] if by_share[0][0] > 0.5]
     rest += [codec for mean, codec in by_letters[:2] if mean > LIKELY - 0.5 and own > 0.5]
-    rest += spelled or (_latin(sample, lenient=True) if own <= 0.5 else [])
+    if own <= 0.5:
+        rest += [*(spelled or _latin(sample, lenient=True)), *(["cp1252"] if _decoded(sample, "cp1252") else [])]
     return (certain[0] if len(certain) == 1 else None), _different(sample, [*certain, *rest])
 
 
@@ -115,23 +126,42 @@ def _alphabetic(sample: bytes) -> list[tuple[float, str]]:
 
 
 def _latin(sample: bytes, *, lenient: bool = False) -> list[str]:
-    """The encodings whose text is spelled as the language is that it seems to be in: as a whole, or, where that says
-    nothing, in its words with accents. With `lenient`, those too for which there is little evidence."""
-    import py3langid
-
-    for part_of, least in ((str, 1), (words_with_accents, 3)):
+    """The encodings whose text is spelled as the language is that it seems to be in: as a whole; where that says
+    nothing, in its words with accents; and where that says nothing, line by line. With `lenient`, those too for which
+    there is little evidence."""
+    texts = {codec: text for codec in LATIN if (text := _decoded(sample, codec)) is not None}
+    for part_of in (str, words_with_accents):
         found: list[str] = []
-        for codec, languages in LATIN.items():
-            text = _decoded(sample, codec)
-            dated = codec in DATED and not lenient
-            if text is None or (dated and (found or part_of is words_with_accents)):
-                continue
-            part = part_of(text)
-            language = str(py3langid.classify(part)[0]) if part else ""
+        for codec, text in texts.items():
+            least = 1 if codec == "cp1252" and part_of is str else MOST_DOUBTFUL_ACCENTS
+            if codec in DATED and not lenient:
+                if found or part_of is words_with_accents:
+                    continue
+                least = DATED_ACCENTS
             accents = sum(not letter.isascii() for letter in text)
-            enough = lenient or accents >= (DATED_ACCENTS if dated else least)
-            if enough and language in languages and language in ACCENTED and is_spelled_as(text, language):
+            if (lenient or accents >= least) and _seems(part_of(text), text, LATIN[codec]):
                 found.append(codec)
         if found:
             return found
-    return []
+    return _latin_by_line({codec: text for codec, text in texts.items() if codec not in DATED})
+
+
+def _seems(part: str, text: str, languages: tuple[str, ...]) -> bool:
+    """Whether `text` is spelled as the language of `part` is, and that is one of these."""
+    import py3langid
+
+    language = str(py3langid.classify(part)[0]) if part else ""
+    return language in languages and language in ACCENTED and is_spelled_as(text, language)
+
+
+def _latin_by_line(texts: dict[str, str]) -> list[str]:
+    """The encoding in which most lines are spelled as some language is, for a table of several languages."""
+    shares = {}
+    for codec, text in texts.items():
+        lines = text.split("\n")[:LINES_TRIED]
+        if len(lines) >= LINES_NEEDED:
+            shares[codec] = sum(_seems(line, line, LATIN[codec]) for line in lines) / len(lines)
+    best = max(shares.values(), default=0.0)
+    if best < LINES_SHARE:
+        return []
+    return [codec for codec, share in shares.items() if share > best - LINES_MARGIN]

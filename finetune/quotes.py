@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from finetune.errors import DataError
@@ -55,6 +56,20 @@ class Evidence:
     doubtful: list[tuple[int, list[str]]] = field(default_factory=list)
     values: list[Counter[str]] = field(default_factory=list)
     are_numbers: list[bool] = field(default_factory=list)
+
+
+def are_plain(lines: Iterable[str], separator: str, width: int, *, spaced: bool = False) -> bool:
+    """Whether every quote encloses a cell of one line, and every row has `width` cells: nothing to judge."""
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=spaced, strict=True)
+    rows = 0
+    try:
+        while lengths := [len(row) for row in islice(reader, ROWS_LEARNED)]:
+            rows += len(lengths)
+            if not set(lengths) <= {0, width}:
+                return False
+    except csv.Error:
+        return False
+    return reader.line_num == rows
 
 
 def judged(

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from finetune.columns import LABEL_NAMES, TEXT_NAMES, clean_name
 from finetune.errors import DataError
-from finetune.quotes import is_number, judged
+from finetune.quotes import Verdict, are_plain, is_number, judged
 from finetune.table_options import SEPARATORS, TableOptions
 from finetune.text_encoding import LONGEST_LINE, blocks, encoding_of
 
@@ -86,11 +86,7 @@ def dialect_of(file: Path, options: TableOptions) -> Dialect:
     notes = [said, None if layout.separator in ",\t" else f"separator {layout.separator!r}"]
     quoted, warnings = layout.quoted, []
     if any(b'"' in block for block in blocks(file)):
-        with opened(file, encoding) as stream:
-            verdict = judged(
-                stream_lines(stream), layout.separator, layout.width, file,
-                spaced=layout.spaced, after=1 if named else 0, has_header=options.header,
-            )  # fmt: skip
+        verdict = _verdict(file, encoding, layout, 1 if named else 0, has_header=options.header)
         quoted, warnings = verdict.quoted, [*verdict.warnings]
         notes.append(verdict.note)
     if options.header and (reason := _header_is_data(layout.rows, columns)):
@@ -99,6 +95,16 @@ def dialect_of(file: Path, options: TableOptions) -> Dialect:
     return Dialect(
         file, encoding, layout.separator, quoted, layout.spaced, columns, options.header, note, tuple(warnings)
     )
+
+
+def _verdict(file: Path, encoding: str, layout: Layout, after: int, *, has_header: bool) -> Verdict:
+    mark, width, spaced = layout.separator, layout.width, layout.spaced
+    with opened(file, encoding) as stream:
+        if are_plain(stream_lines(stream), mark, width, spaced=spaced):
+            return Verdict(True)
+    with opened(file, encoding) as stream:
+        lines = stream_lines(stream)
+        return judged(lines, mark, width, file, spaced=spaced, after=after, has_header=has_header)
 
 
 def opened(file: Path | IO[bytes], encoding: str) -> IO[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +71,7 @@ def check_encoding(name: str) -> str:
         ValueError: Python knows no text encoding of that name.
     """
     try:
-        b"".decode(name)
-        codecs.lookup(name)
+        "a".encode(name)  # refuses codecs between bytes too, such as base64
     except (LookupError, ValueError) as error:
         close = difflib.get_close_matches(name.lower(), ENCODINGS, n=1, cutoff=0.6)
         hint = f"did you mean {close[0]}?" if close else f"use a name such as {', '.join(ENCODINGS[:6])}"

@@ -179,7 +179,13 @@ def _with_mark(file: Path, codec: str, mark: bytes | None) -> str:
         found = _wide(file)
         return found if found is not None else "utf-16-le"
     marked = MARKS[mark][0] if mark is not None else ""
-    return marked if marked and codec.startswith(marked) else codec
+    if marked and not codec.startswith(marked.removesuffix("-sig")):
+        raise DataError(
+            f"the file begins with the byte order mark of {marked.removesuffix('-sig')}, and --encoding says {codec}: "
+            "leave --encoding out",
+            file=str(file),
+        )
+    return marked or codec
 
 
 def _check_decodes(file: Path, codec: str, shown: str) -> None:

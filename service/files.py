@@ -93,6 +93,9 @@ def texts_of(table: Table, text: str | None = None, text_pair: str | None = None
     column = _column(table.name, table.columns, text)
     if text_pair is not None:
         text_pair = _column(table.name, table.columns, text_pair)
+    repeated = next((n for n, row in enumerate(table.rows, start=1) if is_header(row, table.columns)), None)
+    if repeated is not None:
+        raise BadRequest(f"{table.name}, row {repeated}: this row repeats the header: take it out")
     texts = _texts(table, column)
     pairs = _texts(table, text_pair) if text_pair is not None else repeat(None)
     return list(map(TextInput, texts, pairs))
