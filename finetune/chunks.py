@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import stat
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from finetune import separated
 from finetune.errors import DataError
-from finetune.tables import encoding_of, separator_of
+from finetune.table_options import TableOptions
+from finetune.text_encoding import encoding_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -43,6 +44,7 @@ class Chunks:
         parts: lists of rows, to be gone through once.
         read: the share of the file that was read, 0 to 1.
         note: what was found out about the file.
+        warnings: sentences about content that may have been misread.
     """
 
     name: str
@@ -51,16 +53,20 @@ class Chunks:
     parts: Iterator[list[Row]]
     read: Callable[[], float]
     note: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
-def chunks(path: str | Path, rows: int) -> Chunks:
+def chunks(path: str | Path, rows: int, options: TableOptions | None = None) -> Chunks:
     """The table in a file, in chunks of so many rows (the last may be shorter).
+
+    Args:
+        options: encoding, separator and header where they are not to be detected.
 
     Raises:
         DataError: no such file, or not a regular one, empty, of an unknown kind or damaged; some damage is found only
             where it lies.
     """
-    file = Path(path)
+    file, options = Path(path), options or TableOptions()
     if file.suffix.lower() not in READERS:
         raise DataError(f"unknown kind of table: use one of {', '.join(READERS)}", file=str(file))
     try:
@@ -71,58 +77,37 @@ def chunks(path: str | Path, rows: int) -> Chunks:
         raise DataError("this is no regular file", file=str(file))
     if found.st_size == 0:
         raise DataError("the file is empty", file=str(file))
-    return READERS[file.suffix.lower()](file, rows)
+    options.check_suits(file)
+    return READERS[file.suffix.lower()](file, rows, options)
 
 
-def _separated(file: Path, rows: int) -> Chunks:
-    import pandas as pd
+def _separated(file: Path, rows: int, options: TableOptions) -> Chunks:
     import pyarrow
 
-    encoding, said = encoding_of(file)
-    with file.open(encoding=encoding, errors="replace", newline="") as stream:
-        head = stream.readline(LONGEST_LINE)
-    separator = "\t" if file.suffix.lower() == ".tsv" else separator_of(head)
-    _check_columns(head.count(separator) + 1, file)
-    notes = ([said] if said else []) + ([] if separator in ",\t" else [f"separator {separator!r}"])
-    as_text: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_filter": False, "index_col": False}
-    raw = file.open("rb")
-    size = file.stat().st_size
-
-    def frames() -> Iterator[Any]:
-        import io
-
-        with raw, io.TextIOWrapper(raw, encoding=encoding, errors="replace", newline="") as text:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header lose cells
-                    yield from pd.read_csv(text, sep=separator, chunksize=rows, **as_text)
-            except pd.errors.EmptyDataError as error:
-                raise DataError("the file is empty", file=str(file)) from error
-            except (pd.errors.ParserError, pd.errors.ParserWarning, ValueError) as error:
-                told = " ".join(str(error).split())
-                raise DataError(f"not a well-formed table: {told}", file=str(file)) from error
-
-    whole = frames()
-    first = next(whole, None)
-    if first is None or not len(first):
+    dialect = separated.dialect_of(file, options)
+    columns = dialect.columns
+    _check_columns(len(columns), file)
+    size, raw = file.stat().st_size, file.open("rb")
+    batches = separated.batches(raw, dialect, rows)
+    first = next(batches, None)
+    if first is None:
+        raw.close()
         raise DataError("the table has no rows", file=str(file))
-    columns = [str(column) for column in first.columns]
 
     def parts() -> Iterator[list[Row]]:
-        frame: Any = first
-        while frame is not None:
-            cells = [frame.iloc[:, index].tolist() for index in range(len(columns))]
-            yield [dict(zip(columns, row, strict=True)) for row in zip(*cells, strict=True)]
-            frame = next(whole, None)
+        with raw:
+            for batch in chain([first], batches):
+                yield [dict(zip(columns, row, strict=True)) for row in batch]
 
     def read() -> float:
         return 1.0 if raw.closed else raw.tell() / size
 
-    return Chunks(str(file), columns, dict.fromkeys(columns, pyarrow.string()), parts(), read, ", ".join(notes) or None)
+    kinds = dict.fromkeys(columns, pyarrow.string())
+    return Chunks(str(file), columns, kinds, parts(), read, dialect.note, dialect.warnings)
 
 
-def _jsonl(file: Path, rows: int) -> Chunks:
-    encoding, said = encoding_of(file)
+def _jsonl(file: Path, rows: int, options: TableOptions) -> Chunks:
+    encoding, said = encoding_of(file, options.encoding)
     kinds: dict[str, set[type]] = {}
     size, place = file.stat().st_size, [0]
     for row in _objects(file, encoding, place):  # a line that is no JSON is found before any work is done
@@ -151,6 +136,7 @@ def _objects(file: Path, encoding: str, place: list[int]) -> Iterator[Row]:
             place[0] = raw.tell()
             if len(line) == LONGEST_LINE:
                 raise DataError(f"a line of more than {LONGEST_LINE} characters", file=str(file), row=number)
+            line = line.lstrip("\ufeff")
             if not line.strip():
                 continue
             try:
@@ -165,7 +151,7 @@ def _objects(file: Path, encoding: str, place: list[int]) -> Iterator[Row]:
 def _text(raw: IO[bytes], encoding: str) -> IO[str]:
     import io
 
-    return io.TextIOWrapper(raw, encoding=encoding, errors="replace", newline="\n")
+    return io.TextIOWrapper(raw, encoding=encoding, newline="\n")
 
 
 def _arrow_type(kinds: set[type]) -> pyarrow.DataType:
@@ -180,7 +166,7 @@ def _arrow_type(kinds: set[type]) -> pyarrow.DataType:
     return pyarrow.float64() if present and present <= {int, float} else pyarrow.string()
 
 
-def _parquet(file: Path, rows: int) -> Chunks:
+def _parquet(file: Path, rows: int, options: TableOptions) -> Chunks:
     import pyarrow
     import pyarrow.parquet
 
@@ -246,7 +232,7 @@ def _check_size(batch: pyarrow.RecordBatch, file: Path) -> None:
                 raise DataError(f"{batch.num_rows} rows of this file hold {size} bytes of text", file=str(file))
 
 
-READERS: dict[str, Callable[[Path, int], Chunks]] = {
+READERS: dict[str, Callable[[Path, int, TableOptions], Chunks]] = {
     ".csv": _separated,
     ".tsv": _separated,
     ".jsonl": _jsonl,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from finetune.choices import TABLES
+from finetune.reading_flags import reading_flags
 
 if TYPE_CHECKING:
     from finetune.config import TrainConfig
@@ -65,6 +66,7 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
 @click.option("--text-pair", help="Column of the second text of a pair.")
 @click.option("--group", help="Column of what belongs together: no group is both trained and evaluated on.")
 @click.option("--task", help="binary, multiclass, multi-label or regression; inferred if not given.")
+@reading_flags
 @click.option("--epochs", type=float, help="Passes over the training rows.")
 @click.option("--batch-size", metavar="ROWS", help="Rows in one batch; also `full` or `auto`.")
 @click.option("--lr", type=float, help="Peak learning rate; if not given, one that suits the base's width.")
@@ -99,7 +101,8 @@ def finetune(data: str | None, file: str | None, overrides: tuple[str, ...], dry
     named = {"base": "base", "out": "out", "seed": "seed", "resume": "resume", "overwrite": "overwrite"}
     named |= {"models_dir": "models_dir", "loss": "loss__name", "allow_changed": "allow_changed"}
     flags["allow_changed"] = flags["allow_changed"] or None
-    named |= {key: f"data__{key}" for key in ("text", "label", "text_pair", "group", "task")}
+    of_data = ("text", "label", "text_pair", "group", "task", "encoding", "separator", "header")
+    named |= {key: f"data__{key}" for key in of_data}
     named |= {key: f"optim__{key}" for key in ("epochs", "batch_size", "lr")}
     settings = {named[key]: value for key, value in flags.items()}
     config = configfile.load(file, overrides, data__train=data, **settings)

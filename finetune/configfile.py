@@ -103,6 +103,8 @@ def number(value: Any) -> float | int | None:
 def _scalar(text: str) -> Any:
     import yaml
 
+    if len(text) == 1 and text in "|,;:>&*!%@":  # a separator; YAML reads none of these as itself
+        return text
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

@@ -16,19 +16,28 @@ from typing import Any
 
 import numpy as np
 
+from finetune.columns import is_header
 from finetune.dataconfig import DataConfig, Source
 from finetune.errors import ConfigError, DataError
 from finetune.labels import LabelSpace, Task, names_in, shown
 from finetune.pairs import recast
 from finetune.rows import Origin, Rows, contradicted, joined, once, without
-from finetune.sources import Columns, find_columns, named_splits
+from finetune.sources import Columns, column_named, find_columns, named_splits, options_of
 from finetune.splits import split
 from finetune.spool import Cells, chosen
 from finetune.tables import Table
 from finetune.target_scale import TargetScale
 from finetune.targets import infer_task, parse_labels
 
-COUNTED = ("rows_read", "left_out", "empty_texts", "empty_labels", "duplicates", "conflicting_labels")
+COUNTED = (
+    "rows_read",
+    "left_out",
+    "repeated_headers",
+    "empty_texts",
+    "empty_labels",
+    "duplicates",
+    "conflicting_labels",
+)
 """What is counted of every table, also where it is nothing."""
 
 
@@ -122,7 +131,7 @@ class _Reading:
     def split_rows(self, source: Source, data: Any = None) -> dict[str, Rows]:
         """Split name -> checked rows of one source."""
         found = {}
-        for name, table in named_splits(source, data).items():
+        for name, table in named_splits(source, data, options_of(source, self.config)).items():
             rows = self._sampled(source, self._rows(source, table))
             found[name] = self._recast(source, rows) if source.recast is not None else rows
         return found
@@ -139,7 +148,10 @@ class _Reading:
         places = [number - 1 for number in numbers]
         cells: Sequence[Any]
         if self.config.share_columns:
-            by_label = {name: chosen(table.column(name), places) for name in self.config.share_columns}
+            by_label = {
+                name: chosen(table.column(column_named(name, table, "data.share_columns")), places)
+                for name in self.config.share_columns
+            }
             cells = [dict(zip(by_label, row, strict=True)) for row in zip(*by_label.values(), strict=True)]
         else:
             cells = list(map(_shared(), chosen(table.column(columns.label), places)))
@@ -161,11 +173,7 @@ class _Reading:
         column = self.config.group
         if column is None:
             return None
-        if column not in table.columns:
-            raise DataError(
-                f"there is no column {column!r} (--group); there are: {shown(table.columns)}", file=table.name
-            )
-        cells = chosen(table.column(column), [number - 1 for number in numbers])
+        cells = chosen(table.column(column_named(column, table, "--group")), [number - 1 for number in numbers])
         # a row without a group is one of its own
         return [
             f"row {number} of {table.name}" if _is_empty(cell) else str(cell)
@@ -173,22 +181,19 @@ class _Reading:
         ]
 
     def _filled(self, source: Source, table: Table, columns: Columns) -> list[int]:
-        for name in (*source.drop, *source.keep):
-            if name not in table.columns:
-                raise DataError(
-                    f"there is no such column (there are: {shown(table.columns)})", file=table.name, column=name
-                )
+        asked = {name: table.column(column_named(name, table, "drop, keep")) for name in (*source.drop, *source.keep)}
         kept = []
         self.counts["rows_read"] += len(table.rows)
         texts, labels = table.column(columns.text), table.column(columns.label)
         pairs = table.column(columns.text_pair) if columns.text_pair is not None else texts
-        asked = {name: table.column(name) for name in (*source.drop, *source.keep)}
         beside: Iterable[dict[str, Any]] = repeat({})
         if asked:
             beside = (dict(zip(asked, row, strict=True)) for row in zip(*asked.values(), strict=True))
         for number, (text, pair, label, row) in enumerate(zip(texts, pairs, labels, beside, strict=False), start=1):
             if _is_left_out(row, source):
                 self.counts["left_out"] += 1
+            elif is_header({columns.label: label, columns.text: text}, (columns.label, columns.text)):
+                self.counts["repeated_headers"] += 1
             elif _is_empty(text) or _is_empty(pair):
                 self.counts["empty_texts"] += 1
             elif _is_missing(label):

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from finetune.table_options import check_encoding, separator_named
+
 Task = Literal["binary", "multiclass", "multi_label", "regression"]
 _TASK_WORDS: dict[str, Task] = {
     "binary": "binary",
@@ -23,6 +25,14 @@ _TASK_WORDS: dict[str, Task] = {
     "multi_label_classification": "multi_label",
     "regression": "regression",
 }
+
+
+def _known_encoding(value: str | None) -> str | None:
+    return check_encoding(value) if value is not None else None
+
+
+def _one_character(value: str | None) -> str | None:
+    return separator_named(value) if value is not None else None
 
 
 class Part(BaseModel):
@@ -65,6 +75,15 @@ class Source(Part):
     label: str | None = None
     """Column of the label, where it differs from `data.label`."""
 
+    encoding: str | None = None
+    """Encoding of the file, where it differs from `data.encoding`."""
+
+    separator: str | None = None
+    """Character between the cells of the file, where it differs from `data.separator`."""
+
+    header: bool | None = None
+    """Whether the first row of the file names the columns, where it differs from `data.header`."""
+
     drop: dict[str, tuple[str, ...]] = {}
     """Column -> values: rows that hold one of them are left out."""
 
@@ -84,6 +103,9 @@ class Source(Part):
     @classmethod
     def _bare_path(cls, value: Any) -> Any:
         return {"path": str(value)} if not isinstance(value, dict | BaseModel) else value
+
+    _encoding = field_validator("encoding")(_known_encoding)
+    _separator = field_validator("separator")(_one_character)
 
 
 class DataConfig(Part):
@@ -110,6 +132,15 @@ class DataConfig(Part):
     share_columns: tuple[str, ...] = ()
     """Columns that each hold one label's share, where a label is a distribution; `label` is not used then."""
 
+    encoding: str | None = None
+    """Encoding of CSV, TSV and JSON Lines files, for example cp1251; None finds it."""
+
+    separator: str | None = None
+    """Character between the cells of CSV and TSV files, or tab; None finds it."""
+
+    header: bool = True
+    """Whether the first row of CSV and TSV files names the columns; else they are column_1, column_2 ..."""
+
     group: str | None = None
     """Column of what belongs together (an author, a document), so that no group is both trained and evaluated on."""
 
@@ -130,6 +161,9 @@ class DataConfig(Part):
 
     max_length: int | None = Field(None, ge=4)
     """Tokens a sequence may have; None takes what the base can read, at most 512."""
+
+    _encoding = field_validator("encoding")(_known_encoding)
+    _separator = field_validator("separator")(_one_character)
 
     @field_validator("train", "validation", mode="before")
     @classmethod

@@ -13,11 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from finetune.columns import LABEL_NAMES, TEXT_NAMES, by_clean_name, matching_column, obvious_column
 from finetune.dataconfig import DataConfig, Source
 from finetune.errors import DataError
 from finetune.labels import shown
 from finetune.spool import Cells, Records
-from finetune.tables import LABEL_NAMES, SUFFIXES, TEXT_NAMES, Table, read_table
+from finetune.table_options import TableOptions
+from finetune.tables import SUFFIXES, Table, read_table
 
 SPLIT_NAMES = {
     "train": "train",
@@ -40,6 +42,15 @@ PAIR_NAMES = (
 )
 
 
+def options_of(source: Source, config: DataConfig) -> TableOptions:
+    """How the files of a source are read."""
+    return TableOptions(
+        source.encoding or config.encoding,
+        source.separator or config.separator,
+        config.header if source.header is None else source.header,
+    )
+
+
 @dataclass(frozen=True)
 class Columns:
     """The columns that hold the text, the second text of a pair if there is one, and the label."""
@@ -59,7 +70,7 @@ def find_columns(source: Source, config: DataConfig, table: Table) -> Columns:
     Raises:
         DataError: a column that is not there, or none that is obvious; lists the columns and names the flag.
     """
-    by_name = {column.lower(): column for column in table.columns}
+    by_name = by_clean_name(table.columns)
     pair_asked = source.text_pair or config.text_pair
     text = _asked(source.text or config.text, table, "--text")
     pair = _asked(pair_asked, table, "--text-pair")
@@ -71,9 +82,7 @@ def find_columns(source: Source, config: DataConfig, table: Table) -> Columns:
     elif text is None:
         text = next((by_name[one] for one, two in PAIR_NAMES if by_name.get(two) == pair and one in by_name), None)
     if label is None:
-        label = next(
-            (by_name[name] for name in LABEL_NAMES if name in by_name and by_name[name] not in (text, pair)), None
-        )
+        label = obvious_column(LABEL_NAMES, table.columns, without=(text, pair))
     rest = [column for column in table.columns if column not in (text, pair, label)]
     if len(rest) == 1 and (text is None) != (label is None):  # two columns, and one of them is known
         text, label = (text or rest[0]), (label or rest[0])
@@ -85,7 +94,7 @@ def find_columns(source: Source, config: DataConfig, table: Table) -> Columns:
     return Columns(str(text), pair, str(label))
 
 
-def named_splits(source: Source, data: Any = None) -> dict[str, Table]:
+def named_splits(source: Source, data: Any = None, options: TableOptions | None = None) -> dict[str, Table]:
     """`train`, `validation` and `test` tables of a source; an unsplit one is `train`.
 
     A folder holds files or folders named for the splits (`train.csv`, `test-001.parquet`, `reviews_dev.csv`, `train/`),
@@ -94,38 +103,53 @@ def named_splits(source: Source, data: Any = None) -> dict[str, Table]:
     Args:
         data: a pandas or polars DataFrame, `datasets.Dataset` or `DatasetDict`, list of dicts, or a dict of those by
             split.
+        options: how files are read.
 
     Raises:
         DataError: nothing there, or nothing that can be read.
     """
+    options = options or TableOptions()
+    path = Path(source.path).expanduser()
+    is_file = data is None and (path.exists() or path.suffix.lower() in SUFFIXES)
+    if not is_file and options != TableOptions():
+        raise DataError("--encoding, --separator and --no-header are for files: leave them out", file=source.path)
     if data is not None:
         return _splits_of(data, source.path)
-    path = Path(source.path).expanduser()
     if path.is_dir():
-        return _splits_of_folder(path)
+        return _splits_of_folder(path, options)
     if path.is_file() or path.suffix.lower() in SUFFIXES:
-        return {"train": read_table(path)}
+        return {"train": read_table(path, options)}
     if path.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?(@[\w./-]+)?(#.+)?", source.path):
         raise DataError(f"no table: give a {', '.join(SUFFIXES)} file or a Hub dataset id", file=source.path)
     return _splits_of(_from_hub(source.path), source.path)
 
 
 def _asked(name: str | None, table: Table, flag: str) -> str | None:
-    if name is not None and name not in table.columns:
+    return column_named(name, table, flag) if name is not None else None
+
+
+def column_named(name: str, table: Table, flag: str) -> str:
+    """The column that a person means by a name.
+
+    Raises:
+        DataError: there is none; lists the columns.
+    """
+    column = matching_column(name, table.columns)
+    if column is None:
         raise DataError(
             f"there is no column {name!r} ({flag}); there are: {shown(table.columns)}", file=table.name, column=name
         )
-    return name
+    return column
 
 
 def _obvious_text(by_name: Mapping[str, str], label: str | None) -> tuple[str | None, str | None]:
     for one, two in PAIR_NAMES:
         if one in by_name and two in by_name and label not in (by_name[one], by_name[two]):
             return by_name[one], by_name[two]
-    return next((by_name[name] for name in TEXT_NAMES if name in by_name and by_name[name] != label), None), None
+    return obvious_column(TEXT_NAMES, by_name.values(), without=(label,)), None
 
 
-def _splits_of_folder(folder: Path) -> dict[str, Table]:
+def _splits_of_folder(folder: Path, options: TableOptions) -> dict[str, Table]:
     files: dict[str, list[Path]] = {}
     for file in _tables_in(folder):
         words = re.split(r"[-_.\s]+", file.stem.lower())
@@ -139,7 +163,11 @@ def _splits_of_folder(folder: Path) -> dict[str, Table]:
         files["train"] = _tables_in(folder)
     if not files.get("train"):
         raise DataError(f"this folder holds no tables ({', '.join(SUFFIXES)}) to train on", file=str(folder))
-    return {split: _one_table(folder, [read_table(file) for file in parts]) for split, parts in files.items() if parts}
+    return {
+        split: _one_table(folder, [read_table(file, options) for file in parts])
+        for split, parts in files.items()
+        if parts
+    }
 
 
 def _tables_in(folder: Path) -> list[Path]:

@@ -6,30 +6,19 @@ Does not know: which column is what.
 
 from __future__ import annotations
 
-import codecs
 import json
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from finetune import separated
 from finetune.errors import DataError
 from finetune.spool import ROWS_AT_ONCE, Cells, Records, Spool
-
-TEXT_NAMES = (
-    *("text", "sentence", "review", "content", "body", "comment", "message", "tweet", "utterance", "document"),
-    *("description", "title", "headline", "question", "query", "input", "inputs"),
-)
-"""Columns that obviously hold the text, in the order in which they are looked for."""
-
-LABEL_NAMES = (
-    *("label", "labels", "class", "category", "categories", "target", "sentiment", "intent", "emotion", "topic"),
-    *("tag", "tags", "rating", "stars", "score", "y"),
-)
-"""Columns that obviously hold the label, in the order in which they are looked for."""
+from finetune.table_options import TableOptions
+from finetune.text_encoding import encoding_of
 
 
 @dataclass(frozen=True)
@@ -52,20 +41,24 @@ class Table:
         return self.rows.column(name) if isinstance(self.rows, Records) else [row.get(name) for row in self.rows]
 
 
-def read_table(path: str | Path) -> Table:
+def read_table(path: str | Path, options: TableOptions | None = None) -> Table:
     """The table in a file, read by its suffix.
 
+    Args:
+        options: encoding, separator and header where they are not to be detected.
+
     Raises:
-        DataError: the file is missing, empty, of an unknown kind or damaged; says where.
+        DataError: the file is missing, empty, of an unknown kind or damaged, or its encoding is not certain.
     """
-    file = Path(path)
+    file, options = Path(path), options or TableOptions()
     if file.suffix.lower() not in READERS:
         raise DataError(f"unknown kind of table: use one of {', '.join(READERS)}", file=str(file))
     if not file.is_file():
         raise DataError("there is no such file", file=str(file))
     if file.stat().st_size == 0:
         raise DataError("the file is empty", file=str(file))
-    table = READERS[file.suffix.lower()](file)
+    options.check_suits(file)
+    table = READERS[file.suffix.lower()](file, options)
     if not table.rows:
         raise DataError("the table has no rows", file=str(file))
     return table
@@ -83,30 +76,15 @@ def write_table(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     WRITERS[file.suffix.lower()](file, [dict(row) for row in rows])
 
 
-def _read_separated(file: Path) -> Table:
-    import pandas as pd
+def _read_separated(file: Path, options: TableOptions) -> Table:
     import pyarrow
 
-    encoding, said = encoding_of(file)
-    with file.open(encoding=encoding, errors="replace", newline="") as stream:
-        separator = "\t" if file.suffix.lower() == ".tsv" else separator_of(stream.readline())
-    found = [said] if said else []
-    found += [] if separator in ",\t" else [f"separator {separator!r}"]
-    as_text: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_filter": False, "index_col": False}
-    columns: list[str] = []
-    with Spool() as spool, file.open(encoding=encoding, errors="replace", newline="") as stream:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would lose cells
-                for frame in pd.read_csv(stream, sep=separator, chunksize=ROWS_AT_ONCE, **as_text):
-                    columns = [str(column) for column in frame.columns]
-                    cells = [pyarrow.array(frame.iloc[:, index], pyarrow.string()) for index in range(len(columns))]
-                    spool.add(pyarrow.RecordBatch.from_arrays(cells, columns))
-        except pd.errors.EmptyDataError as error:
-            raise DataError("the file is empty", file=str(file)) from error
-        except (pd.errors.ParserError, pd.errors.ParserWarning, ValueError) as error:
-            raise DataError(f"not a well-formed table: {' '.join(str(error).split())}", file=str(file)) from error
-        return _spooled(spool, columns, file, ", ".join(found) or None)
+    dialect = separated.dialect_of(file, options)
+    with Spool() as spool, file.open("rb") as stream:
+        for rows in separated.batches(stream, dialect, ROWS_AT_ONCE):
+            cells = [pyarrow.array(column, pyarrow.string()) for column in zip(*rows, strict=True)]
+            spool.add(pyarrow.RecordBatch.from_arrays(cells, dialect.columns))
+        return replace(_spooled(spool, dialect.columns, file, dialect.note), warnings=dialect.warnings)
 
 
 def _spooled(spool: Spool, columns: list[str], file: Path, note: str | None = None) -> Table:
@@ -115,40 +93,12 @@ def _spooled(spool: Spool, columns: list[str], file: Path, note: str | None = No
     return Table(columns, Records(cells), str(file), note)
 
 
-def separator_of(head: str) -> str:
-    """The mark that separates the cells of a header line."""
-    counts = {mark: head.count(mark) for mark in (",", ";", "\t", "|")}
-    best = max(counts, key=lambda mark: counts[mark])
-    return best if counts[best] and not counts[","] else ","
-
-
-def encoding_of(file: Path) -> tuple[str, str | None]:
-    """The file's encoding by Python's name, and how to say it where it is not UTF-8."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    zeros = False
-    with file.open("rb") as stream:
-        if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            return "utf-16", "encoding UTF-16"
-        stream.seek(0)
-        try:
-            while block := stream.read(1 << 20):
-                zeros = zeros or b"\0" in block
-                decoder.decode(block)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError as error:
-            zeros = zeros or any(b"\0" in block for block in iter(lambda: stream.read(1 << 20), b""))
-            if zeros:
-                raise DataError("not a text file (it holds zero bytes)", file=str(file)) from error
-            return "cp1252", "encoding Windows-1252"
-    return "utf-8-sig", None
-
-
-def _read_jsonl(file: Path) -> Table:
+def _read_jsonl(file: Path, options: TableOptions) -> Table:
     import pyarrow
 
-    encoding, said = encoding_of(file)
+    encoding, said = encoding_of(file, options.encoding)
     columns: dict[str, None] = {}
-    with Spool() as spool, file.open(encoding=encoding, errors="replace", newline="\n") as stream:
+    with Spool() as spool, file.open(encoding=encoding, newline="\n") as stream:
         objects = _objects(stream, file, columns)
         while lines := list(islice(objects, ROWS_AT_ONCE)):
             spool.add(pyarrow.record_batch([lines], ["line"]))
@@ -161,11 +111,12 @@ def _read_jsonl(file: Path) -> Table:
 def _objects(lines: Iterable[str], file: Path, columns: dict[str, None]) -> Iterator[str]:
     """The lines that hold a JSON object; their keys are added to `columns`."""
     for number, line in enumerate(lines, start=1):
+        line = line.lstrip("\ufeff")
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"this line is not JSON ({error})", file=str(file), row=number) from error
         if not isinstance(row, dict):
             raise DataError("each line should be a JSON object", file=str(file), row=number)
@@ -177,7 +128,7 @@ def _member(name: str, row: dict[str, Any]) -> Any:
     return row.get(name)
 
 
-def _read_parquet(file: Path) -> Table:
+def _read_parquet(file: Path, options: TableOptions) -> Table:
     import pyarrow
     import pyarrow.parquet
 
@@ -224,7 +175,7 @@ def _write_parquet(file: Path, rows: list[dict[str, Any]]) -> None:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
 
 
-READERS: dict[str, Callable[[Path], Table]] = {
+READERS: dict[str, Callable[[Path, TableOptions], Table]] = {
     ".csv": _read_separated,
     ".tsv": _read_separated,
     ".jsonl": _read_jsonl,

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from finetune.artifact import AttentionMode
 from finetune.encoding import without_surrogates
+from finetune.table_options import TableOptions
 from service import zero_shot
 from service.engine import Engine
 from service.errors import BadRequest, TooLarge, late_after
@@ -147,6 +148,7 @@ class Desk:
         text: str,
         all_scores: bool,
         progress: Progress,
+        options: TableOptions | None = None,
     ) -> Scored:
         """A table's rows with their scores, as `files.score` writes them, a few rows at a time.
 
@@ -160,7 +162,9 @@ class Desk:
             return [answer for piece in _pieces(inputs, room) for answer in answers(piece)]
 
         few = replace(asked(engine, question), rows=ROWS_OF_A_TABLE, longest=self.settings.max_characters)
-        return score_table(table, out, in_pieces, few, text=text, all_scores=all_scores, progress=progress)
+        return score_table(
+            table, out, in_pieces, few, text=text, all_scores=all_scores, progress=progress, options=options
+        )
 
     async def counted(self, engine: Engine, work: Work, asked: Coroutine[Any, Any, T]) -> T:
         """The outcome of a call that no guard has counted in.

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.artifact import CLASSIFIER, TOKENIZER_FILES
 from finetune.chunks import Chunks, Row, chunks
 from finetune.errors import FinetuneError
+from finetune.table_options import TableOptions
 from service import zero_shot
 from service.cache import hash_of
 from service.classifiers import Classifier, ZeroShotClassifier, load
@@ -79,6 +80,7 @@ class Scored:
         columns: the new ones.
         note: what was found out about the file.
         went_on_after: rows that an earlier run had done.
+        warnings: sentences about content that may have been misread.
     """
 
     rows: int
@@ -86,6 +88,7 @@ class Scored:
     columns: list[str]
     note: str | None
     went_on_after: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 def score(
@@ -102,6 +105,9 @@ def score(
     keep_formulas: bool = False,
     overwrite: bool = False,
     progress: Progress = lambda done, share: None,
+    encoding: str | None = None,
+    separator: str | None = None,
+    header: bool = True,
 ) -> Scored:
     """Write a table's rows with `prediction`, `score` and `error` beside them.
 
@@ -115,6 +121,7 @@ def score(
         text, text_pair: the columns; the obvious one where none is named.
         all_scores: a column for each label.
         keep_formulas: leave cells that a spreadsheet would run as they are.
+        encoding, separator, header: how the file is read, as `TableOptions` takes them; found where they are not given.
 
     Raises:
         BadRequest: an output, a column or labels that cannot be used.
@@ -138,6 +145,7 @@ def score(
         keep_formulas=keep_formulas,
         overwrite=overwrite,
         progress=progress,
+        options=TableOptions(encoding, separator, header),
     )
 
 
@@ -185,6 +193,7 @@ def score_table(
     keep_formulas: bool = False,
     overwrite: bool = False,
     progress: Progress = lambda done, share: None,
+    options: TableOptions | None = None,
 ) -> Scored:
     """What `score` does, with answers from anywhere.
 
@@ -194,17 +203,19 @@ def score_table(
     check_place(out, table)
     with locked(out):
         check_output(out, table, overwrite=overwrite)  # under the lock: a run may just have ended
-        source = lines(table, asked.rows) if table.suffix.lower() == LINES else chunks(table, asked.rows)
+        is_lines = table.suffix.lower() == LINES
+        source = lines(table, asked.rows, options) if is_lines else chunks(table, asked.rows, options)
         column = column_of(source.name, source.columns, text)
         if text_pair is not None:
-            column_of(source.name, source.columns, text_pair)
+            text_pair = column_of(source.name, source.columns, text_pair)
         fresh = _fresh(asked, all_scores)
         names = free_names(fresh, source.columns)
         sink = _sink(out, source, {names[name]: kind for name, kind in fresh.items()}, neutral=not keep_formulas)
-        kept = Unfinished(out, [asked.identity, column, text_pair, all_scores, keep_formulas, _signature(table)])
+        what = [asked.identity, column, text_pair, all_scores, keep_formulas, _signature(table), repr(options)]
+        kept = Unfinished(out, what)
         run = _Run(out, source, sink, kept, names, progress)
         run.write(asked.rows, lambda part: _made(part, column, text_pair, answers, asked, all_scores))
-        return Scored(run.rows, run.errors, list(names.values()), source.note, run.before)
+        return Scored(run.rows, run.errors, list(names.values()), source.note, run.before, source.warnings)
 
 
 class _Run:

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from finetune.chunks import Chunks, Row
 from finetune.errors import DataError
-from finetune.tables import SUFFIXES, encoding_of
+from finetune.table_options import TableOptions
+from finetune.tables import SUFFIXES
+from finetune.text_encoding import encoding_of
 from service.errors import BadRequest
 
 LINES = ".txt"
@@ -67,7 +69,7 @@ def meant(arguments: Sequence[str]) -> Path | list[str]:
     return list(arguments)
 
 
-def lines(path: Path, rows: int) -> Chunks:
+def lines(path: Path, rows: int, options: TableOptions | None = None) -> Chunks:
     """A file of one text a line as a table with the column `text`, in chunks of so many rows; blank lines are skipped.
 
     Raises:
@@ -77,7 +79,14 @@ def lines(path: Path, rows: int) -> Chunks:
 
     if path.stat().st_size == 0:
         raise DataError("the file is empty", file=str(path))
-    encoding, note = encoding_of(path)
+    options = options or TableOptions()
+    if options.separator is not None or not options.header:
+        raise DataError(
+            "a .txt file is read as one text a line, without columns: leave out --separator and --no-header, or "
+            "rename it to .csv",
+            file=str(path),
+        )
+    encoding, note = encoding_of(path, options.encoding)
     count = blank = 0
     first: list[str] = []
     for line in _lines(path, encoding):
@@ -114,7 +123,7 @@ def _check_no_table(first: list[str], path: Path) -> None:
 
 
 def _lines(path: Path, encoding: str) -> Iterator[str]:
-    with path.open(encoding=encoding, errors="replace", newline="\n") as stream:
+    with path.open(encoding=encoding, newline="\n") as stream:
         for line in stream:
             yield line.rstrip("\r\n")
 

@@ -10,11 +10,14 @@ from collections.abc import Iterator, Mapping
 from itertools import repeat
 from typing import Any
 
+from finetune.columns import TEXT_NAMES, is_header, matching_column, obvious_column
 from finetune.labels import shown
-from finetune.tables import TEXT_NAMES, Table
+from finetune.tables import Table
 from service.errors import BadRequest
 from service.schema import TextInput
 from service.zero_shot import NO_WIDTH
+
+REPEATED_HEADER = "this row repeats the header"
 
 
 def texts_of(table: Table, text: str | None = None, text_pair: str | None = None, *, hint: str = "") -> list[TextInput]:
@@ -28,7 +31,10 @@ def texts_of(table: Table, text: str | None = None, text_pair: str | None = None
     """
     column = column_of(table.name, table.columns, text)
     if text_pair is not None:
-        column_of(table.name, table.columns, text_pair)
+        text_pair = column_of(table.name, table.columns, text_pair)
+    repeated = next((n for n, row in enumerate(table.rows, start=1) if is_header(row, table.columns)), None)
+    if repeated is not None:
+        raise BadRequest(f"{table.name}, row {repeated}: {REPEATED_HEADER}: take it out", hint=hint)
     texts = _texts(table, column, hint, blank=False)
     pairs = _texts(table, text_pair, hint, blank=True) if text_pair is not None else repeat(None)
     return list(map(TextInput, texts, pairs))
@@ -41,13 +47,13 @@ def column_of(name: str, columns: list[str], asked: str | None) -> str:
         BadRequest: there is none.
     """
     if asked is not None:
-        if asked not in columns:
+        column = matching_column(asked, columns)
+        if column is None:
             raise BadRequest(f"{name} has no column {asked!r}: it has {shown(columns)}")
-        return asked
-    by_name = {column.lower(): column for column in columns}
-    obvious = [by_name[one] for one in TEXT_NAMES if one in by_name]
-    if obvious or len(columns) == 1:
-        return obvious[0] if obvious else columns[0]
+        return column
+    column = obvious_column(TEXT_NAMES, columns) or (columns[0] if len(columns) == 1 else None)
+    if column is not None:
+        return column
     raise BadRequest(f"{name}: name the column that holds the text with --text; it has {shown(columns)}")
 
 
@@ -57,6 +63,8 @@ def problem_of(row: Mapping[str, Any], column: str, text_pair: str | None, longe
     Args:
         longest: characters that a text may have; None for any number.
     """
+    if is_header(row, [*row]):
+        return REPEATED_HEADER
     for name in (column, text_pair):
         if name is None:
             continue

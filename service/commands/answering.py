@@ -13,6 +13,7 @@ from typing import Any
 
 from finetune.artifact import ModelFolder
 from finetune.labels import shown
+from finetune.table_options import TableOptions
 from finetune.tables import Table, read_table
 from service import files, zero_shot
 from service.commands import render
@@ -41,6 +42,7 @@ class Request:
     overwrite: bool
     all_scores: bool
     keep_formulas: bool
+    options: TableOptions
 
 
 def question(
@@ -77,6 +79,8 @@ def answer(request: Request, folder: ModelFolder, asked: ZeroShotQuestion | None
     table = given if isinstance(given, Path) else None
     if table is None and (request.out or request.text_column or request.pair_column):
         raise BadRequest("--out and --text go with a FILE, and these arguments are texts")
+    if table is None and request.options != TableOptions():
+        raise BadRequest("--encoding, --separator and --no-header go with a FILE, and these arguments are texts")
     if request.out is None and (request.all_scores or request.keep_formulas):
         raise BadRequest("--all-scores and --keep-formulas go with --out")
     if table is not None and request.out is not None:
@@ -98,20 +102,23 @@ def answer(request: Request, folder: ModelFolder, asked: ZeroShotQuestion | None
         if any(not one.text.strip() for one in inputs):
             raise BadRequest("a text is empty")
     else:
-        inputs = texts_of(_read(given), request.text_column, request.pair_column, hint=MISSING_TEXT)
+        inputs = texts_of(_read(given, request.options), request.text_column, request.pair_column, hint=MISSING_TEXT)
     texts = [one.text if one.pair is None else f"{one.text} | {one.pair}" for one in inputs]
     bars = asked is not None or folder.labels.task != "regression"
     answers = files.scorer(engine, asked, request.batch_size)(inputs)
     render.show(texts, answers, top_k=request.top_k, as_json=request.as_json, bars=bars)
 
 
-def _read(file: Path) -> Table:
-    """The table in a file, or a file of one text a line as a table; what was found out of the latter is printed."""
-    if file.suffix.lower() != LINES:
-        return read_table(file)
-    found = lines(file, ROWS_OF_LINES)
-    print(f"{file}: {found.note}", file=sys.stderr)
-    return Table(found.columns, [row for part in found.parts for row in part], str(file))
+def _read(file: Path, options: TableOptions) -> Table:
+    """The table in a file, or a file of one text a line as a table; what was found out of it is printed."""
+    if file.suffix.lower() == LINES:
+        found = lines(file, ROWS_OF_LINES, options)
+        print(f"{file}: {found.note}", file=sys.stderr)
+        return Table(found.columns, [row for part in found.parts for row in part], str(file))
+    table = read_table(file, options)
+    for warning in table.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return table
 
 
 def _write(request: Request, table: Path, out: Path, engine: Engine, asked: ZeroShotQuestion | None) -> None:
@@ -134,7 +141,10 @@ def _write(request: Request, table: Path, out: Path, engine: Engine, asked: Zero
             keep_formulas=request.keep_formulas,
             overwrite=request.overwrite,
             progress=progress,
+            options=request.options,
         )
+    for warning in found.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     said = f" ({found.note})" if found.note else ""
     went_on = f", on from row {found.went_on_after}" if found.went_on_after else ""
     print(f"wrote {out}: {found.rows} rows{said}{went_on}, with new columns {shown(found.columns)}", file=sys.stderr)

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from finetune.reading_flags import given as given_flags
 from service.commands.evaluate import labelled_table
 from service.errors import BadRequest
 
@@ -60,7 +61,7 @@ def command(
                 predict,
                 file,
                 labels,
-                columns=DataConfig(**columns, label_names=given),
+                columns=DataConfig(**given_flags(**columns), label_names=given),
                 thresholds=thresholds,
                 tfidf=False,
             )

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
+from finetune.reading_flags import given, reading_flags
 from service.errors import BadRequest
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -30,7 +31,7 @@ def labelled_table(command: Command) -> Command:
     )
     for option in reversed(options):
         command = option(command)
-    return command
+    return reading_flags(command)
 
 
 @click.command()
@@ -75,7 +76,7 @@ def command(
         engine.scores,
         file,
         folder.labels,
-        columns=DataConfig(**columns, label_names=names),
+        columns=DataConfig(**given(**columns), label_names=names),
         thresholds=folder.settings.thresholds,
         extra=extra,
         by=by,

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from finetune.columns import matching_column
 from finetune.errors import FinetuneError
+from finetune.reading_flags import given, reading_flags
+from finetune.table_options import TableOptions
 from service.errors import BackendFailed, BadRequest
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ POINT = 0.01
 @click.option("--text", help="The column of both tables that holds the text.")
 @click.option("--label", help="The column of --check that holds the label.")
 @click.option("--text-pair", help="The column of both tables that holds the second text.")
+@reading_flags
 @click.option("--models", "models_dir", default="models", show_default=True, help="The folder of served names.")
 def command(
     model: str,
@@ -45,7 +49,7 @@ def command(
     calibrate: str | None,
     limit: float,
     models_dir: str,
-    **columns: str | None,
+    **columns: Any,
 ) -> None:
     """Make MODEL for a runtime, so that its first start is a quick one.
 
@@ -88,14 +92,14 @@ def command(
     click.echo(f"kept: serve it with --backend {runtime} --precision int8")
 
 
-def _scorer(folder: ModelFolder, check: str, columns: dict[str, str | None]) -> Callable[[Engine], float]:
+def _scorer(folder: ModelFolder, check: str, columns: dict[str, Any]) -> Callable[[Engine], float]:
     """What gives an engine's accuracy on the table: of zero-shot answers for an NLI model without pairs, else the
     first of the task's metrics."""
     from finetune.dataconfig import DataConfig
     from finetune.run import evaluate
 
     if not folder.is_zero_shot or columns["text_pair"] is not None:
-        settled = DataConfig(**columns)
+        settled = DataConfig(**given(**columns))
         thresholds = folder.settings.thresholds
 
         def metric(engine: Engine) -> float:
@@ -114,21 +118,24 @@ def _scorer(folder: ModelFolder, check: str, columns: dict[str, str | None]) -> 
     return accuracy
 
 
-def _zero_shot_rows(check: str, columns: dict[str, str | None]) -> tuple[list[str], list[str]]:
+def _options(columns: dict[str, Any]) -> TableOptions:
+    return TableOptions(**given(**{name: columns[name] for name in ("encoding", "separator", "header")}))
+
+
+def _zero_shot_rows(check: str, columns: dict[str, Any]) -> tuple[list[str], list[str]]:
     from finetune.tables import read_table
     from service.text_columns import texts_of
 
-    table = read_table(check)
-    column = columns["label"] or "label"
-    if column not in table.columns:
-        raise BadRequest(f"{table.name} has no column {column!r}: name the label's with --label")
+    table = read_table(check, _options(columns))
+    name = columns["label"] or "label"
+    column = matching_column(name, table.columns)
+    if column is None:
+        raise BadRequest(f"{table.name} has no column {name!r}: name the label's with --label")
     texts = [item.text for item in texts_of(table, columns["text"])]
     return texts, [str(cell).replace("_", " ") for cell in table.column(column)]
 
 
-def _calibration(
-    folder: ModelFolder, check: str, calibrate: str | None, columns: dict[str, str | None]
-) -> Sequence[Any]:
+def _calibration(folder: ModelFolder, check: str, calibrate: str | None, columns: dict[str, Any]) -> Sequence[Any]:
     """Inputs of the main graph, from texts of a table, or of the split that the model was validated on."""
     from finetune.run import validation_rows
     from finetune.tables import read_table
@@ -139,7 +146,7 @@ def _calibration(
     if calibrate is not None and Path(calibrate).resolve() == Path(check).resolve():
         raise BadRequest("--calibrate and --check are the same file: int8 must be held to rows it has not seen")
     if calibrate is not None:
-        inputs = texts_of(read_table(calibrate), columns["text"], columns["text_pair"])
+        inputs = texts_of(read_table(calibrate, _options(columns)), columns["text"], columns["text_pair"])
     else:
         try:
             split = validation_rows(folder.path)

@@ -7,8 +7,12 @@ Does not know: how anything is computed.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+
+from finetune.reading_flags import given, reading_flags
+from finetune.table_options import TableOptions
 
 
 @click.command()
@@ -17,6 +21,7 @@ import click
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Write the scored table here (FILE only).")
 @click.option("--text", "text_column", metavar="COLUMN", help="The column of FILE that holds the text.")
 @click.option("--text-pair", "pair_column", metavar="COLUMN", help="The column of FILE that holds the second text.")
+@reading_flags
 @click.option("--top-k", type=click.IntRange(min=1), help="How many labels to show for each text.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--models", "models_dir", default="models", show_default=True, help="The folder of served names.")
@@ -37,6 +42,7 @@ def command(
     overwrite: bool,
     all_scores: bool,
     keep_formulas: bool,
+    **reading: Any,
 ) -> None:
     """Classify texts, or a table of texts, with MODEL: a path, a served name or a Hub id.
 
@@ -47,7 +53,8 @@ def command(
     from service.store import resolve
 
     folder = resolve(model, models_dir)
+    options = TableOptions(**given(**reading))
     request = Request(
-        texts, out, text_column, pair_column, top_k, as_json, batch_size, overwrite, all_scores, keep_formulas
+        texts, out, text_column, pair_column, top_k, as_json, batch_size, overwrite, all_scores, keep_formulas, options
     )
     answer(request, folder, None)

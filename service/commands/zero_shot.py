@@ -7,8 +7,12 @@ Does not know: how anything is computed.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+
+from finetune.reading_flags import given, reading_flags
+from finetune.table_options import TableOptions
 
 
 @click.command()
@@ -22,6 +26,7 @@ import click
 @click.option("--model", default="topics", show_default=True, help="A path, a served name or a Hub id.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Write the scored table here (FILE only).")
 @click.option("--text", "text_column", metavar="COLUMN", help="The column of FILE that holds the text.")
+@reading_flags
 @click.option("--top-k", type=click.IntRange(min=1), help="How many labels to show for each text.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--models", "models_dir", default="models", show_default=True, help="The folder of served names.")
@@ -47,6 +52,7 @@ def command(
     overwrite: bool,
     all_scores: bool,
     keep_formulas: bool,
+    **reading: Any,
 ) -> None:
     """Sort texts, or a table of texts, into labels of your own.
 
@@ -58,5 +64,8 @@ def command(
 
     asked = question(labels, single_labels, multi_label, template, scorer, attention)
     folder = resolve(model, models_dir)
-    request = Request(texts, out, text_column, None, top_k, as_json, batch_size, overwrite, all_scores, keep_formulas)
+    options = TableOptions(**given(**reading))
+    request = Request(
+        texts, out, text_column, None, top_k, as_json, batch_size, overwrite, all_scores, keep_formulas, options
+    )
     answer(request, folder, asked)

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from finetune.config import Choice, TrainConfig
 from finetune.configfile import number
+from finetune.table_options import ENCODINGS
 
 AUTOMATIC = "automatic"
 LABELS = {"optim.lr": "Learning rate", "optim.head_lr": "Learning rate of the head", "loss": "Loss"}
@@ -29,6 +30,9 @@ TABLES = {
     "optim.schedule": "schedules",
 }
 """Setting -> the table that it is chosen from."""
+
+SUGGESTED = {"data.encoding": ENCODINGS, "data.separator": (",", ";", "tab", "|")}
+"""Setting -> values that are offered; others may be written."""
 
 
 def field_at(path: str) -> FieldInfo:
@@ -59,6 +63,8 @@ def component(path: str, prefix: str, *, brief: bool = False) -> Component:
     if path in TABLES:
         chosen = default.name if isinstance(default, Choice) else AUTOMATIC
         return gr.Dropdown([chosen], value=chosen, **common)
+    if path in SUGGESTED:
+        return gr.Dropdown([AUTOMATIC, *SUGGESTED[path]], value=AUTOMATIC, allow_custom_value=True, **common)
     if bool in kinds:
         return gr.Checkbox(value=bool(default), **common)
     if words:
@@ -94,7 +100,7 @@ def settings(values: Mapping[str, Any]) -> dict[str, Any]:
         same = default.name if isinstance(default, Choice) else default
         if value is None or value in ("", AUTOMATIC) or str(value) == str(same):
             continue
-        value = number_or_word(value) if isinstance(value, str) else value
+        value = number_or_word(value) if isinstance(value, str) and path not in SUGGESTED else value
         if isinstance(value, float) and value.is_integer() and isinstance(same, int):
             value = int(value)
         if isinstance(value, float | int) and same is not None and not isinstance(same, str) and value == same:

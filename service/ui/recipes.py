@@ -20,6 +20,8 @@ FLAGS = {
     "data.label": "--label",
     "data.text_pair": "--text-pair",
     "data.task": "--task",
+    "data.encoding": "--encoding",
+    "data.separator": "--separator",
     "optim.epochs": "--epochs",
     "optim.batch_size": "--batch-size",
     "optim.lr": "--lr",

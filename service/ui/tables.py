@@ -15,11 +15,14 @@ from typing import Any
 import gradio as gr
 
 from finetune.chunks import chunks
+from finetune.columns import LABEL_NAMES, TEXT_NAMES, obvious_column
 from finetune.errors import FinetuneError
-from finetune.tables import LABEL_NAMES, SUFFIXES, TEXT_NAMES
+from finetune.table_options import TableOptions
+from finetune.tables import SUFFIXES
 from service.errors import BadRequest
 from service.ui import gate
 from service.ui.answers import HIDDEN, guarded
+from service.ui.form import AUTOMATIC
 from service.ui.page import Page
 
 PREVIEWED, LONGEST_CELL, COLUMNS_SHOWN = 8, 300, 50
@@ -92,10 +95,12 @@ def connect(
     columns: list[gr.Dropdown],
     wanted: tuple[tuple[str, ...], ...],
     more: tuple[Callable[..., Any], ...] = (),
+    reading: tuple[gr.Dropdown, ...] = (),
 ) -> list[Any]:
     """Show a table once it is there, and fill the fields that name its columns.
 
     Args:
+        reading: fields of the file's encoding and separator; a change shows the table anew.
         wanted: for each field, names of columns that are probably meant.
         more: events, beside an upload and a choice, after which there is another table.
 
@@ -103,19 +108,19 @@ def connect(
         The events, for what follows.
     """
 
-    async def shown(upload: str | None, name: str | None) -> list[Any]:
+    async def shown(upload: str | None, name: str | None, *given: str | None) -> list[Any]:
         if upload is None and name is not None and name.startswith(CORRECTIONS):
             return [HIDDEN, *[gr.update(choices=[one], value=one) for one in ("text", "label")[: len(columns)]]]
         path = await page.desk.aside(path_of, page, upload, name)
         if path is None:
             return [HIDDEN, *[NO_COLUMNS] * len(columns)]
         try:
-            names, rows, note = await page.desk.aside(_head, path)
+            names, rows, note = await page.desk.aside(_head, path, options_of(*given))
         except FinetuneError as error:
             raise BadRequest(without_place(str(error), path)) from error
         updates = []
         for one in wanted:
-            meant = next((column for column in names if column.lower() in one), None)
+            meant = obvious_column(one, names)
             if meant is None and len(names) == 1:
                 meant = names[0]
             updates.append(gr.update(choices=names, value=meant))
@@ -125,8 +130,11 @@ def connect(
     handler = guarded(shown, page.desk.telemetry, otherwise=[HIDDEN, *[NO_COLUMNS] * len(columns)])
     outputs = [fields.preview, *columns, fields.problem]
     return [
-        event(handler, fields.inputs, outputs, api_name=False)
-        for event in (fields.upload.upload, fields.upload.clear, fields.offered.input, *more)
+        event(handler, [*fields.inputs, *reading], outputs, api_name=False)
+        for event in (
+            *(fields.upload.upload, fields.upload.clear, fields.offered.input, *more),
+            *(field.input for field in reading),
+        )
     ]
 
 
@@ -178,6 +186,16 @@ def path_of(page: Page, upload: str | None, name: str | None) -> Path | None:
     return found[name]
 
 
+def options_of(encoding: str | None = None, separator: str | None = None) -> TableOptions:
+    """How a file is read, from what its fields hold; `automatic` and nothing leave it to be found.
+
+    Raises:
+        ConfigError: an encoding or a separator that cannot be.
+    """
+    left = (None, "", AUTOMATIC)
+    return TableOptions(None if encoding in left else encoding, None if separator in left else separator)
+
+
 def wanted_columns() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names that a column of texts, and one of labels, probably has."""
     return tuple(TEXT_NAMES), tuple(LABEL_NAMES)
@@ -188,9 +206,9 @@ def without_place(sentence: str, path: Path) -> str:
     return sentence.replace(f"{path.parent}/", "")
 
 
-def _head(path: Path) -> tuple[list[str], list[list[str]], str | None]:
+def _head(path: Path, options: TableOptions) -> tuple[list[str], list[list[str]], str | None]:
     """A table's columns, its first rows and what was found out about it."""
-    found = chunks(path, PREVIEWED)
+    found = chunks(path, PREVIEWED, options)
     rows = next(found.parts)[:PREVIEWED]
     return found.columns, [[_cell(row.get(name)) for name in found.columns[:COLUMNS_SHOWN]] for row in rows], found.note
 

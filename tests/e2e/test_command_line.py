@@ -226,3 +226,29 @@ def test_a_real_process_prints_the_answer_and_nothing_else(tiny_models):
         timeout=120,
     )
     assert (done.returncode, done.stderr) == (0, "") and json.loads(done.stdout)[0]["text"] == "I loved it."
+
+
+@pytest.mark.parametrize("command", [("predict", "sentiment"), ("zero-shot",)])
+def test_encoding_separator_and_header_are_flags_of_what_reads_a_table(rehead, tmp_path, command):
+    (tmp_path / "in.csv").write_bytes("příliš dlouhý^a\nžluťoučký^b\n".encode("cp1250"))
+    labels = () if command[0] == "predict" else ("--labels", "sports,business")
+    flags = ("--encoding", "cp1250", "--separator", "^", "--no-header", "--text", "1")
+    code, out, err = rehead(*command, "in.csv", *labels, *flags)
+    assert code == 0 and "příliš dlouhý" in out and "žluťoučký" in out, err
+    code, _, err = rehead(*command, "in.csv", *labels, *flags, "-o", "out.csv")
+    assert code == 0 and [row["column_2"] for row in read_table("out.csv").rows] == ["a", "b"], err
+    code, _, err = rehead(*command, "in.csv", *labels, "--encoding", "cp12500")
+    assert code == 2 and "no text encoding 'cp12500' (--encoding)" in err and err.count("\n") == 1
+    code, _, err = rehead(*command, "a text", *labels, "--encoding", "cp1250")
+    assert code == 2 and "go with a FILE" in err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
+def test_a_labeled_table_is_read_with_the_flags_too(rehead, tmp_path, tiny_sentiment, command):
+    names = Classifier(tiny_sentiment).labels
+    rows = "".join(f"příliš {n}^{names[n % 2]}\n" for n in range(12))
+    (tmp_path / "in.csv").write_bytes(rows.encode("cp1250"))
+    models = ("sentiment",) if command == "evaluate" else ("sentiment", "sentiment")
+    flags = ("--encoding", "cp1250", "--separator", "^", "--no-header", "--text", "column_1", "--label", "2")
+    code, out, err = rehead(command, *models, "in.csv", *flags)
+    assert code == 0 and "12 rows of in.csv" in out, err

@@ -130,6 +130,7 @@ def test_nothing_dropped_is_counted_as_nothing() -> None:
     assert counts == {
         "rows_read": 20,
         "left_out": 0,
+        "repeated_headers": 0,
         "empty_texts": 0,
         "empty_labels": 0,
         "duplicates": 0,

@@ -442,3 +442,39 @@ def test_a_file_of_a_text_a_line_is_scored_into_a_table(tmp_path):
         ("a long one", "long"),
         ("b", "short"),
     ]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_a_row_that_repeats_the_header_stays_and_says_so(tmp_path, suffix):
+    rows = [{"id": str(n), "text": f"text {n}"} for n in range(4)]
+    rows.insert(2, {"id": "\ufeffid", "text": " text"})
+    write_table(tmp_path / f"in{suffix}", rows)
+    assert scored(tmp_path / f"in{suffix}", tmp_path / "out.jsonl").errors == 1
+    written = read_table(tmp_path / "out.jsonl").rows
+    assert [row["error"] for row in written] == [None, None, "this row repeats the header", None, None]
+    with pytest.raises(BadRequest, match="row 3: this row repeats the header"):
+        texts_of(read_table(tmp_path / f"in{suffix}"))
+
+
+def test_a_table_is_scored_with_the_encoding_separator_and_header_that_are_named(tmp_path, tiny_sentiment):
+    (tmp_path / "in.csv").write_bytes("příliš^a\nžluťoučký^b\n".encode("cp1250"))
+    how = {"encoding": "cp1250", "separator": "^", "header": False}
+    found = score(tiny_sentiment, tmp_path / "in.csv", tmp_path / "out.csv", text="1", **how)
+    assert (found.rows, found.note) == (2, "encoding Windows-1250, separator '^'")
+    assert [row["column_1"] for row in read_table(tmp_path / "out.csv").rows] == ["příliš", "žluťoučký"]
+    with pytest.raises(DataError, match="line 1 is not utf-8 text"):
+        score(tiny_sentiment, tmp_path / "in.csv", tmp_path / "other.csv", encoding="utf-8")
+    assert not (tmp_path / "other.csv").exists()
+
+
+def test_what_is_doubtful_about_a_table_comes_with_the_result(tmp_path):
+    (tmp_path / "in.csv").write_text("".join(f"some text {n},{n % 2}\n" for n in range(9)))
+    found = scored(tmp_path / "in.csv", tmp_path / "out.csv", text="some text 0")
+    assert "--no-header" in found.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["\ufefftext", " Text ", "te\u200bxt"])
+def test_blanks_and_invisible_characters_do_not_hide_the_text_column(tmp_path, name):
+    pyarrow.parquet.write_table(pyarrow.table({"id": ["1"], name: ["a text"]}), tmp_path / "in.parquet")
+    for number, options in enumerate(({}, {"text": name.strip().replace("\u200b", "")})):
+        assert scored(tmp_path / "in.parquet", tmp_path / f"{number}.csv", **options).errors == 0

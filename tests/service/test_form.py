@@ -34,6 +34,8 @@ GIVEN = {
     "optim.average": "0.99",
     "data.max_length": "64",
     "data.validation_size": 0.2,
+    "data.encoding": "cp1251",
+    "data.separator": ";",
     "gradients.remedy": "auto",
     "precision": "float32",
     "seed": 7.0,

@@ -22,9 +22,10 @@ import gradio as gr
 
 from finetune.chunks import chunks
 from finetune.errors import FinetuneError
+from finetune.table_options import ENCODINGS
 from service.errors import BadRequest, Overloaded, ServiceError, TooLarge
 from service.files import Scored
-from service.ui import chips, gate, links, snippets, tables
+from service.ui import chips, form, gate, links, snippets, tables
 from service.ui.answers import HIDDEN, streamed
 from service.ui.chips import LABELS
 from service.ui.page import Page
@@ -56,6 +57,14 @@ def build(page: Page, tab: gr.Tab) -> None:
             fields = tables.build(page, tab, NAME)
             example = gr.Button("Try an example table", size="sm", elem_id="batch-example")
             column = gr.Dropdown([], label="Column of the text", elem_id="batch-column")
+            encoding = gr.Dropdown(
+                [form.AUTOMATIC, *ENCODINGS],
+                value=form.AUTOMATIC,
+                label="Encoding of the table",
+                info="Found by itself; name it where the text looks wrong.",
+                allow_custom_value=True,
+                elem_id="batch-encoding",
+            )
             model = gr.Dropdown(names, value=first, label="Model", elem_id="batch-model")
             labels = chips.field("batch-labels", LABELS, visible=False)
             several = gr.Checkbox(label="Several labels may hold at once", visible=False, elem_id="batch-several")
@@ -92,7 +101,7 @@ def build(page: Page, tab: gr.Tab) -> None:
     shown = example.click(
         lambda: tables.example("example.csv", EXAMPLE), None, fields.inputs, api_name=False, show_progress="hidden"
     )
-    tables.connect(page, fields, [column], (texts,), more=(shown.then,))
+    tables.connect(page, fields, [column], (texts,), more=(shown.then,), reading=(encoding,))
 
     def for_model(name: str | None) -> list[Any]:
         free = name is not None and page.desk.store.folder(name).is_zero_shot
@@ -103,7 +112,7 @@ def build(page: Page, tab: gr.Tab) -> None:
     act = streamed(
         partial(_score, page), page.desk.telemetry, otherwise=[WAITING, HIDDEN, HIDDEN, gr.update(visible=False)]
     )
-    asked = [*fields.inputs, column, model, labels, several, every, kind]
+    asked = [*fields.inputs, column, model, labels, several, every, kind, encoding]
     event = score.click(
         act,
         asked,
@@ -133,6 +142,7 @@ async def _score(
     several: bool,
     every: bool,
     kind: str,
+    encoding: str | None = None,
 ) -> AsyncIterator[list[Any]]:
     table = tables.path_of(page, upload, offered if offered in tables.offered(page) else None)
     if table is None:
@@ -141,7 +151,7 @@ async def _score(
         raise BadRequest("choose the column that holds the texts")
     if not model:
         raise BadRequest("no model is served")
-    desk = page.desk
+    desk, options = page.desk, tables.options_of(encoding)
     engine = await asyncio.to_thread(desk.store.get, model)
     question = None
     if engine.folder.is_zero_shot:
@@ -164,7 +174,14 @@ async def _score(
 
         work = asyncio.ensure_future(
             desk.aside(
-                partial(desk.score_table, engine, question, table, out, text=column, all_scores=every, progress=note)
+                partial(
+                    desk.score_table,
+                    *(engine, question, table, out),
+                    text=column,
+                    all_scores=every,
+                    progress=note,
+                    options=options,
+                )
             )
         )
         try:
@@ -203,7 +220,9 @@ def _bar(rows: int, share: float, seconds: float) -> str:
 
 def _told(found: Scored, seconds: float) -> str:
     errors = f", {found.errors} of them could not be scored (column error says why)" if found.errors else ""
-    return f'<div role="status" class="rehead-note">{found.rows:,} rows in {seconds:.1f} s{escape(errors)}.</div>'
+    warnings = "".join(f" Warning: {warning}." for warning in found.warnings)
+    told = f"{found.rows:,} rows in {seconds:.1f} s{errors}.{warnings}"
+    return f'<div role="status" class="rehead-note">{escape(told)}</div>'
 
 
 def _first_rows(out: Path, found: Scored) -> dict[str, Any]:

@@ -29,7 +29,7 @@ MORE = (
     *("model.head", "model.pooling", "model.initialiser", "model.freeze", "model.dropout"),
     *("optim.optimizer", "optim.schedule", "optim.warmup", "optim.sampler", "optim.early_stopping"),
     *("optim.head_lr", "optim.layer_decay", "optim.average", "data.max_length", "data.validation_size"),
-    *("gradients.remedy", "precision", "seed"),
+    *("data.encoding", "data.separator", "gradients.remedy", "precision", "seed"),
 )
 SETTINGS = (*FIRST, *MORE)
 LOOK_S, TURN_S = 1.5, 30.0
@@ -165,7 +165,10 @@ def build(page: Page, tab: gr.Tab) -> None:
         api_name=False,
         show_progress="hidden",
     )
-    for event in tables.connect(page, fields, [text, label], tables.wanted_columns(), more=(shown.then,)):
+    reading = tuple(components[path] for path in form.SUGGESTED)
+    for event in tables.connect(
+        page, fields, [text, label], tables.wanted_columns(), more=(shown.then,), reading=reading
+    ):
         event.then(looked, [page.asked, *asked], [report, problem], api_name=False)
     gr.on(
         [text.input, label.input],
