@@ -6,6 +6,7 @@ Does not know: formulas (metrics.py), models, the report's pages.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -35,9 +36,10 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("accuracy", "macro_f1", "micro_f1", "weighted_f1", "samples_f1", "balanced_accuracy"), SHARE),
     **dict.fromkeys(("roc_auc", "calibration_error", "mean_average_precision"), SHARE),
     **dict.fromkeys(("mcc", "pearson", "spearman"), SIGNED),
-    "r2": (-float("inf"), 1.0),
+    "r2": (-math.inf, 1.0),
+    **dict.fromkeys(("mse", "mae", "msle", "log_loss"), (0.0, math.inf)),
 }
-"""The least and the largest value of the metrics that have one."""
+"""The least and the largest value of each metric."""
 
 BY_LABEL = ("macro_f1", "balanced_accuracy", "roc_auc", "mean_average_precision")
 """Metrics that count every label the same, however few rows it has."""
@@ -108,8 +110,8 @@ def _intervals(
     drawn = _distributions(of_metric, rows)
     for name, function in of_metric.items():
         doubt = _unseen(name, given[1])
-        widest = doubt * (1.0 if name in RANGES else abs(scales.get(name, values[name])))
-        found[name] = _bias_corrected(values[name], drawn[name], _left_out(function, rows), widest, RANGES.get(name))
+        widest = doubt * (abs(scales.get(name, values[name])) if RANGES[name][1] == math.inf else 1.0)
+        found[name] = _bias_corrected(values[name], drawn[name], _left_out(function, rows), widest, RANGES[name])
     return {name: dict(zip(("low", "high"), found[name], strict=True)) for name in values}
 
 
@@ -150,7 +152,7 @@ def _left_out(function: Resampled, rows: int) -> Array:
 
 
 def _bias_corrected(
-    value: float, drawn: Array, left_out: Array, widest: float, bounds: tuple[float, float] | None
+    value: float, drawn: Array, left_out: Array, widest: float, bounds: tuple[float, float]
 ) -> tuple[float, float]:
     """The bias-corrected and accelerated (BCa) 95% interval of a metric (Efron, 1987).
 
@@ -173,8 +175,7 @@ def _bias_corrected(
         bend = float((away**3).sum() / (6 * (away**2).sum() ** 1.5)) if away.any() else 0.0
         ends = shift + norm.ppf([0.025, 0.975])
         low, high = np.quantile(drawn, norm.cdf(shift + ends / np.maximum(1 - bend * ends, 0.1)))
-    if bounds is not None:
-        low, high = max(low, bounds[0]), min(high, bounds[1])
+    low, high = max(low, bounds[0]), min(high, bounds[1])
     return float(min(low, value)), float(max(high, value))
 
 
@@ -199,8 +200,8 @@ def difference(
         second - first,
         gaps(name, one, other, references),
         np.empty(0),
-        _unseen(name, references) * (1.0 if name in RANGES else max(abs(first), abs(second))),
-        None,
+        _unseen(name, references) * (max(abs(first), abs(second)) if RANGES[name][1] == math.inf else 1.0),
+        (-math.inf, math.inf),
     )
     return {"value": second - first, "low": low, "high": high}
 

@@ -121,6 +121,45 @@ def test_a_diverging_run_exits_with_3(call: Call, tiny_base: Path, tmp_path: Pat
     assert "diverged" in told.splitlines()[-1]
 
 
+def test_a_rate_that_is_far_too_high_exits_with_3_and_writes_no_model(
+    call: Call, table: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    flags = ["--base", tiny_base, "--out", tmp_path / "m", "--lr", 10, "--batch-size", 8, "--epochs", 2]
+    code, shown, told = call(table, *flags)
+    assert (code, shown) == (3, "")
+    last = told.splitlines()[-1]
+    assert last.startswith("error: the run diverged: the loss rose to") and "No model is written" in last
+    assert "vanish" not in told and "model.head" not in told and "higher" not in told
+    assert not (tmp_path / "m").exists()
+
+
+def test_what_a_run_learned_is_said_before_its_figures(
+    call: Call, table: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    flags = ["--base", tiny_base, "--out", tmp_path / "m", "--lr", 1e-7, "--batch-size", 16, "--epochs", 2]
+    code, shown, told = call(table, *flags, "--set", "report_to=[tensorboard]", "--set", "tfidf_baseline=false")
+    lines = shown.splitlines()
+    assert code == 0, told
+    assert lines[0].startswith("warning: the model is untrained: on the 6 validation rows it does no better than")
+    assert "higher learning rate (--lr 0.0012" in lines[0]
+    assert lines[1].startswith("validation: accuracy 0.5000")
+    assert lines[2].startswith("note: the validation rows chose the best of 2 checkpoints (by accuracy)")
+    errors = tmp_path / "m" / "report" / "errors.csv"
+    assert f"errors: {errors} (`row` counts the data rows of `file` from 1; the header is not counted)" in lines
+    assert f"logs: {tmp_path / 'm'}.logs (tensorboard --logdir {tmp_path / 'm'}.logs)" in lines
+    assert "(best accuracy so far)" in told
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert card.index("the model is untrained") < card.index("## Use")
+    assert json.loads((tmp_path / "m" / "metrics.json").read_text())["notes"]["untrained"] in lines[0]
+
+
+def test_a_dry_run_refuses_a_model_that_is_there(call: Call, table: Path, tiny_base: Path, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    code, _, told = call(table, "--base", tiny_base, "--out", tmp_path / "m", "--dry-run")
+    assert code == 2 and "already holds" in told
+
+
 def test_choices_list_every_loss_with_its_sentence(call: Call) -> None:
     code, shown, _ = call("losses", command="choices")
     assert code == 0

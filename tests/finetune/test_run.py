@@ -221,7 +221,7 @@ def test_errors_keep_every_column_of_the_table_and_say_what_a_row_is(config: Mak
     (tmp_path / "films.csv").write_text("\n".join(["id,review,label,prediction,note", *lines]) + "\n")
     data = {"train": str(tmp_path / "films.csv"), "text": "review", "label": "label"}
     result = train(config(data=data, tfidf_baseline=False))
-    table = list(csv.DictReader((result.path / "report" / "errors.csv").open()))
+    table = list(csv.DictReader((result.path / "report" / "errors.csv").read_text().splitlines()))
     own = ["kind", "row", "text", "label", "prediction", "score"]
     assert list(table[0]) == [*own, "file", "id", "review", "prediction (table)", "note"]
     for row in table:
