@@ -218,6 +218,10 @@ class _Reading:
             else:
                 kept.append(number)
         if not kept:
+            labels = columns.labels_of(table)
+            if all(is_missing(cell) for cells in labels for cell in cells):
+                column = columns.label if not columns.several else None
+                raise DataError(f"none of the {len(table.rows)} rows has a label", file=table.name, column=column)
             raise DataError("no row has both a text and a label", file=table.name)
         return kept
 
@@ -270,8 +274,8 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
     train = without(train, held, counts, "also_in_evaluation")
     train = _without_groups(train, evaluated, counts)
     labels = reading.labels.space(train.values)
-    asked = {"task_given": reading.config.task is not None}
-    for sentence in label_warnings(train.values, labels, reading.labels.form, reading.labels.column, **asked):
+    task_given = reading.config.task is not None
+    for sentence in label_warnings(train.values, labels, reading.labels.column, task_given=task_given):
         reading.warn(sentence)
     if not len(validation):
         train, validation = split(train, reading.config.validation_size, labels, reading.seed)

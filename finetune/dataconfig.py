@@ -149,7 +149,9 @@ class DataConfig(Part):
     def _one_kind_of_label(self) -> Self:
         if self.label_columns and (self.share_columns or self.label is not None):
             other = "share_columns" if self.share_columns else "label"
-            raise ValueError(f"label_columns and {other} cannot both be given: each row has its labels from one of them")
+            raise ValueError(
+                f"label_columns and {other} cannot both be given: each row has its labels from one of them"
+            )
         if len(set(self.label_columns)) < len(self.label_columns):
             raise ValueError("label_columns names a column twice")
         return self
@@ -158,6 +160,11 @@ class DataConfig(Part):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | dict | BaseModel) else value
+
+    @field_validator("label_columns", "share_columns", "label_names", mode="before")
+    @classmethod
+    def _with_commas(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("task", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""One label cell that holds more than a name: lists, sets, arrays and dicts, real ones or as Python and numpy print them.
+"""One label cell that holds more than a name: a list, set, array or dict, a real one or as Python and numpy print it.
 
 What a list or a dict means for its column (names, ids, indicators, shares) is decided in label_parsing.py.
 """
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-from finetune.label_text import is_missing, name_of
+from finetune.label_text import is_missing
 
 LONGEST_LITERAL = 100_000
 """Characters of a cell up to which it is read as a list; a longer one is refused."""
@@ -51,7 +51,7 @@ def structure_of(cell: Any) -> list[Any] | dict[Any, Any] | None:
         return sorted(cell, key=lambda item: (str(type(item)), str(item)))
     if isinstance(cell, Mapping):
         return dict(cell)
-    if hasattr(cell, "tolist") and getattr(cell, "ndim", 0):  # a numpy array in a pandas cell
+    if hasattr(cell, "tolist") and getattr(cell, "ndim", None):  # a numpy array in a pandas cell
         listed = cell.tolist()
         return listed if isinstance(listed, list) else None
     if hasattr(cell, "to_list") and hasattr(cell, "dtype"):  # a polars Series
@@ -92,7 +92,7 @@ def flag_of(item: Any) -> int | None:
         return FLAGS.get(item.strip().lower())
     if isinstance(item, bool) or type(item).__name__ in ("bool", "bool_"):
         return int(item)
-    return int(item) if isinstance(item, Real) and item in (0, 1) else None
+    return int(item == 1) if isinstance(item, Real) and item in (0, 1) else None
 
 
 def named(item: Any) -> Any:
@@ -106,7 +106,7 @@ def named(item: Any) -> Any:
         if key is None or isinstance(item[key], Mapping | list | tuple):
             raise ValueError(f"holds a dict without a name ({', '.join(NAME_KEYS[:3])})")
         return item[key]
-    if isinstance(item, list | tuple | set | frozenset) or getattr(item, "ndim", 0):
+    if isinstance(item, list | tuple | set | frozenset) or getattr(item, "ndim", None):
         raise ValueError("holds a list inside a list")
     return item
 
@@ -118,7 +118,7 @@ def items_of(listed: Sequence[Any]) -> list[Any]:
         ValueError: lists inside the list, or dicts without a name.
     """
     if len(listed) == 1 and isinstance(listed[0], list | tuple | set | frozenset):
-        listed = structure_of(listed[0]) or []  # [["a", "b"]]
+        listed = list(structure_of(listed[0]) or ())  # [["a", "b"]]
     return [item for item in map(named, listed) if not is_missing(item)]
 
 
@@ -127,15 +127,6 @@ def is_named_dict(cell: Mapping[Any, Any]) -> bool:
     if any(isinstance(key, str) and isinstance(cell.get(key), str) and flag_of(cell[key]) is None for key in NAME_KEYS):
         return True
     return "name" in cell and "id" in cell
-
-
-def names_in_list(listed: Sequence[Any]) -> list[str]:
-    """Return the label names of one list, each once.
-
-    Raises:
-        ValueError: see `items_of`.
-    """
-    return list(dict.fromkeys(name for name in map(name_of, items_of(listed)) if name))
 
 
 def _spelled(text: str) -> list[Any] | dict[Any, Any] | None:
@@ -191,4 +182,4 @@ def _literal(text: str) -> Any:
 
 def is_share(value: Any) -> bool:
     """Return whether a number has a fraction, as shares of labels do and ids and indicators do not."""
-    return isinstance(value, Real) and math.isfinite(value) and value != int(value)
+    return isinstance(value, Real) and math.isfinite(value) and value != math.floor(value)

@@ -12,16 +12,11 @@ from typing import Any, Literal
 
 from finetune.errors import ConfigError, DataError
 from finetune.label_cells import flag_of, flag_row_of, is_named_dict, is_share, named
-from finetune.label_numbers import NAMES, SIGNED, Decimal, decimal_marks, grouped
+from finetune.label_inference import decimal_of, example_of, id_lists_warned_of, infer_task, separator_of, single
+from finetune.label_numbers import NAMES, Decimal
 from finetune.label_survey import Entry, LabelCells, Survey, few, quoted, rows_of
 from finetune.label_text import name_of, number_of
 from finetune.labels import Task
-
-MOST_INTEGER_CLASSES = 20
-"""A column of whole numbers with more different values than this is taken for a regression target."""
-
-SEPARATORS = ("|", ";", ",")
-"""Marks between several labels in one cell, in the order in which they are looked for."""
 
 Shape = Literal["plain", "lists", "indicators", "shares"]
 
@@ -132,7 +127,7 @@ class _Fitting:
                 f"data.share_columns hold zeros and ones, with {_ones(several[0])} ones in this row, which is no "
                 "distribution over labels: for several labels a row name the columns with --label, once for each"
             )
-        return self._made("shares", self.task or self._single(len(entries[0].value)))
+        return self._made("shares", self.task or single(len(entries[0].value)))
 
     # structures
 
@@ -197,7 +192,7 @@ class _Fitting:
                 "say --task multi-label"
             )
         labels = {name for entry in entries for name in entry.value}
-        return self._made("shares", self.task or self._single(len(labels)))
+        return self._made("shares", self.task or single(len(labels)))
 
     def _indicator_dicts(self, entries: Sequence[Entry]) -> LabelFormat:
         found = sorted({name_of(key) for entry in entries for key in entry.value})
@@ -263,106 +258,34 @@ class _Fitting:
                 "multiclass; several labels a row take zeros and ones"
             )
         if len(self.names) != width:
-            raise first.error(f"{quoted(first.cell)} holds {width} numbers, and data.label_names {len(self.names)} names")
-        return self._made("shares", self.task or self._single(len(self.names)))
+            raise first.error(
+                f"{quoted(first.cell)} holds {width} numbers, and data.label_names {len(self.names)} names"
+            )
+        return self._made("shares", self.task or single(len(self.names)))
 
     # one label, or several with a mark between them
 
     def _plain(self, *, brackets: bool = True) -> LabelFormat:
-        decimal = self._decimal()
+        survey, decimal = self.survey, None
+        if self.task in (None, "regression") and self.names is None:
+            decimal = self.decimal or decimal_of(survey)
         task = self.task or self._inferred(decimal)
         if task != "regression":
             decimal = None
         if decimal is not None and self.decimal is None:
-            self.said.append(f"numbers with {NAMES[decimal]}{_example(self.survey, decimal)}")
-        separator = self._separator() if task == "multi_label" else None
+            self.said.append(f"numbers with {NAMES[decimal]}{example_of(survey, decimal)}")
+            self.warnings += id_lists_warned_of(survey, decimal) if self.task is None else []
+        separator = separator_of(survey, self.known) if task == "multi_label" else None
         if separator is not None:
             self.said.append(f"several labels in one cell are separated by {separator!r}")
         return self._made("plain", task, separator=separator, decimal=decimal, brackets=brackets)
 
-    def _decimal(self) -> Decimal | None:
-        """The decimal mark that every number in a text has; None where Python's spelling fits, or the cells are names."""
-        if self.task not in (None, "regression") or self.names is not None:
-            return None
-        if self.decimal is not None:
-            return self.decimal
-        odd = [entry for entry in self.survey.entries if number_of(entry.cell) is None]
-        if not odd or not all(isinstance(entry.cell, str) for entry in odd):
-            return None
-        fitting = decimal_marks(entry.cell for entry in self.survey.texts())
-        if len(fitting) == 2:
-            first = odd[0]
-            raise first.error(
-                f"{quoted(first.cell)} may be {grouped(first.cell, '.'):g} or {grouped(first.cell, ','):g}, and so may "
-                "every such number here: say which with --set data.decimal=. or --set data.decimal=,"
-            )
-        return fitting[0] if fitting else None
-
     def _inferred(self, decimal: Decimal | None) -> Task:
-        survey = self.survey
         if self.names is not None:
-            return self._single(len(self.names))
-        values = {id(entry): number_of(entry.cell) for entry in survey.entries}
-        if decimal is not None:
-            values |= {id(entry): grouped(entry.cell, decimal) for entry in survey.texts()}
-        words = [entry for entry in survey.entries if values[id(entry)] is None]
-        numbers = [entry for entry in survey.entries if values[id(entry)] is not None]
-        codes = [entry for entry in words if entry.kind == "code"]
-        if codes and len(codes) == len(words):
-            return self._codes(codes)
-        signed = [entry for entry in words if isinstance(entry.cell, str) and SIGNED.fullmatch(entry.cell.strip())]
-        if signed and few(survey.rows - rows_of(signed) - rows_of(numbers), survey.rows):
-            raise signed[0].error(
-                f"{quoted(signed[0].cell)} is a number with a sign beside it: leave the sign out to predict the number, "
-                "or say --task multiclass to take all as names"
-            )
-        written = [entry for entry in words if _is_grouped(entry.cell)]
-        if written and few(survey.rows - rows_of(written) - rows_of(numbers), survey.rows):
-            raise _unlike(words, written, numbers)
-        if words and numbers:
-            raise _mixed(survey, words, numbers)
-        if not words:
-            return self._of_numbers([(values[id(entry)] or 0.0, entry) for entry in numbers])
-        return self._single(len({name_of(entry.cell) for entry in survey.entries}))
-
-    def _codes(self, codes: Sequence[Entry]) -> Task:
-        rows = self.survey.rows
-        widths = {len(str(entry.cell).strip()) for entry in self.survey.entries}
-        if few(rows_of(codes), rows) and len(widths) > 1:
-            raise codes[0].error(
-                f"{quoted(codes[0].cell)} has a leading zero, as codes have, in a column of numbers: mend the cell, or "
-                "say --task multiclass to take all as names"
-            )
-        return self._single(len(self.survey.entries))
-
-    def _of_numbers(self, values: Sequence[tuple[float, Entry]]) -> Task:
-        fractions = [entry for value, entry in values if value != int(value)]
-        whole = {value for value, _ in values if value == int(value)}
-        odd = rows_of(fractions)
-        if fractions and self.survey.rows >= 20 and few(odd, self.survey.rows) and len(whole) <= MOST_INTEGER_CLASSES:
-            raise fractions[0].error(
-                f"{quoted(fractions[0].cell)} has a fraction, and {self.survey.rows - odd} of {self.survey.rows} labels "
-                "are whole numbers: mend the row, or say --task regression or --task multiclass"
-            )
-        if fractions or len(whole) > MOST_INTEGER_CLASSES:
-            return "regression"
-        return self._single(len(whole))
-
-    def _separator(self) -> str | None:
-        """The first mark that is in more than a few of the cells that hold any."""
-        texts = [entry for entry in self.survey.texts() if entry.value is None]
-        if self.known and all(name_of(entry.cell) in self.known for entry in texts):
-            return None
-        marked = [entry for entry in texts if any(mark in entry.cell for mark in SEPARATORS)]
-        for mark in SEPARATORS:
-            count = rows_of([entry for entry in marked if mark in entry.cell])
-            if count and count * 10 >= rows_of(marked):
-                return mark
-        return None
-
-    @staticmethod
-    def _single(count: int) -> Task:
-        return "binary" if count == 2 else "multiclass"
+            return single(len(self.names))
+        task, warnings = infer_task(self.survey, decimal)
+        self.warnings += warnings
+        return task
 
     def _made(self, shape: Shape, task: Task, *, names: tuple[str, ...] | None = None, **more: Any) -> LabelFormat:
         names = self.names if names is None else names
@@ -400,38 +323,6 @@ def _unreadable(cell: Any) -> str:
     )
 
 
-def _mixed(survey: Survey, words: Sequence[Entry], numbers: Sequence[Entry]) -> DataError:
-    counts = f"{rows_of(numbers)} numbers, {rows_of(words)} words"
-    return DataError(
-        f"labels are numbers in some rows ({quoted(numbers[0].cell)} in row {numbers[0].row}) and words in others "
-        f"({quoted(words[0].cell)} in row {words[0].row}; {counts}): mend the column, or say --task multiclass to take "
-        "all as names",
-        file=words[0].part.file,
-        column=words[0].part.column,
-    )
-
-
-def _unlike(words: Sequence[Entry], written: Sequence[Entry], numbers: Sequence[Entry]) -> DataError:
-    """Numbers with commas or thousands marks that no one way of writing fits."""
-    first = written[0]
-    other = next((entry for entry in words if not _is_grouped(entry.cell)), None)
-    other = other or next((entry for entry in (*numbers, *written[1:])), first)
-    return other.error(
-        f"{quoted(other.cell)} is not written as the number {quoted(first.cell)} in row {first.row} is: write all "
-        "numbers with the same decimal mark (point or comma) and thousands mark, or say --task multiclass"
-    )
-
-
-def _is_grouped(cell: Any) -> bool:
-    return isinstance(cell, str) and any(grouped(cell, mark) is not None for mark in NAMES)
-
-
 def _ones(entry: Entry) -> int:
     items = entry.value.values() if isinstance(entry.value, Mapping) else entry.value
     return sum(flag_of(item) or 0 for item in items)
-
-
-def _example(survey: Survey, decimal: Decimal) -> str:
-    first = next((entry for entry in survey.texts() if number_of(entry.cell) is None), None)
-    value = grouped(first.cell, decimal) if first is not None else None
-    return f": {first.cell.strip()} is read as {value:g}" if first is not None and value is not None else ""

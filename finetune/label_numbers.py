@@ -16,7 +16,9 @@ GROUPED = {
 }
 """Decimal mark -> numbers with it, and with the thousands marks that go with it (Indian groups of two too)."""
 
-SIGNED = re.compile(r"(?:[$€£¥₹₽]|USD|EUR|GBP|CHF)\s*[+-]?\d[\d.,' ]*|[+-]?\d[\d.,' ]*\s*(?:[%‰$€£¥₹₽]|USD|EUR|GBP|CHF)")
+SIGNED = re.compile(
+    r"(?:[$€£¥₹₽]|USD|EUR|GBP|CHF)\s*[+-]?\d[\d.,' ]*|[+-]?\d[\d.,' ]*\s*(?:[%‰$€£¥₹₽]|USD|EUR|GBP|CHF)"
+)
 """A number with a percent or currency sign."""
 
 NAMES: dict[Decimal, str] = {".": "decimal points", ",": "decimal commas"}

@@ -38,9 +38,7 @@ def parse_labels(part: LabelCells, form: LabelFormat) -> list[Any]:
     return values
 
 
-def parse_flag_columns(
-    part: LabelCells, columns: Sequence[str], form: LabelFormat, names: Sequence[str]
-) -> list[Any]:
+def parse_flag_columns(part: LabelCells, columns: Sequence[str], form: LabelFormat, names: Sequence[str]) -> list[Any]:
     """Return the names that hold in each row of label columns, whose cells are tuples of one cell a column.
 
     Raises:
@@ -59,7 +57,8 @@ def parse_flag_columns(
             values.append(held[0])
         else:
             raise part.error(
-                position, f"{len(held)} of the label columns hold, and task {form.task} takes one: say --task multi-label"
+                position,
+                f"{len(held)} of the label columns hold, and task {form.task} takes one: say --task multi-label",
             )
     return values
 
@@ -72,14 +71,16 @@ def respelled(parts: Sequence[LabelCells], form: LabelFormat) -> list[str]:
     for part in parts:
         items = Counter(cell for cell in part.cells if isinstance(cell, str))
         if form.shape == "lists":
-            items.update(item for cell in part.cells if isinstance(cell, list) for item in cell if isinstance(item, str))
+            items.update(
+                item for cell in part.cells if isinstance(cell, list) for item in cell if isinstance(item, str)
+            )
         for cell, count in items.items():
             for item in _spelled_items(cell, form):
                 text = item.strip(" \t\r\n")
                 spellings.setdefault(name_of(item), Counter())[text] += count
     return [
         f"label {name!r} is spelled in {len(found)} ways, which are merged: "
-        + ", ".join(f"{ascii(text)} in {count} rows" for text, count in found.most_common(4))
+        + ", ".join(f"{text!a} in {count} rows" for text, count in found.most_common(4))
         for name, found in spellings.items()
         if len(found) > 1 and name
     ]
@@ -160,8 +161,7 @@ def _shares(cell: Any, structure: Any, form: LabelFormat) -> Any:
     if structure is None:
         return _known_name(cell, form)
     wrong = (
-        "is no distribution over labels: give each label a share from 0 up, such as "
-        '{"positive": 0.7, "negative": 0.3}'
+        'is no distribution over labels: give each label a share from 0 up, such as {"positive": 0.7, "negative": 0.3}'
     )
     if not isinstance(structure, Mapping) or not structure:
         raise ValueError(wrong)
@@ -183,7 +183,7 @@ def _parts(cell: Any, separator: str | None) -> list[Any]:
         return [cell]
     parts = cell.split(separator)
     if any(_opened(part) > 0 for part in parts) and any(_opened(part) < 0 for part in parts):
-        raise ValueError(f"holds {separator!r} inside brackets and between labels: write it as [\"a\", \"b\"]")
+        raise ValueError(f'holds {separator!r} inside brackets and between labels: write it as ["a", "b"]')
     return parts
 
 
@@ -192,7 +192,9 @@ def _opened(text: str) -> int:
 
 
 def _names(items: Iterable[Any], form: LabelFormat) -> list[str]:
-    return list(dict.fromkeys(name for name in (_known_name(item, form) for item in items if not is_missing(item)) if name))
+    return list(
+        dict.fromkeys(name for name in (_known_name(item, form) for item in items if not is_missing(item)) if name)
+    )
 
 
 def _known_name(item: Any, form: LabelFormat) -> str:

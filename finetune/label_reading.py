@@ -75,7 +75,9 @@ class LabelReading:
         self.column = columns.label
         odd = next((raw for raw in raws if raw.columns.several != columns.several), None)
         if odd is not None:
-            raise DataError("some tables have a column for each label and others one label column", file=odd.rows.source)
+            raise DataError(
+                "some tables have a column for each label and others one label column", file=odd.rows.source
+            )
         if columns.label_columns:
             self._fit_columns(columns)
             return
@@ -100,7 +102,9 @@ class LabelReading:
     def _fit_columns(self, columns: Columns) -> None:
         config = self.config
         if config.task == "regression":
-            raise ConfigError("label columns hold 0 or 1 each, and task regression takes numbers of one column: --label")
+            raise ConfigError(
+                "label columns hold 0 or 1 each, and task regression takes numbers of one column: --label"
+            )
         if config.label_names is not None and len(config.label_names) != len(columns.label_columns):
             raise ConfigError(
                 f"data.label_names has {len(config.label_names)} names for {len(columns.label_columns)} label columns"

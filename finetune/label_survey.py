@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from finetune.errors import DataError
 from finetune.label_cells import flag_row_of, is_broken, looks_structured, structure_of
-from finetune.label_text import CODE, number_of
+from finetune.label_text import CODE, INVISIBLE, JOINER, number_of
 
 Kind = Literal["word", "number", "code", "flags", "broken", "list", "dict", "list in text", "dict in text"]
 
@@ -58,11 +58,11 @@ class Survey:
         known: dict[Any, Entry] = {}
         for part in parts:
             for position, cell in enumerate(part.cells):
-                key = cell if isinstance(cell, str) else (type(cell), cell)
+                key: Any = cell if isinstance(cell, str) else (type(cell), cell)
                 try:
                     entry = known.get(key)
                 except TypeError:  # a list, which cannot be a key
-                    entry, key = None, None
+                    entry = key = None
                 if entry is None:
                     entry = _entry(cell, part, position)
                     self.entries.append(entry)
@@ -100,14 +100,11 @@ def rows_of(entries: Sequence[Entry]) -> int:
 
 def quoted(cell: Any, longest: int = 60) -> str:
     """Return a cell as an error shows it: short, with invisible characters spelled out."""
-    text = repr(cell)
-    text = text if text.isprintable() and text.isascii() else ascii(cell) if _has_unseen(str(cell)) else text
+    text = ascii(cell) if _has_unseen(str(cell)) else repr(cell)
     return text if len(text) <= longest else text[: longest - 4] + " ..."
 
 
 def _has_unseen(text: str) -> bool:
-    from finetune.label_text import INVISIBLE, JOINER
-
     return bool(INVISIBLE.search(text) or JOINER.search(text) or any(c.isspace() and c != " " for c in text))
 
 

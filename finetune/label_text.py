@@ -99,8 +99,8 @@ def name_of(cell: Any) -> str:
         return str(bool(cell))
     if isinstance(cell, Integral):
         return str(int(cell))
-    if isinstance(cell, Real | Decimal) and math.isfinite(cell) and cell == int(cell):
-        return str(int(cell))
+    if isinstance(cell, Real | Decimal) and math.isfinite(cell) and cell == math.floor(cell):
+        return str(math.floor(cell))
     return clean(str(cell))
 
 

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.label_format import SEPARATORS, LabelFormat
+from finetune.label_inference import SEPARATORS
+from finetune.label_survey import quoted
 from finetune.label_text import natural_key, number_of
 from finetune.labels import LabelSpace, names_in, shown
 
@@ -14,7 +15,7 @@ FEW_ROWS = 4
 """A label with this many rows or fewer is reported: it may have none in validation, or none to learn from."""
 
 RARE_SHARE = 0.05
-"""Where half of several labels hold in a smaller share of the rows than this, predicting none of them is the easy way."""
+"""Where half of several labels hold in a smaller share of the rows than this, predicting none is the easy way."""
 
 ID_SHARE, ID_ROWS = 0.5, 20
 """Labels that are more than this share of at least this many rows look like ids."""
@@ -22,9 +23,7 @@ ID_SHARE, ID_ROWS = 0.5, 20
 RATING_WORDS = ("rating", "stars", "star", "score", "grade", "rank", "level")
 
 
-def label_warnings(
-    values: Sequence[Any], labels: LabelSpace, form: LabelFormat, column: str, *, task_given: bool
-) -> list[str]:
+def label_warnings(values: Sequence[Any], labels: LabelSpace, column: str, *, task_given: bool) -> list[str]:
     """Return what may be wrong with these label values, one sentence each.
 
     Args:
@@ -32,7 +31,7 @@ def label_warnings(
         task_given: whether the task was set: then what it leaves open is not asked again.
     """
     if labels.task == "regression":
-        return [] if task_given else _number_warnings(values, form, column)
+        return [] if task_given else _number_warnings(values, column)
     counts = Counter(name for value in values for name in names_in(value))
     found = _alike(counts)
     if not task_given and labels.task != "multi_label":
@@ -40,19 +39,14 @@ def label_warnings(
     return found + _few(counts, labels) + (_rare(counts, labels, len(values)) if labels.task == "multi_label" else [])
 
 
-def _number_warnings(values: Sequence[Any], form: LabelFormat, column: str) -> list[str]:
+def _number_warnings(values: Sequence[Any], column: str) -> list[str]:
     distinct = set(values)
-    if form.decimal == "," and all(0 <= value < 100 and round(value, 2) == value for value in distinct):
-        return [
-            f"column {column!r} is read as numbers with decimal commas (--task regression); for several labels with "
-            "commas between them say --task multi-label, for one label a row --task multiclass"
-        ]
     if any(value != int(value) for value in distinct):
         return []
-    ids = " They look like ids of rows: no two are equal." if len(distinct) == len(values) >= ID_ROWS else ""
+    ids = "; they look like ids of rows, since no two are equal" if len(distinct) == len(values) >= ID_ROWS else ""
     return [
         f"column {column!r} holds whole numbers with {len(distinct)} different values, and is read as numbers (--task "
-        f"regression); for names or codes say --task multiclass.{ids}".rstrip(".")
+        f"regression); for names or codes say --task multiclass{ids}"
     ]
 
 
@@ -67,7 +61,7 @@ def _alike(counts: Counter[str]) -> list[str]:
         "labels that differ only in "
         + ("case" if isinstance(key, str) else "how a number is spelled")
         + " stay separate: "
-        + ", ".join(f"{name!r} in {counts[name]} rows" for name in names)
+        + ", ".join(f"{quoted(name)} in {counts[name]} rows" for name in names)
         for key, names in groups.items()
         if len(names) > 1
     ]
@@ -82,8 +76,8 @@ def _tags(counts: Counter[str], column: str) -> list[str]:
         shared = [part for part, count in parts.items() if count > 1]
         if marked and shared:
             return [
-                f"column {column!r} looks like several labels in one cell, separated by {mark!r} ({marked[0]!r} and "
-                f"others share {shown(shared, 3)}), and each combination is read as one label: for "
+                f"column {column!r} looks like several labels in one cell, separated by {mark!r} ({quoted(marked[0])} "
+                f"and others share {shown(shared, 3)}), and each combination is read as one label: for "
                 "several labels a row say --task multi-label, to keep the combinations --task multiclass"
             ]
     return []
@@ -115,7 +109,7 @@ def _few(counts: Counter[str], labels: LabelSpace) -> list[str]:
     few = [name for name in labels.names if counts[name] <= FEW_ROWS]
     if not few:
         return []
-    listed = shown([f"{name!r} ({counts[name]})" for name in few])
+    listed = shown([f"{quoted(name)} ({counts[name]})" for name in few])
     return [f"labels with {FEW_ROWS} training rows or fewer, which can hardly be learned or measured: {listed}"]
 
 

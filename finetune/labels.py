@@ -221,4 +221,3 @@ def shown(names: Sequence[str], limit: int = 12) -> str:
     """A list of names for a message, cut after `limit`."""
     head = ", ".join(str(name) for name in names[:limit])
     return f"{head}, ... {len(names) - limit} more" if len(names) > limit else head
-

@@ -256,7 +256,7 @@ def _records_of(dataset: Any) -> Records:
 
 
 def _names_by(kind: Any) -> Callable[[Any], Any] | None:
-    """What replaces the numbers of a ClassLabel by its names, also inside lists and dicts; None where there are none."""
+    """What replaces the numbers of a ClassLabel by its names, also in lists and dicts; None where there are none."""
     if hasattr(kind, "int2str"):
         return partial(_name_of, tuple(kind.names))
     if isinstance(kind, dict):
