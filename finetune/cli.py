@@ -62,7 +62,7 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
 @click.argument("data", required=False)
 @click.option("--base", help="Encoder to start from: a folder, a served name or a Hub id.")
 @click.option("--text", help="Column of the text.")
-@click.option("--label", help="Column of the label.")
+@click.option("--label", multiple=True, help="Column of the label; repeat it for columns of 0 and 1, one a label.")
 @click.option("--text-pair", help="Column of the second text of a pair.")
 @click.option("--group", help="Column of what belongs together: no group is both trained and evaluated on.")
 @click.option("--task", help="binary, multiclass, multi-label or regression; inferred if not given.")
@@ -104,6 +104,7 @@ def finetune(data: str | None, file: str | None, overrides: tuple[str, ...], dry
     of_data = ("text", "label", "text_pair", "group", "task", "encoding", "separator", "header")
     named |= {key: f"data__{key}" for key in of_data}
     named |= {key: f"optim__{key}" for key in ("epochs", "batch_size", "lr")}
+    flags["label"] = list(flags["label"]) or None
     settings = {named[key]: value for key, value in flags.items()}
     config = configfile.load(file, overrides, data__train=data, **settings)
     from finetune.planning import quiet

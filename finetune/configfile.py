@@ -131,7 +131,8 @@ def _sentence(error: ValidationError, where: str | None) -> str:
         flag = {"base": " (--base)", "out": " (--out)"}.get(key, "")
         return f"{prefix}setting {key!r}{flag} is missing"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{prefix}setting {key!r} is {first['input']!r}: {message[0].lower()}{message[1:]}"
+    value = "" if isinstance(first["input"], dict | BaseModel) else f" is {first['input']!r}"
+    return f"{prefix}setting {key!r}{value}: {message[0].lower()}{message[1:]}"
 
 
 def _fields_at(path: list[str]) -> list[str]:

@@ -19,6 +19,9 @@ import numpy as np
 from finetune.columns import is_header
 from finetune.dataconfig import DataConfig, Source
 from finetune.errors import ConfigError, DataError
+from finetune.label_reading import LabelReading, RawRows, label_cells
+from finetune.label_text import is_missing
+from finetune.label_warnings import label_warnings
 from finetune.labels import LabelSpace, Task, names_in, shown
 from finetune.pairs import recast
 from finetune.rows import Origin, Rows, contradicted, joined, once, without
@@ -27,7 +30,6 @@ from finetune.splits import split
 from finetune.spool import Cells, chosen
 from finetune.tables import Table
 from finetune.target_scale import TargetScale
-from finetune.targets import infer_task, parse_labels
 
 COUNTED = (
     "rows_read",
@@ -71,20 +73,24 @@ def load_splits(config: DataConfig, *, seed: int, data: Any = None) -> Splits:
     """
     reading = _Reading(config, seed)
     if data is not None:
-        splits = {split: [rows] for split, rows in reading.split_rows(Source(path="the given table"), data).items()}
+        raws = {split: [raw] for split, raw in reading.split_rows(Source(path="the given table"), data).items()}
     elif config.train:
-        splits = {}
+        raws = {}
         for source in config.train:
-            for name, rows in reading.split_rows(source).items():
-                splits.setdefault(name, []).append(rows)
+            for name, raw in reading.split_rows(source).items():
+                raws.setdefault(name, []).append(raw)
     else:
         raise ConfigError("no data: name a table to train on, for example `rehead finetune reviews.csv`")
-    train = joined(splits["train"])
-    validation = joined(splits.get("validation", []) + [reading.one(source) for source in config.validation])
-    tests = {name: reading.one(source) for name, source in config.test.items()} | reading.kept_out
-    if "test" in splits:
-        tests["test"] = joined(splits["test"])
-    return _checked(reading, train, validation, tests)
+    reading.fit(raws["train"])
+    train = joined(reading.parsed(raws["train"]))
+    kept_out = {name: joined(reading.parsed([raw])) for name, raw in reading.kept_out.items()}
+    validation = joined(
+        reading.labeled("validation", raws.get("validation", []))
+        + [reading.parsed_one(source) for source in config.validation]
+    )
+    tests = {name: reading.parsed_one(source) for name, source in config.test.items()} | kept_out
+    test = reading.labeled("test", raws.get("test", []))
+    return _checked(reading, train, validation, tests | ({"test": joined(test)} if test else {}))
 
 
 def load_rows(source: Any, config: DataConfig, labels: LabelSpace) -> tuple[Rows, dict[str, int]]:
@@ -93,81 +99,95 @@ def load_rows(source: Any, config: DataConfig, labels: LabelSpace) -> tuple[Rows
     Raises:
         DataError: no usable rows, or a label that is none of `labels`.
     """
-    reading = _Reading(config.model_copy(update={"task": labels.task}), seed=0)
+    known = labels.names if labels.task != "regression" else ()
+    reading = _Reading(config.model_copy(update={"task": labels.task}), seed=0, known=known)
     if isinstance(source, str | Path):
-        rows = reading.one(Source(path=str(source)))
+        raw = reading.one(Source(path=str(source)))
     else:
-        rows = reading.one(Source(path="the given table"), source)
+        raw = reading.one(Source(path="the given table"), source)
+    reading.fit([raw])
     counts = reading.counts
-    rows = once(rows, counts, "duplicates")
+    rows = once(joined(reading.parsed([raw])), counts, "duplicates")
     _require_known(rows, labels)
     return rows, dict(counts)
 
 
 def read_source(source: Source, config: DataConfig, *, seed: int) -> Rows:
     """The checked rows of one unsplit source, duplicates dropped."""
-    return once(_Reading(config, seed).one(source), Counter(), "duplicates")
+    reading = _Reading(config, seed)
+    raw = reading.one(source)
+    reading.fit([raw])
+    return once(joined(reading.parsed([raw])), Counter(), "duplicates")
 
 
 class _Reading:
-    """The state of one load: counts, remarks, the task once it is known, rows kept out on the way."""
+    """The state of one load: counts, remarks, how labels are read once that is known, rows kept out on the way."""
 
-    def __init__(self, config: DataConfig, seed: int) -> None:
+    def __init__(self, config: DataConfig, seed: int, known: Sequence[str] = ()) -> None:
         self.config, self.seed = config, seed
-        self.task: Task | None = config.task
-        self.label_column = config.label or "label"
+        self.labels = LabelReading(config, known)
         self.counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
         self.said: list[str] = []
         self.warnings: list[str] = []
-        self.kept_out: dict[str, Rows] = {}
+        self.kept_out: dict[str, RawRows] = {}
 
-    def one(self, source: Source, data: Any = None) -> Rows:
+    def one(self, source: Source, data: Any = None) -> RawRows:
         """All rows of a source that is not split."""
         splits = self.split_rows(source, data)
         if len(splits) == 1:
             return next(iter(splits.values()))
         raise DataError(f"this holds several splits ({', '.join(splits)}): name one file", file=source.path)
 
-    def split_rows(self, source: Source, data: Any = None) -> dict[str, Rows]:
-        """Split name -> checked rows of one source."""
-        found = {}
+    def split_rows(self, source: Source, data: Any = None) -> dict[str, RawRows]:
+        """Split name -> checked rows of one source, their labels still cells."""
+        found: dict[str, RawRows] = {}
         for name, table in named_splits(source, data, options_of(source, self.config)).items():
-            rows = self._sampled(source, self._rows(source, table))
-            found[name] = self._recast(source, rows) if source.recast is not None else rows
+            if name != "train" and "train" in found and not _is_labeled(found["train"].columns, table):
+                self._say(f"split {name!r} has no labels in its {len(table.rows)} rows: left out")
+                continue
+            raw = self._sampled(source, self._rows(source, table))
+            found[name] = self._recast(source, raw) if source.recast is not None else raw
         return found
 
-    def _rows(self, source: Source, table: Table) -> Rows:
+    def fit(self, raws: Sequence[RawRows]) -> None:
+        """Find out how labels are written in the training tables."""
+        self.labels.fit(raws)
+        for sentence in self.labels.said:
+            self._say(sentence)
+        for sentence in self.labels.warnings:
+            self.warn(sentence)
+
+    def parsed(self, raws: Sequence[RawRows]) -> list[Rows]:
+        """The rows of these tables with their label values."""
+        return [self.labels.parsed(raw) for raw in raws]
+
+    def parsed_one(self, source: Source) -> Rows:
+        """The rows of a table that was named by itself, with their label values."""
+        raw = self.one(source)
+        if self.labels.is_hidden(raw):
+            raise DataError(f"all {len(raw.rows)} labels are -1: give a table with labels", file=raw.rows.source)
+        return self.labels.parsed(raw)
+
+    def labeled(self, name: str, raws: Sequence[RawRows]) -> list[Rows]:
+        """The rows of a split beside the training rows; none where its labels are hidden, which is said."""
+        for raw in filter(self.labels.is_hidden, raws):
+            self._say(f"split {name!r} has no labels (all {len(raw.rows)} are -1): left out")
+        return self.parsed([raw for raw in raws if not self.labels.is_hidden(raw)])
+
+    def _rows(self, source: Source, table: Table) -> RawRows:
         if table.note:
             self._say(f"{table.name}: {table.note}")
         for warning in table.warnings:
             self.warn(f"{table.name}: {warning}")
         columns = find_columns(source, self.config, table)
         self._say(f"{table.name}: {columns}")
-        self.label_column = columns.label
         numbers = self._filled(source, table, columns)
         places = [number - 1 for number in numbers]
-        cells: Sequence[Any]
-        if self.config.share_columns:
-            by_label = {
-                name: chosen(table.column(column_named(name, table, "data.share_columns")), places)
-                for name in self.config.share_columns
-            }
-            cells = [dict(zip(by_label, row, strict=True)) for row in zip(*by_label.values(), strict=True)]
-        else:
-            cells = list(map(_shared(), chosen(table.column(columns.label), places)))
-        where = {"file": table.name, "column": columns.label}
-        if source.recast is not None:
-            task: Task = infer_task(cells, numbers, **where)
-            values = parse_labels(cells, numbers, task, None, **where)
-        else:
-            if self.task is None:
-                self.task = infer_task(cells, numbers, **where)
-                self._say(f"task {self.task.replace('_', '-')}, from the column {columns.label!r}")
-            values = parse_labels(cells, numbers, self.task, self.config.label_names, **where)
+        cells = list(map(_shared(), label_cells(table, columns, places)))
         texts = _texts(chosen(table.column(columns.text), places))
         pairs = _texts(chosen(table.column(columns.text_pair), places)) if columns.text_pair is not None else None
         origin = Origin.of(table, places)
-        return Rows(texts, pairs, values, numbers, table.name, self._groups(table, numbers), origin)
+        return RawRows(Rows(texts, pairs, cells, numbers, table.name, self._groups(table, numbers), origin), columns)
 
     def _groups(self, table: Table, numbers: list[int]) -> list[str] | None:
         column = self.config.group
@@ -176,7 +196,7 @@ class _Reading:
         cells = chosen(table.column(column_named(column, table, "--group")), [number - 1 for number in numbers])
         # a row without a group is one of its own
         return [
-            f"row {number} of {table.name}" if _is_empty(cell) else str(cell)
+            f"row {number} of {table.name}" if is_missing(cell) else str(cell)
             for number, cell in zip(numbers, cells, strict=True)
         ]
 
@@ -184,7 +204,10 @@ class _Reading:
         asked = {name: table.column(column_named(name, table, "drop, keep")) for name in (*source.drop, *source.keep)}
         kept = []
         self.counts["rows_read"] += len(table.rows)
-        texts, labels = table.column(columns.text), table.column(columns.label)
+        texts = table.column(columns.text)
+        labels: Iterable[Any] = table.column(columns.label)
+        if columns.several:
+            labels = zip(*columns.labels_of(table), strict=True)
         pairs = table.column(columns.text_pair) if columns.text_pair is not None else texts
         beside: Iterable[dict[str, Any]] = repeat({})
         if asked:
@@ -192,19 +215,24 @@ class _Reading:
         for number, (text, pair, label, row) in enumerate(zip(texts, pairs, labels, beside, strict=False), start=1):
             if _is_left_out(row, source):
                 self.counts["left_out"] += 1
-            elif is_header({columns.label: label, columns.text: text}, (columns.label, columns.text)):
+            elif _repeats_header(text, label, columns):
                 self.counts["repeated_headers"] += 1
-            elif _is_empty(text) or _is_empty(pair):
+            elif is_missing(text) or is_missing(pair):
                 self.counts["empty_texts"] += 1
-            elif _is_missing(label):
+            elif all(map(is_missing, label)) if columns.several else is_missing(label):
                 self.counts["empty_labels"] += 1
             else:
                 kept.append(number)
         if not kept:
+            labels = columns.labels_of(table)
+            if all(is_missing(cell) for cells in labels for cell in cells):
+                column = columns.label if not columns.several else None
+                raise DataError(f"none of the {len(table.rows)} rows has a label", file=table.name, column=column)
             raise DataError("no row has both a text and a label", file=table.name)
         return kept
 
-    def _sampled(self, source: Source, rows: Rows) -> Rows:
+    def _sampled(self, source: Source, raw: RawRows) -> RawRows:
+        rows = raw.rows
         chance = random.Random(f"{self.seed}:{source.path}")
         order = list(range(len(rows)))
         if source.keep_out or source.rows is not None:
@@ -213,14 +241,18 @@ class _Reading:
             if source.keep_out >= len(rows):
                 raise DataError(f"keep_out {source.keep_out} leaves no row of {len(rows)}", file=source.path)
             name = f"{_stem(source.path)}_kept_out"
-            self.kept_out[name] = rows.take(sorted(order[: source.keep_out]))
+            self.kept_out[name] = replace(raw, rows=rows.take(sorted(order[: source.keep_out])))
             order = order[source.keep_out :]
-        return rows.take(sorted(order[: source.rows]))
+        return replace(raw, rows=rows.take(sorted(order[: source.rows])))
 
-    def _recast(self, source: Source, rows: Rows) -> Rows:
+    def _recast(self, source: Source, raw: RawRows) -> RawRows:
+        reading = LabelReading(DataConfig(share_columns=raw.columns.share_columns, decimal=self.config.decimal))
+        reading.fit([raw])
+        rows = reading.parsed(raw)
         made = recast(rows.texts, rows.values, source.recast, seed=self.seed)  # type: ignore[arg-type]
         chosen = rows.take([index for index, _, _ in made])
-        return replace(chosen, pairs=[row[1] for row in made], values=[row[2] for row in made])
+        rows = replace(chosen, pairs=[row[1] for row in made], values=[row[2] for row in made])
+        return RawRows(rows, raw.columns, parsed=True)
 
     def _say(self, sentence: str) -> None:
         if sentence not in self.said:
@@ -234,7 +266,7 @@ class _Reading:
 
 def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, Rows]) -> Splits:
     counts = reading.counts
-    task: Task = reading.task or "multiclass"
+    task: Task = reading.labels.task
     train = once(train, counts, "duplicates")
     validation = once(validation, counts, "evaluation_duplicates")
     if task in ("binary", "multiclass"):  # several labels, and several people's numbers, may stand side by side
@@ -247,12 +279,10 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
     held = np.concatenate([rows.identities for rows in evaluated])
     train = without(train, held, counts, "also_in_evaluation")
     train = _without_groups(train, evaluated, counts)
-    names = reading.config.label_names
-    if names is not None and task != "regression":
-        labels = LabelSpace("binary" if len(names) == 2 and task == "multiclass" else task, names)
-        LabelSpace.fit(train.values, task)
-    else:
-        labels = LabelSpace.fit(train.values, task, column=reading.label_column)
+    labels = reading.labels.space(train.values)
+    task_given = reading.config.task is not None
+    for sentence in label_warnings(train.values, labels, reading.labels.column, task_given=task_given):
+        reading.warn(sentence)
     if not len(validation):
         train, validation = split(train, reading.config.validation_size, labels, reading.seed)
         # a text with two numbers or two sets of labels may fall on both sides
@@ -305,13 +335,28 @@ def _require_known(rows: Rows, labels: LabelSpace) -> None:
 
 
 def _texts(cells: Sequence[Any]) -> Sequence[str]:
-    return cells.decoded(str) if isinstance(cells, Cells) else [str(cell) for cell in cells]
+    return cells.decoded(_text) if isinstance(cells, Cells) else list(map(_text, cells))
+
+
+def _text(cell: Any) -> str:
+    return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell)
+
+
+def _is_labeled(columns: Columns, table: Table) -> bool:
+    """Whether a table has a label in any of these columns."""
+    return any(not is_missing(cell) for cells in columns.labels_of(table) for cell in cells)
 
 
 def _shared() -> Callable[[Any], Any]:
     """Gives equal strings as one object: a label column repeats a few names a million times."""
     known: dict[str, str] = {}
     return lambda cell: known.setdefault(cell, cell) if isinstance(cell, str) else cell
+
+
+def _repeats_header(text: Any, label: Any, columns: Columns) -> bool:
+    cells = label if columns.several else (label,)
+    names = columns.several or (columns.label,)
+    return is_header({columns.text: text, **dict(zip(names, cells, strict=False))}, (columns.text, *names))
 
 
 def _is_left_out(row: dict[str, Any], source: Source) -> bool:
@@ -322,12 +367,3 @@ def _is_left_out(row: dict[str, Any], source: Source) -> bool:
 def _stem(path: str) -> str:
     file = Path(path)
     return f"{file.parent.name}_{file.stem}" if file.parent.name else file.stem
-
-
-def _is_missing(cell: Any) -> bool:
-    # a cell may be an array, whose comparison is no truth value
-    return cell is None or (isinstance(cell, str) and not cell) or (isinstance(cell, float) and cell != cell)
-
-
-def _is_empty(cell: Any) -> bool:
-    return _is_missing(cell) or not str(cell).strip()

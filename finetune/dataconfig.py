@@ -6,7 +6,7 @@ Does not know: files on disk, or how a model is trained (config.py).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -129,6 +129,9 @@ class DataConfig(Part):
     label: str | None = None
     """Column of the label; None finds it when it is obvious."""
 
+    label_columns: tuple[str, ...] = ()
+    """Columns that each say with 0 or 1 whether one label holds, for several labels a row; `label` is not used then."""
+
     share_columns: tuple[str, ...] = ()
     """Columns that each hold one label's share, where a label is a distribution; `label` is not used then."""
 
@@ -151,7 +154,11 @@ class DataConfig(Part):
     """Lowest and highest number of a regression, such as [1, 5]: predictions are clipped to them; null for no bound."""
 
     label_names: tuple[str, ...] | None = None
-    """Names for a label column that holds 0, 1, 2 ...; None keeps the values as names."""
+    """Names for a label column that holds 0, 1, 2 ..., lists of those, or rows of zeros and ones; None keeps the
+    values as names."""
+
+    decimal: Literal[".", ","] | None = None
+    """Mark before the fraction of the numbers in a label column of text; None finds it."""
 
     license: str | None = None
     """Licence of the texts, for the model card."""
@@ -165,10 +172,36 @@ class DataConfig(Part):
     _encoding = field_validator("encoding")(_known_encoding)
     _separator = field_validator("separator")(_one_character)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _several_labels(cls, value: Any) -> Any:
+        label = value.get("label") if isinstance(value, dict) else None
+        if not isinstance(label, list | tuple):
+            return value
+        if len(label) < 2:
+            return value | {"label": next(iter(label), None)} | ({"label_columns": ()} if label else {})
+        return value | {"label": None, "label_columns": tuple(label)}
+
+    @model_validator(mode="after")
+    def _one_kind_of_label(self) -> Self:
+        if self.label_columns and (self.share_columns or self.label is not None):
+            other = "share_columns" if self.share_columns else "label"
+            raise ValueError(
+                f"label_columns and {other} cannot both be given: each row has its labels from one of them"
+            )
+        if len(set(self.label_columns)) < len(self.label_columns):
+            raise ValueError("label_columns names a column twice")
+        return self
+
     @field_validator("train", "validation", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | dict | BaseModel) else value
+
+    @field_validator("label_columns", "share_columns", "label_names", mode="before")
+    @classmethod
+    def _with_commas(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("task", mode="before")
     @classmethod

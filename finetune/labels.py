@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.errors import ConfigError, DataError
+from finetune.label_text import name_of, natural_key
 
 Task = Literal["binary", "multiclass", "multi_label", "regression"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -70,7 +71,7 @@ class LabelSpace:
         if task == "regression":
             return cls(task, (column,))
         seen = {name for value in values for name in names_in(value)}
-        names = tuple(sorted(seen, key=_natural))
+        names = tuple(sorted(seen, key=natural_key))
         if task != "multi_label" and len(names) < 2:
             found = f"only {names[0]!r}" if names else "nothing"
             raise DataError(f"a classifier needs at least two labels, and this column holds {found}", column=column)
@@ -166,6 +167,7 @@ class LabelSpace:
         if self.task == "regression":
             raise ConfigError("class_weights wants labels, and the task is regression")
         if isinstance(wanted, Mapping):
+            wanted = {name_of(name): weight for name, weight in wanted.items()}
             unknown = [name for name in wanted if name not in self.names]
             if unknown:
                 raise ConfigError(f"class_weights: there is no label {unknown[0]!r} (labels: {shown(self.names)})")
@@ -219,10 +221,3 @@ def shown(names: Sequence[str], limit: int = 12) -> str:
     """A list of names for a message, cut after `limit`."""
     head = ", ".join(str(name) for name in names[:limit])
     return f"{head}, ... {len(names) - limit} more" if len(names) > limit else head
-
-
-def _natural(name: str) -> tuple[int, float, str]:
-    try:
-        return (0, float(name), name)
-    except ValueError:
-        return (1, 0.0, name)

@@ -7,6 +7,7 @@ Does not know: tasks, labels, splits that have to be made.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +17,15 @@ from typing import Any, cast
 from finetune.columns import LABEL_NAMES, TEXT_NAMES, by_clean_name, matching_column, obvious_column
 from finetune.dataconfig import DataConfig, Source
 from finetune.errors import DataError
+from finetune.label_cells import flag_of
+from finetune.label_text import is_missing
 from finetune.labels import shown
 from finetune.spool import Cells, Records
 from finetune.table_options import TableOptions
 from finetune.tables import SUFFIXES, Table, read_table
+
+ROWS_FOR_HINT = 200
+"""Rows that are looked at to find columns of zeros and ones."""
 
 SPLIT_NAMES = {
     "train": "train",
@@ -58,10 +64,23 @@ class Columns:
     text: str
     text_pair: str | None
     label: str
+    label_columns: tuple[str, ...] = ()
+    share_columns: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         pair = f" + {self.text_pair!r}" if self.text_pair else ""
+        if self.several:
+            return f"text {self.text!r}{pair}, labels {shown([repr(name) for name in self.several])}"
         return f"text {self.text!r}{pair}, label {self.label!r}"
+
+    @property
+    def several(self) -> tuple[str, ...]:
+        """The columns that each hold something of one label, where there are such."""
+        return self.label_columns or self.share_columns
+
+    def labels_of(self, table: Table) -> list[Sequence[Any]]:
+        """The cells of every column of labels, each `[rows]`; none for a column that the table does not have."""
+        return [table.column(name) for name in self.several or (self.label,) if name in table.columns]
 
 
 def find_columns(source: Source, config: DataConfig, table: Table) -> Columns:
@@ -74,24 +93,27 @@ def find_columns(source: Source, config: DataConfig, table: Table) -> Columns:
     pair_asked = source.text_pair or config.text_pair
     text = _asked(source.text or config.text, table, "--text")
     pair = _asked(pair_asked, table, "--text-pair")
-    for name in config.share_columns:
-        _asked(name, table, "data.share_columns")
-    label = _asked(next(iter(config.share_columns), source.label or config.label), table, "--label")
+    one = source.label is not None  # a column of this source's own
+    shares = () if one else tuple(column_named(name, table, "data.share_columns") for name in config.share_columns)
+    several = () if one else tuple(column_named(name, table, "--label") for name in config.label_columns)
+    label = _asked(next(iter(several or shares), source.label or config.label), table, "--label")
     if text is None and pair is None:
         text, pair = _obvious_text(by_name, label)
     elif text is None:
         text = next((by_name[one] for one, two in PAIR_NAMES if by_name.get(two) == pair and one in by_name), None)
     if label is None:
         label = obvious_column(LABEL_NAMES, table.columns, without=(text, pair))
-    rest = [column for column in table.columns if column not in (text, pair, label)]
+    rest = [column for column in table.columns if column not in (text, pair, label, *several, *shares)]
     if len(rest) == 1 and (text is None) != (label is None):  # two columns, and one of them is known
         text, label = (text or rest[0]), (label or rest[0])
     for column, flag, what in ((text, "--text", "text"), (label, "--label", "label")):
         if column is None:
             raise DataError(
-                f"which column holds the {what}? Say it with {flag}; there are: {shown(table.columns)}", file=table.name
+                f"which column holds the {what}? Say it with {flag}; there are: {shown(table.columns)}"
+                + (_flag_columns_hint(table, rest) if what == "label" else ""),
+                file=table.name,
             )
-    return Columns(str(text), pair, str(label))
+    return Columns(str(text), pair, str(label), several, shares)
 
 
 def named_splits(source: Source, data: Any = None, options: TableOptions | None = None) -> dict[str, Table]:
@@ -136,10 +158,29 @@ def column_named(name: str, table: Table, flag: str) -> str:
     """
     column = matching_column(name, table.columns)
     if column is None:
+        parts = [part.strip() for part in name.split(",")]
+        hint = ""
+        if flag == "--label" and len(parts) > 1 and all(matching_column(part, table.columns) for part in parts):
+            hint = f". For several label columns repeat the flag: {' '.join(f'--label {part}' for part in parts)}"
         raise DataError(
-            f"there is no column {name!r} ({flag}); there are: {shown(table.columns)}", file=table.name, column=name
+            f"there is no column {name!r} ({flag}); there are: {shown(table.columns)}{hint}",
+            file=table.name,
+            column=name,
         )
     return column
+
+
+def _flag_columns_hint(table: Table, columns: Sequence[str]) -> str:
+    """The flags for columns of zeros and ones, where there are several."""
+    found = []
+    for name in columns:
+        head = [cell for cell in table.column(name)[:ROWS_FOR_HINT] if not is_missing(cell)]
+        if head and all(flag_of(cell) is not None for cell in head):
+            found.append(name)
+    if len(found) < 2:
+        return ""
+    flags = " ".join(f"--label {shlex.quote(name)}" for name in found)
+    return f". {len(found)} columns hold zeros and ones: if each says whether one label holds, say {flags}"
 
 
 def _obvious_text(by_name: Mapping[str, str], label: str | None) -> tuple[str | None, str | None]:
@@ -163,10 +204,11 @@ def _splits_of_folder(folder: Path, options: TableOptions) -> dict[str, Table]:
         files["train"] = _tables_in(folder)
     if not files.get("train"):
         raise DataError(f"this folder holds no tables ({', '.join(SUFFIXES)}) to train on", file=str(folder))
+    order = sorted(files, key=lambda split: split != "train")  # the training rows say how the others are read
     return {
-        split: _one_table(folder, [read_table(file, options) for file in parts])
-        for split, parts in files.items()
-        if parts
+        split: _one_table(folder, [read_table(file, options) for file in files[split]])
+        for split in order
+        if files[split]
     }
 
 
@@ -199,7 +241,9 @@ def _one_table(folder: Path, parts: list[Table]) -> Table:
 def _splits_of(data: Any, name: str) -> dict[str, Table]:
     if isinstance(data, Mapping):  # DatasetDict is a dict as well
         found = {SPLIT_NAMES[split]: _table(rows, name) for split, rows in data.items() if split in SPLIT_NAMES}
-        if "train" not in found:
+        if "train" in found:
+            found = {"train": found.pop("train"), **found}
+        else:
             raise DataError(f"there is no split 'train' (there are: {shown(list(data))})", file=name)
         return found
     return {"train": _table(data, name)}
@@ -232,13 +276,41 @@ def _records_of(dataset: Any) -> Records:
     arrow = dataset.flatten_indices().with_format("arrow")[:]
     cells = {name: Cells(arrow.column(name).chunks) for name in dataset.column_names}
     for name, kind in dataset.features.items():
-        if hasattr(kind, "int2str"):
-            cells[name] = cells[name].decoded(partial(_name_of, kind.int2str))
+        decode = _names_by(kind)
+        if decode is not None:
+            cells[name] = cells[name].decoded(decode)
     return Records(cells)
 
 
-def _name_of(int2str: Callable[[int], str], value: Any) -> Any:
-    return int2str(value) if isinstance(value, int) and value >= 0 else value
+def _names_by(kind: Any) -> Callable[[Any], Any] | None:
+    """What replaces the numbers of a ClassLabel by its names, also in lists and dicts; None where there are none."""
+    if hasattr(kind, "int2str"):
+        return partial(_name_of, tuple(kind.names))
+    if isinstance(kind, dict):
+        inner = {key: decode for key, one in kind.items() if (decode := _names_by(one)) is not None}
+        return partial(_named_members, inner) if inner else None
+    inside = kind[0] if isinstance(kind, list) and kind else getattr(kind, "feature", None)
+    decode = _names_by(inside) if inside is not None else None
+    return partial(_named_items, decode) if decode is not None else None
+
+
+def _named_items(decode: Callable[[Any], Any], value: Any) -> Any:
+    return [decode(item) for item in value] if isinstance(value, list) else value
+
+
+def _named_members(decodes: Mapping[str, Callable[[Any], Any]], value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: decodes[key](item) if key in decodes else item for key, item in value.items()}
+
+
+def _name_of(names: Sequence[str], value: Any) -> Any:
+    """The name of a class number; -1 is no label, by the rule of `datasets`."""
+    if not isinstance(value, int) or value == -1:
+        return None if value == -1 else value
+    if not 0 <= value < len(names):
+        raise DataError(f"class number {value} is none of the {len(names)} classes of its ClassLabel column")
+    return names[value]
 
 
 def _from_hub(name: str) -> Any:

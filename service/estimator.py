@@ -26,6 +26,8 @@ from service.engine import Engine
 from service.errors import BadRequest
 from service.schema import Function
 from service.settings import RuntimeSettings
+from service.targets import classes_of, numbers_of, targets_of
+from service.zero_shot import parse_labels
 
 Array = npt.NDArray[Any]
 
@@ -150,22 +152,16 @@ class FineTunedClassifier(ClassifierMixin, _FineTuned):  # type: ignore[misc]
 
         Raises:
             DataError: too few rows, or one label only.
+            BadRequest: missing labels, or labels that only blanks or invisible characters tell apart.
         """
-        texts, given = _texts(X), _labels(y)
-        self.indicator_ = False
-        if isinstance(given, np.ndarray) and given.ndim == 2:
-            self.indicator_ = True
-            self.classes_ = np.arange(given.shape[1])
-            values: list[Any] = [[str(index) for index in np.flatnonzero(row)] for row in given]
-            self._train(texts, values, "multi_label")
-        elif isinstance(given, list):
-            self.classes_ = np.unique([name for value in given for name in value])
-            self._train(texts, [[str(name) for name in value] for value in given], "multi_label")
-        else:
-            self.classes_ = np.unique(given)
-            self._train(texts, [str(label) for label in given.tolist()], "multiclass")
+        texts = _texts(X)
+        targets = targets_of(y, len(texts))
+        self.indicator_ = targets.form == "indicator"
+        self.classes_, self._names = targets.classes, targets.names
+        self._train(texts, targets.values, "multiclass" if targets.form == "one" else "multi_label")
         names = self._engine.folder.labels.names
-        missing = [label for label in self.classes_.tolist() if str(label) not in names]
+        named = zip(self.classes_.tolist(), self._names, strict=True)
+        missing = [label for label, name in named if name not in names]
         if missing and not self.indicator_:
             raise BadRequest(f"no training row was left with the label {missing[0]!r}", hint="give more rows of it")
         return self
@@ -190,9 +186,9 @@ class FineTunedClassifier(ClassifierMixin, _FineTuned):  # type: ignore[misc]
     def _ordered(self, scores: Array) -> Array:
         names = {name: index for index, name in enumerate(self._engine.folder.labels.names)}
         found = np.zeros((len(scores), len(self.classes_)))
-        for column, label in enumerate(self.classes_.tolist()):
-            if str(label) in names:  # a label of an indicator matrix that no row holds has no output
-                found[:, column] = scores[:, names[str(label)]]
+        for column, name in enumerate(self._names):
+            if name in names:  # a label of an indicator matrix that no row holds has no output
+                found[:, column] = scores[:, names[name]]
         return found
 
 
@@ -203,7 +199,8 @@ class FineTunedRegressor(RegressorMixin, _FineTuned):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any) -> Self:
         """Fine-tune on texts `X` and numbers `y [N]`."""
-        self._train(_texts(X), [float(value) for value in np.asarray(y).ravel()], "regression")
+        texts = _texts(X)
+        self._train(texts, numbers_of(y, len(texts)), "regression")
         return self
 
     def predict(self, X: Any) -> Array:
@@ -236,7 +233,7 @@ class ZeroShotEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Take the labels from `labels`, or else from `y`."""
         if self.labels is None and y is None:
             raise BadRequest("there are no labels", hint="ZeroShotEstimator(labels=[...]), or fit(texts, y)")
-        self.classes_ = np.unique(np.asarray(list(self.labels) if self.labels is not None else y))
+        self.classes_ = classes_of(self.labels if self.labels is not None else y)
         return self
 
     def predict_proba(self, X: Any) -> Array:
@@ -249,7 +246,7 @@ class ZeroShotEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 scorer=self.scorer,
                 models_dir=self.models_dir,
             )
-        names = [str(label) for label in self.classes_.tolist()]
+        names = parse_labels([str(label) for label in self.classes_.tolist()])
         answers = self._classifier(_texts(X), names)
         found = [dict(zip(answer["labels"], answer["scores"], strict=True)) for answer in answers]
         return np.array([[scores[name] for name in names] for scores in found]).reshape(len(found), len(names))
@@ -277,10 +274,3 @@ def _texts(X: Any) -> list[str]:
     if wrong is not None:
         raise BadRequest(f"text {wrong + 1} of {len(found)} is {type(found[wrong]).__name__}, not a string")
     return found
-
-
-def _labels(y: Any) -> Array | list[list[Any]]:
-    found = list(y)
-    if found and all(isinstance(value, list | tuple | set) for value in found):
-        return [list(value) for value in found]
-    return np.asarray(y)

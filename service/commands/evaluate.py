@@ -23,7 +23,11 @@ def labelled_table(command: Command) -> Command:
     """The options of a command that reads a labelled table."""
     options = (
         click.option("--text", help="The column of FILE that holds the text."),
-        click.option("--label", help="The column of FILE that holds the label."),
+        click.option(
+            "--label",
+            multiple=True,
+            help="The column of FILE that holds the label; repeat it for columns of 0 and 1, one a label.",
+        ),
         click.option("--text-pair", help="The column of FILE that holds the second text."),
         click.option("--label-names", help="Names for a label column of 0, 1, 2 ..., with commas between them."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON, in the shape of metrics.json."),

@@ -35,6 +35,9 @@ def command(table: str, settings: Mapping[str, Any]) -> str:
     """The run as `rehead finetune` takes it."""
     said = [f"rehead finetune {shlex.quote(table)}"]
     for key, value in settings.items():
+        if key == "data.label" and isinstance(value, list | tuple):
+            said += [f"--label {shlex.quote(str(column))}" for column in value]
+            continue
         said.append(
             f"{FLAGS[key]} {shlex.quote(str(value))}" if key in FLAGS else f"--set {shlex.quote(f'{key}={value}')}"
         )

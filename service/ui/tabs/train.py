@@ -30,6 +30,7 @@ MORE = (
     *("optim.optimizer", "optim.schedule", "optim.warmup", "optim.sampler", "optim.early_stopping"),
     *("optim.head_lr", "optim.layer_decay", "optim.average", "data.max_length", "data.validation_size"),
     *("data.encoding", "data.separator", "gradients.remedy", "precision", "seed"),
+    *("data.label_columns", "data.label_names"),
 )
 SETTINGS = (*FIRST, *MORE)
 LOOK_S, TURN_S = 1.5, 30.0
@@ -205,6 +206,8 @@ def _settings(page: Page, values: Sequence[Any]) -> tuple[Path | None, dict[str,
     found: dict[str, Any] = {"base": base}
     found |= {f"data.{key}": value for key, value in (("text", text), ("label", label)) if value}
     found |= form.settings(dict(zip(SETTINGS, chosen, strict=True)))
+    if "data.label_columns" in found:
+        found.pop("data.label", None)
     for knob in filter(None, (part.strip() for part in (knobs or "").split(","))):
         key, equals, value = knob.partition("=")
         if not equals or not key.strip().isidentifier() or key.strip() == "name":
@@ -250,7 +253,8 @@ def _looking(page: Page, jobs: Jobs) -> Any:
         page.check(token)
         if tables.path_of(page, values[0], values[1]) is None:
             return [EMPTY]
-        if not (values[2] and values[3]):
+        settings = _settings(page, values)[1]
+        if "data.text" not in settings or not {"data.label", "data.label_columns"} & settings.keys():
             return ['<div class="rehead-note">Choose the columns of the text and of the label.</div>']
         table, config = _config(page, jobs, values, named=False)
         try:
