@@ -51,7 +51,7 @@ MOST_DOUBTFUL_ACCENTS = 3
 LINES_TRIED, LINES_NEEDED, LINES_SHARE, LINES_MARGIN = 60, 5, 0.7, 0.2
 
 HANGUL_NEEDED = 16
-"""Hangul from which a text is Korean though it would be Chinese in another encoding."""
+"""Different hangul from which a text is Korean though it would be Chinese in another encoding."""
 
 LIKELY, NATS, RARE_NATS = -3.85, 5.0, 8.0
 """Mean log probability of letters in a language that is the right one; by how much, in sum, the best must lead; what
@@ -69,12 +69,12 @@ def guess(sample: bytes) -> tuple[str | None, list[str]]:
         kana = [codec for codec in ("cp932", "euc_jp") if shares.get(codec, 0.0) >= COMMON_SHARE]
         near = [codec for share, codec in by_share if share >= by_share[0][0] - SHARE_MARGIN]
         # the bytes of kana and of hangul are those of common Chinese characters elsewhere, and not the other way round
-        hangul = len(_decoded(sample, "cp949") or "") - len(re.findall(rb"[\x00-\x7f]", sample))
+        hangul = len({letter for letter in _decoded(sample, "cp949") or "" if "가" <= letter <= "힣"})
         is_korean = shares.get("cp949", 0.0) >= KOREAN_SHARE and hangul >= HANGUL_NEEDED
         certain += kana or (["cp949"] if is_korean else near)
     own = _own_words(sample)
     if by_letters and by_letters[0][0] >= LIKELY and own >= 0.7:
-        count = sum(byte >= 0x80 for byte in sample)
+        count = _count(_words(sample))
         certain += [codec for mean, codec in by_letters if (by_letters[0][0] - mean) * count < NATS]
     if own <= 0.5:
         certain += spelled
@@ -101,11 +101,20 @@ def _different(sample: bytes, codecs_: list[str]) -> list[str]:
     return list(found.values())
 
 
+def _words(sample: bytes) -> list[bytes]:
+    """The words with bytes beyond ASCII, each once: a label that is repeated a thousand times is no more evidence."""
+    return sorted(set(re.findall(rb"[A-Za-z\x80-\xff]*[\x80-\xff][A-Za-z\x80-\xff]*", sample)))
+
+
+def _count(words: list[bytes]) -> int:
+    return sum(byte >= 0x80 for word in words for byte in word)
+
+
 def _own_words(sample: bytes) -> float:
     """The share of bytes beyond ASCII that stand in words without any ASCII letter."""
-    words = re.findall(rb"[A-Za-z\x80-\xff]*[\x80-\xff][A-Za-z\x80-\xff]*", sample)
+    words = _words(sample)
     own = sum(len(word) for word in words if len(word) > 1 and not re.search(rb"[A-Za-z]", word))
-    return own / max(1, sum(sum(byte >= 0x80 for byte in word) for word in words))
+    return own / max(1, _count(words))
 
 
 def _east_asian(sample: bytes) -> list[tuple[float, str]]:
@@ -115,7 +124,8 @@ def _east_asian(sample: bytes) -> list[tuple[float, str]]:
 
 
 def _alphabetic(sample: bytes) -> list[tuple[float, str]]:
-    count = sum(byte >= 0x80 for byte in sample)
+    words = _words(sample)
+    sample, count = b" ".join(words), _count(words)
     found = []
     for codec, languages in ALPHABETS.items():
         text = _decoded(sample, codec)
@@ -138,7 +148,7 @@ def _latin(sample: bytes, *, lenient: bool = False) -> list[str]:
                 if found or part_of is words_with_accents:
                     continue
                 least = DATED_ACCENTS
-            accents = sum(not letter.isascii() for letter in text)
+            accents = sum(not letter.isascii() for word in set(text.split()) for letter in word)
             if (lenient or accents >= least) and _seems(part_of(text), text, LATIN[codec]):
                 found.append(codec)
         if found:

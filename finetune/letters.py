@@ -71,6 +71,9 @@ BY_FREQUENCY = {
 }
 """Language -> its letters, the most frequent first; texts in it hold few words of the Latin alphabet."""
 
+FINAL = frozenset("ךםןףץς")
+"""Letters that only end words."""
+
 UNLIKELY = math.log(1e-4)
 OPENING_CAPITAL, INNER_CAPITAL = math.log(0.05), math.log(0.02)
 MARK = -4.0
@@ -94,6 +97,8 @@ def likelihood(text: str, language: str) -> tuple[float, int]:
                 total += MARK if not follows or letter in AFTER_LETTERS else UNLIKELY
             else:
                 total += UNLIKELY
+        if before in FINAL and letter.isalpha():
+            total += INNER_CAPITAL
         before = letter
     return total / max(1, count), count
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ ENCODINGS = (
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 """Separators that are looked for, and their names."""
+
+NO_ENCODINGS = ("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7")
+"""Codecs of Python that no table is written in; some take the square of a file's size."""
 
 SEPARATED, TEXT_FILES = (".csv", ".tsv"), (".csv", ".tsv", ".jsonl")
 
@@ -72,6 +76,8 @@ def check_encoding(name: str) -> str:
     """
     try:
         "a".encode(name)  # refuses codecs between bytes too, such as base64
+        if codecs.lookup(name).name.replace("_", "-") in NO_ENCODINGS:
+            raise LookupError(name)
     except (LookupError, ValueError) as error:
         close = difflib.get_close_matches(name.lower(), ENCODINGS, n=1, cutoff=0.6)
         hint = f"did you mean {close[0]}?" if close else f"use a name such as {', '.join(ENCODINGS[:6])}"
