@@ -251,9 +251,18 @@ class _Study:
         except BaseException as stop:
             if isinstance(stop, TrainingError):
                 trial.set_user_attr(DIVERGED, True)
+            self._keep_logs(place)
             shutil.rmtree(place, ignore_errors=True)  # no half-made folder
             raise
+        self._keep_logs(place)
         return score
+
+    def _keep_logs(self, place: Path) -> None:
+        """Move a trial's TensorBoard logs to where they stay when its folder goes."""
+        logs = place / f"{self.out.name}.logs"
+        if logs.is_dir():
+            (self.folder / "logs").mkdir(exist_ok=True)
+            shutil.move(logs, self.folder / "logs" / place.name)
 
     def _tell(self, trial: Any, trials: int) -> None:
         values = self.space.values(trial.params)
