@@ -38,7 +38,7 @@ from finetune.metrics import best_by
 from finetune.model import body_config
 from finetune.planning import Plan, base_of, examples, plan_of, prepared, tokens_of, usual_lr
 from finetune.refusals import check_choices
-from finetune.report import Measured
+from finetune.report import ROW_NUMBERS, Measured
 from finetune.rows import Rows
 from finetune.run_identity import check_allowed
 from finetune.scores import activate
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from finetune.fitting import Fitted
     from finetune.trainer import Examples
 
-__all__ = ["TrainResult", "differences", "evaluate", "evaluation_json", "train", "write_evaluation"]
+__all__ = ["ROW_NUMBERS", "TrainResult", "differences", "evaluate", "evaluation_json", "train", "write_evaluation"]
 
 VERIFIED = 64
 """Validation rows whose scores must survive what is done to a trained model's weights."""

@@ -65,7 +65,7 @@ def command(
     Beside them stand the majority (or mean) baseline, and TF-IDF with logistic regression, cross-validated on FILE.
     """
     from finetune.dataconfig import DataConfig
-    from finetune.run import evaluate, evaluation_json, write_evaluation
+    from finetune.run import ROW_NUMBERS, evaluate, evaluation_json, write_evaluation
     from service import zero_shot
     from service.engine import Engine
     from service.settings import RuntimeSettings
@@ -100,9 +100,7 @@ def command(
         click.echo(f"\n{by} {name} ({part.rows} rows)")
         _table(part, labels=False)
     if report is not None:
-        from finetune.report import ERRORS, ROW_NUMBERS
-
-        click.echo(f"report: {report} (in {ERRORS}, {ROW_NUMBERS})")
+        click.echo(f"report: {report} (in errors.csv, {ROW_NUMBERS})")
 
 
 def _table(scored: Any, *, labels: bool = True) -> None:

@@ -67,6 +67,24 @@ def test_the_best_trial_becomes_the_model_and_the_search_goes_on(
         search(content, 4, data=reviews)
 
 
+def test_trials_are_compared_by_the_metric_that_chooses_checkpoints_and_keep_their_logs(
+    content: dict[str, Any], reviews: Any, tmp_path: Path
+) -> None:
+    wanted = configfile.laid(content, {"checkpoint.best_by": "loss", "report_to": ["tensorboard"]})
+    found = search(wanted, 2, data=reviews)
+    study = optuna.load_study(study_name="found", storage=f"sqlite:///{tmp_path / 'found.trials' / 'study.db'}")
+    values = [trial.value for trial in study.trials if trial.value is not None]
+    assert study.direction.name == "MINIMIZE" and found.metric == "loss" and found.score == min(values)
+    assert {file.name for file in (tmp_path / "found.trials" / "logs").iterdir()} == {"trial-000", "trial-001"}
+    assert search(wanted, 2, data=reviews).score == found.score
+
+
+def test_the_metric_that_compares_trials_is_no_range(content: dict[str, Any], reviews: Any) -> None:
+    wanted = configfile.laid(content, {"checkpoint.best_by": {"choices": ["loss", "accuracy"]}})
+    with pytest.raises(ConfigError, match="checkpoint.best_by compares the trials"):
+        search(wanted, 2, data=reviews)
+
+
 def test_a_hopeless_trial_is_cut_short_and_a_diverging_one_is_no_end(
     content: dict[str, Any], reviews: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
