@@ -7,6 +7,7 @@ Does not know: click, and how scores come about.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from service import files, zero_shot
 from service.commands import render
 from service.engine import Engine, nli_model
 from service.errors import BadRequest
-from service.output import check_output
+from service.output import DiskFull, check_output, is_no_room
 from service.schema import TextInput, ZeroShotQuestion
 from service.text_arguments import LINES, lines, looks_like_file, meant
 from service.text_columns import texts_of
@@ -74,7 +75,23 @@ def question(
 
 
 def answer(request: Request, folder: ModelFolder, asked: ZeroShotQuestion | None) -> None:
-    """Answer a request: with the model's own labels, or those of `asked`."""
+    """Answer a request: with the model's own labels, or those of `asked`.
+
+    Raises:
+        DiskFull: what is printed, or a temporary file, could not grow.
+    """
+    try:
+        _answer(request, folder, asked)
+    except OSError as error:
+        if not is_no_room(error):
+            raise
+        with suppress(OSError):
+            sys.stdout.close()  # what could not be printed would be tried again at the end
+        place = error.filename or "standard output or a temporary file"
+        raise DiskFull(f"{place} could not be written ({error.strerror}): make room, and run it again") from error
+
+
+def _answer(request: Request, folder: ModelFolder, asked: ZeroShotQuestion | None) -> None:
     given = meant(request.arguments)
     table = given if isinstance(given, Path) else None
     if table is None and (request.out or request.text_column or request.pair_column):

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -205,6 +206,15 @@ def test_bad_input_is_one_line_and_exit_code_2(rehead, table, tmp_path, argument
     code, out, err = rehead(*arguments)
     assert code == 2 and out == "" and sentence in err and "Traceback" not in err
     assert err.startswith("Usage:") or err.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_under_what_is_printed_is_a_sentence(tiny_models):
+    command = [sys.executable, "-m", "service.cli", "predict", "sentiment", "a film", "--models", str(tiny_models)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "could not be written (No space left on device): make room" in done.stderr
 
 
 def test_a_real_process_prints_the_answer_and_nothing_else(tiny_models):
