@@ -163,7 +163,7 @@ def test_the_command_saves_says_how_to_resume_and_exits_with_the_signals_code(
             if line.startswith("about "):
                 run.send_signal(number)
     assert run.returncode == code
-    assert "run the same command with --resume" in lines[-1]
+    assert "run the same command with --resume" in "".join(lines)
     assert is_whole(checkpoint_of(long))
 
 

@@ -1,6 +1,7 @@
 """The best settings among ranges: a study that goes on where it stopped."""
 
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def test_a_stopped_trial_does_not_count_and_the_same_command_goes_on(
 
         def listen(event: Any) -> None:
             if len(begun) == 2 and isinstance(event, events.Started):
-                raise KeyboardInterrupt
+                signal.raise_signal(signal.SIGINT)
             on_event(event)
 
         return real(config, data, listen)
