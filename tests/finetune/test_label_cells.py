@@ -316,7 +316,7 @@ def test_words_that_pandas_reads_as_missing_stay_words() -> None:
 @pytest.mark.parametrize("kind", ["string", "category", "Int64", "Float64", "boolean"])
 def test_nullable_columns_of_pandas_hold_missing_labels(kind: str) -> None:
     cells = {"Int64": [0, 1], "Float64": [0.0, 1.0], "boolean": [True, False]}.get(kind, ["a", "b"])
-    series = pd.Series([*cells * 21][:-1] + [None], dtype=kind)  # type: ignore[call-overload]
+    series = pd.Series([*(cells * 21)[:-1], None], dtype=kind)  # type: ignore[call-overload]
     found = read(pd.DataFrame({"text": TEXTS, "label": series}))
     assert found.counts["empty_labels"] == 1 and found.labels.names == tuple(sorted(map(name_of, cells)))
 
@@ -346,7 +346,9 @@ def labeled(first: int, label: Any, rows: int = 10) -> list[dict[str, Any]]:
     return [{"text": f"other {first + index}", "label": label(index)} for index in range(rows)]
 
 
-@pytest.mark.parametrize("label", [lambda index: None, lambda index: -1, lambda index: "-1", lambda index: float("nan")])
+@pytest.mark.parametrize(
+    "label", [lambda index: None, lambda index: -1, lambda index: "-1", lambda index: float("nan")]
+)
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_a_split_whose_labels_are_hidden_is_left_out_and_said(split: str, label: Any, tmp_path: Path) -> None:
     table = {split: labeled(0, label), "train": labeled(100, lambda index: index % 2, 40)}
@@ -487,15 +489,16 @@ def test_labels_that_differ_in_case_stay_separate_with_a_warning() -> None:
 def test_the_order_of_labels_is_the_same_in_every_process() -> None:
     names = ["10", "9", "nan", "2", "inf", "-1", "b", "07", "7", "1_0"]
     program = (
-        "import sys; from finetune.labels import LabelSpace; "
-        f"print(LabelSpace.fit({names!r}, 'multiclass').names)"
+        f"import sys; from finetune.labels import LabelSpace; print(LabelSpace.fit({names!r}, 'multiclass').names)"
     )
     orders = {
-        subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", program], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True
+        ).stdout
         for seed in "123"
     }
     assert orders == {str(("-1", "2", "7", "9", "10", "07", "1_0", "b", "inf", "nan")) + "\n"}
-    assert sorted(names, key=natural_key) == sorted(reversed(names), key=natural_key)
+    assert sorted(names, key=natural_key) == sorted(names[::-1], key=natural_key)
 
 
 # separators
@@ -525,7 +528,11 @@ def test_one_cell_with_another_mark_does_not_decide_and_brackets_are_not_torn() 
 @pytest.mark.parametrize(
     ("cells", "task", "message"),
     [
-        (("joy, love", "joy", "love, anger"), "multiclass", "--task multi-label, to keep the combinations --task multi"),
+        (
+            ("joy, love", "joy", "love, anger"),
+            "multiclass",
+            "--task multi-label, to keep the combinations --task multi",
+        ),
         (("joy|love", "joy", "love|anger"), "multiclass", "separated by '|'"),
         ((1, 2, 3, 4, 5), "multiclass", "from 1 to 5, and is read as names without an order"),
         (tuple(range(30)), "regression", "30 different values, and is read as numbers"),
