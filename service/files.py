@@ -1,8 +1,5 @@
 """Tables in, scored tables out, of any size: a chunk at a time, and on from the last chunk where a run was ended.
 
-Knows: what the new columns are called, which rows cannot be scored, how chunks follow one another.
-Does not know: how scores come about, file formats, what may be overwritten (output.py).
-
 A chunk is computed apart from all others, so that a run which goes on ends with the bytes of one that was never ended.
 """
 
