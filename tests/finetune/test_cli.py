@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from finetune import cli
+from finetune.checkpoints import is_whole
 from finetune.tables import write_table
 
 Call = Callable[..., tuple[int, str, str]]
@@ -185,6 +186,7 @@ def test_a_stopped_run_keeps_its_checkpoint_and_says_where(
         lines += process.stderr.readlines()
     assert process.returncode == code
     told = [line for line in lines if line.strip()]  # click ends the line that ^C stands on
-    assert "interrupted: the best checkpoint so far is" in told[-1]
+    assert "interrupted at update " in told[-1] and "run the same command with --resume" in told[-1]
     assert "Traceback" not in "".join(lines)
-    assert list(tmp_path.glob(".m.run/checkpoint-*/model.safetensors"))
+    update = int(told[-1].split("at update ")[1].split(" of ")[0])
+    assert is_whole(tmp_path / ".m.run" / f"checkpoint-{update}")

@@ -1,9 +1,6 @@
 """What a run survives: Ctrl-C and SIGTERM, at any update, and what it then goes on with."""
 
-import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +10,11 @@ import pytest
 from transformers import TrainerCallback
 
 from finetune import artifact, events
-from finetune.checkpoints import is_whole, last_good_checkpoint, note_of
+from finetune.checkpoints import last_good_checkpoint, note_of
 from finetune.config import TrainConfig
-from finetune.configfile import dump
 from finetune.fitting import Fitting
 from finetune.interruption import SignalCatcher
 from finetune.run import train
-from finetune.tables import write_table
 
 Make = Callable[..., TrainConfig]
 LOOK_EACH = {"every": 1}
@@ -145,26 +140,6 @@ def test_an_ignored_signal_stays_ignored() -> None:
         assert catcher.received is None
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_the_command_saves_says_how_to_resume_and_exits_with_the_signals_code(
-    config: Make, reviews: Any, tmp_path: Path, number: int, code: int
-) -> None:
-    write_table(tmp_path / "reviews.csv", reviews)
-    long = config(data={"train": str(tmp_path / "reviews.csv")}, optim={"epochs": 5000})
-    (tmp_path / "run.yaml").write_text(dump(long))
-    command = [sys.executable, "-m", "finetune", "--config", str(tmp_path / "run.yaml")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ) as run:
-        assert run.stderr is not None
-        lines = []
-        for line in run.stderr:
-            lines.append(line)
-            if line.startswith("about "):
-                run.send_signal(number)
-    assert run.returncode == code
-    assert "run the same command with --resume" in "".join(lines)
-    assert is_whole(checkpoint_of(long))
 
 
 def test_an_interruption_before_training_starts_leaves_nothing(config: Make, reviews: Any, tmp_path: Path) -> None:
