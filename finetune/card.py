@@ -14,6 +14,7 @@ from finetune.base_fit import BaseFit
 from finetune.bootstrap import INTERVALS, Scored
 from finetune.config import TrainConfig
 from finetune.data import Splits
+from finetune.figures import figure
 from finetune.heads import STOCK
 from finetune.metrics import METRICS_OF_TASK
 from finetune.report import Measured
@@ -143,10 +144,10 @@ def _score_table(measured: Mapping[str, Measured]) -> str:
     for split, one in measured.items():
         scored = one.scored
         for metric, entry in scored.metrics.items():
-            interval = f"{entry['low']:.3f} to {entry['high']:.3f}" if "low" in entry else ""
+            interval = f"{figure(entry['low'])} to {figure(entry['high'])}" if "low" in entry else ""
             others = [scored.baseline, *([scored.tfidf] if compared else [])]
-            beside = [f"{other[metric]:.3f}" if metric in other else "" for other in others]
-            lines.append(_line([split, str(scored.rows), metric, f"{entry['value']:.3f}", interval, *beside]))
+            beside = [figure(other[metric]) if metric in other else "" for other in others]
+            lines.append(_line([split, str(scored.rows), metric, figure(entry["value"]), interval, *beside]))
     lines += [
         "",
         "The baseline always gives the commonest label of the training rows (or their mean), with their shares as",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from finetune.choices import TABLES
+from finetune.figures import figure
 from finetune.reading_flags import reading_flags
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def finetune(data: str | None, file: str | None, overrides: tuple[str, ...], dry
         click.echo(f"warning: {sentence}")
     for split, values in {"validation": result.metrics, **result.tests}.items():
         first = list(values.items())[:3]  # the headline and what is beside it; the rest stands in the model card
-        click.echo(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in first))
+        click.echo(f"{split}: " + ", ".join(f"{name} {figure(value, 4)}" for name, value in first))
     if result.verdict.chosen:
         click.echo(f"note: {result.verdict.chosen}")
     click.echo(f"model: {result.path}")
@@ -211,7 +212,7 @@ class Drawing:
                     if not key.endswith(("_second", "runtime", "epoch"))
                 }
                 best = {event.best_by: f" (best {event.best_by} so far)"} if event.best else {}
-                values = ", ".join(f"{name} {value:.4f}{best.get(name, '')}" for name, value in shown.items())
+                values = ", ".join(f"{name} {figure(value, 4)}{best.get(name, '')}" for name, value in shown.items())
                 self._say(f"update {event.update}, epoch {event.epoch:.2f}: {values}")
             case events.Warned():
                 self._say(f"warning: {event.text}")
@@ -266,7 +267,7 @@ def search(config: str, trials: int, overrides: tuple[str, ...], **flags: Any) -
     quiet()
     with Drawing() as draw:
         found = run_search(content, trials, on_event=draw)
-    click.echo(f"best of {found.trials} trials: {found.metric} {found.score:.4f}")
+    click.echo(f"best of {found.trials} trials: {found.metric} {figure(found.score, 4)}")
     click.echo(f"config: {found.path}.trials/best.yaml")
     click.echo(f"model: {found.path}")
 

@@ -218,6 +218,15 @@ class ZeroShotConfig(Part):
     fit_on: tuple[Source, ...] = ()
     """Labelled tables, none of them trained on, from which the weights of the mix are fitted."""
 
+    @field_validator("hypothesis_template")
+    @classmethod
+    def _one_blank(cls, value: str) -> str:
+        if value.count("{}") != 1 or any(brace in value.replace("{}", "") for brace in "{}"):
+            raise ValueError(
+                'give exactly one {} where the label goes and no other brace, as in "This text is about {}."'
+            )
+        return value
+
 
 class TrainConfig(Part):
     """One training run, whole."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from finetune import pictures
 from finetune.bootstrap import INTERVALS, Scored
+from finetune.figures import figure
 from finetune.gradients import Look
 from finetune.labels import LabelSpace
 from finetune.metrics import METRICS_OF_TASK
@@ -185,7 +186,7 @@ def _error(labels: LabelSpace, measured: Measured, predictions: Any, index: int,
     rows, scores = measured.rows, measured.scores[index]
     pair = {"text_pair": rows.pairs[index]} if rows.pairs is not None else {}
     if labels.task == "regression":
-        said, score = f"{predictions[index]:.4f}", ""
+        said, score = f"{predictions[index]:.6g}", ""
     elif labels.task == "multi_label":
         chosen = [name for name, held in zip(labels.names, predictions[index], strict=True) if held]
         said, score = "|".join(chosen), f"{scores.max():.4f}"
@@ -227,8 +228,8 @@ def beaten_by_tfidf(labels: LabelSpace, scored: Scored, advice: str = "") -> str
     if value is None or plain is None or plain <= value:
         return None
     return (
-        f"TF-IDF with a linear model does better on the same rows ({headline} {plain:.3f}, this model "
-        f"{value:.3f}){advice}"
+        f"TF-IDF with a linear model does better on the same rows ({headline} {figure(plain)}, this model "
+        f"{figure(value)}){advice}"
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from finetune.bootstrap import baseline_of, gaps, resampled_values
 from finetune.config import TrainConfig
+from finetune.figures import figure
 from finetune.labels import LabelSpace, shown
 from finetune.measure import decided
 from finetune.metrics import METRICS_OF_TASK
@@ -84,8 +85,8 @@ def verdict_of(
     untrained = ""
     if not _has_learned(labels, validation, train_targets):
         headline = METRICS_OF_TASK[labels.task][0]
-        figures = f"{headline} {validation.scored.metrics[headline]['value']:.3f}, "
-        figures += f"baseline {validation.scored.baseline[headline]:.3f}"
+        figures = f"{headline} {figure(validation.scored.metrics[headline]['value'])}, "
+        figures += f"baseline {figure(validation.scored.baseline[headline])}"
         rare = "" if labels.task == "regression" else _of_rare_labels(config, labels, train_targets)
         untrained = (
             f"the model is untrained: on the {len(validation.rows)} validation rows it does no better than "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from finetune.artifact import Scorer, read
@@ -73,7 +75,9 @@ class _FineTuned(BaseEstimator):  # type: ignore[misc]
 
         folder = Path(self.out) if self.out is not None else Path(self._temporary()) / "model"
         rows = [{"text": text, "label": value} for text, value in zip(texts, values, strict=True)]
-        train(self._config(folder, task), data=rows)
+        result = train(self._config(folder, task), data=rows)
+        for sentence in result.verdict.warnings:
+            warnings.warn(sentence, ConvergenceWarning, stacklevel=3)
         self.folder_ = str(folder)
         self._load()
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from finetune.figures import figure
 from finetune.reading_flags import given as given_flags
 from service.commands.evaluate import labelled_table
 from service.errors import BadRequest
@@ -77,7 +78,7 @@ def command(
         return
     click.echo(f"{found[0].measured.scored.rows} rows of {file}")
     _print(
-        ["", *(Path(name).name for name in names)], [[key, *(f"{m[key]:.4f}" for m in metrics)] for key in metrics[0]]
+        ["", *(Path(name).name for name in names)], [[key, *(figure(m[key], 4) for m in metrics)] for key in metrics[0]]
     )
     click.echo(f"\nabove or below {Path(names[0]).name}, with 95% intervals")
     rows = [

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
+from finetune.figures import figure
 from finetune.reading_flags import given, reading_flags
 from service.errors import BadRequest
 
@@ -106,10 +107,10 @@ def command(
 def _table(scored: Any, *, labels: bool = True) -> None:
     wide = max(len(name) for name in scored.metrics)
     for name, entry in scored.metrics.items():
-        interval = f"  [{entry['low']:.4f}, {entry['high']:.4f}]" if "low" in entry else ""
-        baseline = f"  baseline {scored.baseline[name]:.4f}" if name in scored.baseline else ""
-        tfidf = f"  TF-IDF {scored.tfidf[name]:.4f}" if name in scored.tfidf else ""
-        click.echo(f"{name:<{wide}} {entry['value']:.4f}{interval}{baseline}{tfidf}")
+        interval = f"  [{figure(entry['low'], 4)}, {figure(entry['high'], 4)}]" if "low" in entry else ""
+        baseline = f"  baseline {figure(scored.baseline[name], 4)}" if name in scored.baseline else ""
+        tfidf = f"  TF-IDF {figure(scored.tfidf[name], 4)}" if name in scored.tfidf else ""
+        click.echo(f"{name:<{wide}} {figure(entry['value'], 4)}{interval}{baseline}{tfidf}")
     if labels and scored.per_class:
         width = max(len(name) for name in scored.per_class)
         click.echo(f"\n{'label':<{width}}  precision  recall      f1  rows")

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from finetune.figures import figure
+
 COLUMNS = ("name", "task", "labels", "base", "size", "metric")
 LABELS_SHOWN = 4
 
@@ -57,5 +59,5 @@ def _cells(entry: dict[str, Any]) -> tuple[str, ...]:
         "any that you name" if entry["task"] == "zero-shot" else labels,
         entry["base"],
         f"{entry['size_bytes'] / 1e6:.1f} MB",
-        f"{metric['name']} {metric['value']:.3f}" if metric else "-",
+        f"{metric['name']} {figure(metric['value'])}" if metric else "-",
     )

@@ -33,7 +33,7 @@ def show(
         width = max(len(answer.best.label) for answer in answers)
         for text, answer in zip(texts, answers, strict=True):
             first_line = " ".join(text.split())
-            click.echo(_printable(f"{answer.best.label:<{width}}  {answer.best.score:6.3f}  {first_line}"))
+            click.echo(_printable(f"{answer.best.label:<{width}}  {_score(answer.best.score, bars)}  {first_line}"))
     cut = sum(answer.truncated for answer in answers)
     if cut:
         click.echo(f"note: {cut} of {len(answers)} texts were longer than the model reads, and were cut", err=True)
@@ -49,7 +49,11 @@ def _labels(answer: Answer, top_k: int | None, bars: bool) -> None:
     width = max(len(one.label) for one in chosen)
     for one in chosen:
         bar = _bar(one.score) if bars else ""
-        click.echo(_printable(f"  {one.label:<{width}}  {one.score:6.3f}  {bar}".rstrip()))
+        click.echo(_printable(f"  {one.label:<{width}}  {_score(one.score, bars)}  {bar}".rstrip()))
+
+
+def _score(score: float, probability: bool) -> str:
+    return f"{score:6.3f}" if probability else f"{score:.6g}"
 
 
 def _bar(score: float) -> str:

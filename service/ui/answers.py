@@ -15,6 +15,7 @@ import gradio as gr
 
 from finetune.artifact import ModelFolder
 from finetune.errors import FinetuneError
+from finetune.figures import figure
 from service.engine import Engine
 from service.errors import ServiceError
 from service.explain import Word
@@ -37,7 +38,7 @@ def about(store: ModelStore[Engine], name: str | None) -> str:
     labels = "any labels that you name" if entry["task"] == "zero-shot" else ", ".join(entry["labels"][:12])
     parts = [labels, f"from {entry['base']}", f"{entry['size_bytes'] / 1e6:.0f} MB"]
     if entry["metric"]:
-        parts.append(f"{entry['metric']['name']} {entry['metric']['value']:.3f}")
+        parts.append(f"{entry['metric']['name']} {figure(entry['metric']['value'])}")
     return f'<div class="rehead-about">{escape(" · ".join(parts))}</div>'
 
 
@@ -53,9 +54,9 @@ def report_of(store: ModelStore[Engine], name: str | None) -> tuple[str, list[tu
     rows = [
         [
             metric.replace("_", " "),
-            f"{entry['value']:.3f}",
-            f"{entry['low']:.3f} to {entry['high']:.3f}" if "low" in entry else "",
-            *(f"{values[metric]:.3f}" if metric in values else "" for _, values in others),
+            figure(entry["value"]),
+            f"{figure(entry['low'])} to {figure(entry['high'])}" if "low" in entry else "",
+            *(figure(values[metric]) if metric in values else "" for _, values in others),
         ]
         for metric, entry in metrics["metrics"].items()
     ]
@@ -139,7 +140,7 @@ def as_tool(act: Callable[..., Coroutine[Any, Any, T]], telemetry: Telemetry) ->
 def bars(answer: Answer, *, number: bool = False) -> Any:
     """An answer as an update of a `gr.Label`: scores by label, or the plain number of a regression."""
     scores = {one.label: one.score for one in answer.predictions}
-    return gr.update(value=f"{answer.best.score:.3f}" if number else scores, visible=True)
+    return gr.update(value=f"{answer.best.score:.6g}" if number else scores, visible=True)
 
 
 def note(answer: Answer) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from finetune import events
+from finetune.figures import figure
 from service.jobs import Job
 
 SAID_LAST = 6
@@ -100,7 +101,7 @@ def _result(job: Job) -> str:
         return ""
     warned = {one.text for one in job.events if isinstance(one, events.Warned)}
     wrong = "".join(_sentence("Warned", note) for note in finished.notes if note in warned)
-    values = ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in list(finished.metrics.items())[:4])
+    values = ", ".join(f"{key.replace('_', ' ')} {figure(value)}" for key, value in list(finished.metrics.items())[:4])
     rows = next((one.validation_rows for one in job.events if isinstance(one, events.Started)), None)
     where = f" on {rows:,} validation rows" if rows is not None else ""
     figures = f'<div class="rehead-figures">{escape(f"{values}{where}")}</div>' if values else ""
