@@ -29,7 +29,7 @@ from finetune import configfile, events
 from finetune.artifact import find, served
 from finetune.config import TrainConfig
 from finetune.errors import FinetuneError
-from finetune.run_lock import is_locked
+from finetune.file_lock import is_held
 from service.errors import BadRequest, Overloaded
 
 FOLDER = ".training"
@@ -158,7 +158,7 @@ class Jobs:
         with self._lock:
             if self._running is not None and self._running[1].poll() is None:
                 raise Overloaded(f"{self._running[0]} is being trained: one runs at a time", hint="wait, or stop it")
-            if is_locked(Path(config.out)):
+            if is_held(Path(config.out)):
                 raise Overloaded(f"another run is writing {config.out}", hint="wait until it ends, or stop it")
             folder = self._folder / name
             source = Path(config.data.train[0].path)
@@ -248,7 +248,7 @@ class Jobs:
         """Delete the folders of runs that were begun long ago; their models stay."""
         begun = sorted(self._folder.glob(f"*/{CONFIG}"), key=lambda file: file.stat().st_mtime_ns)
         for file in [one for one in begun if one.parent.name != but][: -(MOST_KEPT - 1) or None]:
-            if is_locked(self._models / file.parent.name):
+            if is_held(self._models / file.parent.name):
                 continue
             shutil.rmtree(self._work(file.parent.name), ignore_errors=True)
             shutil.rmtree(file.parent, ignore_errors=True)

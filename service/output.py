@@ -12,11 +12,12 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from finetune.artifact import write_json
+from finetune.file_lock import held
 from finetune.tables import SUFFIXES
 from service.errors import BadRequest, ServiceError
 from service.sinks import Sink
@@ -59,11 +60,6 @@ def check_output(out: Path, table: Path, *, overwrite: bool) -> None:
         raise BadRequest(f"{out} exists already: name another file, or pass --overwrite to replace it")
 
 
-def lock_file(out: Path) -> Path:
-    """What a run holds while it writes an output."""
-    return out.with_name(f".{out.name}.lock")
-
-
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Hold the lock of an output. It ends with the process, however that ends, and its file goes last of all.
@@ -71,36 +67,14 @@ def locked(out: Path) -> Iterator[None]:
     Raises:
         BadRequest: another run holds it, or the folder cannot be written.
     """
-    file = lock_file(out)
-    stream = _lock(out, file)
-    try:
-        yield
-    finally:
-        if os.name == "nt":  # an open file cannot be removed there
-            stream.close()
-        file.unlink(missing_ok=True)
-        stream.close()
-
-
-def _lock(out: Path, file: Path) -> IO[bytes]:
-    while True:
+    with ExitStack() as stack:
         try:
-            stream = file.open("ab")
+            stack.enter_context(held(out))
+        except BlockingIOError as error:
+            raise BadRequest(f"another run is writing {out}: wait for it, or name another file") from error
         except OSError as error:
             raise BadRequest(f"{out}: its folder cannot be written ({error.strerror})") from error
-        try:
-            import fcntl
-        except ImportError:  # on Windows
-            return stream
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            stream.close()
-            raise BadRequest(f"another run is writing {out}: wait for it, or name another file") from error
-        # a run that has just ended removed the file between opening and locking it: lock the one that is there now
-        if file.exists() and os.fstat(stream.fileno()).st_ino == file.stat().st_ino:
-            return stream
-        stream.close()
+        yield
 
 
 class Unfinished:

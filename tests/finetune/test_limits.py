@@ -20,10 +20,11 @@ from finetune.auxiliary import AUXILIARY
 from finetune.checkpoints import checkpoints_of, is_whole
 from finetune.config import Choice, TrainConfig
 from finetune.errors import ConfigError, StorageError
+from finetune.file_lock import is_held, lock_file
 from finetune.losses import FITS, LOSSES, loss_for
 from finetune.out_of_memory import ACROSS_ROWS, OutOfMemory, is_out_of_memory, require_divisible, split
 from finetune.run import train
-from finetune.run_lock import is_locked, lock_file, locked
+from finetune.run_lock import locked
 from finetune.storage import checkpoint_bytes, checkpoints_at_once, is_full, require_free
 from finetune.tables import write_table
 
@@ -224,15 +225,15 @@ def test_a_crash_leaves_no_lock_behind(tmp_path: Path) -> None:
     ours, theirs = context.Pipe()
     holder = context.Process(target=hold, args=(str(tmp_path / "model"), theirs))
     holder.start()
-    assert ours.recv() and is_locked(tmp_path / "model")
+    assert ours.recv() and is_held(tmp_path / "model")
     with pytest.raises(ConfigError), locked(tmp_path / "model"):
         pass
     holder.kill()
     holder.join()
     holder.close()
-    assert lock_file(tmp_path / "model").exists() and not is_locked(tmp_path / "model")
+    assert lock_file(tmp_path / "model").exists() and not is_held(tmp_path / "model")
     with locked(tmp_path / "model"):
-        assert is_locked(tmp_path / "model")
+        assert is_held(tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,10 +7,11 @@ import sys
 
 import pytest
 
+from finetune.file_lock import lock_file
 from finetune.tables import write_table
 from service.errors import BadRequest
 from service.files import Asked, score_table
-from service.output import lock_file, locked
+from service.output import locked
 from service.schema import Answer
 
 ASKED = Asked(("long", "short"), "multiclass", "test")
