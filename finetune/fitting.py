@@ -28,7 +28,7 @@ from finetune.encoding import TextEncoder
 from finetune.errors import ConfigError, TrainingError
 from finetune.events import Listener, Said, Warned
 from finetune.first_token import first_token_only
-from finetune.gradients import Look
+from finetune.gradients import Look, not_finite
 from finetune.interruption import Interrupted, Interrupting, SignalCatcher
 from finetune.labels import LabelSpace
 from finetune.lora import with_lora
@@ -225,6 +225,9 @@ class Fitting:
     def _metrics(self, prediction: Any) -> dict[str, float]:
         labels, references, logits = self.given.labels, prediction.label_ids, prediction.predictions
         task, target = labels.task, self.given.target
+        if not np.isfinite(logits).all():
+            update = self.trainer.state.global_step
+            raise Diverged(not_finite("a score of the validation rows", update, self.config.optim.lr or 0.0))
         if target is not None:
             logits, references = target.restore(logits), target.restore(references)
         scores = activate(logits, output_activation(task, self.config.loss), target=target)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, repeat
 from typing import Any
@@ -24,7 +24,7 @@ from finetune.tables import Table
 Identities = npt.NDArray[np.uint64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Origin:
     """The tables that rows came from, and the place of each row in them: `places [N, 2]` are positions in `tables` and
     in the table, from 0. Cells are read when they are asked for."""
@@ -70,7 +70,7 @@ class Rows:
     numbers: list[int]
     source: str
     groups: list[str] | None = None
-    origin: Origin | None = None
+    origin: Origin | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.texts)

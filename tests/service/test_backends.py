@@ -13,7 +13,7 @@ import pytest
 from checkpoints import save_tokenizer, tiny_family
 
 from finetune.artifact import read
-from service.backends import choice
+from service.backends import base, choice
 from service.backends.base import LOGIT_TOLERANCE
 from service.backends.torch import TorchBackend
 from service.engine import Engine
@@ -256,7 +256,7 @@ def test_a_damaged_cache_is_said_or_made_again(tiny_sentiment, tmp_path):
 
 
 def test_auto_leaves_out_what_answers_otherwise(tiny_sentiment, tmp_path, monkeypatch):
-    monkeypatch.setattr(choice, "LOGIT_TOLERANCE", LOGIT_TOLERANCE | {"bfloat16": 0.0})
+    monkeypatch.setattr(base, "LOGIT_TOLERANCE", LOGIT_TOLERANCE | {"bfloat16": 0.0})
     said = []
     backend = choice.load(read(tiny_sentiment), RuntimeSettings(cache=tmp_path), said.append)
     assert backend.precision == "float32" and "left out: torch in bfloat16: its logits differ by" in said[1]
