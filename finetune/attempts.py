@@ -89,6 +89,7 @@ def _identity(config: TrainConfig, given: Given) -> dict[str, str]:
         updates=regime.updates,
         batches=f"{len(batches)} an epoch, of {of}, {regime.accumulation} an update",
         precision="bfloat16" if training.use_bfloat16(config.precision) else "float32",
+        target=given.target,
     )
 
 

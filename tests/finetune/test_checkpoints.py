@@ -180,6 +180,16 @@ def test_only_the_run_that_made_a_checkpoint_resumes_from_it(
     assert train(config(resume=True, optim={"epochs": 3}, **free), reviews).updates == 21
 
 
+def test_the_scale_of_targets_belongs_to_a_run(config: Make, reviews: Any) -> None:
+    rows = [row | {"label": 1.0 + (row["label"] == "yes")} for row in reviews]
+    settings: dict[str, Any] = {"data": {"task": "regression"}, "loss": "mean_squared_logarithmic_error"}
+    interrupted(config(optim={"epochs": 2}, **settings), rows)
+    # standardized they are the same
+    doubled = [row | {"label": 2 * row["label"]} for row in rows]
+    with pytest.raises(ConfigError, match="Different: targets: "):
+        train(config(optim={"epochs": 2}, resume=True, **settings), doubled)
+
+
 def test_safe_changes_are_allowed_by_name(config: Make, reviews: Any) -> None:
     interrupted(config(optim={"epochs": 2}), reviews)
     with pytest.raises(ConfigError, match="--allow-changed epochs --allow-changed lr"):
