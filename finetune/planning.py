@@ -163,11 +163,17 @@ def targets_of(config: TrainConfig, splits: Splits, name: str) -> Any:
         )
     if splits.target is not None:
         targets = splits.target.standardize(rows.values)
-        _check_save_dtype(config, splits.target)
+        _check_precision(config, splits.target)
     return targets
 
 
-def _check_save_dtype(config: TrainConfig, target: TargetScale) -> None:
+def _check_precision(config: TrainConfig, target: TargetScale) -> None:
+    if not target.survives_float32:
+        raise ConfigError(
+            f"the targets lie from {target.low:.10g} to {target.high:.10g}, and a saved model gives numbers with seven "
+            f"digits, too few to tell them apart (standard deviation {target.std:.3g}): subtract a number near "
+            f"{target.mean:.10g} from the label column"
+        )
     if config.save_dtype == "bfloat16" and not target.survives_bfloat16:
         raise ConfigError(
             f"save_dtype=bfloat16 keeps three digits of a number, too few for targets from {target.low:g} to "

@@ -82,12 +82,14 @@ def check_run(config: TrainConfig, base: artifact.Location, splits: Splits, *, r
         FinetuneError: names the setting.
     """
     from finetune.lora import layers_of
-    from finetune.model import head_of, without_weights
+    from finetune.model import head_of, regression_layer, without_weights
 
     labels = splits.labels
     _check_metrics(config, labels.task)
     _require_defined(best_by(config.checkpoint.best_by, labels.task), splits)
     model = without_weights(base, labels, config.model)
+    if labels.task == "regression":
+        regression_layer(model)
     if config.model.lora is None:
         frozen_depths(config.model, parts_of(model, model.base_model_prefix), 0)
     else:
