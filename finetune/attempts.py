@@ -48,11 +48,9 @@ def begin(config: TrainConfig, given: Given) -> tuple[Path | None, Given, Note]:
         ConfigError: the checkpoints were made by another run; nothing is deleted.
     """
     work, say = given.work, given.say
-    checkpoint = last_good_checkpoint(work) if config.resume else None
+    checkpoint, given, changed = resumed_from(config, given)
     if checkpoint is not None:
-        given = replace(given, regime=_regime_of_before(config, given))
         entries = _identity(config, given)
-        changed = run_identity.require_same(work, entries, config.allow_changed)
         for sentence in run_identity.changed_versions(work):
             say(Warned(sentence))
         discard_after(work, checkpoint)
@@ -66,6 +64,20 @@ def begin(config: TrainConfig, given: Given) -> tuple[Path | None, Given, Note]:
     shutil.rmtree(work, ignore_errors=True)
     run_identity.write(work, _identity(config, given), given.regime.batches.batch_size)
     return None, given, Note()
+
+
+def resumed_from(config: TrainConfig, given: Given) -> tuple[Path | None, Given, dict[str, str]]:
+    """Return the checkpoint that a run goes on from, or None for the start, the batches it goes on with, and what has
+    changed since; nothing is written.
+
+    Raises:
+        ConfigError: the checkpoints were made by another run.
+    """
+    checkpoint = last_good_checkpoint(given.work) if config.resume else None
+    if checkpoint is None:
+        return None, given, {}
+    given = replace(given, regime=_regime_of_before(config, given))
+    return checkpoint, given, run_identity.require_same(given.work, _identity(config, given), config.allow_changed)
 
 
 def _regime_of_before(config: TrainConfig, given: Given) -> Regime:

@@ -26,6 +26,7 @@ from finetune.metrics import METRICS, METRICS_OF_TASK, SCORE_METRICS, UNFIT, bes
 from finetune.optim import OPTIMIZERS, SCHEDULES, frozen_depths, parts_of, weight_decay_of
 from finetune.poolings import POOLINGS
 from finetune.registry import pick
+from finetune.run_identity import check_allowed
 
 TINY_WIDTH, TINY_OUTPUTS, TINY_UPDATES = 8, 3, 10
 
@@ -54,6 +55,7 @@ def check_choices(config: TrainConfig) -> None:
     if config.loss is not None:
         # a distribution as a label is known only once the table is read
         loss_for(config.data.task or _any_task_of(config.loss), config.loss)
+    check_allowed(config.allow_changed)
     weight_decay_of(optim)
     _build_head(config)
     _build_optimizer(config)

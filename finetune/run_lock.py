@@ -56,15 +56,26 @@ def is_locked(out: Path) -> bool:
         return not _lock(stream)
 
 
+def require_unlocked(out: Path) -> None:
+    """Refuse an output folder that another run is making.
+
+    Raises:
+        ConfigError: it is under way.
+    """
+    if is_locked(out):
+        raise ConfigError(
+            f"another run is writing {out}: wait until it ends, stop it, or name another folder with --out"
+        )
+
+
 def _take(out: Path) -> IO[bytes]:
     file = lock_file(out)
     while True:
         stream = file.open("ab")
         if not _lock(stream):
             stream.close()
-            raise ConfigError(
-                f"another run is writing {out}: wait until it ends, stop it, or name another folder with --out"
-            )
+            require_unlocked(out)
+            continue  # it has just ended
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(stream.fileno()), file.stat()):
                 return stream
