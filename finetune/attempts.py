@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune import configfile, heads, run_identity
-from finetune import trainer as training
 from finetune.callbacks import Diverged
 from finetune.checkpoints import Note, checkpoints_of, discard_after, last_good_checkpoint, note_of
 from finetune.config import TrainConfig
@@ -20,6 +19,7 @@ from finetune.events import Said, Warned
 from finetune.fitting import Fitted, Fitting, Given
 from finetune.out_of_memory import OutOfMemory, is_out_of_memory, release, require_divisible
 from finetune.regime import Regime, regime_for
+from finetune.training_arguments import use_bfloat16
 
 
 def fit(config: TrainConfig, given: Given) -> Fitted:
@@ -100,7 +100,7 @@ def _identity(config: TrainConfig, given: Given) -> dict[str, str]:
         given.validation,
         updates=regime.updates,
         batches=f"{len(batches)} an epoch, of {of}, {regime.accumulation} an update",
-        precision="bfloat16" if training.use_bfloat16(config.precision) else "float32",
+        precision="bfloat16" if use_bfloat16(config.precision) else "float32",
         target=given.target,
     )
 

@@ -35,7 +35,9 @@ class Choice(BaseModel):
         if not isinstance(value, dict):
             return value
         # YAML 1.1 reads 1e6 as a string
-        return {key: float(one) if isinstance(one, str) and EXPONENT.fullmatch(one) else one for key, one in value.items()}
+        return {
+            key: float(one) if isinstance(one, str) and EXPONENT.fullmatch(one) else one for key, one in value.items()
+        }
 
     @property
     def knobs(self) -> dict[str, Any]:

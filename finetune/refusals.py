@@ -13,7 +13,7 @@ import numpy as np
 
 from finetune import artifact, heads, trackers
 from finetune.auxiliary import AUXILIARY
-from finetune.config import Choice, TrainConfig
+from finetune.config import Choice, ModelConfig, TrainConfig
 from finetune.data import Splits, read_source
 from finetune.dataconfig import DataConfig
 from finetune.errors import ConfigError, FinetuneError
@@ -62,16 +62,21 @@ def check_choices(config: TrainConfig) -> None:
     trackers.require_installed(config.report_to)
     if config.data.task is not None:
         _check_metrics(config, config.data.task)
-    if model.lora is not None:
-        from finetune.lora import peft_module
+    _check_lora(model)
+    if model.head.name != STOCK and config.zero_shot.attention == "alternate":
+        raise ConfigError("zero_shot.attention=alternate wants the base's own head: leave out model.head")
 
-        peft_module()
-    if model.lora is not None and (model.freeze != "none" or model.unfreeze):
+
+def _check_lora(model: ModelConfig) -> None:
+    if model.lora is None:
+        return
+    from finetune.lora import peft_module
+
+    peft_module()
+    if model.freeze != "none" or model.unfreeze:
         raise ConfigError(
             "model.lora trains additions and leaves the body as it is: leave out model.freeze, model.unfreeze"
         )
-    if model.head.name != STOCK and config.zero_shot.attention == "alternate":
-        raise ConfigError("zero_shot.attention=alternate wants the base's own head: leave out model.head")
 
 
 def check_run(config: TrainConfig, base: artifact.Location, splits: Splits, *, rows: int) -> None:

@@ -173,5 +173,5 @@ def disk_full(error: OSError, out: Path, rows: int, share: float, size: int) -> 
 
 def _number(error: OSError) -> int:
     """The number of a system's error; pyarrow puts it into its words only."""
-    told = re.search(r"\[errno (\d+)\]", str(error), re.IGNORECASE)
-    return error.errno or (int(told[1]) if told else 0)
+    match = re.search(r"\[errno (\d+)\]", str(error), re.IGNORECASE)
+    return error.errno or (int(match[1]) if match else 0)
