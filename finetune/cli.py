@@ -83,7 +83,8 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
     "--allow-changed",
     multiple=True,
     metavar="KEY",
-    help="With --resume, what may differ from before: epochs, lr, early_stopping, logging, checkpoint; repeatable.",
+    help="With --resume, what may differ from before, one of epochs, lr, early_stopping, logging, checkpoint, remedy; "
+    "repeatable.",
 )
 @click.option(
     "--overwrite", is_flag=True, default=None, help="Replace the folder at --out, once the new one is complete."

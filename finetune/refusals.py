@@ -171,7 +171,7 @@ def _build_optimizer(config: TrainConfig) -> None:
 
 @contextmanager
 def _refused(setting: str) -> Iterator[None]:
-    """Turn what torch or transformers say of a value into a ConfigError that names the setting."""
+    """Turn errors of torch or transformers about a value into a ConfigError that names the setting."""
     try:
         yield
     except FinetuneError:

@@ -1,4 +1,4 @@
-"""What is said of a finished run before its figures: whether it learned anything, and what its scores were measured on.
+"""Warnings and notes about a finished run: whether it learned anything, and what its scores were measured on.
 
 Every sentence is made here once, for the command line, the card, metrics.json and the web UI.
 """
@@ -34,7 +34,7 @@ SGD_FASTER = 100
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of a run; each is a sentence, or empty where it is not so.
+    """Sentences about a finished run, each empty where it does not apply.
 
     Attributes:
         untrained: the model does no better than the majority (or mean) baseline.
@@ -71,7 +71,7 @@ def verdict_of(
     evaluations: int,
     usual_lr: float,
 ) -> Verdict:
-    """Return what is to be said of a run.
+    """Return the warnings and notes about a run.
 
     Args:
         measured: by split; `validation` is among them.

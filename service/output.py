@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from finetune.artifact import write_json
+from finetune.storage import FULL
 from finetune.tables import SUFFIXES
 from service.errors import BadRequest, ServiceError
 from service.sinks import Sink
-
-NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-"""What the system says where a file cannot grow: no space, over the limit of a file's size, over a quota."""
 
 
 class DiskFull(ServiceError):
@@ -144,11 +142,11 @@ class Unfinished:
 
 def is_no_room(error: OSError) -> bool:
     """Whether an error says that a file could not grow."""
-    return _number(error) in NO_ROOM
+    return _number(error) in FULL
 
 
 def disk_full(error: OSError, out: Path, rows: int, share: float, size: int) -> DiskFull:
-    """What to say where an output could not grow.
+    """Return the error for an output that could not grow.
 
     Args:
         rows: that are done and kept.
