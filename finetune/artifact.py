@@ -229,6 +229,11 @@ def check_output(out: Path, *, overwrite: bool) -> None:
         raise ConfigError(f"{out} already holds {what}: choose another --out, or pass --overwrite to replace it")
 
 
+def is_finished(out: Path) -> bool:
+    """Return whether a folder holds a model that a training run completed."""
+    return (out / TRAIN_CONFIG).is_file() and (out / MANIFEST).is_file()
+
+
 def publish(finished: Path, out: Path) -> None:
     """Move a complete folder to `out`; what was there goes only once the new one stands."""
     out.parent.mkdir(parents=True, exist_ok=True)

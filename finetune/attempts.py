@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune import configfile, heads, run_identity
-from finetune import trainer as training
 from finetune.callbacks import Diverged
 from finetune.checkpoints import Note, checkpoints_of, discard_after, last_good_checkpoint, note_of
 from finetune.config import TrainConfig
@@ -20,6 +19,7 @@ from finetune.events import Said, Warned
 from finetune.fitting import Fitted, Fitting, Given
 from finetune.out_of_memory import OutOfMemory, is_out_of_memory, release, require_divisible
 from finetune.regime import Regime, regime_for
+from finetune.training_arguments import use_bfloat16
 
 
 def fit(config: TrainConfig, given: Given) -> Fitted:
@@ -48,11 +48,9 @@ def begin(config: TrainConfig, given: Given) -> tuple[Path | None, Given, Note]:
         ConfigError: the checkpoints were made by another run; nothing is deleted.
     """
     work, say = given.work, given.say
-    checkpoint = last_good_checkpoint(work) if config.resume else None
+    checkpoint, given, changed = resumed_from(config, given)
     if checkpoint is not None:
-        given = replace(given, regime=_regime_of_before(config, given))
         entries = _identity(config, given)
-        changed = run_identity.require_same(work, entries, config.allow_changed)
         for sentence in run_identity.changed_versions(work):
             say(Warned(sentence))
         discard_after(work, checkpoint)
@@ -66,6 +64,20 @@ def begin(config: TrainConfig, given: Given) -> tuple[Path | None, Given, Note]:
     shutil.rmtree(work, ignore_errors=True)
     run_identity.write(work, _identity(config, given), given.regime.batches.batch_size)
     return None, given, Note()
+
+
+def resumed_from(config: TrainConfig, given: Given) -> tuple[Path | None, Given, dict[str, str]]:
+    """Return the checkpoint that a run goes on from, or None for the start, the batches it goes on with, and what has
+    changed since; nothing is written.
+
+    Raises:
+        ConfigError: the checkpoints were made by another run.
+    """
+    checkpoint = last_good_checkpoint(given.work) if config.resume else None
+    if checkpoint is None:
+        return None, given, {}
+    given = replace(given, regime=_regime_of_before(config, given))
+    return checkpoint, given, run_identity.require_same(given.work, _identity(config, given), config.allow_changed)
 
 
 def _regime_of_before(config: TrainConfig, given: Given) -> Regime:
@@ -88,7 +100,8 @@ def _identity(config: TrainConfig, given: Given) -> dict[str, str]:
         given.validation,
         updates=regime.updates,
         batches=f"{len(batches)} an epoch, of {of}, {regime.accumulation} an update",
-        precision="bfloat16" if training.use_bfloat16(config.precision) else "float32",
+        precision="bfloat16" if use_bfloat16(config.precision) else "float32",
+        target=given.target,
     )
 
 

@@ -111,7 +111,8 @@ def _intervals(
     for name, function in of_metric.items():
         doubt = _unseen(name, given[1])
         widest = doubt * (abs(scales.get(name, values[name])) if RANGES[name][1] == math.inf else 1.0)
-        found[name] = _bias_corrected(values[name], drawn[name], _left_out(function, rows), widest, RANGES[name])
+        size = abs(values[name]) if RANGES[name][1] == math.inf else 1.0
+        found[name] = _bias_corrected(values[name], drawn[name], _left_out(function, rows), widest, RANGES[name], size)
     return {name: dict(zip(("low", "high"), found[name], strict=True)) for name in values}
 
 
@@ -152,29 +153,32 @@ def _left_out(function: Resampled, rows: int) -> Array:
 
 
 def _bias_corrected(
-    value: float, drawn: Array, left_out: Array, widest: float, bounds: tuple[float, float]
+    value: float, drawn: Array, left_out: Array, widest: float, bounds: tuple[float, float], size: float
 ) -> tuple[float, float]:
     """The bias-corrected and accelerated (BCa) 95% interval of a metric (Efron, 1987).
 
     Args:
-        drawn: its values over the resamples; where all are the same (a perfect score), the interval is `widest` to
+        drawn: its values over the resamples; where (nearly) all are the same, the interval is `widest` to
             either side of the value.
         left_out: its values with each row left out; empty takes no acceleration.
         bounds: the least and the largest value that it can have.
+        size: the size of such values; differences far below it are rounding.
     """
     from scipy.stats import norm
 
     drawn, left_out = drawn[np.isfinite(drawn)], left_out[np.isfinite(left_out)]
     low = high = value
-    if not len(drawn) or np.ptp(drawn) <= 1e-12 * max(1.0, abs(value)):
-        low, high = value - widest, value + widest
-    else:
+    low = high = value
+    if len(drawn) and np.ptp(drawn) > 1e-12 * size:
         below = (np.mean(drawn < value) + np.mean(drawn <= value)) / 2
         shift = norm.ppf(np.clip(below, 1 / (len(drawn) + 1), len(drawn) / (len(drawn) + 1)))
         away = left_out.mean() - left_out if len(left_out) else np.zeros(1)
         bend = float((away**3).sum() / (6 * (away**2).sum() ** 1.5)) if away.any() else 0.0
         ends = shift + norm.ppf([0.025, 0.975])
         low, high = np.quantile(drawn, norm.cdf(shift + ends / np.maximum(1 - bend * ends, 0.1)))
+    # nearly all may be the same, as a perfect MCC is in all resamples that hold two labels
+    if high - low <= 1e-12 * size:
+        low, high = value - widest, value + widest
     low, high = max(low, bounds[0]), min(high, bounds[1])
     return float(min(low, value)), float(max(high, value))
 
@@ -202,6 +206,7 @@ def difference(
         np.empty(0),
         _unseen(name, references) * (max(abs(first), abs(second)) if RANGES[name][1] == math.inf else 1.0),
         (-math.inf, math.inf),
+        max(abs(first), abs(second)),
     )
     return {"value": second - first, "low": low, "high": high}
 

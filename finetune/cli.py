@@ -83,7 +83,8 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
     "--allow-changed",
     multiple=True,
     metavar="KEY",
-    help="With --resume, what may differ from before: epochs, lr, early_stopping, logging, checkpoint; repeatable.",
+    help="With --resume, what may differ from before, one of epochs, lr, early_stopping, logging, checkpoint, remedy; "
+    "repeatable.",
 )
 @click.option(
     "--overwrite", is_flag=True, default=None, help="Replace the folder at --out, once the new one is complete."
@@ -160,9 +161,12 @@ def choices(table: str) -> None:
 def _show_plan(config: TrainConfig) -> None:
     from finetune import artifact, configfile
     from finetune.planning import plan
+    from finetune.run_lock import require_unlocked
 
-    if not config.resume:
-        artifact.check_output(Path(config.out), overwrite=config.overwrite)
+    out = Path(config.out)
+    if not (config.resume and artifact.is_finished(out)):
+        artifact.check_output(out, overwrite=config.overwrite)
+    require_unlocked(out)
     found = plan(config)
     click.echo(configfile.dump(found.config))
     for sentence in found.splits.said:

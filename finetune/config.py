@@ -6,6 +6,7 @@ Does not know: files on disk, or what a loss or metric of a given name does (the
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -13,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from finetune.dataconfig import DataConfig, Part, Source
 
 DEFAULT_ERROR_ROWS = 50
+
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+"""A number with an exponent."""
 
 
 class Choice(BaseModel):
@@ -26,7 +30,14 @@ class Choice(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _bare_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {"name": value}
+        if not isinstance(value, dict):
+            return value
+        # YAML 1.1 reads 1e6 as a string
+        return {
+            key: float(one) if isinstance(one, str) and EXPONENT.fullmatch(one) else one for key, one in value.items()
+        }
 
     @property
     def knobs(self) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from finetune.scores import activate
 from finetune.storage import GO_ON, checkpoints_at_once, require_free
 from finetune.target_scale import TargetScale
 from finetune.trainer import Examples
+from finetune.training_arguments import training_arguments
 from finetune.vocabulary import train_seen_rows, train_whole_again
 
 
@@ -114,7 +115,7 @@ class Fitting:
             say=self.say,
             terms=[term(body) for term in terms],
             model=model,
-            args=training.training_arguments(
+            args=training_arguments(
                 config,
                 given.work,
                 rows=regime.batches.batch_size,

@@ -197,14 +197,24 @@ def write_target_scale(model: Any, target: TargetScale) -> None:
     """
     import torch
 
+    output = regression_layer(model)
+    with torch.no_grad():
+        output.weight.mul_(target.std)
+        output.bias.copy_(torch.as_tensor(target.restore(output.bias.double().cpu().numpy())))
+
+
+def regression_layer(model: Any) -> Any:
+    """Return the output layer into which the scale of targets is written.
+
+    Raises:
+        CheckpointError: the head does not end with a linear layer that has a bias.
+    """
     output = _output_layer(model, 1)
     if output is None:
         raise CheckpointError(
             "regression needs a head that ends with a linear layer with a bias: --set model.head=linear"
         )
-    with torch.no_grad():
-        output.weight.mul_(target.std)
-        output.bias.copy_(torch.as_tensor(target.restore(output.bias.double().cpu().numpy())))
+    return output
 
 
 def _output_layer(model: Any, outputs: int) -> Any:

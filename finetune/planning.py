@@ -7,6 +7,7 @@ Does not know: training, what is written.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import artifact, report
@@ -65,7 +66,28 @@ def plan(config: TrainConfig, data: Any = None) -> Plan:
     base = base_of(config)
     check_choices(config)
     config, splits, encoder = prepared(config, base, data)
-    return plan_of(config, splits, encoder, examples(config, splits, encoder, "train"), base)
+    train = examples(config, splits, encoder, "train")
+    found = plan_of(config, splits, encoder, train, base)
+    if config.resume:
+        _check_resumed(found, base, encoder, train)
+    return found
+
+
+def work_folder(out: Path) -> Path:
+    """Return the folder of the checkpoints of the run that makes `out`."""
+    return out.with_name(f".{out.name}.run")
+
+
+def _check_resumed(planned: Plan, base: artifact.Location, encoder: TextEncoder, train: Examples) -> None:
+    from finetune.attempts import resumed_from
+    from finetune.fitting import Given
+
+    config, splits = planned.config, planned.splits
+    validation, work = examples(config, splits, encoder, "validation"), work_folder(Path(config.out))
+    given = Given(
+        base, splits.labels, encoder, train, validation, planned.regime, work, lambda event: None, splits.target
+    )
+    resumed_from(config, given)
 
 
 def base_of(config: TrainConfig) -> artifact.Location:
@@ -163,11 +185,17 @@ def targets_of(config: TrainConfig, splits: Splits, name: str) -> Any:
         )
     if splits.target is not None:
         targets = splits.target.standardize(rows.values)
-        _check_save_dtype(config, splits.target)
+        _check_precision(config, splits.target)
     return targets
 
 
-def _check_save_dtype(config: TrainConfig, target: TargetScale) -> None:
+def _check_precision(config: TrainConfig, target: TargetScale) -> None:
+    if not target.survives_float32:
+        raise ConfigError(
+            f"the targets lie from {target.low:.10g} to {target.high:.10g}, and a saved model gives numbers with seven "
+            f"digits, too few to tell them apart (standard deviation {target.std:.3g}): subtract a number near "
+            f"{target.mean:.10g} from the label column"
+        )
     if config.save_dtype == "bfloat16" and not target.survives_bfloat16:
         raise ConfigError(
             f"save_dtype=bfloat16 keeps three digits of a number, too few for targets from {target.low:g} to "

@@ -13,7 +13,7 @@ import numpy as np
 
 from finetune import artifact, heads, trackers
 from finetune.auxiliary import AUXILIARY
-from finetune.config import Choice, TrainConfig
+from finetune.config import Choice, ModelConfig, TrainConfig
 from finetune.data import Splits, read_source
 from finetune.dataconfig import DataConfig
 from finetune.errors import ConfigError, FinetuneError
@@ -26,6 +26,7 @@ from finetune.metrics import METRICS, METRICS_OF_TASK, SCORE_METRICS, UNFIT, bes
 from finetune.optim import OPTIMIZERS, SCHEDULES, frozen_depths, parts_of, weight_decay_of
 from finetune.poolings import POOLINGS
 from finetune.registry import pick
+from finetune.run_identity import check_allowed
 
 TINY_WIDTH, TINY_OUTPUTS, TINY_UPDATES = 8, 3, 10
 
@@ -54,22 +55,28 @@ def check_choices(config: TrainConfig) -> None:
     if config.loss is not None:
         # a distribution as a label is known only once the table is read
         loss_for(config.data.task or _any_task_of(config.loss), config.loss)
+    check_allowed(config.allow_changed)
     weight_decay_of(optim)
     _build_head(config)
     _build_optimizer(config)
     trackers.require_installed(config.report_to)
     if config.data.task is not None:
         _check_metrics(config, config.data.task)
-    if model.lora is not None:
-        from finetune.lora import peft_module
+    _check_lora(model)
+    if model.head.name != STOCK and config.zero_shot.attention == "alternate":
+        raise ConfigError("zero_shot.attention=alternate wants the base's own head: leave out model.head")
 
-        peft_module()
-    if model.lora is not None and (model.freeze != "none" or model.unfreeze):
+
+def _check_lora(model: ModelConfig) -> None:
+    if model.lora is None:
+        return
+    from finetune.lora import peft_module
+
+    peft_module()
+    if model.freeze != "none" or model.unfreeze:
         raise ConfigError(
             "model.lora trains additions and leaves the body as it is: leave out model.freeze, model.unfreeze"
         )
-    if model.head.name != STOCK and config.zero_shot.attention == "alternate":
-        raise ConfigError("zero_shot.attention=alternate wants the base's own head: leave out model.head")
 
 
 def check_run(config: TrainConfig, base: artifact.Location, splits: Splits, *, rows: int) -> None:
@@ -82,12 +89,14 @@ def check_run(config: TrainConfig, base: artifact.Location, splits: Splits, *, r
         FinetuneError: names the setting.
     """
     from finetune.lora import layers_of
-    from finetune.model import head_of, without_weights
+    from finetune.model import head_of, regression_layer, without_weights
 
     labels = splits.labels
     _check_metrics(config, labels.task)
     _require_defined(best_by(config.checkpoint.best_by, labels.task), splits)
     model = without_weights(base, labels, config.model)
+    if labels.task == "regression":
+        regression_layer(model)
     if config.model.lora is None:
         frozen_depths(config.model, parts_of(model, model.base_model_prefix), 0)
     else:
@@ -162,7 +171,7 @@ def _build_optimizer(config: TrainConfig) -> None:
 
 @contextmanager
 def _refused(setting: str) -> Iterator[None]:
-    """Turn what torch or transformers say of a value into a ConfigError that names the setting."""
+    """Turn errors of torch or transformers about a value into a ConfigError that names the setting."""
     try:
         yield
     except FinetuneError:

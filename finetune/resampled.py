@@ -139,10 +139,19 @@ def _r2(predictions: Array, references: Array, draws: Array) -> Array:
 def _correlation(draws: Array, one: Array, other: Array) -> Array:
     """Pearson's correlation of the drawn rows; values are `[N]`, or `[R, N]` where they differ by resample."""
     rows = draws.sum(axis=1, keepdims=True)
+    one, other = (_in_unit(values) for values in (one, other))
     one, other = (values - (draws * values).sum(axis=1, keepdims=True) / rows for values in (one, other))
     top = (draws * one * other).sum(axis=1)
     bottom = np.sqrt((draws * one**2).sum(axis=1) * (draws * other**2).sum(axis=1))
     return np.clip(_divided(top, np.where(bottom < 1e-12, 0.0, bottom)), -1, 1)
+
+
+def _in_unit(values: Array) -> Array:
+    """Values less their mean and over their largest distance from it, so that no scale is lost in rounding."""
+    centered = values - values.mean()
+    size = np.abs(centered).max()
+    scaled: Array = centered / size if size > 0 else centered
+    return scaled
 
 
 def _ranks(draws: Array, values: Array) -> Array:

@@ -36,11 +36,10 @@ from finetune.measure import (
 )
 from finetune.metrics import best_by
 from finetune.model import body_config
-from finetune.planning import Plan, base_of, examples, plan_of, prepared, tokens_of, usual_lr
+from finetune.planning import Plan, base_of, examples, plan_of, prepared, tokens_of, usual_lr, work_folder
 from finetune.refusals import check_choices
 from finetune.report import ROW_NUMBERS, Measured
 from finetune.rows import Rows
-from finetune.run_identity import check_allowed
 from finetune.scores import activate
 from finetune.storage import CHECKPOINTS_ARE_WHOLE, GO_ON, full_disk_explained, writing
 from finetune.tokens import Tokens
@@ -81,13 +80,12 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
         FinetuneError: bad settings, data or base (before any training), or a run that diverged.
     """
     say, out = on_event or (lambda event: None), Path(config.out)
-    if config.resume and _is_finished(out):
+    if config.resume and artifact.is_finished(out):
         say(Said(f"{out} is finished: nothing to resume"))
         return _known_result(out)
     artifact.check_output(out, overwrite=config.overwrite)
-    check_allowed(config.allow_changed)
     with run_lock.locked(out), full_disk_explained():
-        return _train(config, data, say, out, out.with_name(f".{out.name}.run"))
+        return _train(config, data, say, out, work_folder(out))
 
 
 def _train(config: TrainConfig, data: Any, say: Listener, out: Path, work: Path) -> TrainResult:
@@ -299,10 +297,6 @@ def _require_same(folder: Path, model: Any, scores: Callable[[Any], Any]) -> Non
     read.set_attn_implementation(model.config._attn_implementation)  # training may have chosen another than the default
     if not np.array_equal(scores(model), scores(read)):
         raise TrainingError(f"the saved model does not give the scores of the trained one: {folder} is kept for a look")
-
-
-def _is_finished(out: Path) -> bool:
-    return (out / artifact.TRAIN_CONFIG).is_file() and (out / artifact.MANIFEST).is_file()
 
 
 def _known_result(out: Path) -> TrainResult:

@@ -20,6 +20,7 @@ from finetune.config import TrainConfig
 from finetune.errors import ConfigError
 from finetune.labels import LabelSpace
 from finetune.optim import weight_decay_of
+from finetune.target_scale import TargetScale
 
 if TYPE_CHECKING:
     from finetune.trainer import Examples
@@ -69,6 +70,7 @@ def identity(
     updates: int,
     batches: str,
     precision: str,
+    target: TargetScale | None = None,
 ) -> dict[str, str]:
     """Return what a run's checkpoints belong to: entry -> value in words.
 
@@ -76,11 +78,14 @@ def identity(
         config: resolved, the learning rates included.
         updates, batches: updates of the whole run, and its batch plan in words.
         precision: the arithmetic that `auto` came to.
+        target: the scale of a regression's targets, which the standardized ones no longer show.
     """
     entries = {"format": str(FORMAT), "base": base_fingerprint(base), "task": labels.task}
     entries["labels"] = ", ".join(labels.names)
     entries |= {"training rows": _fingerprint(train), "validation rows": _fingerprint(validation)}
     entries |= {"precision": precision, "batches": batches, "updates": str(updates)}
+    if target is not None:
+        entries["targets"] = json.dumps(target.to_json())
     entries["optimizer groups"] = _groups(config)
     for key, value in _flat(config.model_dump(mode="json")).items():
         if not any(key == name or key.startswith(f"{name}.") for name in WITHOUT_EFFECT):

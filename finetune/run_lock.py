@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from finetune.errors import ConfigError
-from finetune.file_lock import held
+from finetune.file_lock import held, is_held
 
 
 @contextmanager
@@ -24,14 +24,26 @@ def locked(out: Path) -> Iterator[None]:
             stack.callback(_remove_empty, missing)
             stack.enter_context(held(out))
         except BlockingIOError as error:
-            raise ConfigError(
-                f"another run is writing {out}: wait until it ends, stop it, or name another folder with --out"
-            ) from error
+            raise _held_by_another(out) from error
         except OSError as error:
             raise ConfigError(
                 f"{out} cannot be written: {error.strerror or error}. Name another folder with --out"
             ) from error
         yield
+
+
+def require_unlocked(out: Path) -> None:
+    """Refuse an output folder that another run is making.
+
+    Raises:
+        ConfigError: it is under way.
+    """
+    if is_held(out):
+        raise _held_by_another(out)
+
+
+def _held_by_another(out: Path) -> ConfigError:
+    return ConfigError(f"another run is writing {out}: wait until it ends, stop it, or name another folder with --out")
 
 
 def _remove_empty(folders: list[Path]) -> None:

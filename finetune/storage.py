@@ -18,7 +18,7 @@ FULL = (errno.ENOSPC, errno.EFBIG, *((errno.EDQUOT,) if hasattr(errno, "EDQUOT")
 """Error numbers of a full disk, of a file over a process's limit, and of a used-up quota."""
 
 FULL_IN_WORDS = (*(f"(os error {number})" for number in FULL), "inline_container", "PytorchStreamWriter failed")
-"""What safetensors and torch.save say in place of an error number."""
+"""What messages of safetensors and torch.save contain in place of an error number."""
 
 MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1, "adafactor": 0}
 """Values that each optimizer keeps for a weight it trains."""

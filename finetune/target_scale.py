@@ -17,8 +17,11 @@ import numpy.typing as npt
 BFLOAT16_STEP = 2.0**-9
 """Half the distance of neighboring bfloat16 numbers, over their size: the largest relative rounding error."""
 
-MOST_ROUNDING = 0.01
-"""Rounding error of a prediction, in standard deviations of the targets, that does no harm."""
+FLOAT32_STEP = 2.0**-24
+"""The same of float32, in which models are saved."""
+
+MOST_ROUNDING, TOO_MUCH_ROUNDING = 0.01, 0.1
+"""Rounding error of a prediction, in standard deviations of the targets: what does no harm, and what is refused."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,12 @@ class TargetScale:
     def survives_bfloat16(self) -> bool:
         """Whether a number of this size keeps what matters of it in bfloat16, which has three digits."""
         return max(abs(self.low), abs(self.high)) * BFLOAT16_STEP <= MOST_ROUNDING * self.std
+
+    @property
+    def survives_float32(self) -> bool:
+        """Whether float32, which has seven digits, tells such numbers apart; where all are the same, none need be."""
+        error = max(abs(self.low), abs(self.high)) * FLOAT32_STEP
+        return self.low == self.high or error <= TOO_MUCH_ROUNDING * self.std
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `target` in classifier.json."""

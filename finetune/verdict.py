@@ -1,4 +1,4 @@
-"""What is said of a finished run before its figures: whether it learned anything, and what its scores were measured on.
+"""Warnings and notes about a finished run: whether it learned anything, and what its scores were measured on.
 
 Every sentence is made here once, for the command line, the card, metrics.json and the web UI.
 """
@@ -32,9 +32,18 @@ SGD_FASTER = 100
 """How many times the rate of Adam stochastic gradient descent takes."""
 
 
+METRIC_OF_LOSS = {
+    "mean_squared_logarithmic_error": "msle",
+    "mean_absolute_error": "mae",
+    "huber": "mae",
+    "log_cosh": "mae",
+}
+"""Loss -> the metric that it lowers where that is not R2: a model may well give up R2 for it on skewed numbers."""
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of a run; each is a sentence, or empty where it is not so.
+    """Sentences about a finished run, each empty where it does not apply.
 
     Attributes:
         untrained: the model does no better than the majority (or mean) baseline.
@@ -71,7 +80,7 @@ def verdict_of(
     evaluations: int,
     usual_lr: float,
 ) -> Verdict:
-    """Return what is to be said of a run.
+    """Return the warnings and notes about a run.
 
     Args:
         measured: by split; `validation` is among them.
@@ -83,7 +92,8 @@ def verdict_of(
     validation = measured["validation"]
     advice = advice_of(config, usual_lr)
     untrained = ""
-    if not _has_learned(labels, validation, train_targets):
+    own = METRIC_OF_LOSS.get(config.loss.name) if config.loss is not None else None
+    if not _has_learned(labels, validation, train_targets, own):
         headline = METRICS_OF_TASK[labels.task][0]
         figures = f"{headline} {figure(validation.scored.metrics[headline]['value'])}, "
         figures += f"baseline {figure(validation.scored.baseline[headline])}"
@@ -107,8 +117,12 @@ def advice_of(config: TrainConfig, usual_lr: float) -> str:
     return "longer (--epochs), or on more rows"
 
 
-def _has_learned(labels: LabelSpace, measured: Measured, train_targets: Any) -> bool:
-    """Whether the headline metric is above the baseline's, beyond chance, or the answers tell the labels apart."""
+def _has_learned(labels: LabelSpace, measured: Measured, train_targets: Any, own: str | None) -> bool:
+    """Whether the headline metric is above the baseline's, beyond chance, or the answers tell the labels apart.
+
+    Args:
+        own: the metric of numbers that the loss lowers, where that is another one.
+    """
     headline = METRICS_OF_TASK[labels.task][0]
     scored = measured.scored
     if headline not in scored.metrics or headline not in scored.baseline:
@@ -130,10 +144,15 @@ def _has_learned(labels: LabelSpace, measured: Measured, train_targets: Any) -> 
         return True
     if labels.task == "multi_label":
         return is_above("macro_f1", scored.metrics["macro_f1"]["value"] - scored.baseline["macro_f1"])
-    # a model may well give up rows of the commonest label for those of the others
-    return labels.task != "regression" and bool(
-        np.quantile(resampled_values("mcc", predictions, references, measured.scores), CHANCE) > 0
-    )
+    if labels.task == "regression" and (own not in scored.metrics or own not in scored.baseline):
+        return False
+    if own is not None and scored.metrics[own]["value"] >= scored.baseline[own]:
+        return False
+    # a model may well give up rows of the commonest label for those of the others; and the mean of skewed numbers is
+    # easily beaten by another constant, so that their order counts too
+    association = "spearman" if labels.task == "regression" else "mcc"
+    drawn = resampled_values(association, predictions, references, measured.scores)
+    return bool(np.nanquantile(drawn, CHANCE) > 0)
 
 
 def _baseline_name(labels: LabelSpace, train_targets: Any) -> str:

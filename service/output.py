@@ -18,12 +18,10 @@ from typing import Any
 
 from finetune.artifact import write_json
 from finetune.file_lock import held
+from finetune.storage import FULL
 from finetune.tables import SUFFIXES
 from service.errors import BadRequest, ServiceError
 from service.sinks import Sink
-
-NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-"""What the system says where a file cannot grow: no space, over the limit of a file's size, over a quota."""
 
 
 class DiskFull(ServiceError):
@@ -118,11 +116,11 @@ class Unfinished:
 
 def is_no_room(error: OSError) -> bool:
     """Whether an error says that a file could not grow."""
-    return _number(error) in NO_ROOM
+    return _number(error) in FULL
 
 
 def disk_full(error: OSError, out: Path, rows: int, share: float, size: int) -> DiskFull:
-    """What to say where an output could not grow.
+    """Return the error for an output that could not grow.
 
     Args:
         rows: that are done and kept.
@@ -147,5 +145,5 @@ def disk_full(error: OSError, out: Path, rows: int, share: float, size: int) -> 
 
 def _number(error: OSError) -> int:
     """The number of a system's error; pyarrow puts it into its words only."""
-    told = re.search(r"\[errno (\d+)\]", str(error), re.IGNORECASE)
-    return error.errno or (int(told[1]) if told else 0)
+    match = re.search(r"\[errno (\d+)\]", str(error), re.IGNORECASE)
+    return error.errno or (int(match[1]) if match else 0)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from finetune import events, run_identity
+from finetune import cli, events, run_identity
 from finetune.checkpoints import (
     NOTE,
     STAMP,
@@ -180,6 +180,16 @@ def test_only_the_run_that_made_a_checkpoint_resumes_from_it(
     assert train(config(resume=True, optim={"epochs": 3}, **free), reviews).updates == 21
 
 
+def test_the_scale_of_targets_belongs_to_a_run(config: Make, reviews: Any) -> None:
+    rows = [row | {"label": 1.0 + (row["label"] == "yes")} for row in reviews]
+    settings: dict[str, Any] = {"data": {"task": "regression"}, "loss": "mean_squared_logarithmic_error"}
+    interrupted(config(optim={"epochs": 2}, **settings), rows)
+    # standardized they are the same
+    doubled = [row | {"label": 2 * row["label"]} for row in rows]
+    with pytest.raises(ConfigError, match="Different: targets: "):
+        train(config(optim={"epochs": 2}, resume=True, **settings), doubled)
+
+
 def test_safe_changes_are_allowed_by_name(config: Make, reviews: Any) -> None:
     interrupted(config(optim={"epochs": 2}), reviews)
     with pytest.raises(ConfigError, match="--allow-changed epochs --allow-changed lr"):
@@ -195,6 +205,13 @@ def test_safe_changes_are_allowed_by_name(config: Make, reviews: Any) -> None:
 def test_what_is_never_safe_cannot_be_allowed(config: Make, reviews: Any, name: str) -> None:
     with pytest.raises(ConfigError, match=f"allow_changed '{name}'.*epochs, lr, early_stopping, logging, checkpoint"):
         train(config(resume=True, allow_changed=[name]), reviews)
+
+
+def test_the_flag_and_the_setting_list_what_may_be_allowed() -> None:
+    [flag] = [option for option in cli.finetune.params if option.name == "allow_changed"]
+    field = TrainConfig.model_fields["allow_changed"].description or ""
+    for text in (getattr(flag, "help", ""), field):
+        assert all(name in text for name in run_identity.SAFE)
 
 
 def test_every_setting_counts_unless_it_is_named() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from finetune import cli
+from finetune import cli, run_lock
 from finetune.checkpoints import is_whole
 from finetune.tables import write_table
 
@@ -159,6 +159,14 @@ def test_a_dry_run_refuses_a_model_that_is_there(call: Call, table: Path, tiny_b
     (tmp_path / "m" / "config.json").write_text("{}")
     code, _, told = call(table, "--base", tiny_base, "--out", tmp_path / "m", "--dry-run")
     assert code == 2 and "already holds" in told
+
+
+def test_a_dry_run_refuses_an_output_that_another_run_writes(
+    call: Call, table: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    with run_lock.locked(tmp_path / "m"):
+        code, _, told = call(table, "--base", tiny_base, "--out", tmp_path / "m", "--dry-run")
+    assert code == 2 and "another run is writing" in told
 
 
 def test_choices_list_every_loss_with_its_sentence(call: Call) -> None:

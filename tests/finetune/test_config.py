@@ -85,6 +85,13 @@ def test_an_unknown_choice_or_knob_lists_what_there_is() -> None:
         pick(LOSSES, "sparse_categorical_crossentropy", {"label_smoothing": "a lot"}, what="loss")
 
 
+def test_an_exponent_without_a_point_is_a_number(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("base: topics\nout: m\nloss: {name: huber, delta: 1e6}\n")
+    for file, overrides in ((tmp_path / "run.yaml", []), (None, ["loss={name: huber, delta: 1E6}"])):
+        choice = configfile.load(file, overrides, base="topics", out="m", data__train="t.csv").loss
+        assert choice is not None and choice.knobs == {"delta": 1e6}
+
+
 def test_a_loss_that_does_not_fit_the_task_names_those_that_do() -> None:
     config = configfile.load(None, ["loss.name=mean_squared_error"], base="b", out="o")
     with pytest.raises(

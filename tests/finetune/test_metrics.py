@@ -143,6 +143,33 @@ def test_a_perfect_score_on_33_rows_has_an_interval() -> None:
         assert entry["high"] - entry["low"] > 0.05, name
 
 
+@pytest.mark.parametrize("rows", [2, 4, 8, 12, 20])
+def test_no_interval_of_few_rows_is_a_single_number(rows: int) -> None:
+    references = np.arange(rows) % 2
+    labels = LabelSpace("binary", ("a", "b"))
+    for predictions in (references, 1 - references, np.zeros_like(references)):
+        scores = np.where(np.eye(2)[predictions] > 0, 0.9, 0.1)
+        found = score(labels, predictions, references, scores, train_targets=references).metrics
+        for name, entry in found.items():
+            assert entry["low"] <= entry["value"] <= entry["high"], name
+            assert entry["high"] - entry["low"] > 0.01, name
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e9])
+def test_intervals_of_numbers_do_not_depend_on_their_scale(scale: float) -> None:
+    chance = np.random.default_rng(0)
+    references = chance.normal(size=20)
+    predictions = references + chance.normal(size=20) / 2
+    labels = LabelSpace("regression", ("n",))
+    plain, scaled = (
+        score(labels, unit * predictions, unit * references, unit * predictions[:, None], train_targets=references)
+        for unit in (1.0, scale)
+    )
+    for name, unit in (("r2", 1.0), ("pearson", 1.0), ("spearman", 1.0), ("mae", scale), ("mse", scale**2)):
+        expected = {key: value * unit for key, value in plain.metrics[name].items()}
+        assert scaled.metrics[name] == pytest.approx(expected, rel=1e-6), name
+
+
 def test_a_perfect_fit_of_numbers_has_an_interval_on_the_scale_of_the_baseline() -> None:
     references = np.arange(20.0)
     labels = LabelSpace("regression", ("n",))

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from finetune import events
 from finetune.config import TrainConfig
 from finetune.configfile import build, laid
-from finetune.errors import FinetuneError
+from finetune.errors import CheckpointError, ConfigError, FinetuneError
 from finetune.planning import plan
 from finetune.run import train
+from tests.support.checkpoints import save_tokenizer
 
 Make = Callable[..., TrainConfig]
 
@@ -43,6 +45,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"checkpoint.best_by": "mse"}, "'mse' does not fit task binary.*macro_f1.*loss"),
     ({"checkpoint.best_by": "acuracy"}, "no metric 'acuracy'. did you mean 'accuracy'"),
     ({"checkpoint.best_by": "roc_auc", "data.validation_size": 1}, "roc_auc is undefined on the 1 validation rows"),
+    ({"resume": True, "allow_changed": ["epoch"]}, "allow_changed 'epoch': did you mean 'epochs'"),
     ({"auxiliary": [{"name": "keep"}]}, "unknown auxiliary term 'keep'"),
 ]
 
@@ -76,3 +79,32 @@ def test_a_dry_run_refuses_what_training_refuses(
 )
 def test_a_dry_run_accepts_what_training_accepts(config: Make, reviews: Any, settings: dict[str, Any]) -> None:
     assert plan(build(laid(config().model_dump(mode="json"), settings)), reviews).regime.updates == 7
+
+
+def test_a_dry_run_refuses_checkpoints_of_another_run(config: Make, reviews: Any, tmp_path: Path) -> None:
+    def stop(event: events.Event) -> None:
+        if isinstance(event, events.Saved):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config(optim={"epochs": 2}), reviews, stop)
+    before = sorted(tmp_path.rglob("*"))
+    other = config(optim={"epochs": 2}, seed=7, resume=True)
+    for run in (plan, train):
+        with pytest.raises(ConfigError, match="made by another run. Different: .*seed: 42 -> 7"):
+            run(other, reviews)
+    assert plan(config(optim={"epochs": 2}, resume=True), reviews).regime.updates == 14
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_regression_is_refused_before_training_where_the_head_has_no_bias(config: Make, tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2Model
+
+    words = save_tokenizer(tmp_path / "gpt")
+    GPT2Model(GPT2Config(vocab_size=words, n_positions=128, n_embd=16, n_layer=1, n_head=2)).save_pretrained(
+        tmp_path / "gpt"
+    )
+    rows = [{"text": f"film {index}", "label": index / 7} for index in range(20)]
+    for run in (plan, train):
+        with pytest.raises(CheckpointError, match="linear layer with a bias: --set model.head=linear"):
+            run(config(base=str(tmp_path / "gpt"), data={"task": "regression"}), rows)

@@ -132,6 +132,15 @@ def test_one_number_for_all_rows_is_no_division_by_zero(config: Make, reviews: A
     assert read(result.path).settings.target == TargetScale(pytest.approx(0.1), 1.0, 0.1, 0.1)
 
 
+def test_numbers_that_a_saved_model_cannot_tell_apart_are_refused(config: Make, reviews: Any) -> None:
+    seconds = numbers(reviews, 1.0, 1.7e9)
+    with pytest.raises(ConfigError, match=r"from 1700000001 to 1700000003.*subtract a number near 170000000\d"):
+        plan(config(data=NUMBER), seconds)
+    assert plan(config(data=NUMBER), numbers(reviews, 1.0, 1e6)).splits.target is not None
+    alike = [row | {"label": 1.7e9} for row in seconds]
+    assert plan(config(data=NUMBER), alike).splits.target is not None
+
+
 def test_bfloat16_is_refused_where_its_three_digits_are_too_few(config: Make, reviews: Any) -> None:
     years = numbers(reviews, 1.0, 2000.0)
     with pytest.raises(ConfigError, match="save_dtype=bfloat16 keeps three digits"):

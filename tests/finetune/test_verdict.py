@@ -128,3 +128,16 @@ def test_what_is_wrong_is_said_first() -> None:
     whole = Verdict("untrained", "beaten", "chosen")
     assert whole.notes == ("untrained", "beaten", "chosen") and whole.warnings == ["untrained", "beaten"]
     assert Verdict().to_json() == {"untrained": None, "beaten": None, "chosen": None}
+
+
+def test_a_model_of_skewed_numbers_is_judged_by_what_its_loss_lowers() -> None:
+    chance = np.random.default_rng(0)
+    numbers = np.exp(chance.normal(0, 2, 100))
+    guesses = np.minimum(numbers, 2.0)  # right but for the large ones
+    learned = measured(NUMBER, numbers.tolist(), guesses[:, None], numbers)
+    constant = measured(NUMBER, numbers.tolist(), np.full((100, 1), np.median(numbers)), numbers)
+    settings = config(loss="mean_squared_logarithmic_error")
+    assert learned.scored.metrics["r2"]["value"] < 0
+    assert not said(NUMBER, learned, numbers, config=settings).untrained
+    assert constant.scored.metrics["msle"]["value"] < constant.scored.baseline["msle"]
+    assert said(NUMBER, constant, numbers, config=settings).untrained
