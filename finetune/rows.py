@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, repeat
 from typing import Any
@@ -70,7 +70,7 @@ class Rows:
     numbers: list[int]
     source: str
     groups: list[str] | None = None
-    origin: Origin | None = None
+    origin: Origin | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.texts)

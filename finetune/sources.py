@@ -100,7 +100,8 @@ def find_columns(source: Source, config: DataConfig, table: Table) -> Columns:
         if column is None:
             raise DataError(
                 f"which column holds the {what}? Say it with {flag}; there are: {shown(table.columns)}"
-                + (_flag_columns_hint(table, rest) if what == "label" else ""),
+                + (_flag_columns_hint(table, rest) if what == "label" else "")
+                + _layout_hint(table),
                 file=table.name,
             )
     return Columns(str(text), pair, str(label), several, shares)
@@ -171,6 +172,19 @@ def _flag_columns_hint(table: Table, columns: Sequence[str]) -> str:
         return ""
     flags = " ".join(f"--label {shlex.quote(name)}" for name in found)
     return f". {len(found)} columns hold zeros and ones: if each says whether one label holds, say {flags}"
+
+
+def _layout_hint(table: Table) -> str:
+    """What to say where the columns of a CSV or TSV file may have been read wrongly."""
+    if Path(table.name).suffix.lower() not in (".csv", ".tsv"):
+        return ""
+    if len(table.columns) == 1:
+        return ". This is the only column: if the table has more, name the mark between them with --separator"
+    return (
+        "; if the first row is no header, say --no-header"
+        if any("--no-header" in one for one in table.warnings)
+        else ""
+    )
 
 
 def _obvious_text(by_name: Mapping[str, str], label: str | None) -> tuple[str | None, str | None]:

@@ -73,7 +73,69 @@ def test_what_is_no_table_is_refused_by_its_kind() -> None:
 
 
 def test_splits_that_are_not_used_are_said_and_two_of_one_kind_are_refused() -> None:
-    rows = [{"text": text, "label": word} for text, word in zip(TEXTS, WORDS, strict=True)]
-    assert any("not used: 'unlabeled', 'extra'" in each for each in read(dict(train=rows, unlabeled=[], extra=1)).said)
+    table = rows(["neg", "pos"])
+    found = read({"train": table, "unlabeled": [], "extra": 1})
+    assert any("not used: 'unlabeled', 'extra'" in each for each in found.said)
     with pytest.raises(DataError, match="splits 'dev' and 'val' are both read as 'validation'"):
-        read({"train": rows, "dev": rows, "val": rows})
+        read({"train": table, "dev": table, "val": table})
+
+
+def rows(cells: list[Any], odd: Any = None, **more: Any) -> list[dict[str, Any]]:
+    labels = [cells[index % len(cells)] for index in range(40)]
+    if odd is not None:
+        labels[7] = odd
+    return [{"text": text, "label": label, **more} for text, label in zip(TEXTS, labels, strict=True)]
+
+
+@pytest.mark.parametrize("text", [{"a": "b"}, ["a", "b"], b"\xff", [1.0]])
+def test_a_text_that_is_no_text_is_refused_with_its_row(text: Any) -> None:
+    table = rows(["neg", "pos"])
+    table[7]["text"] = text
+    with pytest.raises(DataError, match=r"row 8, column 'text': the text is .*"):
+        read(table)
+
+
+@pytest.mark.parametrize("header", ["Text,LABEL", "text,label", " text , Label"])
+def test_a_header_is_repeated_in_any_case(tmp_path: Path, header: str) -> None:
+    lines = [f"{text},{word}" for text, word in zip(TEXTS, WORDS, strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label", *lines[:20], header, *lines[20:]]))
+    found = read(tmp_path / "t.csv")
+    assert (found.labels.names, found.counts["repeated_headers"]) == (("neg", "pos"), 1)
+
+
+def test_a_header_of_another_order_within_a_table_is_refused_with_its_row(tmp_path: Path) -> None:
+    lines = [f"{text},{word}" for text, word in zip(TEXTS, WORDS, strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label", *lines[:20], "label,text", "pos,more"]))
+    with pytest.raises(DataError, match=r"row 21: this row names the columns in another order"):
+        read(tmp_path / "t.csv")
+
+
+def test_columns_of_nearly_one_name_are_warned_of() -> None:
+    table: list[dict[str, Any]] = rows(["neg", "pos"])
+    table[30]["Label "] = table[30].pop("label")
+    found = read(table)
+    assert found.counts["empty_labels"] == 1
+    assert any("columns 'label' and 'Label ' differ only in case, blanks" in each for each in found.warnings)
+
+
+@pytest.mark.parametrize("first", ["\n\nsep=;\n", " sep=;\r\n", "\n \nSEP=;\n"])
+def test_the_separator_line_of_excel_may_follow_blank_lines(tmp_path: Path, first: str) -> None:
+    body = "".join(f'"{text}, or so";{word}\n' for text, word in zip(TEXTS, WORDS, strict=True))
+    (tmp_path / "t.csv").write_bytes((first + "text;label\n" + body + 'last;"pos";"x"\n').encode())
+    with pytest.raises(DataError, match=rf"row 41: .*\(line {first.count(chr(10)) + 42}\) has 3 cells"):
+        read(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_bytes((first + "text;label\n" + body).encode())
+    assert read(tmp_path / "t.csv").labels.names == ("neg", "pos")
+
+
+def test_the_way_out_is_named_where_columns_are_not_found(tmp_path: Path) -> None:
+    for mark, hint in (("^", "name the mark between them with --separator"), (",", "no header, say --no-header")):
+        body = "".join(f"{text}{mark}{word}\n" for text, word in zip(TEXTS, WORDS, strict=True))
+        (tmp_path / "t.csv").write_text(body)
+        with pytest.raises(DataError, match=hint):
+            read(tmp_path / "t.csv")
+
+
+def test_training_rows_that_all_stand_in_evaluation_are_refused() -> None:
+    with pytest.raises(DataError, match="every text of the training rows stands in evaluation too"):
+        read({"train": rows(["neg", "pos"]), "test": rows(["neg", "pos"])})
