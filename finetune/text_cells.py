@@ -25,7 +25,7 @@ def check_text(cell: Any, *, file: str, row: int, column: str) -> None:
             raise DataError(
                 "the text is bytes that are not UTF-8: decode it first", file=file, row=row, column=column
             ) from error
-    elif isinstance(cell, Mapping | list | tuple | set | frozenset) or getattr(cell, "ndim", 0):
+    elif isinstance(cell, Mapping | list | tuple | set | frozenset) or getattr(cell, "ndim", False):
         raise DataError(
             f"the text is a {type(cell).__name__}, and one text a row is wanted: write the text itself into the "
             "column, or name another one with --text",

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from finetune.chunks import chunks
 from finetune.data import Splits, load_splits
 from finetune.dataconfig import DataConfig
 from finetune.errors import DataError
@@ -60,6 +61,8 @@ def test_columns_of_one_name_are_refused_where_they_cannot_be_told_apart(tmp_pat
     for data in (frame, tmp_path / "t.parquet"):
         with pytest.raises(DataError, match=r"column 'label': several columns have this name: rename or drop"):
             read(data)
+    with pytest.raises(DataError, match="several columns have this name"):
+        chunks(tmp_path / "t.parquet", 10)
 
 
 def test_what_is_no_table_is_refused_by_its_kind() -> None:

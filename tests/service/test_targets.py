@@ -125,6 +125,7 @@ def test_numbers_are_finite_and_as_many_as_texts() -> None:
     assert classes_of(["b", "a", "b"]).tolist() == ["a", "b"]
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # a run of a few rows learns little
 def test_names_with_blanks_fit_and_come_back_as_they_were(tiny_base: Path) -> None:
     texts = [f"{'good' if index % 2 else 'bad'} film {index}" for index in range(40)]
     settings = {"precision": "float32", "tfidf_baseline": False}
