@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from finetune import separated
 from finetune.errors import DataError
 from finetune.table_options import TableOptions
+from finetune.tables import distinct_columns
 from finetune.text_encoding import encoding_of
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ def _parquet(file: Path, rows: int, options: TableOptions) -> Chunks:
     try:
         with pyarrow.parquet.ParquetFile(file) as closed:
             plain = closed.schema_arrow
+            distinct_columns(list(plain.names), str(file))
         texts = [name for name, kind in zip(plain.names, plain.types, strict=True) if pyarrow.types.is_string(kind)]
         # one long text said a million times takes no place in a file: as a dictionary, it takes none in memory either
         source = pyarrow.parquet.ParquetFile(file, read_dictionary=texts)

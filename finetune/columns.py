@@ -55,10 +55,34 @@ def obvious_column(names: Sequence[str], columns: Iterable[str], without: Collec
 
 def is_header(row: Mapping[str, Any], columns: Sequence[str]) -> bool:
     """Whether a row repeats the names of these columns, as in files that were joined with their headers."""
+    cased = len(columns) == 1  # one word may well be a text
     return all(
-        isinstance(cell := row.get(column), str) and (cell == column or _same_name(cell, column)) for column in columns
+        isinstance(cell := row.get(column), str) and (cell == column or _same_name(cell, column, cased=cased))
+        for column in columns
     )
 
 
-def _same_name(cell: str, column: str) -> bool:
-    return len(cell) <= len(column) + 16 and clean_name(cell) == clean_name(column)
+def is_misplaced_header(text: Any, label: Any, text_column: str, label_column: str, columns: Sequence[str]) -> bool:
+    """Whether the text and the label of a row are names of columns, one of them in the place of the other."""
+    if not isinstance(text, str) or not isinstance(label, str):
+        return False
+    if not (_same_name(text, label_column) or _same_name(label, text_column)):
+        return False
+    return text != label and all(any(_same_name(cell, column) for column in columns) for cell in (text, label))
+
+
+def twins_warned_of(read: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """Return a warning for each column whose name differs from one that is read in blanks, unseen marks or case."""
+    return [
+        f"the columns {name!r} and {other!r} differ only in case, blanks or invisible characters, and {name!r} is read"
+        for name in read
+        for other in columns
+        if other not in read and _same_name(other, name)
+    ]
+
+
+def _same_name(cell: str, column: str, *, cased: bool = False) -> bool:
+    if len(cell) > len(column) + 16:
+        return False
+    cell, column = clean_name(cell), clean_name(column)
+    return cell == column or (not cased and cell.lower() == column.lower())

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.columns import is_header
+from finetune.columns import is_header, is_misplaced_header, twins_warned_of
 from finetune.dataconfig import DataConfig, Source
 from finetune.errors import ConfigError, DataError
 from finetune.label_reading import LabelReading, RawRows, label_cells
@@ -27,9 +27,10 @@ from finetune.pairs import recast
 from finetune.rows import Origin, Rows, contradicted, joined, once, without
 from finetune.sources import Columns, column_named, find_columns, named_splits, options_of
 from finetune.splits import split
-from finetune.spool import Cells, chosen
+from finetune.spool import chosen
 from finetune.tables import Table
 from finetune.target_scale import TargetScale
+from finetune.text_cells import check_text, texts_of
 
 COUNTED = (
     "rows_read",
@@ -181,11 +182,13 @@ class _Reading:
             self.warn(f"{table.name}: {warning}")
         columns = find_columns(source, self.config, table)
         self._say(f"{table.name}: {columns}")
+        for sentence in twins_warned_of((columns.text, columns.label), table.columns):
+            self.warn(f"{table.name}: {sentence}")
         numbers = self._filled(source, table, columns)
         places = [number - 1 for number in numbers]
         cells = list(map(_shared(), label_cells(table, columns, places)))
-        texts = _texts(chosen(table.column(columns.text), places))
-        pairs = _texts(chosen(table.column(columns.text_pair), places)) if columns.text_pair is not None else None
+        texts = texts_of(chosen(table.column(columns.text), places))
+        pairs = texts_of(chosen(table.column(columns.text_pair), places)) if columns.text_pair is not None else None
         origin = Origin.of(table, places)
         return RawRows(Rows(texts, pairs, cells, numbers, table.name, self._groups(table, numbers), origin), columns)
 
@@ -222,6 +225,9 @@ class _Reading:
             elif all(map(is_missing, label)) if columns.several else is_missing(label):
                 self.counts["empty_labels"] += 1
             else:
+                check_text(text, file=table.name, row=number, column=columns.text)
+                check_text(pair, file=table.name, row=number, column=columns.text_pair or columns.text)
+                _check_header(text, label, columns, table, number)
                 kept.append(number)
         if not kept:
             labels = columns.labels_of(table)
@@ -278,6 +284,8 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
     evaluated = (validation, *tests.values())
     held = np.concatenate([rows.identities for rows in evaluated])
     train = without(train, held, counts, "also_in_evaluation")
+    if not len(train):
+        raise DataError("every text of the training rows stands in evaluation too: evaluate on other rows")
     train = _without_groups(train, evaluated, counts)
     labels = reading.labels.space(train.values)
     task_given = reading.config.task is not None
@@ -334,14 +342,6 @@ def _require_known(rows: Rows, labels: LabelSpace) -> None:
                 )
 
 
-def _texts(cells: Sequence[Any]) -> Sequence[str]:
-    return cells.decoded(_text) if isinstance(cells, Cells) else list(map(_text, cells))
-
-
-def _text(cell: Any) -> str:
-    return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell)
-
-
 def _is_labeled(columns: Columns, table: Table) -> bool:
     """Whether a table has a label in any of these columns."""
     return any(not is_missing(cell) for cells in columns.labels_of(table) for cell in cells)
@@ -357,6 +357,17 @@ def _repeats_header(text: Any, label: Any, columns: Columns) -> bool:
     cells = label if columns.several else (label,)
     names = columns.several or (columns.label,)
     return is_header({columns.text: text, **dict(zip(names, cells, strict=False))}, (columns.text, *names))
+
+
+def _check_header(text: Any, label: Any, columns: Columns, table: Table, number: int) -> None:
+    """Raise `DataError` for a row that names the columns in another order."""
+    if not columns.several and is_misplaced_header(text, label, columns.text, columns.label, table.columns):
+        raise DataError(
+            f"this row names the columns in another order ({text!r} under {columns.text!r}, {label!r} under "
+            f"{columns.label!r}), as where files were joined whose columns differ: write all rows in one order",
+            file=table.name,
+            row=number,
+        )
 
 
 def _is_left_out(row: dict[str, Any], source: Source) -> bool:

@@ -22,6 +22,9 @@ LONGEST_LITERAL = 100_000
 NAME_KEYS = ("name", "label", "title", "text", "value", "tag", "id")
 """Keys of a dict that may hold the name of a label, in the order in which they are looked for."""
 
+SCORE_KEYS = ("score", "probability", "prob", "confidence")
+"""Keys of a dict that say how far its label holds."""
+
 _STRING = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _WRAPPED = re.compile(r"(?:np\.|numpy\.)?(?:array|frozenset|set|list|tuple)\((.*)\)", re.DOTALL)
 _DTYPE = re.compile(r",\s*dtype=[^\]})]*$")
@@ -115,10 +118,15 @@ def items_of(listed: Sequence[Any]) -> list[Any]:
     """Return the labels of one list: names out of dicts, without nulls, a single inner list taken out.
 
     Raises:
-        ValueError: lists inside the list, or dicts without a name.
+        ValueError: lists inside the list, dicts without a name, or several with scores.
     """
     if len(listed) == 1 and isinstance(listed[0], list | tuple | set | frozenset):
         listed = list(structure_of(listed[0]) or ())  # [["a", "b"]]
+    if len(listed) > 1 and any(isinstance(item, Mapping) and set(item) & set(SCORE_KEYS) for item in listed):
+        raise ValueError(
+            'holds scores beside labels: write only the labels that hold, or shares such as {"positive": 0.7, '
+            '"negative": 0.3}'
+        )
     return [item for item in map(named, listed) if not is_missing(item)]
 
 

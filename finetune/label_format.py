@@ -11,8 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from finetune.errors import ConfigError, DataError
-from finetune.label_cells import flag_of, flag_row_of, is_named_dict, is_share, named
-from finetune.label_inference import decimal_of, example_of, id_lists_warned_of, infer_task, separator_of, single
+from finetune.label_cells import flag_of, flag_row_of, is_named_dict, is_share, looks_structured, named
+from finetune.label_inference import (
+    decimal_of,
+    example_of,
+    id_lists_warned_of,
+    infer_task,
+    separator_of,
+    single,
+    thousands_warned_of,
+)
 from finetune.label_numbers import NAMES, Decimal
 from finetune.label_survey import Entry, LabelCells, Survey, few, quoted, rows_of
 from finetune.label_text import name_of, number_of
@@ -151,6 +159,8 @@ class _Fitting:
         broken = survey.of("broken")
         if broken and (self.task == "multi_label" or (self.task is None and not few(rows_of(broken), survey.rows))):
             raise broken[0].error(_unreadable(broken[0].cell))
+        if broken and self.task is None:
+            self._report(broken, "begin or end with brackets, cannot be read as lists")
         if not structured or self.task == "multi_label":
             return True
         real = survey.of("list", "dict")
@@ -160,12 +170,15 @@ class _Fitting:
                 f"{quoted(first.cell)} is a list or dict, as in {rows_of(structured)} of {survey.rows} rows, and the "
                 "other rows hold plain labels: write all rows one way, or say --task multi-label"
             )
-        shown = ", ".join(f"{quoted(entry.cell)} in row {entry.row}" for entry in structured[:3])
-        self.warnings.append(
-            f"{rows_of(structured)} of {survey.rows} labels stand in brackets ({shown}) and are read as names like the "
-            "others; for several labels a row say --task multi-label"
-        )
+        self._report(structured, "stand in brackets", "; for several labels a row say --task multi-label")
         return False
+
+    def _report(self, entries: Sequence[Entry], what: str, then: str = "") -> None:
+        shown = ", ".join(f"{quoted(entry.cell)} in row {entry.row}" for entry in entries[:3])
+        self.warnings.append(
+            f"{rows_of(entries)} of {self.survey.rows} labels {what} ({shown}) and are read as names like the "
+            f"others{then}"
+        )
 
     def _dicts(self) -> LabelFormat:
         survey = self.survey
@@ -191,6 +204,12 @@ class _Fitting:
                 "every row's dict holds exactly one 1, so that it is read as one label a row; for several labels a row "
                 "say --task multi-label"
             )
+        votes = [entry for entry in entries if not _is_flags(entry) and not any(map(is_share, entry.value.values()))]
+        if self.task is None and rows_of(votes) * 2 > survey.rows:
+            self.warnings.append(
+                f"{quoted(votes[0].cell)} and others hold whole numbers, which are read as votes: shares of one label "
+                "a row; for one of these numbers write it into a column of its own"
+            )
         labels = {name for entry in entries for name in entry.value}
         return self._made("shares", self.task or single(len(labels)))
 
@@ -204,8 +223,10 @@ class _Fitting:
 
     def _lists(self, flag_rows: bool) -> LabelFormat:
         survey, names = self.survey, self.names
-        for entry in survey.of("broken"):
-            raise entry.error(_unreadable(entry.cell))
+        odd = survey.of("word", "number", "code", "flags")
+        for entry in (*survey.of("broken"), *odd):
+            if isinstance(entry.cell, str) and (entry.kind == "broken" or looks_structured(entry.cell)):
+                raise entry.error(_unreadable(entry.cell))
         entries = survey.of("list", "list in text")
         widths: Counter[int] = Counter()
         for entry in entries:
@@ -233,9 +254,9 @@ class _Fitting:
         votes = names is not None and self.task in ("binary", "multiclass") and set(widths) == {len(names)} != {1}
         if fractions or votes:
             return self._share_lists((fractions or entries)[0], width)
-        if self.task in ("binary", "multiclass"):
-            return self._made("lists", self.task)
-        return self._made("lists", "multi_label")
+        if odd:
+            self._report(odd, "are no lists")
+        return self._made("lists", self.task or "multi_label")
 
     def _indicators(self, first: Entry, width: int, flag_rows: bool) -> LabelFormat:
         if self.names is None:
@@ -270,11 +291,13 @@ class _Fitting:
         if self.task in (None, "regression") and self.names is None:
             decimal = self.decimal or decimal_of(survey)
         task = self.task or self._inferred(decimal)
-        if task != "regression":
+        if task != "regression" and self.task is not None:
             decimal = None
+        if task == "regression" and decimal is None:
+            self.warnings += thousands_warned_of(survey)
         if decimal is not None and self.decimal is None:
             self.said.append(f"numbers with {NAMES[decimal]}{example_of(survey, decimal)}")
-            self.warnings += id_lists_warned_of(survey, decimal) if self.task is None else []
+            self.warnings += id_lists_warned_of(survey, decimal, task) if self.task is None else []
         separator = separator_of(survey, self.known) if task == "multi_label" else None
         if separator is not None:
             self.said.append(f"several labels in one cell are separated by {separator!r}")
@@ -309,11 +332,10 @@ def _as_its_name(entry: Entry) -> None:
 
 
 def _is_flags(entry: Entry) -> bool:
-    """Whether a list or dict holds zeros and ones only; words such as yes are names in a list."""
+    """Whether a list or dict holds zeros and ones only, as numbers, truth values or texts."""
     if isinstance(entry.value, Mapping):
         return all(item is None or flag_of(item) is not None for item in entry.value.values())
-    digits = all(not isinstance(item, str) or item[:1] in ("0", "1") for item in entry.value)
-    return digits and all(flag_of(item) is not None for item in entry.value)
+    return all(flag_of(item) is not None for item in entry.value)
 
 
 def _unreadable(cell: Any) -> str:

@@ -30,7 +30,7 @@ def infer_task(survey: Survey, decimal: Decimal | None) -> tuple[Task, list[str]
     words = [entry for entry in survey.entries if values[id(entry)] is None]
     numbers = [entry for entry in survey.entries if values[id(entry)] is not None]
     if not words:
-        return _of_numbers(survey, [(values[id(entry)] or 0.0, entry) for entry in numbers]), []
+        return _of_numbers(survey, [(values[id(entry)] or 0.0, entry) for entry in numbers], decimal), []
     if all(entry.kind == "code" for entry in words):
         return _of_codes(survey, words), []
     _refuse_signs_and_marks(survey, words, numbers)
@@ -77,15 +77,27 @@ def example_of(survey: Survey, decimal: Decimal) -> str:
     return f": {first.cell.strip()} is read as {value:g}" if first is not None and value is not None else ""
 
 
-def id_lists_warned_of(survey: Survey, decimal: Decimal) -> list[str]:
+def id_lists_warned_of(survey: Survey, decimal: Decimal, task: Task) -> list[str]:
     """Return a warning where numbers such as 0,2 may be two ids; prices and measures have two digits or more."""
     cells = [entry.cell.strip() for entry in survey.texts() if "," in entry.cell]
     digits = {len(cell.rpartition(",")[2]) for cell in cells}
     if decimal != "," or max(digits, default=3) > 2 or digits == {2}:
         return []
+    flag = " (--task regression)" if task == "regression" else ""
     return [
-        f"cells such as {cells[0]} are read as numbers with decimal commas (--task regression); if they are several "
+        f"cells such as {cells[0]} are read as numbers with decimal commas{flag}; if they are several "
         "labels a row, say --task multi-label"
+    ]
+
+
+def thousands_warned_of(survey: Survey) -> list[str]:
+    """Return a warning where the point of every number such as 1.234 may be a thousands mark."""
+    pointed = [entry.cell.strip() for entry in survey.texts() if "." in entry.cell]
+    if not pointed or any(grouped(cell, ",") is None for cell in pointed):
+        return []
+    return [
+        f"cells such as {pointed[0]} are read as numbers with a decimal point; if the point is a thousands mark, say "
+        "--set data.decimal=,"
     ]
 
 
@@ -112,7 +124,7 @@ def _of_codes(survey: Survey, codes: Sequence[Entry]) -> Task:
     return single(len(survey.entries))
 
 
-def _of_numbers(survey: Survey, values: Sequence[tuple[float, Entry]]) -> Task:
+def _of_numbers(survey: Survey, values: Sequence[tuple[float, Entry]], decimal: Decimal | None) -> Task:
     fractions = [entry for value, entry in values if value != int(value)]
     whole = {value for value, _ in values if value == int(value)}
     odd, rows = rows_of(fractions), survey.rows
@@ -123,7 +135,12 @@ def _of_numbers(survey: Survey, values: Sequence[tuple[float, Entry]]) -> Task:
         )
     if fractions or len(whole) > MOST_INTEGER_CLASSES:
         return "regression"
-    return single(len(whole))
+    return single(len({_name(entry, decimal) for _, entry in values}))
+
+
+def _name(entry: Entry, decimal: Decimal | None) -> str:
+    value = grouped(entry.cell, decimal) if decimal is not None and isinstance(entry.cell, str) else None
+    return name_of(entry.cell if value is None else value)
 
 
 def _refuse_signs_and_marks(survey: Survey, words: Sequence[Entry], numbers: Sequence[Entry]) -> None:

@@ -12,7 +12,7 @@ from finetune.label_cells import flag_of, flag_row_of, items_of, named, structur
 from finetune.label_format import LabelFormat
 from finetune.label_numbers import grouped, read_number
 from finetune.label_survey import LabelCells, quoted
-from finetune.label_text import is_missing, name_of, number_of
+from finetune.label_text import CODE, is_missing, name_of, number_of
 from finetune.labels import Shares, shown
 
 NEAR_ONE, ROUNDED = 0.02, 0.005
@@ -77,7 +77,7 @@ def respelled(parts: Sequence[LabelCells], form: LabelFormat) -> list[str]:
         for cell, count in items.items():
             for item in _spelled_items(cell, form):
                 text = item.strip(" \t\r\n")
-                spellings.setdefault(name_of(item), Counter())[text] += count
+                spellings.setdefault(name_of(_number_or_cell(item, form)), Counter())[text] += count
     return [
         f"label {name!r} is spelled in {len(found)} ways, which are merged: "
         + ", ".join(f"{text!a} in {count} rows" for text, count in found.most_common(4))
@@ -99,6 +99,7 @@ def _spelled_items(cell: str, form: LabelFormat) -> Iterable[str]:
 
 def _value(cell: Any, form: LabelFormat, part: LabelCells, position: int) -> Any:
     try:
+        cell = cell.decode() if isinstance(cell, bytes) else cell
         if form.task == "regression":
             return _number(cell, form)
         structure = structure_of(cell) if form.brackets or not isinstance(cell, str) else None
@@ -114,9 +115,15 @@ def _value(cell: Any, form: LabelFormat, part: LabelCells, position: int) -> Any
             return _one_of(_names(items_of(structure), form), form)
         if form.task == "multi_label":
             return _names(_parts(cell, form.separator), form)
-        return _known_name(cell, form)
+        return _known_name(_number_or_cell(cell, form), form)
     except ValueError as error:
         raise part.error(position, f"{quoted(cell)} {error}") from error
+
+
+def _number_or_cell(cell: Any, form: LabelFormat) -> Any:
+    """The number in a text where the column has decimal commas or thousands marks; other cells as they are."""
+    value = grouped(cell, form.decimal) if form.decimal is not None and isinstance(cell, str) else None
+    return cell if value is None else value
 
 
 def _number(cell: Any, form: LabelFormat) -> float:
@@ -205,7 +212,7 @@ def _known_name(item: Any, form: LabelFormat) -> str:
     names = form.names
     if names is None or name in names:
         return form.known.get(name, name)
-    if name.isdecimal() and int(name) < len(names):
+    if name.isdecimal() and not CODE.match(name) and int(name) < len(names):
         return form.known.get(names[int(name)], names[int(name)])
     raise ValueError(
         f"is neither one of {shown(names)} nor a number below {len(names)}, and data.label_names lists all labels"

@@ -118,6 +118,11 @@ def _entry(cell: Any, part: LabelCells, position: int) -> Entry:
     value = structure_of(cell)
     if value is not None:
         return Entry(cell, "list" if isinstance(value, list) else "dict", value, part, position)
+    if isinstance(cell, bytes):
+        try:
+            return _entry(cell.decode(), part, position)
+        except UnicodeDecodeError as error:
+            raise part.error(position, f"{quoted(cell)} is not UTF-8 text") from error
     return Entry(cell, "word" if number_of(cell) is None else "number", None, part, position)
 
 

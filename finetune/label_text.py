@@ -15,10 +15,11 @@ from typing import Any
 
 _UNSEEN = (
     "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f"
-    "\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
+    "\u202a-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb"
 )
 INVISIBLE = re.compile(f"[{_UNSEEN}]")
-"""Characters without a glyph or a width: control characters, zero-width marks, soft hyphens, bidi marks, fillers."""
+"""Characters without a glyph or a width: control characters, zero-width marks, soft hyphens, bidi marks, fillers,
+variation selectors, and lone surrogates, which no file can hold."""
 
 _JOINED = "[\u0590-\u1fff\u231a-\U0001faff]"
 JOINER = re.compile(f"(?<!{_JOINED})[\u200c\u200d]|[\u200c\u200d](?!{_JOINED})")
@@ -49,7 +50,8 @@ def clean(text: str) -> str:
 
 
 def is_missing(cell: Any) -> bool:
-    """Return whether a cell holds nothing: None, pd.NA, NaT, NaN of any type, or a text without a visible character."""
+    """Return whether a cell holds nothing: None, pd.NA, NaT, NaN of any type, a masked value, or a text without a
+    visible character."""
     if isinstance(cell, str):
         return not cell or not ("!" <= cell[0] <= "~" or VISIBLE.search(cell))
     if cell is None:
@@ -58,7 +60,7 @@ def is_missing(cell: Any) -> bool:
         return False
     if isinstance(cell, Decimal):
         return cell.is_nan()
-    if type(cell).__name__ in ("NAType", "NaTType"):
+    if type(cell).__name__ in ("NAType", "NaTType", "MaskedConstant"):
         return True
     if isinstance(cell, bytes):
         return not cell.strip()
@@ -76,7 +78,10 @@ def number_of(cell: Any) -> float | None:
         cell = text
     elif _is_truth(cell) or not isinstance(cell, Real | Decimal):
         return None
-    value = float(cell)
+    try:
+        value = float(cell)
+    except OverflowError:
+        return None  # a whole number beyond all floats
     return value if math.isfinite(value) else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from finetune.label_inference import SEPARATORS
@@ -33,7 +34,7 @@ def label_warnings(values: Sequence[Any], labels: LabelSpace, column: str, *, ta
     if labels.task == "regression":
         return [] if task_given else _number_warnings(values, column)
     counts = Counter(name for value in values for name in names_in(value))
-    found = _alike(counts)
+    found = _alike(counts) + (_uncut(counts, column) if labels.task == "multi_label" else [])
     if not task_given and labels.task != "multi_label":
         found += _tags(counts, column) + _ratings(counts, column) + _ids(counts, len(values), column)
     return found + _few(counts, labels) + (_rare(counts, labels, len(values)) if labels.task == "multi_label" else [])
@@ -54,9 +55,8 @@ def _alike(counts: Counter[str]) -> list[str]:
     groups: dict[Any, list[str]] = {}
     for name in sorted(counts, key=natural_key):
         groups.setdefault(name.casefold(), []).append(name)
-        number = number_of(name)
-        if number is not None:
-            groups.setdefault(number, []).append(name)
+        if number_of(name) is not None:
+            groups.setdefault(Decimal(name.replace("\u2212", "-")), []).append(name)
     return [
         "labels that differ only in "
         + ("case" if isinstance(key, str) else "how a number is spelled")
@@ -79,6 +79,18 @@ def _tags(counts: Counter[str], column: str) -> list[str]:
                 f"column {column!r} looks like several labels in one cell, separated by {mark!r} ({quoted(marked[0])} "
                 f"and others share {shown(shared, 3)}), and each combination is read as one label: for "
                 "several labels a row say --task multi-label, to keep the combinations --task multiclass"
+            ]
+    return []
+
+
+def _uncut(counts: Counter[str], column: str) -> list[str]:
+    """Labels such as `joy, love` beside the labels `joy` and `love`."""
+    for mark in SEPARATORS:
+        names = [name for name in counts if mark in name and all(part.strip() in counts for part in name.split(mark))]
+        if names:
+            return [
+                f"column {column!r} has labels such as {quoted(names[0])} in {counts[names[0]]} rows, whose parts are "
+                f"labels themselves: if {mark!r} separates labels there, write all rows with one mark, or as lists"
             ]
     return []
 

@@ -21,8 +21,8 @@ from finetune.table_options import SEPARATORS, TableOptions
 from finetune.text_encoding import LONGEST_LINE, blocks, encoding_of
 
 SAMPLE_CHARACTERS, SAMPLE_ROWS = 1 << 18, 400
-SEP_LINE = re.compile(r'\ufeff?"?sep=(\\t|[^\r\n"])"?[,;\t|]*\r?\n?', re.IGNORECASE)
-"""Excel's first line that names the separator."""
+SEP_LINE = re.compile(r'\ufeff?(?:[ \t]*\r?\n)*[ \t]*"?sep=(\\t|[^\r\n"])"?[,;\t|]*\r?\n?', re.IGNORECASE)
+"""Excel's first line that names the separator, with the blank lines before it."""
 
 Rows = list[list[str]]
 
@@ -86,7 +86,9 @@ def dialect_of(file: Path, options: TableOptions) -> Dialect:
     notes = [said, None if layout.separator in ",\t" else f"separator {layout.separator!r}"]
     quoted, warnings = layout.quoted, []
     if any(b'"' in block for block in blocks(file)):
-        verdict = _verdict(file, encoding, layout, 1 if named else 0, has_header=options.header)
+        verdict = _verdict(
+            file, encoding, layout, len(named[0].splitlines()) if named else 0, has_header=options.header
+        )
         quoted, warnings = verdict.quoted, [*verdict.warnings]
         notes.append(verdict.note)
     if options.header and (reason := _header_is_data(layout.rows, columns)):
@@ -115,8 +117,17 @@ def opened(file: Path | IO[bytes], encoding: str) -> IO[str]:
 
 def stream_lines(stream: IO[str]) -> Iterable[str]:
     """The lines of a file from its header on: without a byte order mark and Excel's `sep=` line."""
-    first = stream.readline()
-    return stream if SEP_LINE.fullmatch(first) else chain([first.removeprefix("\ufeff")], stream)
+    return _body(stream)[0]
+
+
+def _body(stream: IO[str]) -> tuple[Iterable[str], int]:
+    """The lines of a file from its header on, and how many lines were left out before them."""
+    first = [stream.readline()]
+    while first[-1] and not first[-1].strip("\ufeff \t\r\n"):
+        first.append(stream.readline())
+    if SEP_LINE.fullmatch("".join(first)):
+        return stream, len(first)
+    return chain([first[0].removeprefix("\ufeff"), *first[1:]], stream), 0
 
 
 def batches(raw: IO[bytes], dialect: Dialect, count: int) -> Iterator[Rows]:
@@ -185,9 +196,7 @@ def _fitted(rows: Rows, width: int, before: int, dialect: Dialect) -> Rows:
 def _line_of(dialect: Dialect, number: int) -> int:
     """The line that a row begins on."""
     with opened(dialect.file, dialect.encoding) as stream:
-        first = stream.readline()
-        offset = 1 if SEP_LINE.fullmatch(first) else 0
-        lines = stream if offset else chain([first.removeprefix("\ufeff")], stream)
+        lines, offset = _body(stream)
         reader = csv.reader(lines, **_format(dialect.separator, dialect.quoted, dialect.spaced))
         if dialect.has_header:
             next(row for row in reader if not is_blank(row))

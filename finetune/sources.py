@@ -1,6 +1,6 @@
 """Where tables come from, and which of their columns is what.
 
-Knows: files, folders of splits, Hub datasets, pandas, `datasets` and lists of dicts; obvious column names.
+Knows: files, folders of splits, Hub datasets; obvious column names.
 Does not know: tasks, labels, splits that have to be made.
 """
 
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,22 +19,13 @@ from finetune.errors import DataError
 from finetune.label_cells import flag_of
 from finetune.label_text import is_missing
 from finetune.labels import shown
-from finetune.spool import Cells, Records
+from finetune.spool import Records
 from finetune.table_options import TableOptions
 from finetune.tables import SUFFIXES, Table, read_table
+from finetune.tables_in_memory import SPLIT_NAMES, splits_in_memory
 
 ROWS_FOR_HINT = 200
 """Rows that are looked at to find columns of zeros and ones."""
-
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-}
 
 PAIR_NAMES = (
     ("text", "text_pair"),
@@ -110,7 +100,8 @@ def find_columns(source: Source, config: DataConfig, table: Table) -> Columns:
         if column is None:
             raise DataError(
                 f"which column holds the {what}? Say it with {flag}; there are: {shown(table.columns)}"
-                + (_flag_columns_hint(table, rest) if what == "label" else ""),
+                + (_flag_columns_hint(table, rest) if what == "label" else "")
+                + _layout_hint(table),
                 file=table.name,
             )
     return Columns(str(text), pair, str(label), several, shares)
@@ -136,14 +127,14 @@ def named_splits(source: Source, data: Any = None, options: TableOptions | None 
     if not is_file and options != TableOptions():
         raise DataError("--encoding, --separator and --no-header are for files: leave them out", file=source.path)
     if data is not None:
-        return _splits_of(data, source.path)
+        return splits_in_memory(data, source.path)
     if path.is_dir():
         return _splits_of_folder(path, options)
     if path.is_file() or path.suffix.lower() in SUFFIXES:
         return {"train": read_table(path, options)}
     if path.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?(@[\w./-]+)?(#.+)?", source.path):
         raise DataError(f"no table: give a {', '.join(SUFFIXES)} file or a Hub dataset id", file=source.path)
-    return _splits_of(_from_hub(source.path), source.path)
+    return splits_in_memory(_from_hub(source.path), source.path)
 
 
 def _asked(name: str | None, table: Table, flag: str) -> str | None:
@@ -181,6 +172,19 @@ def _flag_columns_hint(table: Table, columns: Sequence[str]) -> str:
         return ""
     flags = " ".join(f"--label {shlex.quote(name)}" for name in found)
     return f". {len(found)} columns hold zeros and ones: if each says whether one label holds, say {flags}"
+
+
+def _layout_hint(table: Table) -> str:
+    """What to say where the columns of a CSV or TSV file may have been read wrongly."""
+    if Path(table.name).suffix.lower() not in (".csv", ".tsv"):
+        return ""
+    if len(table.columns) == 1:
+        return ". This is the only column: if the table has more, name the mark between them with --separator"
+    return (
+        "; if the first row is no header, say --no-header"
+        if any("--no-header" in one for one in table.warnings)
+        else ""
+    )
 
 
 def _obvious_text(by_name: Mapping[str, str], label: str | None) -> tuple[str | None, str | None]:
@@ -236,81 +240,6 @@ def _one_table(folder: Path, parts: list[Table]) -> Table:
         notes or None,
         warnings,
     )
-
-
-def _splits_of(data: Any, name: str) -> dict[str, Table]:
-    if isinstance(data, Mapping):  # DatasetDict is a dict as well
-        found = {SPLIT_NAMES[split]: _table(rows, name) for split, rows in data.items() if split in SPLIT_NAMES}
-        if "train" in found:
-            found = {"train": found.pop("train"), **found}
-        else:
-            raise DataError(f"there is no split 'train' (there are: {shown(list(data))})", file=name)
-        return found
-    return {"train": _table(data, name)}
-
-
-def _table(data: Any, name: str) -> Table:
-    rows: Sequence[dict[str, Any]]
-    if hasattr(data, "to_dict") and hasattr(data, "iloc"):  # pandas
-        columns = [str(column) for column in data.columns]
-        rows = [{str(key): value for key, value in row.items()} for row in data.to_dict(orient="records")]
-    elif hasattr(data, "to_dicts") and hasattr(data, "columns"):  # polars
-        columns, rows = list(data.columns), data.to_dicts()
-    elif hasattr(data, "features") and hasattr(data, "column_names"):  # datasets.Dataset
-        columns, rows = list(data.column_names), _records_of(data)
-    elif isinstance(data, list) and all(isinstance(row, Mapping) for row in data):
-        rows = [dict(row) for row in data]
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-    else:
-        raise DataError(
-            "a table should be a pandas or polars DataFrame, a datasets.Dataset or a list of dicts, "
-            f"not {type(data).__name__}"
-        )
-    if not rows:
-        raise DataError("the table has no rows", file=name)
-    return Table(columns, rows, name)
-
-
-def _records_of(dataset: Any) -> Records:
-    """The rows of a `datasets.Dataset`, left where they lie; numbers of a ClassLabel column become its names."""
-    arrow = dataset.flatten_indices().with_format("arrow")[:]
-    cells = {name: Cells(arrow.column(name).chunks) for name in dataset.column_names}
-    for name, kind in dataset.features.items():
-        decode = _names_by(kind)
-        if decode is not None:
-            cells[name] = cells[name].decoded(decode)
-    return Records(cells)
-
-
-def _names_by(kind: Any) -> Callable[[Any], Any] | None:
-    """What replaces the numbers of a ClassLabel by its names, also in lists and dicts; None where there are none."""
-    if hasattr(kind, "int2str"):
-        return partial(_name_of, tuple(kind.names))
-    if isinstance(kind, dict):
-        inner = {key: decode for key, one in kind.items() if (decode := _names_by(one)) is not None}
-        return partial(_named_members, inner) if inner else None
-    inside = kind[0] if isinstance(kind, list) and kind else getattr(kind, "feature", None)
-    decode = _names_by(inside) if inside is not None else None
-    return partial(_named_items, decode) if decode is not None else None
-
-
-def _named_items(decode: Callable[[Any], Any], value: Any) -> Any:
-    return [decode(item) for item in value] if isinstance(value, list) else value
-
-
-def _named_members(decodes: Mapping[str, Callable[[Any], Any]], value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {key: decodes[key](item) if key in decodes else item for key, item in value.items()}
-
-
-def _name_of(names: Sequence[str], value: Any) -> Any:
-    """The name of a class number; -1 is no label, by the rule of `datasets`."""
-    if not isinstance(value, int) or value == -1:
-        return None if value == -1 else value
-    if not 0 <= value < len(names):
-        raise DataError(f"class number {value} is none of the {len(names)} classes of its ClassLabel column")
-    return names[value]
 
 
 def _from_hub(name: str) -> Any:

@@ -7,6 +7,7 @@ Does not know: which column is what.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import separated
+from finetune.class_names import Decode, features_of_parquet, names_by
 from finetune.errors import DataError
 from finetune.spool import ROWS_AT_ONCE, Cells, Records, Spool
 from finetune.table_options import TableOptions
@@ -87,9 +89,39 @@ def _read_separated(file: Path, options: TableOptions) -> Table:
         return replace(_spooled(spool, dialect.columns, file, dialect.note), warnings=dialect.warnings)
 
 
-def _spooled(spool: Spool, columns: list[str], file: Path, note: str | None = None) -> Table:
+def _plain(array: Any) -> Any:
+    """An Arrow array of a kind that the spool can store and take rows of."""
+    import pyarrow
+
+    if isinstance(array, pyarrow.DictionaryArray):
+        return array.dictionary_decode()  # each batch may bring a dictionary of its own, which the spool cannot replace
+    if pyarrow.types.is_string_view(array.type):
+        return array.cast(pyarrow.large_string())
+    return array.cast(pyarrow.large_binary()) if pyarrow.types.is_binary_view(array.type) else array
+
+
+def distinct_columns(columns: list[str], name: str) -> list[str]:
+    """Return the column names of a table in which each stands once.
+
+    Raises:
+        DataError: two columns of one name.
+    """
+    twice = next((column for column, count in Counter(columns).items() if count > 1), None)
+    if twice is not None:
+        raise DataError("several columns have this name: rename or drop all but one", file=name, column=twice)
+    return columns
+
+
+def _spooled(
+    spool: Spool,
+    columns: list[str],
+    file: Path,
+    note: str | None = None,
+    decodes: Mapping[str, Decode | None] | None = None,
+) -> Table:
     batches = spool.batches()
     cells = {name: Cells([batch.column(index) for batch in batches]) for index, name in enumerate(columns)}
+    cells |= {name: cells[name].decoded(decode) for name, decode in (decodes or {}).items() if decode is not None}
     return Table(columns, Records(cells), str(file), note)
 
 
@@ -134,15 +166,12 @@ def _read_parquet(file: Path, options: TableOptions) -> Table:
 
     try:
         with Spool() as spool, pyarrow.parquet.ParquetFile(file) as stream:
-            columns = list(stream.schema_arrow.names)
+            columns = distinct_columns(list(stream.schema_arrow.names), str(file))
+            features = features_of_parquet(stream.schema_arrow.metadata)
             for batch in stream.iter_batches(ROWS_AT_ONCE):
-                # each batch may bring a dictionary of its own, which the file format of the spool cannot replace
-                arrays = [
-                    array.dictionary_decode() if isinstance(array, pyarrow.DictionaryArray) else array
-                    for array in batch.columns
-                ]
-                spool.add(pyarrow.RecordBatch.from_arrays(arrays, columns))
-            return _spooled(spool, columns, file)
+                spool.add(pyarrow.RecordBatch.from_arrays(list(map(_plain, batch.columns)), columns))
+            decodes = {name: names_by(features.get(name)) for name in columns}
+            return _spooled(spool, columns, file, decodes=decodes)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"not a readable Parquet file ({' '.join(str(error).split())})", file=str(file)) from error
 

@@ -6,15 +6,16 @@ Nothing here knows models; how a name is normalized is finetune's rule for every
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from finetune.label_cells import flag_of
-from finetune.label_text import is_missing, name_of
+from finetune.label_cells import flag_of, looks_structured, structure_of
+from finetune.label_survey import quoted
+from finetune.label_text import is_missing, name_of, number_of
 from service.errors import BadRequest
 
 Array = npt.NDArray[Any]
@@ -47,7 +48,7 @@ def targets_of(y: Any, rows: int) -> Targets:
     """
     columns = list(map(str, y.columns)) if hasattr(y, "columns") else None
     y = y.toarray() if hasattr(y, "toarray") else y  # a sparse matrix
-    if isinstance(y, str) or not isinstance(y, Iterable):
+    if isinstance(y, str | Mapping) or not isinstance(y, Iterable) or getattr(y, "ndim", 1) == 0:
         raise BadRequest(f"y is a list of labels, not {type(y).__name__}")
     if getattr(y, "ndim", 1) == 2 or columns is not None:
         matrix = np.asarray(y)
@@ -60,7 +61,7 @@ def targets_of(y: Any, rows: int) -> Targets:
     if labels and all(kinds):
         lists = [list(label) for label in labels]
         if _are_indicators(lists):
-            return _of_matrix(np.asarray(lists), None, rows)
+            return _of_matrix(np.asarray([[flag_of(item) for item in row] for row in lists]), None, rows)
         return _of_lists(lists)
     if any(kinds):
         position = kinds.index(not kinds[0])
@@ -68,6 +69,7 @@ def targets_of(y: Any, rows: int) -> Targets:
             f"label {position + 1} of {rows} is {type(labels[position]).__name__}, unlike the labels before"
         )
     _require_present(labels)
+    _require_plain(labels)
     classes, names = _classes(labels)
     by_value = dict(zip(classes.tolist(), names, strict=True))
     listed = np.asarray(labels, dtype=classes.dtype).tolist()
@@ -85,11 +87,11 @@ def numbers_of(y: Any, rows: int) -> list[float]:
     _require_present(labels)
     for position, label in enumerate(labels):
         try:
-            if math.isfinite(float(label)):
+            if math.isfinite(float(label)) and (not isinstance(label, str) or number_of(label) is not None):
                 continue
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
-        raise BadRequest(f"label {position + 1} of {rows} is {label!r}, not a finite number")
+        raise BadRequest(f"label {position + 1} of {rows} is {quoted(label)}, not a finite number")
     return [float(label) for label in labels]
 
 
@@ -120,6 +122,8 @@ def _of_matrix(matrix: Array, columns: Sequence[str] | None, rows: int) -> Targe
 
 def _of_lists(lists: list[list[Any]]) -> Targets:
     for position, row in enumerate(lists):
+        if any(_is_listed(item) or isinstance(item, Mapping) for item in row):
+            raise BadRequest(f"label {position + 1} of {len(lists)} holds a list or dict inside a list: {row!r}")
         if any(map(is_missing, row)):
             raise BadRequest(f"label {position + 1} of {len(lists)} holds a missing label: {row!r}")
     classes, names = _classes([label for row in lists for label in row])
@@ -167,6 +171,21 @@ def _require_present(labels: Sequence[Any]) -> None:
         raise BadRequest(f"label {position + 1} of {len(labels)} is missing ({labels[position]!r})")
 
 
+def _require_plain(labels: Sequence[Any]) -> None:
+    """Refuse texts that spell lists, as a CSV file holds them: each would be a label of its own."""
+    spelled = [
+        index
+        for index, label in enumerate(labels)
+        if isinstance(label, str) and looks_structured(label) and structure_of(label) is not None
+    ]
+    if len(spelled) * 2 > len(labels):
+        first = spelled[0]
+        raise BadRequest(
+            f"label {first + 1} of {len(labels)} is the text of a list or dict ({quoted(labels[first])}): give lists, "
+            "for example y.map(ast.literal_eval)"
+        )
+
+
 def _is_listed(label: Any) -> bool:
     return (
         isinstance(label, list | tuple | set | frozenset)
@@ -176,9 +195,6 @@ def _is_listed(label: Any) -> bool:
 
 
 def _are_indicators(lists: Sequence[Sequence[Any]]) -> bool:
-    """Whether equally long rows hold zeros and ones only: lists of ids never hold one twice."""
+    """Whether equally long rows hold zeros and ones only, as numbers, truth values or texts."""
     width = len(lists[0])
-    return width > 1 and all(
-        len(row) == width and all(not isinstance(item, str) and flag_of(item) is not None for item in row)
-        for row in lists
-    )
+    return width > 1 and all(len(row) == width and all(flag_of(item) is not None for item in row) for row in lists)

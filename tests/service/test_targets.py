@@ -83,6 +83,12 @@ def test_a_missing_label_is_an_error_with_its_position(missing: Any) -> None:
         ZeroShotEstimator().fit(None, ["a", missing])
 
 
+@pytest.mark.parametrize(("no", "yes"), [(0, 1), ("0", "1"), ("False", "True"), (False, True)])
+def test_rows_of_zeros_and_ones_are_an_indicator_however_they_are_spelled(no: Any, yes: Any) -> None:
+    targets = targets_of([[yes, no, no], [no, yes, yes], [no, no, no]], 3)
+    assert targets.form == "indicator" and targets.values == [["0"], ["1", "2"], []]
+
+
 @pytest.mark.parametrize(
     ("y", "message"),
     [
@@ -94,6 +100,11 @@ def test_a_missing_label_is_an_error_with_its_position(missing: Any) -> None:
         ([{"a": 1}, {"a": 2}, {"a": 3}], "cannot be sorted or compared"),
         (["a", "b"], "X holds 3 texts, and y 2 labels"),
         ("abc", "y is a list of labels, not str"),
+        ({"a": 1, "b": 2, "c": 3}, "y is a list of labels, not dict"),
+        (np.array("a"), "y is a list of labels, not ndarray"),
+        ([[["a"]], [["b"]], []], "label 1 of 3 holds a list or dict inside a list"),
+        (["['a', 'b']", "['a']", "c"], r"label 1 of 3 is the text of a list or dict .*ast.literal_eval"),
+        (np.ma.array([1, 2, 3], mask=[0, 1, 0]), "label 2 of 3 is missing"),
         (np.array([[1, 0], [0, 2], [1, 1]]), "row 2 of 3, column 2 of y is 2, not 0 or 1"),
         (np.array([[1, 0], [0, np.nan], [1, 1]]), "row 2 of 3, column 2 of y is missing"),
     ],
@@ -106,7 +117,7 @@ def test_what_cannot_be_told_apart_or_compared_is_refused(y: Any, message: str) 
 def test_numbers_are_finite_and_as_many_as_texts() -> None:
     assert numbers_of(np.array([[1], [2]]), 2) == [1.0, 2.0]
     assert numbers_of(pd.Series([1, 2], dtype="Int64"), 2) == [1.0, 2.0]
-    for wrong in ("many", float("inf")):
+    for wrong in ("many", float("inf"), "007", "1_000", 10**400):
         with pytest.raises(BadRequest, match="label 2 of 2 is .*, not a finite number"):
             numbers_of([1, wrong], 2)
     with pytest.raises(BadRequest, match="X holds 3 texts, and y 2 labels"):
@@ -114,6 +125,7 @@ def test_numbers_are_finite_and_as_many_as_texts() -> None:
     assert classes_of(["b", "a", "b"]).tolist() == ["a", "b"]
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # a run of a few rows learns little
 def test_names_with_blanks_fit_and_come_back_as_they_were(tiny_base: Path) -> None:
     texts = [f"{'good' if index % 2 else 'bad'} film {index}" for index in range(40)]
     settings = {"precision": "float32", "tfidf_baseline": False}
