@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -20,6 +20,8 @@ from sklearn.preprocessing import FunctionTransformer
 from service import load
 from service.errors import BadRequest
 from service.estimator import FineTunedClassifier, FineTunedRegressor, ZeroShotEstimator
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # runs of a few updates
 
 TEXTS = [f"{'good great loved' if index % 2 else 'bad awful hated'} film {index}" for index in range(60)]
 LABELS = np.array(["yes" if index % 2 else "no" for index in range(60)])
@@ -34,6 +36,11 @@ def quick(tiny_base: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def fitted(tiny_base: Path) -> FineTunedClassifier:
     return FineTunedClassifier(**QUICK | {"base": str(tiny_base)}).fit(TEXTS, LABELS)
+
+
+def test_a_model_that_learned_nothing_gives_a_convergence_warning(quick: dict[str, Any]) -> None:
+    with pytest.warns(ConvergenceWarning, match="the model is untrained"):
+        FineTunedClassifier(**quick | {"epochs": 1, "lr": 1e-9}).fit(TEXTS, LABELS)
 
 
 def test_it_keeps_scikit_learns_contract(fitted: FineTunedClassifier) -> None:
