@@ -99,7 +99,7 @@ def verdict_of(
         figures += f"baseline {figure(validation.scored.baseline[headline])}"
         rare = "" if labels.task == "regression" else _of_rare_labels(config, labels, train_targets)
         untrained = (
-            f"the model is untrained: on the {len(validation.rows)} validation rows it does no better than "
+            f"the model is untrained: on the {_rows(len(validation.rows))} it does no better than "
             f"{_baseline_name(labels, train_targets)} ({figures}). Train {advice}{rare}"
         )
     beaten = beaten_by_tfidf(labels, validation.scored, "" if untrained else f": train {advice}")
@@ -153,6 +153,10 @@ def _has_learned(labels: LabelSpace, measured: Measured, train_targets: Any, own
     association = "spearman" if labels.task == "regression" else "mcc"
     drawn = resampled_values(association, predictions, references, measured.scores)
     return bool(np.nanquantile(drawn, CHANCE) > 0)
+
+
+def _rows(count: int) -> str:
+    return f"{count} validation rows" if count > 1 else "one validation row"
 
 
 def _baseline_name(labels: LabelSpace, train_targets: Any) -> str:

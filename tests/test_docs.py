@@ -16,6 +16,7 @@ def blocks(page: str, language: str) -> list[str]:
     )
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # of 16 rows
 def test_the_python_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
     import transformers
 

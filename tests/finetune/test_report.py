@@ -96,8 +96,8 @@ def test_errors_of_several_labels_and_of_numbers() -> None:
     assert (worst["row"], worst["label"], worst["prediction"]) == (2, "a|b", "b")
     labels, found = of_task("regression")
     assert [(row["kind"], row["row"], row["prediction"]) for row in errors(labels, found, 2)] == [
-        ("worst", 3, "2.0000"),
-        ("worst", 1, "1.5000"),
+        ("worst", 3, "2"),
+        ("worst", 1, "1.5"),
     ]
     assert errors(labels, found, 0) == []
 

@@ -16,7 +16,7 @@ def answer(*scores, truncated=False):
 
 def test_a_number_is_shown_without_a_bar(capsys):
     show(["film"], [answer(("stars", 3.25))], top_k=None, as_json=False, bars=False)
-    assert capsys.readouterr().out == "film\n  stars   3.250\n"
+    assert capsys.readouterr().out == "film\n  stars  3.25\n"
 
 
 def test_a_cut_text_is_told_beside_the_answer(capsys):
