@@ -54,7 +54,11 @@ def checkpoint_of(config: TrainConfig) -> Path:
     [
         ({"optim": {"epochs": 2}}, [1, 3, 7, 9, 14]),  # 7 and 14 end an epoch: their evaluation is made up for
         ({"optim": {"epochs": 1.5, "accumulation": 2, "average": 0.9}, "checkpoint": {"every_steps": 2}}, [1, 2, 5, 6]),
-        ({"optim": {"epochs": 2, "schedule": "one_cycle", "early_stopping": 1, "lr": 1e-6}}, [2, 7]),
+        pytest.param(
+            {"optim": {"epochs": 2, "schedule": "one_cycle", "early_stopping": 1, "lr": 1e-6}},
+            [2, 7],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_run_interrupted_at_any_update_ends_bit_equal_to_an_unbroken_one(

@@ -146,6 +146,7 @@ def test_a_batch_that_does_not_fit_is_halved_with_the_same_updates(config: Make)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+@pytest.mark.slow
 def test_batch_normalization_is_refused_in_place_of_a_smaller_batch(config: Make) -> None:
     head = {"head": {"name": "mlp", "norm": "batch"}}
     found = with_memory(config(optim={"batch_size": 1000}, model=head, data={"validation_size": 100}), 150)
