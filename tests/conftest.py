@@ -39,6 +39,13 @@ loopback_only.install()
 
 
 @pytest.fixture(autouse=True)
+def python_sigint() -> None:
+    """Ctrl-C raises KeyboardInterrupt in every test: a library that an earlier test ran may have left the system's own
+    handler, which would end the whole test process."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
 def few_resamples(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals from few resamples: they cost two seconds a run, and only the tests of metrics look at how wide they
     are."""
