@@ -272,6 +272,9 @@ class TrainConfig(Part):
     error_rows: int = Field(DEFAULT_ERROR_ROWS, ge=0)
     """Rows of each kind in report/errors.csv and report/near_duplicates.csv, which hold texts; 0 writes neither."""
 
+    plots: bool = True
+    """Draw the plots of the report, which takes a few seconds."""
+
     optim: OptimConfig = OptimConfig()
     """Batches, learning rate and how long to train."""
 

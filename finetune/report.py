@@ -63,25 +63,28 @@ def write(
     looks: Sequence[Look],
     *,
     error_rows: int,
+    plots: bool,
 ) -> list[str]:
-    """Write a run's pictures, its looks at the gradients, and the errors on its validation split, into the new folder
+    """Write a run's plots, its looks at the gradients, and the errors on its validation split, into the new folder
     `report`.
 
     Returns:
-        The names of the pictures, in the order in which a card shows them.
+        The names of the plots, in the order in which a card shows them; none without `plots`.
     """
     report.mkdir()
+    if looks:
+        lines = [json.dumps(look.to_json()) + "\n" for look in looks]
+        (report / LOOKS).write_text("".join(lines), encoding="utf-8")
+    write_errors(report, labels, measured, error_rows)
+    if not plots:
+        return []
     pictures.training_curve(history, report / "training_curve.png")
     pictures.learning_rate(history, report / "learning_rate.png")
     pictures.lengths(lengths.counts, lengths.limit, lengths.cut, report / "lengths.png")
     gradients = ["gradients.png"] if looks else []
     if looks:
         pictures.gradients(looks, report / gradients[0])
-        lines = [json.dumps(look.to_json()) + "\n" for look in looks]
-        (report / LOOKS).write_text("".join(lines), encoding="utf-8")
-    drawn = [*gradients, *draw(report, labels, measured)]
-    write_errors(report, labels, measured, error_rows)
-    return ["training_curve.png", "learning_rate.png", "lengths.png", *drawn]
+    return ["training_curve.png", "learning_rate.png", "lengths.png", *gradients, *draw(report, labels, measured)]
 
 
 def write_errors(report: Path, labels: LabelSpace, measured: Measured, count: int) -> None:

@@ -259,6 +259,7 @@ def _write(
         fitted.history,
         fitted.looks,
         error_rows=config.error_rows,
+        plots=config.plots,
     )
     pairs = planned.near.listed(splits.by_name(), config.error_rows)
     report.write_near_duplicates(folder / "report", pairs)

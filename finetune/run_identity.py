@@ -51,6 +51,7 @@ WITHOUT_EFFECT = (
         "models_dir",
         "license",
         "error_rows",
+        "plots",
         "tfidf_baseline",
         "metrics",
     ),

@@ -53,6 +53,7 @@ def test_a_model_that_is_not_to_be_had_is_one_sentence_and_no_wait(hub, tiny_sen
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_dataset_is_read_by_its_id_configuration_revision_and_split(hub, tiny_base, tmp_path):
     hub.models["datasets/org/reviews"] = folder = tmp_path / "reviews"
     parts = {"en": "train", "de": "train", "de_held": "validation"}

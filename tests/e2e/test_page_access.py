@@ -11,7 +11,15 @@ WIDTHS = {"phone": (390, 844), "desktop": (1280, 900)}
 GRAVE = ("serious", "critical")
 
 
-@pytest.fixture(params=[(width, theme) for width in WIDTHS for theme in ("light", "dark")], ids="-".join)
+@pytest.fixture(
+    params=[
+        ("phone", "dark"),
+        ("desktop", "light"),
+        pytest.param(("phone", "light"), marks=pytest.mark.slow),
+        pytest.param(("desktop", "dark"), marks=pytest.mark.slow),
+    ],
+    ids="-".join,
+)
 def sized(request, browser, opened, workshop):
     """The workshop's page on one width and in one theme."""
     width, theme = request.param

@@ -125,6 +125,7 @@ def test_a_table_that_cannot_be_read_gets_a_sentence_without_a_path(
     assert sentence in shown and "/" not in shown
 
 
+@pytest.mark.slow
 def test_a_long_table_is_stopped_or_left_and_a_third_is_refused_meanwhile(opened, workshop, tmp_path):
     table = write_csv(tmp_path / "long.csv", [["text"], *[[f"a warm film number {row}"] for row in range(300_000)]])
     pages = [opened(workshop.address) for _ in range(3)]
@@ -302,6 +303,7 @@ def test_two_models_are_compared_on_the_same_texts_and_one_is_timed(opened, work
     said(page, "#models-speed", "texts a second")
 
 
+@pytest.mark.slow
 def test_uploads_are_gone_with_the_server(start_server, tiny_models, tmp_path, monkeypatch):
     import urllib.request
 

@@ -24,10 +24,11 @@ def reviews() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def config(tiny_base: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
-    """A config for the tiny base, quick to run; keyword arguments are laid over it."""
+    """A config for the tiny base, quick to run: no plots are drawn; keyword arguments are laid over it."""
 
     def make(**more: Any) -> TrainConfig:
         content: dict[str, Any] = {"base": str(tiny_base), "out": str(tmp_path / "model"), "precision": "float32"}
+        content["plots"] = False
         content["optim"] = {"epochs": 1, "batch_size": 8, "lr": 5e-3} | more.pop("optim", {})
         return build(content | more)
 

@@ -181,10 +181,16 @@ def test_a_remedy_gives_a_symmetric_head_another_beginning(config: Make, reviews
 
 
 def test_a_healthy_run_raises_no_alarm_and_can_be_seen(config: Make, reviews: Any) -> None:
-    heard, result = run(config(gradients=EVERY, optim={"epochs": 3, "lr": 1e-2}, tfidf_baseline=False), reviews)
+    heard, result = run(config(gradients=EVERY, optim={"epochs": 3, "lr": 1e-2}, tfidf_baseline=False, plots=True), reviews)
     assert warned(heard) == ""
     assert (result.path / "report" / "gradients.png").stat().st_size > 5_000
     assert "gradients.png" in (result.path / "README.md").read_text()
+
+
+def test_plots_are_drawn_only_where_they_are_wanted(config: Make, reviews: Any) -> None:
+    _, result = run(config(gradients=EVERY, tfidf_baseline=False, plots=False), reviews)
+    assert not list((result.path / "report").glob("*.png")) and ".png" not in (result.path / "README.md").read_text()
+    assert (result.path / "report" / "gradients.jsonl").is_file()
 
 
 def look(update: int, *, loss: float = 0.7, ratio: float = 1e-3, first: float = 1.0) -> Look:

@@ -1,7 +1,6 @@
 """What a run does where the disk or the memory does not suffice, or another run is at work."""
 
 import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -215,23 +214,26 @@ def test_the_second_run_for_an_output_is_refused(config: Make, reviews: Any) -> 
     assert not lock_file(Path(config().out)).exists()
 
 
-def hold(out: str, ready: Any) -> None:
-    with locked(Path(out)):
-        ready.send(True)
-        signal.pause()
+HOLD = """
+import sys, time
+from pathlib import Path
+from finetune.run_lock import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
 
 
 def test_a_crash_leaves_no_lock_behind(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    holder = context.Process(target=hold, args=(str(tmp_path / "model"), theirs))
-    holder.start()
-    assert ours.recv() and is_held(tmp_path / "model")
-    with pytest.raises(ConfigError), locked(tmp_path / "model"):
-        pass
-    holder.kill()
-    holder.join()
-    holder.close()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "model")], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    with holder, holder.stdout as output:  # the end of a process that fails to start is read as an empty line
+        assert output.readline() == "held\n" and is_held(tmp_path / "model")
+        with pytest.raises(ConfigError), locked(tmp_path / "model"):
+            pass
+        holder.kill()
     assert lock_file(tmp_path / "model").exists() and not is_held(tmp_path / "model")
     with locked(tmp_path / "model"):
         assert is_held(tmp_path / "model")

@@ -82,6 +82,7 @@ def test_four_accumulated_steps_equal_one_large_step(
         assert any(not torch.allclose(gradient, plain[key], rtol=1e-3, atol=1e-6) for key, gradient in large.items())
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tiny_base: Path, tmp_path: Path) -> None:
     script = Path(__file__).parents[1] / "support" / "first_gradients.py"
     cases = [(name, task) for task, name in DEFAULT_LOSS.items()]

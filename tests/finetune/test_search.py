@@ -20,7 +20,7 @@ from finetune.search import search
 def content(tiny_base: Path, tmp_path: Path) -> dict[str, Any]:
     optim = {"epochs": 1, "batch_size": {"choices": [8, 16]}, "lr": {"low": "1e-4", "high": 1e-2, "log": True}}
     settings = {"base": str(tiny_base), "out": str(tmp_path / "found"), "precision": "float32", "tfidf_baseline": False}
-    return settings | {"optim": optim, "error_rows": 0}
+    return settings | {"optim": optim, "error_rows": 0, "plots": False}
 
 
 def said(heard: list[Any]) -> list[str]:

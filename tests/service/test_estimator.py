@@ -25,7 +25,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 TEXTS = [f"{'good great loved' if index % 2 else 'bad awful hated'} film {index}" for index in range(60)]
 LABELS = np.array(["yes" if index % 2 else "no" for index in range(60)])
-QUICK = {"epochs": 3, "batch_size": 8, "lr": 5e-3, "settings": {"precision": "float32", "tfidf_baseline": False}}
+QUICK = {
+    "epochs": 3,
+    "batch_size": 8,
+    "lr": 5e-3,
+    "settings": {"precision": "float32", "tfidf_baseline": False, "plots": False},
+}
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def jobs(tmp_path, tiny_base):
 
 @pytest.fixture
 def settings(tiny_base):
-    return {"base": str(tiny_base), "optim.epochs": 2, "optim.batch_size": 8}
+    return {"base": str(tiny_base), "optim.epochs": 2, "optim.batch_size": 8, "plots": False}
 
 
 def until(jobs, name, wanted):

@@ -128,7 +128,7 @@ def test_numbers_are_finite_and_as_many_as_texts() -> None:
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # a run of a few rows learns little
 def test_names_with_blanks_fit_and_come_back_as_they_were(tiny_base: Path) -> None:
     texts = [f"{'good' if index % 2 else 'bad'} film {index}" for index in range(40)]
-    settings = {"precision": "float32", "tfidf_baseline": False}
+    settings = {"precision": "float32", "tfidf_baseline": False, "plots": False}
     model = FineTunedClassifier(str(tiny_base), epochs=0.2, settings=settings)
     model.fit(texts, ["pos " if index % 2 else "neg" for index in range(40)])
     assert model.classes_.tolist() == ["neg", "pos "]
