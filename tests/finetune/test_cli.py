@@ -137,7 +137,20 @@ def test_a_rate_that_is_far_too_high_exits_with_3_and_writes_no_model(
 def test_what_a_run_learned_is_said_before_its_figures(
     call: Call, table: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
-    flags = ["--base", tiny_base, "--out", tmp_path / "m", "--lr", 1e-7, "--batch-size", 16, "--epochs", 2, "--set", "plots=false"]
+    flags = [
+        "--base",
+        tiny_base,
+        "--out",
+        tmp_path / "m",
+        "--lr",
+        1e-7,
+        "--batch-size",
+        16,
+        "--epochs",
+        2,
+        "--set",
+        "plots=false",
+    ]
     code, shown, told = call(table, *flags, "--set", "report_to=[tensorboard]", "--set", "tfidf_baseline=false")
     lines = shown.splitlines()
     assert code == 0, told

@@ -181,7 +181,9 @@ def test_a_remedy_gives_a_symmetric_head_another_beginning(config: Make, reviews
 
 
 def test_a_healthy_run_raises_no_alarm_and_can_be_seen(config: Make, reviews: Any) -> None:
-    heard, result = run(config(gradients=EVERY, optim={"epochs": 3, "lr": 1e-2}, tfidf_baseline=False, plots=True), reviews)
+    heard, result = run(
+        config(gradients=EVERY, optim={"epochs": 3, "lr": 1e-2}, tfidf_baseline=False, plots=True), reviews
+    )
     assert warned(heard) == ""
     assert (result.path / "report" / "gradients.png").stat().st_size > 5_000
     assert "gradients.png" in (result.path / "README.md").read_text()

@@ -3,7 +3,6 @@
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -225,9 +224,7 @@ with locked(Path(sys.argv[1])):
 
 
 def test_a_crash_leaves_no_lock_behind(tmp_path: Path) -> None:
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / "model")], stdout=subprocess.PIPE, text=True
-    )
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "model")], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     with holder, holder.stdout as output:  # the end of a process that fails to start is read as an empty line
         assert output.readline() == "held\n" and is_held(tmp_path / "model")
