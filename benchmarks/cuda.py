@@ -31,8 +31,8 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path[0] = str(Path(__file__).parents[1])
 from benchmarks.inference import WORKLOADS, job_of, operations, tokens_per_text
-from finetune.artifact import read
-from service.engine import Engine
+from finetune.core.model_folder import read
+from service.inference.engine import Engine
 from service.schema import TextInput, ZeroShotQuestion
 from service.settings import RuntimeSettings
 

@@ -164,8 +164,8 @@ def matrix_rate() -> float:
 
 def tokens_per_text(job: dict[str, Any]) -> tuple[float, float]:
     """Tokens that a text takes without padding: read once for all its labels, and in pairs."""
-    from finetune.artifact import read
-    from finetune.encoding import TextEncoder
+    from finetune.core.model_folder import read
+    from finetune.core.tokenization import TextEncoder
 
     folder = read(job["model"])
     encoder = TextEncoder.load(folder.path, folder.config, max_length=job["max_length"])

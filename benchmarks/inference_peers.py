@@ -65,8 +65,8 @@ def pipeline(job: dict[str, Any], dtype: str) -> tuple[Call, int]:
 
 def rehead(job: dict[str, Any], **runtime: Any) -> tuple[Call, int]:
     """Ours, as it comes; `runtime` names another backend, `shortlist` and `pairs` another way."""
-    from finetune.artifact import read
-    from service.engine import Engine
+    from finetune.core.model_folder import read
+    from service.inference.engine import Engine
     from service.schema import TextInput, ZeroShotQuestion
     from service.settings import RuntimeSettings
 

@@ -23,9 +23,9 @@ import keras_reference as reference
 import numpy as np
 import torch
 
-from finetune.initialisers import INITIALISERS
-from finetune.labels import Task
-from finetune.losses import FITS, LOSSES
+from finetune.core.labels import Task
+from finetune.modeling.initializers import INITIALISERS
+from finetune.training.losses import FITS, LOSSES
 
 FLOOR = 0.1
 SHAPE = (1500, 1000)

@@ -18,8 +18,8 @@ from typing import Any
 
 sys.path.pop(0)  # finetune.py beside this script is not the package of that name
 
-from finetune import events
-from finetune.configfile import build
+from finetune.config.loading import build
+from finetune.core import events
 from finetune.run import train
 
 MLP = {"name": "mlp", "hidden": [256], "activation": "gelu"}

@@ -19,12 +19,12 @@ import numpy as np
 
 sys.path.pop(0)  # finetune.py beside this script is not the package of that name
 
-from finetune.artifact import find, read, shipped_dir
-from finetune.pairs import spelled_out
-from finetune.tables import read_table
-from service import zero_shot
-from service.classifiers import Classifier, ZeroShotClassifier
-from service.engine import Engine
+from finetune.core.model_folder import find, read, shipped_dir
+from finetune.core.tables.files import read_table
+from finetune.data.nli_pairs import spelled_out
+from service.inference import zero_shot
+from service.inference.engine import Engine
+from service.pipelines import Classifier, ZeroShotClassifier
 
 SEED = 0
 

@@ -1,7 +1,7 @@
 """Draws docs/pictures/one_pass.png: the tokens of a text with five labels, in pairs and in one pass.
 
 Knows: how wide a token is drawn.
-Does not know: any model; the numbers are those of the docstring of service/backends/one_pass.py.
+Does not know: any model; the numbers are those of the docstring of service/inference/backends/one_pass.py.
 """
 
 from __future__ import annotations

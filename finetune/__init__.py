@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from finetune.config import TrainConfig
+    from finetune.config.training import TrainConfig
     from finetune.run import TrainResult, evaluate, train
 
 __all__ = ["TrainConfig", "TrainResult", "evaluate", "train"]
 
-_HOMES = {"TrainConfig": "config", "TrainResult": "run", "evaluate": "run", "train": "run"}
+_HOMES = {"TrainConfig": "config.training", "TrainResult": "run", "evaluate": "run", "train": "run"}
 
 
 def __getattr__(name: str) -> Any:

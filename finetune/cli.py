@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from finetune.choices import TABLES
-from finetune.figures import figure
-from finetune.reading_flags import reading_flags
+from finetune.config.choices import TABLES
+from finetune.core.number_format import figure
+from finetune.core.tables.flags import reading_flags
 
 if TYPE_CHECKING:
-    from finetune.config import TrainConfig
+    from finetune.config.training import TrainConfig
 
 EXIT_OUR_FAULT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 130, 143
 
@@ -98,7 +98,7 @@ def finetune(data: str | None, file: str | None, overrides: tuple[str, ...], dry
     rehead finetune reviews.csv --base topics --text review --label sentiment --epochs 2 --out models/reviews
     rehead finetune --config run.yaml --set optim.lr=3e-5
     """
-    from finetune import configfile
+    from finetune.config import loading
 
     named = {"base": "base", "out": "out", "seed": "seed", "resume": "resume", "overwrite": "overwrite"}
     named |= {"models_dir": "models_dir", "loss": "loss__name", "allow_changed": "allow_changed"}
@@ -108,8 +108,8 @@ def finetune(data: str | None, file: str | None, overrides: tuple[str, ...], dry
     named |= {key: f"optim__{key}" for key in ("epochs", "batch_size", "lr")}
     flags["label"] = list(flags["label"]) or None
     settings = {named[key]: value for key, value in flags.items()}
-    config = configfile.load(file, overrides, data__train=data, **settings)
-    from finetune.planning import quiet
+    config = loading.load(file, overrides, data__train=data, **settings)
+    from finetune.prepare import quiet
 
     quiet()
     if dry_run:
@@ -132,8 +132,8 @@ def finetune(data: str | None, file: str | None, overrides: tuple[str, ...], dry
 
 def _show_files(config: TrainConfig, folder: Path) -> None:
     """Print where a finished run's table of errors and its logs are."""
-    from finetune.report import ERRORS, ROW_NUMBERS
-    from finetune.trackers import TENSORBOARD, logs_folder
+    from finetune.reports.report import ERRORS, ROW_NUMBERS
+    from finetune.training.trackers import TENSORBOARD, logs_folder
 
     errors = folder / "report" / ERRORS
     if errors.is_file():
@@ -147,9 +147,9 @@ def _show_files(config: TrainConfig, folder: Path) -> None:
 @click.argument("table", type=click.Choice(list(TABLES)))
 def choices(table: str) -> None:
     """List the choices of a table, each with its sentence or formula, its knobs, and the tasks it is for."""
-    from finetune.choices import table as functions
-    from finetune.choices import tasks_of
-    from finetune.registry import knobs_of, sentence_of
+    from finetune.config.choices import table as functions
+    from finetune.config.choices import tasks_of
+    from finetune.core.registry import knobs_of, sentence_of
 
     fits = tasks_of(table)
     for name, function in functions(table).items():
@@ -159,16 +159,17 @@ def choices(table: str) -> None:
 
 
 def _show_plan(config: TrainConfig) -> None:
-    from finetune import artifact, configfile
-    from finetune.planning import plan
-    from finetune.run_lock import require_unlocked
+    from finetune.config import loading
+    from finetune.core import model_folder
+    from finetune.prepare import plan
+    from finetune.training.run_lock import require_unlocked
 
     out = Path(config.out)
-    if not (config.resume and artifact.is_finished(out)):
-        artifact.check_output(out, overwrite=config.overwrite)
+    if not (config.resume and model_folder.is_finished(out)):
+        model_folder.check_output(out, overwrite=config.overwrite)
     require_unlocked(out)
     found = plan(config)
-    click.echo(configfile.dump(found.config))
+    click.echo(loading.dump(found.config))
     for sentence in found.splits.said:
         click.echo(f"# {sentence}")
     click.echo("# labels: " + ", ".join(found.splits.labels.names))
@@ -195,7 +196,7 @@ class Drawing:
             self.bar.close()
 
     def __call__(self, event: Any) -> None:
-        from finetune import events
+        from finetune.core import events
 
         match event:
             case events.Started():
@@ -263,11 +264,11 @@ def search(config: str, trials: int, overrides: tuple[str, ...], **flags: Any) -
 
     The same command goes on where it was stopped.
     """
-    from finetune import configfile
-    from finetune.planning import quiet
-    from finetune.search import search as run_search
+    from finetune.config import loading
+    from finetune.prepare import quiet
+    from finetune.tune import search as run_search
 
-    content = configfile.content_of(config, overrides, **flags)
+    content = loading.content_of(config, overrides, **flags)
     quiet()
     with Drawing() as draw:
         found = run_search(content, trials, on_event=draw)

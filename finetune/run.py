@@ -14,40 +14,36 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune import artifact, configfile, report, run_lock
-from finetune.artifact import ClassifierSettings, ZeroShotSettings
-from finetune.baseline import tfidf_scores
-from finetune.card import model_card
-from finetune.config import TrainConfig
-from finetune.data import Splits, load_splits
-from finetune.encoding import TextEncoder
-from finetune.errors import TrainingError
-from finetune.events import Finished, Listener, Said, Saved, Warned
-from finetune.heads import STOCK
-from finetune.lora import merged
-from finetune.losses import output_activation
-from finetune.measure import (
-    beside_tfidf,
-    differences,
-    evaluate,
-    evaluation_json,
-    scored_rows,
-    write_evaluation,
-)
-from finetune.metrics import best_by
-from finetune.model import body_config
-from finetune.planning import Plan, base_of, examples, plan_of, prepared, tokens_of, usual_lr, work_folder
-from finetune.refusals import check_choices
-from finetune.report import ROW_NUMBERS, Measured
-from finetune.rows import Rows
-from finetune.scores import activate
-from finetune.storage import CHECKPOINTS_ARE_WHOLE, GO_ON, full_disk_explained, writing
-from finetune.tokens import Tokens
-from finetune.verdict import Verdict, verdict_of
+from finetune.checks import check_choices
+from finetune.config import loading
+from finetune.config.training import TrainConfig
+from finetune.core import model_folder
+from finetune.core.disk_space import CHECKPOINTS_ARE_WHOLE, GO_ON, full_disk_explained, writing
+from finetune.core.errors import TrainingError
+from finetune.core.events import Finished, Listener, Said, Saved, Warned
+from finetune.core.model_folder import ClassifierSettings, ZeroShotSettings
+from finetune.core.scores import activate
+from finetune.core.tokenization import TextEncoder
+from finetune.data.load import Splits, load_splits
+from finetune.data.rows import Rows
+from finetune.data.tokenized import Tokens
+from finetune.evaluation.baseline import tfidf_scores
+from finetune.evaluation.evaluate import Measured, beside_tfidf, differences, evaluate, scored_rows
+from finetune.evaluation.metrics import best_by
+from finetune.modeling.build import body_config
+from finetune.modeling.heads import STOCK
+from finetune.modeling.lora import merged
+from finetune.prepare import Plan, base_of, examples, plan_of, prepared, tokens_of, usual_lr, work_folder
+from finetune.reports import report
+from finetune.reports.model_card import model_card
+from finetune.reports.report import ROW_NUMBERS, evaluation_json, write_evaluation
+from finetune.reports.run_warnings import Verdict, verdict_of
+from finetune.training import run_lock
+from finetune.training.losses import output_activation
 
 if TYPE_CHECKING:
-    from finetune.fitting import Fitted
-    from finetune.trainer import Examples
+    from finetune.training.fit import Fitted
+    from finetune.training.trainer import Examples
 
 __all__ = ["ROW_NUMBERS", "TrainResult", "differences", "evaluate", "evaluation_json", "train", "write_evaluation"]
 
@@ -74,24 +70,24 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     Args:
         data: an in-memory table in place of `config.data.train`: a pandas DataFrame, a `datasets.Dataset` or
             `DatasetDict`, a list of dicts, or a dict of those by split.
-        on_event: called with each event of finetune.events.
+        on_event: called with each event of finetune.core.events.
 
     Raises:
         FinetuneError: bad settings, data or base (before any training), or a run that diverged.
     """
     say, out = on_event or (lambda event: None), Path(config.out)
-    if config.resume and artifact.is_finished(out):
+    if config.resume and model_folder.is_finished(out):
         say(Said(f"{out} is finished: nothing to resume"))
         return _known_result(out)
-    artifact.check_output(out, overwrite=config.overwrite)
+    model_folder.check_output(out, overwrite=config.overwrite)
     with run_lock.locked(out), full_disk_explained():
         return _train(config, data, say, out, work_folder(out))
 
 
 def _train(config: TrainConfig, data: Any, say: Listener, out: Path, work: Path) -> TrainResult:
-    from finetune.attempts import fit
-    from finetune.checkpoints import last_good_checkpoint
-    from finetune.fitting import Given
+    from finetune.training.attempts import fit
+    from finetune.training.checkpoints import last_good_checkpoint
+    from finetune.training.fit import Given
 
     if not config.resume and (last := last_good_checkpoint(work)) is not None:
         say(Warned(f"{last} of an earlier run will be replaced as training begins: --resume goes on from it"))
@@ -143,7 +139,7 @@ def _finish(
     model = _rounded(model, config.save_dtype)
     settings = _settings(config, splits, encoder)
     if settings.zero_shot is not None and config.zero_shot.fit_on:
-        from finetune.mix import fit as fit_mix
+        from finetune.training.score_fusion import fit as fit_mix
 
         mix = fit_mix(model, encoder, settings.zero_shot, labels, config.zero_shot.fit_on, seed=config.seed, say=say)
         settings = replace(settings, zero_shot=replace(settings.zero_shot, mix=mix))
@@ -164,9 +160,9 @@ def _finish(
     encoder.tokenizer.save_pretrained(folder)
     if config.model.lora is not None or config.model.head.name != STOCK:
         _require_same(folder, model, _few_scores(encoder, splits.validation, shared=False))
-    artifact.seal(folder)
-    artifact.read(folder, check_hashes=True)
-    artifact.publish(folder, out)
+    model_folder.seal(folder)
+    model_folder.read(folder, check_hashes=True)
+    model_folder.publish(folder, out)
     shutil.rmtree(work, ignore_errors=True)
     values = {name: one.scored.values() for name, one in figures.items()}
     say(Saved(str(out)))
@@ -181,7 +177,7 @@ def validation_rows(folder: Path) -> Rows:
     Raises:
         ConfigError, DataError: it has no train_config.yaml, or the data is not there.
     """
-    config = configfile.load(folder / artifact.TRAIN_CONFIG)
+    config = loading.load(folder / model_folder.TRAIN_CONFIG)
     return load_splits(config.data, seed=config.seed).validation
 
 
@@ -194,7 +190,7 @@ def _measure(
     shared: bool,
     validation: Tokens,
 ) -> dict[str, Measured]:
-    from finetune.trainer import predict
+    from finetune.training.trainer import predict
 
     labels = splits.labels
     targets = labels.encode(splits.train.values)
@@ -243,14 +239,14 @@ def _write(
     verdict: Verdict,
 ) -> None:
     config = planned.config
-    artifact.write_settings(folder, settings)
+    model_folder.write_settings(folder, settings)
     repeatable = config.model_copy(update={"overwrite": False, "resume": False, "allow_changed": ()})
-    (folder / artifact.TRAIN_CONFIG).write_text(configfile.dump(repeatable), encoding="utf-8")
+    (folder / model_folder.TRAIN_CONFIG).write_text(loading.dump(repeatable), encoding="utf-8")
     splits = planned.splits
     chosen_by = best_by(config.checkpoint.best_by, splits.labels.task)
     content = report.metrics_json(figures, splits.counts, chosen_by, verdict.to_json())
     content |= {"base_fit": planned.fit.to_json()}
-    artifact.write_json(folder / artifact.METRICS, content)
+    model_folder.write_json(folder / model_folder.METRICS, content)
     drawn = report.write(
         folder / "report",
         splits.labels,
@@ -259,7 +255,7 @@ def _write(
         fitted.history,
         fitted.looks,
         error_rows=config.error_rows,
-        plots=config.plots,
+        with_plots=config.plots,
     )
     pairs = planned.near.listed(splits.by_name(), config.error_rows)
     report.write_near_duplicates(folder / "report", pairs)
@@ -279,12 +275,12 @@ def _save_weights(model: Any, folder: Path, dtype: str) -> None:
 
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     for file in folder.glob("model*.safetensors"):
-        file.chmod((folder / artifact.METRICS).stat().st_mode)  # safetensors lets only the owner read them
+        file.chmod((folder / model_folder.METRICS).stat().st_mode)  # safetensors lets only the owner read them
 
 
 def _few_scores(encoder: TextEncoder, rows: Rows, *, shared: bool) -> Callable[[Any], Any]:
     """Gives a model's logits of a few rows, which must survive what is done to its weights."""
-    from finetune.trainer import predict
+    from finetune.training.trainer import predict
 
     tokens = tokens_of(encoder, rows.take(range(min(VERIFIED, len(rows)))))
     return lambda model: predict(model, encoder, tokens, shared=shared)
@@ -301,7 +297,7 @@ def _require_same(folder: Path, model: Any, scores: Callable[[Any], Any]) -> Non
 
 
 def _known_result(out: Path) -> TrainResult:
-    folder = artifact.read(out)
+    folder = model_folder.read(out)
     metrics = dict(folder.metrics or {})
     values = {name: entry["value"] for name, entry in metrics.get("metrics", {}).items()}
     tests = {

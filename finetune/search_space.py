@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from finetune import configfile
-from finetune.config import TrainConfig
-from finetune.errors import ConfigError
+from finetune.config import loading
+from finetune.config.training import TrainConfig
+from finetune.core.errors import ConfigError
 
 OF_A_CALL = ("out", "overwrite", "resume", "allow_changed")
 """Settings that say where and how a search is called, not what it searches."""
@@ -63,7 +63,7 @@ class Space:
 
     def config(self, values: Mapping[str, Any], **settings: Any) -> TrainConfig:
         """The config with a value for each range, and `settings` in place of its own."""
-        return configfile.build(_laid(self.content, values.get) | settings)
+        return loading.build(_laid(self.content, values.get) | settings)
 
     def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Setting -> value for what a trial drew."""
@@ -80,7 +80,7 @@ class Space:
         for key, range_ in self.ranges.items():
             for probe in range_.probes():
                 config = self.config(first | {key: probe})
-                if range_.choices is not None and configfile.number(probe) is None and probe != first[key]:
+                if range_.choices is not None and loading.number(probe) is None and probe != first[key]:
                     named.append(config)
         return self.config(first), named
 
@@ -120,7 +120,7 @@ def _range(key: str, value: Mapping[str, Any]) -> Range:
         return Range(choices=tuple(value["choices"]))
     log, numbers = value.get("log", False), {}
     for name in ("low", "high", "step"):
-        number = configfile.number(value.get(name, 1))
+        number = loading.number(value.get(name, 1))
         if number is None or not math.isfinite(number) or not isinstance(log, bool):
             like = "{low: 1e-5, high: 1e-3, log: true} or {low: 1, high: 4, step: 1}"
             raise ConfigError(f"{key}: a range reads {like}")

@@ -10,16 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from service.classifiers import Classifier, ZeroShotClassifier, load
+    from service.pipelines import Classifier, ZeroShotClassifier, load
 
 __all__ = ["Classifier", "ZeroShotClassifier", "load"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from service import classifiers
+        from service import pipelines
 
-        return getattr(classifiers, name)
+        return getattr(pipelines, name)
     raise AttributeError(f"module 'service' has no attribute {name!r}")
 
 

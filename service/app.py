@@ -26,22 +26,22 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
-from finetune.artifact import ModelFolder
-from finetune.errors import FinetuneError
-from service.desk import Desk
-from service.engine import Engine
+from finetune.core.errors import FinetuneError
+from finetune.core.model_folder import ModelFolder
 from service.errors import BackendFailed, BadRequest, ServiceError
-from service.feedback import Feedback
-from service.guard import Guard, Keys, check_exposure
-from service.jobs import Jobs
-from service.routes import docs, failures, health, huggingface, login, metrics, systemone, tei, vllm
-from service.routes.door import Door
+from service.inference.engine import Engine
+from service.inference.model_store import ModelStore, describe
+from service.server.desk import Desk
+from service.server.feedback import Feedback
+from service.server.guard import Guard, Keys, check_exposure
+from service.server.routes import docs, error_responses, health, huggingface, login, metrics, systemone, tei, vllm
+from service.server.routes.classification import Door
+from service.server.telemetry import Telemetry, quiet_libraries
+from service.server.training_jobs import Jobs
 from service.settings import RuntimeSettings, ServeSettings
-from service.store import ModelStore, describe
-from service.telemetry import Telemetry, quiet_libraries
 from service.ui import build as page
-from service.ui import look
-from service.ui.gate import FORM_BYTES, Gate, closed, sweeping, without_tracebacks
+from service.ui import theme
+from service.ui.restrictions import FORM_BYTES, Gate, closed, sweeping, without_tracebacks
 
 Say = Callable[[str], None]
 ACCEPTED_AT_ONCE = 32
@@ -112,14 +112,14 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
         app.open,
         max_body_bytes=settings.max_body_bytes,
         max_upload_bytes=settings.max_upload_bytes,
-        refusal=failures.response,
+        refusal=error_responses.response,
     )
     app.guard = Guard(
         app.unguarded,
         settings=settings,
         keys=keys,
         telemetry=telemetry,
-        refusal=failures.response,
+        refusal=error_responses.response,
         routes=own,
         draining=draining,
         enter=door.enter,
@@ -181,8 +181,8 @@ def _mount_page(app: FastAPI, desk: Desk, blocks: gradio.Blocks) -> None:
         app_kwargs={"max_body_size": desk.settings.max_upload_bytes + FORM_BYTES},  # the gate holds others to less
         max_file_size=desk.settings.max_upload_bytes,
         mcp_server=desk.settings.mcp,
-        theme=look.theme(),
-        css=look.CSS,
+        theme=theme.theme(),
+        css=theme.CSS,
     )
 
 
@@ -257,23 +257,23 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 async def _service_error(request: Request, error: Any) -> Response:
-    return failures.response(request.scope, error)
+    return error_responses.response(request.scope, error)
 
 
 async def _finetune_error(request: Request, error: Any) -> Response:
     # a served folder went bad; no caller can mend that
-    return failures.response(request.scope, BackendFailed(str(error)))
+    return error_responses.response(request.scope, BackendFailed(str(error)))
 
 
 async def _http_error(request: Request, error: Any) -> Response:
     failed = ServiceError(str(error.detail))
     failed.status, failed.code, failed.headers = error.status_code, "http", dict(error.headers or {})
-    return failures.response(request.scope, failed)
+    return error_responses.response(request.scope, failed)
 
 
 async def _invalid(request: Request, error: Any) -> Response:
     first = error.errors()[0]
-    return failures.response(
+    return error_responses.response(
         request.scope, BadRequest(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}")
     )
 
@@ -282,7 +282,7 @@ async def _crash(request: Request, error: Any) -> Response:
     # the guard writes down where; what the error says stays here, for it may hold what a caller sent
     failed = ServiceError(f"the server failed ({type(error).__name__}); its log says more")
     failed.code = "crash"
-    return failures.response(request.scope, failed)
+    return error_responses.response(request.scope, failed)
 
 
 DIALECTS = (huggingface, tei, vllm, systemone)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from finetune.artifact import AttentionMode, Scorer
+from finetune.core.model_folder import AttentionMode, Scorer
 from service.errors import BadRequest, TooLarge
 
 Function = Literal["default", "softmax", "sigmoid", "none"]

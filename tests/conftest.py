@@ -50,7 +50,7 @@ def few_resamples(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     """Intervals from few resamples: they cost two seconds a run, and only the tests of metrics look at how wide they
     are."""
     if request.path.stem != "test_metrics":
-        monkeypatch.setattr("finetune.bootstrap.RESAMPLES", 20)
+        monkeypatch.setattr("finetune.evaluation.intervals.RESAMPLES", 20)
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ def test_the_training_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
 
     from click.testing import CliRunner
 
-    from finetune.tables import write_table
+    from finetune.core.tables.files import write_table
     from service.cli import rehead
 
     monkeypatch.chdir(tmp_path)
@@ -73,7 +73,7 @@ def test_the_fine_tuning_page_runs_as_it_is_written(tmp_path, monkeypatch):
 
     from click.testing import CliRunner
 
-    from finetune.tables import write_table
+    from finetune.core.tables.files import write_table
     from service.cli import rehead
 
     monkeypatch.chdir(tmp_path)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data import COUNTED, load_splits
-from finetune.dataconfig import DataConfig
-from finetune.errors import DataError
-from finetune.tables import write_table
+from finetune.config.data import DataConfig
+from finetune.core.errors import DataError
+from finetune.core.tables.files import write_table
+from finetune.data.load import COUNTED, load_splits
 
 PAGE = (Path(__file__).parent.parent / "docs/data.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| (.+) \| (binary|multiclass|multi-label|regression|refused) \| (.+) \|$", re.MULTILINE)

@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
-from finetune.figures import figure
-from finetune.reading_flags import given as given_flags
+from finetune.core.number_format import figure
+from finetune.core.tables.flags import given as given_flags
 from service.commands.evaluate import labelled_table
 from service.errors import BadRequest
 
@@ -28,12 +28,12 @@ def command(
 
     The differences have paired 95% bootstrap intervals: where one does not hold zero, chance alone hardly explains it.
     """
-    from finetune.dataconfig import DataConfig
+    from finetune.config.data import DataConfig
     from finetune.run import differences, evaluate
-    from service import zero_shot
-    from service.engine import Engine
+    from service.inference import zero_shot
+    from service.inference.engine import Engine
+    from service.inference.model_store import resolve
     from service.settings import RuntimeSettings
-    from service.store import resolve
 
     if len(arguments) < 3:
         raise BadRequest("compare needs two models or more, and a labelled table", hint="rehead compare A B test.csv")

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import click
 
-from finetune.figures import figure
-from finetune.reading_flags import given, reading_flags
+from finetune.core.number_format import figure
+from finetune.core.tables.flags import given, reading_flags
 from service.errors import BadRequest
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -65,12 +65,12 @@ def command(
 
     Beside them stand the majority (or mean) baseline, and TF-IDF with logistic regression, cross-validated on FILE.
     """
-    from finetune.dataconfig import DataConfig
+    from finetune.config.data import DataConfig
     from finetune.run import ROW_NUMBERS, evaluate, evaluation_json, write_evaluation
-    from service import zero_shot
-    from service.engine import Engine
+    from service.inference import zero_shot
+    from service.inference.engine import Engine
+    from service.inference.model_store import resolve
     from service.settings import RuntimeSettings
-    from service.store import resolve
 
     if report is not None and report.exists():
         raise BadRequest(f"{report} is there already", hint="name a new folder with --report")

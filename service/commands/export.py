@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finetune.columns import matching_column
-from finetune.errors import FinetuneError
-from finetune.reading_flags import given, reading_flags
-from finetune.table_options import TableOptions
+from finetune.core.errors import FinetuneError
+from finetune.core.tables.columns import matching_column
+from finetune.core.tables.flags import given, reading_flags
+from finetune.core.tables.options import TableOptions
 from service.errors import BackendFailed, BadRequest
 
 if TYPE_CHECKING:
-    from finetune.artifact import ModelFolder
-    from service.engine import Engine
+    from finetune.core.model_folder import ModelFolder
+    from service.inference.engine import Engine
 
 CALIBRATION_ROWS = 300
 POINT = 0.01
@@ -56,15 +56,15 @@ def command(
     With --int8, accuracy on --check is measured before and after; int8 is kept only if it loses no more than --limit.
     It is then what --precision int8 asks for.
     """
-    from service.backends import choice
-    from service.engine import Engine
+    from service.inference.backends import selection
+    from service.inference.engine import Engine
+    from service.inference.model_store import resolve
     from service.settings import RuntimeSettings
-    from service.store import resolve
 
     if int8 != (check is not None):
         raise BadRequest("--int8 and --check go together", hint="name a labelled table that int8 is held to")
     folder = resolve(model, models_dir)
-    kind = choice.exported(runtime)
+    kind = selection.exported(runtime)
     settings = RuntimeSettings.from_environment(backend=runtime, precision="float32")
     if check is not None:  # what cannot be read is said before anything is made
         score = _scorer(folder, check, columns)
@@ -95,7 +95,7 @@ def command(
 def _scorer(folder: ModelFolder, check: str, columns: dict[str, Any]) -> Callable[[Engine], float]:
     """What gives an engine's accuracy on the table: of zero-shot answers for an NLI model without pairs, else the
     first of the task's metrics."""
-    from finetune.dataconfig import DataConfig
+    from finetune.config.data import DataConfig
     from finetune.run import evaluate
 
     if not folder.is_zero_shot or columns["text_pair"] is not None:
@@ -123,8 +123,8 @@ def _options(columns: dict[str, Any]) -> TableOptions:
 
 
 def _zero_shot_rows(check: str, columns: dict[str, Any]) -> tuple[list[str], list[str]]:
-    from finetune.tables import read_table
-    from service.text_columns import texts_of
+    from finetune.core.tables.files import read_table
+    from service.batch.text_columns import texts_of
 
     table = read_table(check, _options(columns))
     name = columns["label"] or "label"
@@ -137,11 +137,11 @@ def _zero_shot_rows(check: str, columns: dict[str, Any]) -> tuple[list[str], lis
 
 def _calibration(folder: ModelFolder, check: str, calibrate: str | None, columns: dict[str, Any]) -> Sequence[Any]:
     """Inputs of the main graph, from texts of a table, or of the split that the model was validated on."""
+    from finetune.core.tables.files import read_table
     from finetune.run import validation_rows
-    from finetune.tables import read_table
-    from service import calibration
+    from service.batch.text_columns import texts_of
+    from service.inference import quantization_data
     from service.schema import TextInput
-    from service.text_columns import texts_of
 
     if calibrate is not None and Path(calibrate).resolve() == Path(check).resolve():
         raise BadRequest("--calibrate and --check are the same file: int8 must be held to rows it has not seen")
@@ -159,4 +159,4 @@ def _calibration(folder: ModelFolder, check: str, calibrate: str | None, columns
     labels = None
     if folder.is_zero_shot and columns["text_pair"] is None:
         labels = list(dict.fromkeys(_zero_shot_rows(check, columns)[1]))
-    return calibration.inputs(folder, inputs[:CALIBRATION_ROWS], labels)
+    return quantization_data.inputs(folder, inputs[:CALIBRATION_ROWS], labels)

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from finetune.figures import figure
+from finetune.core.number_format import figure
 
 COLUMNS = ("name", "task", "labels", "base", "size", "metric")
 LABELS_SHOWN = 4
@@ -22,9 +22,9 @@ LABELS_SHOWN = 4
 @click.option("--models", "models_dir", default="models", show_default=True, help="The folder of served names.")
 def command(as_json: bool, models_dir: str) -> None:
     """List the models that can be served, with what each is for."""
-    from finetune.artifact import read, served
-    from finetune.errors import CheckpointError
-    from service.store import describe
+    from finetune.core.errors import CheckpointError
+    from finetune.core.model_folder import read, served
+    from service.inference.model_store import describe
 
     entries: list[dict[str, Any]] = []
     for name, path in served(models_dir).items():

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from finetune.reading_flags import given, reading_flags
-from finetune.table_options import TableOptions
+from finetune.core.tables.flags import given, reading_flags
+from finetune.core.tables.options import TableOptions
 
 
 @click.command()
@@ -49,8 +49,8 @@ def command(
     A single argument that names a file, or ends like one, is read: .csv, .tsv, .jsonl, .parquet, or .txt with one text
     a line. A single - reads texts from standard input, one a line.
     """
-    from service.commands.answering import Request, answer
-    from service.store import resolve
+    from service.commands.classification import Request, answer
+    from service.inference.model_store import resolve
 
     folder = resolve(model, models_dir)
     options = TableOptions(**given(**reading))

@@ -31,7 +31,7 @@ def command(model: str, repo: str, private: bool, with_texts: bool, message: str
     import huggingface_hub.errors as hub
     from huggingface_hub import HfApi
 
-    from service.store import resolve
+    from service.inference.model_store import resolve
 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise BadRequest(f"{repo!r} is no name for a repository: write OWNER/NAME")

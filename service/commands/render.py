@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from finetune.encoding import without_surrogates
+from finetune.core.tokenization import without_surrogates
 from service.schema import Answer
 
 BAR_WIDTH = 24

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from finetune.reading_flags import given, reading_flags
-from finetune.table_options import TableOptions
+from finetune.core.tables.flags import given, reading_flags
+from finetune.core.tables.options import TableOptions
 
 
 @click.command()
@@ -59,8 +59,8 @@ def command(
     A single argument that names a file, or ends like one, is read: .csv, .tsv, .jsonl, .parquet, or .txt with one text
     a line. A single - reads texts from standard input, one a line.
     """
-    from service.commands.answering import Request, answer, question
-    from service.store import resolve
+    from service.commands.classification import Request, answer, question
+    from service.inference.model_store import resolve
 
     asked = question(labels, single_labels, multi_label, template, scorer, attention)
     folder = resolve(model, models_dir)

@@ -10,12 +10,12 @@ import secrets
 
 import gradio as gr
 
-from service.desk import Desk
-from service.feedback import Feedback
-from service.jobs import Jobs
+from service.server.desk import Desk
+from service.server.feedback import Feedback
+from service.server.training_jobs import Jobs
 from service.ui import links
-from service.ui.gate import folder
-from service.ui.page import Page
+from service.ui.restrictions import folder
+from service.ui.tab import Page
 from service.ui.tabs import batch, models, sentiment, topics, train
 
 LABEL_SETS = "rehead-label-sets"

@@ -15,9 +15,9 @@ from gradio.components import Component
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from finetune.config import Choice, TrainConfig
-from finetune.configfile import number
-from finetune.table_options import ENCODINGS
+from finetune.config.loading import number
+from finetune.config.training import Choice, TrainConfig
+from finetune.core.tables.options import ENCODINGS
 
 AUTOMATIC = "automatic"
 LABELS = {"optim.lr": "Learning rate", "optim.head_lr": "Learning rate of the head", "loss": "Loss"}

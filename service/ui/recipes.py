@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from finetune import configfile
+from finetune.config import loading
 
 FLAGS = {
     "base": "--base",
@@ -57,7 +57,7 @@ def as_python(table: str, settings: Mapping[str, Any]) -> str:
 
 
 def _content(table: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    return configfile.laid({}, {**settings, "data.train": table})
+    return loading.laid({}, {**settings, "data.train": table})
 
 
 WRITERS = {"command": ("shell", command), "YAML": ("yaml", as_yaml), "Python": ("python", as_python)}

@@ -14,7 +14,7 @@ from typing import Any
 
 import gradio as gr
 
-from service.ui.page import Page
+from service.ui.tab import Page
 
 LANGUAGES = {"curl": "shell", "Python": "python", "JavaScript": "javascript"}
 KEY = "YOUR_KEY"

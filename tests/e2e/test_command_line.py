@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.tables import read_table, write_table
+from finetune.core.tables.files import read_table, write_table
 from service import Classifier, ZeroShotClassifier, cli
 
 LABELS = ["sports", "business", "food, drink"]
@@ -24,7 +24,7 @@ def rehead(tiny_models, tmp_path, capsys, monkeypatch):
     """Runs a command in this process, in an empty folder; gives exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "none").mkdir()
-    monkeypatch.setattr("finetune.artifact.shipped_dir", lambda: tmp_path / "none")
+    monkeypatch.setattr("finetune.core.model_folder.shipped_dir", lambda: tmp_path / "none")
     shutil.copytree(tiny_models, tmp_path / "models")
     handler = signal.getsignal(signal.SIGTERM)
 

@@ -10,7 +10,7 @@ import pytest
 from checkpoints import save_classifier
 from click.testing import CliRunner
 
-from finetune.tables import read_table, write_table
+from finetune.core.tables.files import read_table, write_table
 from service import Classifier
 from service.commands import compare
 from service.commands.evaluate import command

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from finetune import TrainConfig, train
-from finetune.artifact import read
+from finetune.core.model_folder import read
 from finetune.run import validation_rows
 from service import ZeroShotClassifier, load
 from service.cli import rehead
@@ -75,7 +75,7 @@ def test_int8_that_loses_more_than_the_limit_is_not_kept(tiny_sentiment, cache, 
         shutil.copy(rows.parent / "facts.json", made.parent)
         return made
 
-    monkeypatch.setattr("service.backends.openvino.OpenVINOBackend.make_int8", classmethod(float32_instead))
+    monkeypatch.setattr("service.inference.backends.openvino.OpenVINOBackend.make_int8", classmethod(float32_instead))
     monkeypatch.setattr("service.commands.export._scorer", lambda *rest: lambda engine: next(values))
     code, said = run("export", tiny_sentiment, "--int8", "--check", check, "--calibrate", other)
     assert code == 1 and "int8 was not kept, since it loses more than 0.5 points" in said

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from service import Classifier, ZeroShotClassifier, load
-from service.files import score
+from service.batch.score_table import score
 
 SECONDS = 120
 TEXTS = ["a warm film, and funny", "awful", 'he said "no"', "=1+1", "", "the market"]

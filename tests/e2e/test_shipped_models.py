@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from finetune import artifact
+from finetune.core import model_folder
 from service import Classifier, ZeroShotClassifier, load
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def topics() -> ZeroShotClassifier:
 
 def stock(task: str, name: str, *arguments: Any, **knobs: Any) -> Any:
     """The answer of transformers alone on a shipped folder."""
-    folder = artifact.shipped_dir() / name
+    folder = model_folder.shipped_dir() / name
     command = [sys.executable, "-c", STOCK, task, str(folder), json.dumps(arguments), json.dumps(knobs)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
     return json.loads(done.stdout.splitlines()[-1])
@@ -44,7 +44,7 @@ def stock(task: str, name: str, *arguments: Any, **knobs: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["sentiment", "topics"])
 def test_the_folder_is_whole_and_says_where_it_comes_from(name: str) -> None:
-    folder = artifact.read(artifact.shipped_dir() / name, check_hashes=True)
+    folder = model_folder.read(model_folder.shipped_dir() / name, check_hashes=True)
     assert folder.settings.base == "sentence-transformers/all-MiniLM-L6-v2"
     assert folder.size_bytes < 50e6
     card = (folder.path / "README.md").read_text(encoding="utf-8")

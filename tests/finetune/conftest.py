@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from finetune.config import TrainConfig
-from finetune.configfile import build
+from finetune.config.loading import build
+from finetune.config.training import TrainConfig
 
 
 def review(index: int) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from finetune import cli, run_lock
-from finetune.checkpoints import is_whole
-from finetune.tables import write_table
+from finetune import cli
+from finetune.core.tables.files import write_table
+from finetune.training import run_lock
+from finetune.training.checkpoints import is_whole
 
 Call = Callable[..., tuple[int, str, str]]
 

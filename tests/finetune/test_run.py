@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from finetune import artifact, events
-from finetune.config import TrainConfig
-from finetune.errors import CheckpointError, ConfigError, DataError, TrainingError
-from finetune.planning import plan
+from finetune.config.training import TrainConfig
+from finetune.core import events, model_folder
+from finetune.core.errors import CheckpointError, ConfigError, DataError, TrainingError
+from finetune.prepare import plan
 from finetune.run import evaluate, train
 
 Make = Callable[..., TrainConfig]
@@ -46,7 +46,7 @@ def stock_pipeline(folder: Path, inputs: Any) -> Any:
 def test_two_labels_become_a_folder_that_transformers_reads_alone(config: Make, reviews: Any) -> None:
     result = train(config(optim={"epochs": 3}), reviews)
     assert result.metrics["accuracy"] == 1.0
-    folder = artifact.read(result.path, check_hashes=True)
+    folder = model_folder.read(result.path, check_hashes=True)
     assert folder.labels.names == ("no", "yes")
     stored = json.loads((result.path / "metrics.json").read_text())
     assert set(stored) >= {"split", "rows", "metrics", "baseline", "data"}
@@ -78,7 +78,7 @@ def test_every_task_trains_on_texts_and_on_pairs(
         rows = [row | {"text_pair": f"about {row['text']}"} for row in rows]
     result = train(config(optim={"epochs": 10}), rows)
     stored = json.loads((result.path / "metrics.json").read_text())
-    assert artifact.read(result.path).settings.task == task
+    assert model_folder.read(result.path).settings.task == task
     assert stored["metrics"][metric]["value"] > stored["baseline"][metric]
 
 
@@ -87,7 +87,7 @@ def test_the_same_seed_repeats_bit_equal_and_another_does_not(config: Make, revi
         train(config(out=str(tmp_path / name), seed=seed), reviews).path
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
-    one, same, other = (artifact.sha256(run / "model.safetensors") for run in runs)
+    one, same, other = (model_folder.sha256(run / "model.safetensors") for run in runs)
     assert one == same != other
 
 
@@ -108,13 +108,13 @@ def test_a_resumed_run_ends_bit_equal_to_an_unbroken_one(
         train(broken, reviews, stop_at_first_checkpoint)
     assert isinstance(seen[-1], events.Warned)
     best = Path(seen[-1].text.split(" is ")[1].split(";")[0])
-    assert artifact.read(best).labels.names == ("no", "yes"), "Ctrl-C keeps a loadable best checkpoint"
+    assert model_folder.read(best).labels.names == ("no", "yes"), "Ctrl-C keeps a loadable best checkpoint"
     assert not Path(broken.out).exists()
 
     said: list[events.Event] = []
     resumed = train(broken.model_copy(update={"resume": True}), reviews, said.append)
     assert any(isinstance(event, events.Said) and "resuming from" in event.text for event in said)
-    hashes = [artifact.sha256(run.path / "model.safetensors") for run in (unbroken, resumed)]
+    hashes = [model_folder.sha256(run.path / "model.safetensors") for run in (unbroken, resumed)]
     assert hashes[0] == hashes[1]
     again: list[events.Event] = []
     train(broken.model_copy(update={"resume": True}), reviews, again.append)
@@ -125,7 +125,7 @@ def test_a_resumed_run_ends_bit_equal_to_an_unbroken_one(
 
 @pytest.mark.parametrize("harm", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "flip"])
 def test_a_damaged_checkpoint_is_not_resumed_from(config: Make, reviews: Any, harm: str) -> None:
-    from finetune.checkpoints import last_good_checkpoint
+    from finetune.training.checkpoints import last_good_checkpoint
 
     broken = config()
 
@@ -236,14 +236,14 @@ def test_errors_keep_every_column_of_the_table_and_say_what_a_row_is(config: Mak
 
 def test_an_existing_model_is_refused_and_untouched_without_overwrite(config: Make, reviews: Any) -> None:
     first = train(config(), reviews)
-    before = artifact.sha256(first.path / "manifest.json")
+    before = model_folder.sha256(first.path / "manifest.json")
     with pytest.raises(ConfigError, match="already holds a model.*--overwrite"):
         train(config(), reviews)
     with pytest.raises(DataError):
         train(config(overwrite=True), [{"text": "t", "label": "one class"}] * 5)
-    assert artifact.sha256(first.path / "manifest.json") == before
+    assert model_folder.sha256(first.path / "manifest.json") == before
     train(config(overwrite=True, seed=9), reviews)
-    assert artifact.sha256(first.path / "manifest.json") != before
+    assert model_folder.sha256(first.path / "manifest.json") != before
     assert [path.name for path in first.path.parent.iterdir()] == ["model"], "nothing is left beside the model"
 
 
@@ -259,18 +259,18 @@ def test_a_changed_file_is_noticed(config: Make, reviews: Any) -> None:
     settings = json.loads((path / "classifier.json").read_text())
     (path / "classifier.json").write_text(json.dumps(settings | {"temperature": 2.0}))
     with pytest.raises(CheckpointError, match=r"classifier\.json is missing or differs from manifest"):
-        artifact.read(path, check_hashes=True)
+        model_folder.read(path, check_hashes=True)
 
 
 def test_a_trained_model_serves_as_a_base_by_its_name(config: Make, reviews: Any, tmp_path: Path) -> None:
     first = train(config(), reviews)
     rows = [{"text": f"t {index}", "label": "xyz"[index % 3]} for index in range(60)]
     second = train(config(base="model", models_dir=str(first.path.parent), out=str(tmp_path / "second")), rows)
-    assert artifact.read(second.path).labels.names == ("x", "y", "z")
+    assert model_folder.read(second.path).labels.names == ("x", "y", "z")
 
 
 def test_entailment_rows_make_a_zero_shot_model_under_both_masks(config: Make, tmp_path: Path) -> None:
-    from finetune.tables import write_table
+    from finetune.core.tables.files import write_table
 
     rows = [{"text": f"the {'goal' if i % 2 else 'bank'} {i}", "label": ["sports", "money"][i % 2]} for i in range(80)]
     write_table(tmp_path / "topics.csv", rows)
@@ -290,10 +290,10 @@ def test_entailment_rows_make_a_zero_shot_model_under_both_masks(config: Make, t
         ),
         on_event=seen.append,
     )
-    zero = artifact.read(result.path).settings.zero_shot
+    zero = model_folder.read(result.path).settings.zero_shot
     assert zero is not None
     assert (zero.attention, zero.scorer, zero.hypothesis_template) == ("shared_text", "both", "about {}.")
-    assert zero.mix != artifact.Mix(), "the mix was fitted"
+    assert zero.mix != model_folder.Mix(), "the mix was fitted"
     assert any(isinstance(event, events.Said) and event.text.startswith("mix on") for event in seen)
 
 
@@ -303,8 +303,8 @@ def test_the_auxiliary_term_keeps_the_text_embedding_near_the_base(
     import numpy as np
     from transformers import AutoModelForSequenceClassification
 
-    from finetune.encoding import TextEncoder
-    from finetune.mix import embeddings
+    from finetune.core.tokenization import TextEncoder
+    from finetune.training.score_fusion import embeddings
 
     rows = [
         {"premise": f"the goal {i}", "hypothesis": "about sports", "label": ["entailment", "contradiction"][i % 2]}
@@ -322,7 +322,7 @@ def test_the_auxiliary_term_keeps_the_text_embedding_near_the_base(
             rows,
         )
         model = AutoModelForSequenceClassification.from_pretrained(result.path)
-        folder = artifact.read(result.path)
+        folder = model_folder.read(result.path)
         encoder = TextEncoder.load(result.path, folder.config)
         texts = ["the goal 3", "a bank of money"]
         base = AutoModelForSequenceClassification.from_pretrained(tiny_base)
@@ -337,7 +337,7 @@ def test_the_auxiliary_term_keeps_the_text_embedding_near_the_base(
 def test_evaluate_reads_any_table_and_measures_by_hand_checked_numbers(tmp_path: Path) -> None:
     import numpy as np
 
-    from finetune.labels import LabelSpace
+    from finetune.core.labels import LabelSpace
 
     rows = [{"text": f"t{i}", "label": "ab"[i % 2]} for i in range(4)] + [{"text": "t0", "label": "a"}]
 
@@ -358,7 +358,7 @@ def test_evaluate_reads_any_table_and_measures_by_hand_checked_numbers(tmp_path:
 def test_evaluate_gives_the_figures_by_any_column() -> None:
     import numpy as np
 
-    from finetune.labels import LabelSpace
+    from finetune.core.labels import LabelSpace
 
     rows = [{"text": f"t{i}", "label": "ab"[i % 2], "lang": "de" if i < 3 else "fr"} for i in range(6)]
     found = evaluate(
@@ -380,7 +380,7 @@ def test_an_unknown_metric_is_refused_before_training(config: Make, reviews: Any
 def test_a_moved_folder_still_reads(config: Make, reviews: Any, tmp_path: Path) -> None:
     path = train(config(), reviews).path
     shutil.copytree(path, tmp_path / "elsewhere")
-    assert artifact.read(tmp_path / "elsewhere", check_hashes=True).headline is not None
+    assert model_folder.read(tmp_path / "elsewhere", check_hashes=True).headline is not None
 
 
 def test_a_run_is_logged_where_it_is_asked_to(
@@ -405,7 +405,7 @@ def test_trackio_keeps_a_run_on_this_disk(config: Make, reviews: Any, tmp_path: 
     # in a process of its own: trackio reads its folder as it is imported, and leaves a thread behind
     wanted = config(report_to=["trackio"], gradients={"every": 1}, tfidf_baseline=False)
     code = (
-        "import json, sys\nfrom finetune.configfile import build\nfrom finetune.run import train\n"
+        "import json, sys\nfrom finetune.config.loading import build\nfrom finetune.run import train\n"
         "train(build(json.loads(sys.argv[1])), json.loads(sys.argv[2]))"
     )
     done = subprocess.run(

@@ -10,5 +10,5 @@ def nothing_ships(tmp_path_factory):
     """The models folder of the checkout may hold anything."""
     with pytest.MonkeyPatch.context() as patch:
         empty = tmp_path_factory.mktemp("nothing_ships")
-        patch.setattr("finetune.artifact.shipped_dir", lambda: empty)
+        patch.setattr("finetune.core.model_folder.shipped_dir", lambda: empty)
         yield

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune import TrainConfig, TrainResult, train
 from service import Classifier, ZeroShotClassifier, load
-from service.estimator import FineTunedClassifier
+from service.estimators import FineTunedClassifier
 
 
 def best(texts: Iterable[str]) -> list[str]:

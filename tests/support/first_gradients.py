@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from finetune.artifact import find
-from finetune.configfile import build
-from finetune.encoding import TextEncoder
-from finetune.fitting import Fitting, Given
-from finetune.labels import LabelSpace
-from finetune.regime import regime_for
-from finetune.tokens import Tokens
-from finetune.trainer import Examples
+from finetune.config.loading import build
+from finetune.core.labels import LabelSpace
+from finetune.core.model_folder import find
+from finetune.core.tokenization import TextEncoder
+from finetune.data.tokenized import Tokens
+from finetune.training.batch_plan import regime_for
+from finetune.training.fit import Fitting, Given
+from finetune.training.trainer import Examples
 
 
 def values_of(task: str, rows: int) -> list[Any]:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from checkpoints import tiny_family
 
-from finetune.attention import HYPOTHESIS, LEADING
-from finetune.encoding import Encoded
+from finetune.core.attention_mask import HYPOTHESIS, LEADING
+from finetune.core.tokenization import Encoded
 
 READ_ONCE = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 

@@ -20,15 +20,15 @@ from typing import Any
 
 import gradio as gr
 
-from finetune.chunks import chunks
-from finetune.errors import FinetuneError
-from finetune.table_options import ENCODINGS
+from finetune.core.errors import FinetuneError
+from finetune.core.tables.chunks import chunks
+from finetune.core.tables.options import ENCODINGS
+from service.batch.score_table import Scored
 from service.errors import BadRequest, Overloaded, ServiceError, TooLarge
-from service.files import Scored
-from service.ui import chips, form, gate, links, snippets, tables
-from service.ui.answers import HIDDEN, streamed
-from service.ui.chips import LABELS
-from service.ui.page import Page
+from service.ui import form, label_chips, links, restrictions, snippets, table_upload
+from service.ui.label_chips import LABELS
+from service.ui.results import HIDDEN, streamed
+from service.ui.tab import Page
 
 NAME = "batch"
 LOOK_S = 0.25
@@ -54,7 +54,7 @@ def build(page: Page, tab: gr.Tab) -> None:
     first = next(iter(names), None)
     with gr.Row(equal_height=False):
         with gr.Column(scale=5):
-            fields = tables.build(page, tab, NAME)
+            fields = table_upload.build(page, tab, NAME)
             example = gr.Button("Try an example table", size="sm", elem_id="batch-example")
             column = gr.Dropdown([], label="Column of the text", elem_id="batch-column")
             encoding = gr.Dropdown(
@@ -66,7 +66,7 @@ def build(page: Page, tab: gr.Tab) -> None:
                 elem_id="batch-encoding",
             )
             model = gr.Dropdown(names, value=first, label="Model", elem_id="batch-model")
-            labels = chips.field("batch-labels", LABELS, visible=False)
+            labels = label_chips.field("batch-labels", LABELS, visible=False)
             several = gr.Checkbox(label="Several labels may hold at once", visible=False, elem_id="batch-several")
             every = gr.Checkbox(label="A column for each label's score", elem_id="batch-every")
             kind = gr.Radio(list(KINDS), value="CSV", label="Download as", elem_id="batch-kind")
@@ -97,11 +97,15 @@ def build(page: Page, tab: gr.Tab) -> None:
     kept = {"model": model, "labels": labels, "several": several, "scores": every, "kind": kind}
     links.build(page.blocks, NAME, kept)
 
-    texts, _ = tables.wanted_columns()
+    texts, _ = table_upload.wanted_columns()
     shown = example.click(
-        lambda: tables.example("example.csv", EXAMPLE), None, fields.inputs, api_name=False, show_progress="hidden"
+        lambda: table_upload.example("example.csv", EXAMPLE),
+        None,
+        fields.inputs,
+        api_name=False,
+        show_progress="hidden",
     )
-    tables.connect(page, fields, [column], (texts,), more=(shown.then,), reading=(encoding,))
+    table_upload.connect(page, fields, [column], (texts,), more=(shown.then,), reading=(encoding,))
 
     def for_model(name: str | None) -> list[Any]:
         free = name is not None and page.desk.store.folder(name).is_zero_shot
@@ -144,24 +148,24 @@ async def _score(
     kind: str,
     encoding: str | None = None,
 ) -> AsyncIterator[list[Any]]:
-    table = tables.path_of(page, upload, offered if offered in tables.offered(page) else None)
+    table = table_upload.path_of(page, upload, offered if offered in table_upload.offered(page) else None)
     if table is None:
         raise BadRequest("there is no table yet: upload one, or try the example")
     if not column:
         raise BadRequest("choose the column that holds the texts")
     if not model:
         raise BadRequest("no model is served")
-    desk, options = page.desk, tables.options_of(encoding)
+    desk, options = page.desk, table_upload.options_of(encoding)
     engine = await asyncio.to_thread(desk.store.get, model)
     question = None
     if engine.folder.is_zero_shot:
-        question = chips.question(desk, labels, several)
+        question = label_chips.question(desk, labels, several)
     most = desk.settings.max_upload_bytes
     if not page.slots.acquire(blocking=False):
         raise Overloaded("other tables are being scored", hint="try again in a moment")
     try:
-        gate.check_room(await desk.aside(gate.sweep), TIMES_UPLOAD, most)
-        out = gate.place() / f"{table.stem[:60]}-scored{KINDS.get(kind, '.csv')}"
+        restrictions.check_room(await desk.aside(restrictions.sweep), TIMES_UPLOAD, most)
+        out = restrictions.place() / f"{table.stem[:60]}-scored{KINDS.get(kind, '.csv')}"
         done: list[tuple[int, float]] = [(0, 0.0)]
         stopped, begin = threading.Event(), time.monotonic()
 
@@ -169,7 +173,7 @@ async def _score(
             done[0] = rows, share
             if stopped.is_set():
                 raise BadRequest("stopped")
-            if gate.taken(out.parent) > TIMES_UPLOAD * most or time.monotonic() - begin > LONGEST_S:
+            if restrictions.taken(out.parent) > TIMES_UPLOAD * most or time.monotonic() - begin > LONGEST_S:
                 raise TooLarge("this is more than the page scores", hint="rehead predict scores a table of any size")
 
         work = asyncio.ensure_future(
@@ -192,7 +196,7 @@ async def _score(
             found = work.result()
             head = await desk.aside(_first_rows, out, found)
         except (FinetuneError, ServiceError) as error:
-            raise BadRequest(tables.without_place(str(error), table)) from error
+            raise BadRequest(table_upload.without_place(str(error), table)) from error
         finally:
             stopped.set()
             if not work.done() or work.exception() is not None:
@@ -229,9 +233,9 @@ def _first_rows(out: Path, found: Scored) -> dict[str, Any]:
     table = chunks(out, SHOWN)
     first = next(table.parts)[:SHOWN]
     new = [column for column in found.columns if column in table.columns and any(row.get(column) for row in first)]
-    columns = [*new, *(column for column in table.columns if column not in found.columns)][: tables.COLUMNS_SHOWN]
+    columns = [*new, *(column for column in table.columns if column not in found.columns)][: table_upload.COLUMNS_SHOWN]
     rows = [[_shown(row.get(column), rounded=column in new) for column in columns] for row in first]
-    return tables.as_shown(columns, rows)
+    return table_upload.as_shown(columns, rows)
 
 
 def _shown(cell: Any, *, rounded: bool) -> str:

@@ -15,14 +15,14 @@ from typing import Any
 
 import gradio as gr
 
-from service.engine import Engine
 from service.errors import BadRequest
+from service.inference.engine import Engine
+from service.inference.model_store import describe
 from service.schema import Answer, TextInput, ZeroShotQuestion
-from service.store import describe
-from service.ui import chips, links, snippets
-from service.ui.answers import HIDDEN, guarded, report_of
-from service.ui.chips import LABELS
-from service.ui.page import Page
+from service.ui import label_chips, links, snippets
+from service.ui.label_chips import LABELS
+from service.ui.results import HIDDEN, guarded, report_of
+from service.ui.tab import Page
 
 NAME = "models"
 EXAMPLES = "A warm, funny film with a terrific cast.\nThe central bank raised interest rates again."
@@ -57,7 +57,7 @@ def build(page: Page, tab: gr.Tab) -> None:
         )
     texts = gr.Textbox(label="Texts, one on each line", value=EXAMPLES, lines=4, max_lines=14, elem_id="models-texts")
     with gr.Accordion("Labels, for models that take labels of your own", open=False, elem_id="models-labels-folded"):
-        labels = chips.field("models-labels", LABELS)
+        labels = label_chips.field("models-labels", LABELS)
     compare = gr.Button("Compare", variant="primary", elem_id="models-compare")
     compared = gr.HTML(visible=False, padding=False, elem_id="models-compared-problem")
     table = gr.Dataframe(
@@ -173,6 +173,6 @@ async def _asked(page: Page, engine: Engine, inputs: list[TextInput], labels: li
     desk, work = page.desk, page.desk.work()
     if not engine.folder.is_zero_shot:
         return await desk.counted(engine, work, desk.classify(engine, inputs, work))
-    question = chips.question(desk, labels, several=False)
+    question = label_chips.question(desk, labels, several=False)
     texts = [one.text for one in inputs]
     return await desk.counted(engine, work, desk.zero_shot(engine, texts, question, work))

@@ -12,15 +12,15 @@ from typing import Any
 
 import gradio as gr
 
-from service.desk import Desk
-from service.engine import Engine
+from service.batch.score_table import held, thresholds_of
 from service.errors import BadRequest
-from service.files import held, thresholds_of
+from service.inference.engine import Engine
 from service.schema import Answer
-from service.ui import corrections, links, snippets
-from service.ui.answers import HIDDEN, NO_SCORES, about, as_tool, bars, decided, guarded, note
-from service.ui.corrections import Given
-from service.ui.page import Page
+from service.server.desk import Desk
+from service.ui import feedback, links, snippets
+from service.ui.feedback import Given
+from service.ui.results import HIDDEN, NO_SCORES, about, as_tool, bars, decided, guarded, note
+from service.ui.tab import Page
 
 NAME = "sentiment"
 EXAMPLES = (
@@ -53,7 +53,7 @@ def build(page: Page, tab: gr.Tab) -> None:
             problem = gr.HTML(visible=False, padding=False, elem_id="sentiment-problem")
             scores = gr.Label(label="Scores", visible=False, elem_id="sentiment-scores", elem_classes="rehead-scores")
             remark = gr.HTML(NO_SCORES, padding=False)
-            given = corrections.build(page, NAME)
+            given = feedback.build(page, NAME)
             words = gr.HTML(visible=False, padding=False, elem_id="sentiment-words")
     with gr.Accordion("Many texts at once", open=False, elem_id="sentiment-many"):
         lines = gr.Textbox(label="One text on each line", lines=6, max_lines=20, elem_id="sentiment-lines")

@@ -13,19 +13,19 @@ from typing import Any
 
 import gradio as gr
 
-from finetune.artifact import DEFAULT_TEMPLATE
-from service import zero_shot
-from service.desk import Desk
-from service.engine import Engine
+from finetune.core.model_folder import DEFAULT_TEMPLATE
+from service.batch.score_table import held
 from service.errors import BadRequest, ServiceError
-from service.files import held
+from service.inference import zero_shot
+from service.inference.engine import Engine
+from service.inference.model_store import ModelStore
 from service.schema import Answer, ZeroShotQuestion
-from service.store import ModelStore
-from service.ui import chips, corrections, links, snippets
-from service.ui.answers import HIDDEN, NO_SCORES, SAME, about, as_tool, bars, guarded, note
-from service.ui.chips import LABELS
-from service.ui.corrections import Given
-from service.ui.page import Page
+from service.server.desk import Desk
+from service.ui import feedback, label_chips, links, snippets
+from service.ui.feedback import Given
+from service.ui.label_chips import LABELS
+from service.ui.results import HIDDEN, NO_SCORES, SAME, about, as_tool, bars, guarded, note
+from service.ui.tab import Page
 
 NAME = "topics"
 EXAMPLES = (
@@ -54,7 +54,7 @@ def build(page: Page, tab: gr.Tab) -> None:
             text = gr.Textbox(
                 label="Text", lines=4, max_lines=14, placeholder="Type or paste a text ...", elem_id="topics-text"
             )
-            labels = chips.field("topics-labels", LABELS)
+            labels = label_chips.field("topics-labels", LABELS)
             _sets(page, labels)
             several = gr.Checkbox(label="Several labels may hold at once", elem_id="topics-several")
             template = gr.Textbox(
@@ -77,7 +77,7 @@ def build(page: Page, tab: gr.Tab) -> None:
             problem = gr.HTML(visible=False, padding=False, elem_id="topics-problem")
             scores = gr.Label(label="Scores", visible=False, elem_id="topics-scores", elem_classes="rehead-scores")
             remark = gr.HTML(NO_SCORES, padding=False)
-            given = corrections.build(page, NAME)
+            given = feedback.build(page, NAME)
     question: list[Any] = [text, labels, several, template]
 
     def program(
@@ -195,7 +195,7 @@ async def _answer(
 ) -> list[Any]:
     if not text.strip():
         raise BadRequest("there is no text yet: type one, or pick an example")
-    question = chips.question(desk, labels, several, template)
+    question = label_chips.question(desk, labels, several, template)
     answer = await _weighed(desk, model, text, question)
     holding = held(answer, {}) if several else None
     given = Given(text, str(model), list(question.labels), answer.best.label, answer.best.score, holding)

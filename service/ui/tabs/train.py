@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 import gradio as gr
 from gradio.components import Component
 
-from finetune.config import TrainConfig
+from finetune.config.training import TrainConfig
 from service.errors import BadRequest, Overloaded
-from service.jobs import Job, Jobs
-from service.ui import form, links, recipes, runs, snippets, tables
-from service.ui.answers import SAME, guarded
-from service.ui.page import Page
+from service.server.training_jobs import Job, Jobs
+from service.ui import form, links, recipes, snippets, table_upload, training_view
+from service.ui.results import SAME, guarded
+from service.ui.tab import Page
 
 T = TypeVar("T")
 NAME = "train"
@@ -64,7 +64,7 @@ def build(page: Page, tab: gr.Tab) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=5):
             gr.HTML('<h2 class="rehead-step">1. The table</h2>', padding=False)
-            fields = tables.build(page, tab, NAME, corrections=True)
+            fields = table_upload.build(page, tab, NAME, corrections=True)
             example = gr.Button("Try an example table", size="sm", elem_id="train-example")
             with gr.Row():
                 text = gr.Dropdown([], label="Column of the text", elem_id="train-text")
@@ -111,7 +111,7 @@ def build(page: Page, tab: gr.Tab) -> None:
     status = gr.HTML(IDLE, padding=False, elem_id="train-status")
     with gr.Row():
         losses = gr.LinePlot(
-            runs.frame([], runs.LOSSES),
+            training_view.frame([], training_view.LOSSES),
             x="update",
             y="loss",
             title="Loss",
@@ -120,7 +120,7 @@ def build(page: Page, tab: gr.Tab) -> None:
             elem_id="train-losses",
         )
         scores = gr.LinePlot(
-            runs.frame([], runs.SCORES),
+            training_view.frame([], training_view.SCORES),
             x="update",
             y="score",
             color="metric",
@@ -160,15 +160,15 @@ def build(page: Page, tab: gr.Tab) -> None:
     timer.tick(drawn, None, [*run, timer], api_name=False, show_progress="hidden")
     page.blocks.load(drawn, None, [*run, timer], api_name=False, show_progress="hidden")
     shown = example.click(
-        lambda: tables.example("example-labelled.csv", EXAMPLE),
+        lambda: table_upload.example("example-labelled.csv", EXAMPLE),
         None,
         fields.inputs,
         api_name=False,
         show_progress="hidden",
     )
     reading = tuple(components[path] for path in form.SUGGESTED)
-    for event in tables.connect(
-        page, fields, [text, label], tables.wanted_columns(), more=(shown.then,), reading=reading
+    for event in table_upload.connect(
+        page, fields, [text, label], table_upload.wanted_columns(), more=(shown.then,), reading=reading
     ):
         event.then(looked, [page.asked, *asked], [report, problem], api_name=False)
     gr.on(
@@ -202,7 +202,7 @@ def build(page: Page, tab: gr.Tab) -> None:
 def _settings(page: Page, values: Sequence[Any]) -> tuple[Path | None, dict[str, Any]]:
     """The table, and the settings by dotted key, as the fields say."""
     upload, offered, text, label, name, base, knobs, *chosen = values
-    table = tables.path_of(page, upload, offered)
+    table = table_upload.path_of(page, upload, offered)
     found: dict[str, Any] = {"base": base}
     found |= {f"data.{key}": value for key, value in (("text", text), ("label", label)) if value}
     found |= form.settings(dict(zip(SETTINGS, chosen, strict=True)))
@@ -251,7 +251,7 @@ def _stopping(page: Page, jobs: Jobs) -> Any:
 def _looking(page: Page, jobs: Jobs) -> Any:
     async def look(token: str, *values: Any) -> list[Any]:
         page.check(token)
-        if tables.path_of(page, values[0], values[1]) is None:
+        if table_upload.path_of(page, values[0], values[1]) is None:
             return [EMPTY]
         settings = _settings(page, values)[1]
         if "data.text" not in settings or not {"data.label", "data.label_columns"} & settings.keys():
@@ -260,8 +260,8 @@ def _looking(page: Page, jobs: Jobs) -> Any:
         try:
             found = await _in_turn(lambda: page.desk.aside(jobs.look, config))
         except BadRequest as error:
-            raise BadRequest(tables.without_place(str(error), table)) from error
-        return [runs.report(found)]
+            raise BadRequest(table_upload.without_place(str(error), table)) from error
+        return [training_view.report(found)]
 
     return look
 
@@ -283,10 +283,10 @@ def _drawn(job: Job | None) -> list[Any]:
     if job is None:
         hidden = gr.update(visible=False)
         return [IDLE, hidden, hidden, hidden, SAME, hidden, gr.update(active=False)]
-    losses, scores, layers = runs.losses(job), runs.scores(job), runs.gradients(job)
+    losses, scores, layers = training_view.losses(job), training_view.scores(job), training_view.gradients(job)
     running = job.state == "running"
     return [
-        runs.status(job),
+        training_view.status(job),
         gr.update(value=losses, visible=bool(len(losses))),
         gr.update(value=scores, visible=bool(len(scores))),
         gr.update(visible=bool(layers)),

@@ -1,0 +1,182 @@
+"""Everything that a run refuses before it trains, beside what its table is refused for; `--dry-run` checks the same.
+
+A setting's own code says what is wrong with it: heads, optimizers and schedules are built once at a tiny size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from finetune.config.data import DataConfig
+from finetune.config.training import Choice, ModelConfig, TrainConfig
+from finetune.core import model_folder
+from finetune.core.errors import ConfigError, FinetuneError
+from finetune.core.labels import Task
+from finetune.core.registry import pick
+from finetune.data.load import Splits, read_source
+from finetune.evaluation.evaluate import decided
+from finetune.evaluation.metrics import METRICS, METRICS_OF_TASK, SCORE_METRICS, UNFIT, best_by, load_metric
+from finetune.modeling import heads
+from finetune.modeling.heads import HEADS, STOCK
+from finetune.modeling.initializers import INITIALISERS, initialise
+from finetune.modeling.poolings import POOLINGS
+from finetune.training import trackers
+from finetune.training.auxiliary_losses import AUXILIARY
+from finetune.training.losses import LOSSES, loss_for
+from finetune.training.optim import OPTIMIZERS, SCHEDULES, frozen_depths, parts_of, weight_decay_of
+from finetune.training.run_identity import check_allowed
+
+TINY_WIDTH, TINY_OUTPUTS, TINY_UPDATES = 8, 3, 10
+
+
+def check_choices(config: TrainConfig) -> None:
+    """Refuse settings that cannot be, whatever the data.
+
+    Raises:
+        ConfigError: an unknown name or option, a value out of range, settings that do not go together.
+        MissingExtra: what a setting needs is not installed; names the install line.
+    """
+    optim, model = config.optim, config.model
+    pooling = Choice(name=model.pooling) if model.pooling is not None else None
+    chosen: tuple[tuple[str, Mapping[str, Any], Choice | None], ...] = (
+        ("loss", LOSSES, config.loss),
+        ("optimizer", OPTIMIZERS, optim.optimizer),
+        ("schedule", SCHEDULES, optim.schedule),
+        ("head", HEADS, model.head),
+        ("pooling", POOLINGS, pooling),
+        ("initialiser", INITIALISERS, model.initialiser),
+        *(("auxiliary term", AUXILIARY, choice) for choice in config.auxiliary),
+    )
+    for what, table, choice in chosen:
+        if choice is not None:
+            pick(table, choice.name, choice.knobs, what=what)
+    if config.loss is not None:
+        # a distribution as a label is known only once the table is read
+        loss_for(config.data.task or _any_task_of(config.loss), config.loss)
+    check_allowed(config.allow_changed)
+    weight_decay_of(optim)
+    _build_head(config)
+    _build_optimizer(config)
+    trackers.require_installed(config.report_to)
+    if config.data.task is not None:
+        _check_metrics(config, config.data.task)
+    _check_lora(model)
+    if model.head.name != STOCK and config.zero_shot.attention == "alternate":
+        raise ConfigError("zero_shot.attention=alternate wants the base's own head: leave out model.head")
+
+
+def _check_lora(model: ModelConfig) -> None:
+    if model.lora is None:
+        return
+    from finetune.modeling.lora import peft_module
+
+    peft_module()
+    if model.freeze != "none" or model.unfreeze:
+        raise ConfigError(
+            "model.lora trains additions and leaves the body as it is: leave out model.freeze, model.unfreeze"
+        )
+
+
+def check_run(config: TrainConfig, base: model_folder.Location, splits: Splits, *, rows: int) -> None:
+    """Refuse settings that do not suit the base, the table's task or its validation rows.
+
+    Args:
+        rows: of one batch.
+
+    Raises:
+        FinetuneError: names the setting.
+    """
+    from finetune.modeling.build import head_of, regression_layer, without_weights
+    from finetune.modeling.lora import layers_of
+
+    labels = splits.labels
+    _check_metrics(config, labels.task)
+    _require_defined(best_by(config.checkpoint.best_by, labels.task), splits)
+    model = without_weights(base, labels, config.model)
+    if labels.task == "regression":
+        regression_layer(model)
+    if config.model.lora is None:
+        frozen_depths(config.model, parts_of(model, model.base_model_prefix), 0)
+    else:
+        new = [name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")]
+        layers_of(model, new, config.model.lora)
+    head = head_of(model)
+    if head is not None:
+        heads.warnings_of(head, rows, alike=False)
+    if labels.nli is not None:
+        for source in config.zero_shot.fit_on:
+            read_source(source, DataConfig(), seed=config.seed)
+
+
+def _any_task_of(loss: Choice) -> Any:
+    from finetune.training.losses import FITS
+
+    return FITS[loss.name].tasks[0]
+
+
+def _check_metrics(config: TrainConfig, task: Task) -> None:
+    for name in config.metrics:
+        if name in UNFIT[task]:
+            fitting = [other for other in (*METRICS, *SCORE_METRICS) if other not in UNFIT[task]]
+            raise ConfigError(
+                f"metrics: {name!r} does not fit task {task.replace('_', '-')}: choose of {', '.join(fitting)}"
+            )
+        load_metric(name, task)
+    best_by(config.checkpoint.best_by, task)
+
+
+def _require_defined(name: str, splits: Splits) -> None:
+    """Refuse a metric of scores that the validation rows leave undefined, as one label only does ROC-AUC."""
+    if name not in SCORE_METRICS:
+        return
+    labels = splits.labels
+    references = labels.encode(splits.validation.values)
+    even = np.full((len(references), len(labels)), 1 / len(labels))
+    _, truth = decided(even, references, labels.task)
+    if not np.isfinite(SCORE_METRICS[name](even, truth)):
+        headline = METRICS_OF_TASK[labels.task][0]
+        raise ConfigError(
+            f"checkpoint.best_by: {name} is undefined on the {len(references)} validation rows, which do not hold the "
+            f"labels for it: set more rows aside (data.validation_size), or choose by {headline}"
+        )
+
+
+def _build_head(config: TrainConfig) -> None:
+    from torch import nn
+
+    model = config.model
+    if model.head.name != STOCK:
+        with _refused("model.head"):
+            pick(HEADS, model.head.name, model.head.knobs, what="head")(TINY_WIDTH, TINY_OUTPUTS)
+    elif model.pooling is not None:
+        raise ConfigError("model.pooling is for heads of ours: --set model.head=linear, or leave it out")
+    if model.initialiser is not None:
+        with _refused("model.initialiser"):
+            fill = pick(INITIALISERS, model.initialiser.name, model.initialiser.knobs, what="initialiser")
+            initialise(nn.Linear(TINY_WIDTH, TINY_OUTPUTS), fill)
+
+
+def _build_optimizer(config: TrainConfig) -> None:
+    import torch
+
+    optim = config.optim
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": optim.lr or 1e-4, "weight_decay": 0.0, "l2": 0.0}]
+    with _refused("optim.optimizer"):
+        optimizer = pick(OPTIMIZERS, optim.optimizer.name, optim.optimizer.knobs, what="optimizer")(groups)
+    with _refused("optim.schedule"):
+        pick(SCHEDULES, optim.schedule.name, optim.schedule.knobs, what="schedule")(optimizer, 1, TINY_UPDATES)
+
+
+@contextmanager
+def _refused(setting: str) -> Iterator[None]:
+    """Turn errors of torch or transformers about a value into a ConfigError that names the setting."""
+    try:
+        yield
+    except FinetuneError:
+        raise
+    except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+        raise ConfigError(f"{setting}: {' '.join(str(error).split())}") from error

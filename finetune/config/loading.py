@@ -1,0 +1,145 @@
+"""YAML files and `key=value` overrides to a TrainConfig, and back.
+
+Knows: how a wrong key or value becomes one sentence that names it.
+Does not know: what the settings do.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from finetune.config.training import TrainConfig
+from finetune.core.errors import ConfigError
+
+
+def load(file: str | Path | None = None, overrides: Iterable[str] = (), **settings: Any) -> TrainConfig:
+    """The configuration of `file`, with `settings` (dotted keys, None skipped) and then `overrides` laid over it.
+
+    Raises:
+        ConfigError: unreadable YAML, an unknown key, or a value of the wrong kind; names the key.
+    """
+    return build(content_of(file, overrides, **settings), str(file) if file is not None else None)
+
+
+def content_of(file: str | Path | None, overrides: Iterable[str] = (), **settings: Any) -> dict[str, Any]:
+    """What `load` makes a configuration of, as plain dicts."""
+    content = read_yaml(file) if file is not None else {}
+    for key, value in settings.items():
+        if value is not None:
+            _lay(content, key.replace("__", "."), value)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {override!r} should read KEY=VALUE, for example --set optim.lr=3e-5")
+        _lay(content, key.strip(), _scalar(text))
+    return content
+
+
+def build(content: Mapping[str, Any], where: str | None = None) -> TrainConfig:
+    """A TrainConfig from plain dicts, with pydantic's complaints turned into one sentence."""
+    try:
+        return TrainConfig.model_validate(dict(content))
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, where)) from error
+
+
+def read_yaml(file: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{file}: there is no such config file") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file} is not readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} should hold keys and values, for example 'base: topics'")
+    return content
+
+
+def dump(config: TrainConfig) -> str:
+    """The whole configuration as YAML that `load` reads back to an equal one."""
+    import yaml
+
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+
+def laid(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with these dotted keys set."""
+    found = copy.deepcopy(dict(content))
+    for key, value in changes.items():
+        _lay(found, key, value)
+    return found
+
+
+def _lay(content: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = content.get(parent)
+        if isinstance(inner, str):  # `loss: focal` in the file, `loss.gamma` on the command line
+            inner = {"name": inner}
+        content[parent] = dict(inner) if isinstance(inner, dict) else {}
+        content = content[parent]
+    content[last] = value
+
+
+def number(value: Any) -> float | int | None:
+    """A number as YAML gives it, where 1e-5 is a word; None for anything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _scalar(text: str) -> Any:
+    import yaml
+
+    if len(text) == 1 and text in "|,;:>&*!%@":  # a separator; YAML reads none of these as itself
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):
+        try:
+            return float(value)  # YAML 1.1 reads 3e-5 as a string
+        except ValueError:
+            return value
+    return value
+
+
+def _sentence(error: ValidationError, where: str | None) -> str:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    prefix = f"{where}: " if where else ""
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(path[:-1])
+        close = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        return f"{prefix}unknown setting {key!r}: {hint}"
+    if first["type"] == "missing":
+        flag = {"base": " (--base)", "out": " (--out)"}.get(key, "")
+        return f"{prefix}setting {key!r}{flag} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    value = "" if isinstance(first["input"], dict | BaseModel) else f" is {first['input']!r}"
+    return f"{prefix}setting {key!r}{value}: {message[0].lower()}{message[1:]}"
+
+
+def _fields_at(path: list[str]) -> list[str]:
+    model: type[BaseModel] = TrainConfig
+    for part in path:
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field is not None else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,311 @@
+"""The model folder: find it, read it, check it, seal it, put it in place.
+
+Knows: file names, `classifier.json`, hashes, safetensors headers, where named models lie.
+Does not know: torch, transformers, or how a model computes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from finetune.core.errors import CheckpointError, ConfigError
+from finetune.core.labels import LabelSpace
+from finetune.core.scores import ACTIVATION_OF_TASK, Activation
+from finetune.core.target_scale import TargetScale
+from finetune.core.weight_files import WEIGHTS_INDEX, check_weights, refuse_adapter
+
+FORMAT = 1
+"""Version of `classifier.json` and `manifest.json` that this code writes and reads."""
+
+DEFAULT_TEMPLATE = "This text is about {}."
+CLASSIFIER, MANIFEST, METRICS, TRAIN_CONFIG = "classifier.json", "manifest.json", "metrics.json", "train_config.yaml"
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model")
+HASHED = ("model*.safetensors", WEIGHTS_INDEX, *TOKENIZER_FILES)
+
+CUSTOM_HEAD = "rehead"
+"""`model_type` of a model with a head of ours; its body is under `encoder` (finetune/modeling/classifier.py)."""
+
+Scorer = Literal["nli", "embedding", "both"]
+AttentionMode = Literal["ordinary", "shared_text"]
+LabelEmbedding = Literal["sentence", "sentence_and_name"]
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The fitted weights of scorer `both`, and of `embedding` where several labels may hold.
+
+    One label of many: `log P(entailment) + cosine_weight * cosine`, then softmax over the labels.
+    Several at once: `sigmoid(nli * (z_entailment - z_contradiction) + cosine * cosine + bias)`.
+    """
+
+    cosine_weight: float = 20.0
+    nli: float = 1.0
+    cosine: float = 0.0
+    bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class ZeroShotSettings:
+    """What an NLI model needs to know to classify by topic; see service/inference/zero_shot.py for the arithmetic."""
+
+    hypothesis_template: str = DEFAULT_TEMPLATE
+    attention: AttentionMode = "ordinary"
+    scorer: Scorer = "nli"
+    label_embedding: LabelEmbedding = "sentence"
+    mix: Mix = field(default_factory=Mix)
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """The content of `classifier.json`: only what the Hugging Face files cannot say."""
+
+    task: str
+    activation: Activation
+    temperature: float = 1.0
+    thresholds: tuple[float, ...] | None = None
+    base: str | None = None
+    max_length: int | None = None
+    zero_shot: ZeroShotSettings | None = None
+    target: TargetScale | None = None
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder that was read and found complete. `settings` are inferred where classifier.json is absent."""
+
+    path: Path
+    config: Mapping[str, Any]
+    labels: LabelSpace
+    settings: ClassifierSettings
+    metrics: Mapping[str, Any] | None
+
+    @property
+    def is_zero_shot(self) -> bool:
+        """Whether this is an NLI model, which can classify by topic."""
+        return self.labels.nli is not None
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the weights on disk."""
+        return sum(file.stat().st_size for file in self.path.glob("model*.safetensors"))
+
+    @property
+    def report_pictures(self) -> list[Path]:
+        """The pictures of its report, in the order of their names."""
+        return sorted((self.path / "report").glob("*.png"))
+
+    @property
+    def headline(self) -> tuple[str, float] | None:
+        """The first metric of metrics.json: the task's headline."""
+        for name, entry in ((self.metrics or {}).get("metrics") or {}).items():
+            return name, float(entry["value"])
+        return None
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a name leads: a folder on disk, or an id on the Hub."""
+
+    name: str
+    kind: Literal["path", "served", "hub"]
+    path: Path | None = None
+
+    @property
+    def source(self) -> str:
+        """What `from_pretrained` takes."""
+        return str(self.path) if self.path is not None else self.name
+
+
+def shipped_dir() -> Path:
+    """The folder of the models that come with the project: inside the wheel, or models/ of a checkout."""
+    inside = Path(__file__).parents[1] / "shipped"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "models"
+
+
+def served(models_dir: str | os.PathLike[str] | None = "models") -> dict[str, Path]:
+    """Every name that can be served, with its folder: those in `models_dir`, then those that ship."""
+    found: dict[str, Path] = {}
+    for folder in (Path(models_dir) if models_dir is not None else None, shipped_dir()):
+        if folder is None or not folder.is_dir():
+            continue
+        for child in sorted(folder.iterdir()):
+            if (child / "config.json").is_file() and not child.name.startswith("."):
+                found.setdefault(child.name, child)
+    return found
+
+
+def find(name: str, models_dir: str | os.PathLike[str] | None = "models", *, allow_hub: bool = True) -> Location:
+    """Where `name` leads: a path, else a served name, else a Hub id.
+
+    Raises:
+        CheckpointError: it is none of them; says which names there are.
+    """
+    as_path = Path(name).expanduser()
+    if as_path.is_dir():
+        if (as_path / "config.json").is_file():
+            return Location(name, "path", as_path)
+        names = served(models_dir)
+        if name not in names:
+            refuse_adapter(as_path)
+            raise CheckpointError(f"{name}: this folder holds no model (config.json is missing)")
+        return Location(name, "served", names[name])
+    names = served(models_dir)
+    if name in names:
+        return Location(name, "served", names[name])
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or as_path.is_file()
+    if allow_hub and not looks_like_path and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        return Location(name, "hub")
+    known = ", ".join(names) or "none"
+    raise CheckpointError(f"no model {name!r}: it is neither a folder nor a served name (served: {known})")
+
+
+def read(path: str | os.PathLike[str], *, check_hashes: bool = False) -> ModelFolder:
+    """The model folder at `path`, checked: files present, JSON sound, weights whole.
+
+    Args:
+        check_hashes: also compare every hash in manifest.json (reads all weights).
+
+    Raises:
+        CheckpointError: names the file that is missing or wrong.
+    """
+    folder = Path(path)
+    refuse_adapter(folder)
+    config = _json(folder / "config.json")
+    check_weights(folder)
+    labels = LabelSpace.from_config(config)
+    stored = _json(folder / CLASSIFIER) if (folder / CLASSIFIER).is_file() else None
+    settings = _settings(folder / CLASSIFIER, stored, labels)
+    if settings.task == "regression" and labels.task != "regression":
+        labels = LabelSpace("regression", labels.names)
+    if check_hashes and (folder / MANIFEST).is_file():
+        for name, expected in _json(folder / MANIFEST)["files"].items():
+            file = folder / name
+            if not file.is_file() or sha256(file) != expected:
+                raise CheckpointError(f"{file} is missing or differs from manifest.json: copy the model folder again")
+    metrics = _json(folder / METRICS) if (folder / METRICS).is_file() else None
+    return ModelFolder(folder, config, labels, settings, metrics)
+
+
+def write_settings(folder: Path, settings: ClassifierSettings) -> None:
+    """Write classifier.json."""
+    content: dict[str, Any] = {"format": FORMAT, "task": settings.task, "activation": settings.activation}
+    content |= {"temperature": settings.temperature, "thresholds": settings.thresholds}
+    content |= {"base": settings.base, "max_length": settings.max_length}
+    if settings.target is not None:
+        content |= {"target": settings.target.to_json()}
+    if settings.zero_shot is not None:
+        zero = settings.zero_shot
+        content |= {"hypothesis_template": zero.hypothesis_template, "attention": zero.attention}
+        content |= {"scorer": zero.scorer, "label_embedding": zero.label_embedding, "mix": vars(zero.mix)}
+    write_json(folder / CLASSIFIER, content)
+
+
+def seal(folder: Path) -> None:
+    """Write manifest.json: the sha256 of weights, tokenizer files, config.json and classifier.json."""
+    names = {file.name for pattern in HASHED for file in folder.glob(pattern)} | {"config.json", CLASSIFIER}
+    files = {name: sha256(folder / name) for name in sorted(names)}
+    write_json(folder / MANIFEST, {"format": FORMAT, "files": files})
+
+
+def check_output(out: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder that already holds something, before any work is done.
+
+    Raises:
+        ConfigError: `out` is a file, or holds files and `overwrite` is off.
+    """
+    if out.is_file():
+        raise ConfigError(f"{out} is a file: name a folder with --out")
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        what = "a model" if (out / "config.json").is_file() else "files"
+        raise ConfigError(f"{out} already holds {what}: choose another --out, or pass --overwrite to replace it")
+
+
+def is_finished(out: Path) -> bool:
+    """Return whether a folder holds a model that a training run completed."""
+    return (out / TRAIN_CONFIG).is_file() and (out / MANIFEST).is_file()
+
+
+def publish(finished: Path, out: Path) -> None:
+    """Move a complete folder to `out`; what was there goes only once the new one stands."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    previous = out.with_name(f".{out.name}.replaced")
+    shutil.rmtree(previous, ignore_errors=True)
+    if out.exists():
+        out.rename(previous)
+    try:
+        finished.rename(out)
+    except OSError:
+        if previous.exists():
+            previous.rename(out)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write JSON for people to read; NaN is refused, since strict readers refuse it too."""
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def sha256(file: Path) -> str:
+    """The file's SHA-256, in hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def safetensors_header(file: Path) -> dict[str, Any]:
+    """Names, dtypes and shapes of a safetensors file, without its tensors."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header: dict[str, Any] = json.loads(stream.read(length))
+    return header
+
+
+def _settings(file: Path, stored: dict[str, Any] | None, labels: LabelSpace) -> ClassifierSettings:
+    zero = ZeroShotSettings() if labels.nli is not None else None
+    if stored is None:
+        return ClassifierSettings(labels.task, ACTIVATION_OF_TASK[labels.task], zero_shot=zero)
+    if stored.get("format") != FORMAT:
+        raise CheckpointError(f"{file} has format {stored.get('format')!r}; this version reads {FORMAT}")
+    try:
+        if zero is not None:
+            zero = ZeroShotSettings(
+                stored.get("hypothesis_template", DEFAULT_TEMPLATE),
+                stored.get("attention", "ordinary"),
+                stored.get("scorer", "nli"),
+                stored.get("label_embedding", "sentence"),
+                Mix(**stored.get("mix", {})),
+            )
+        thresholds, target = stored.get("thresholds"), stored.get("target")
+        return ClassifierSettings(
+            stored["task"],
+            stored["activation"],
+            float(stored.get("temperature", 1.0)),
+            tuple(thresholds) if thresholds is not None else None,
+            stored.get("base"),
+            stored.get("max_length"),
+            zero,
+            TargetScale.from_json(target) if target is not None else None,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{file} is not a classifier.json of format {FORMAT}: {error}") from error
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file} is missing") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is not readable JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} should hold a JSON object")
+    return content

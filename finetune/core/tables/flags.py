@@ -1,0 +1,44 @@
+"""The flags of every command that reads a table file: `--encoding`, `--separator`, `--no-header`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from finetune.core.tables.options import TableOptions
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def reading_flags(command: Command) -> Command:
+    """Add the flags to a click command; its function takes `encoding`, `separator` and `header`, each None where the
+    flag is not given."""
+    options = (
+        click.option(
+            "--encoding",
+            callback=lambda context, flag, value: TableOptions(encoding=value).encoding,
+            help="Encoding of the table file, for example cp1251; found if not given.",
+        ),
+        click.option(
+            "--separator",
+            callback=lambda context, flag, value: TableOptions(separator=value).separator,
+            help="Character between cells, or tab; found if not given.",
+        ),
+        click.option(
+            "--no-header",
+            "header",
+            is_flag=True,
+            callback=lambda context, flag, value: False if value else None,
+            help="The first row is data; columns are called column_1, column_2 ...",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def given(**flags: Any) -> dict[str, Any]:
+    """The flags that were given, of `encoding`, `separator` and `header`."""
+    return {name: value for name, value in flags.items() if value is not None}

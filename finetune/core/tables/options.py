@@ -1,0 +1,97 @@
+"""How a table file is to be read, where a person says so instead of leaving it to detection."""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.core.errors import ConfigError, DataError
+
+ENCODINGS = (
+    *("utf-8", "utf-16", "cp1252", "cp1250", "cp1251", "koi8-r", "gb18030", "big5", "shift_jis", "euc-jp", "euc-kr"),
+    *("cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "iso8859-1", "iso8859-2", "iso8859-15", "mac-roman", "cp850"),
+)
+"""Encodings that are offered by name; any that Python knows is accepted."""
+
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+"""Separators that are looked for, and their names."""
+
+NO_ENCODINGS = ("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7")
+"""Codecs of Python that no table is written in; some take the square of a file's size."""
+
+SEPARATED, TEXT_FILES = (".csv", ".tsv"), (".csv", ".tsv", ".jsonl")
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    r"""How to read a table file; what is None is detected.
+
+    Attributes:
+        encoding: a name that Python's codecs know.
+        separator: one character between the cells of CSV and TSV; `\t` and `tab` are accepted for a tab.
+        header: whether the first row of CSV and TSV names the columns; else they are `column_1`, `column_2` ...
+
+    Raises:
+        ConfigError: an unknown encoding, or a separator of several characters.
+    """
+
+    encoding: str | None = None
+    separator: str | None = None
+    header: bool = True
+
+    def __post_init__(self) -> None:
+        try:
+            if self.encoding is not None:
+                check_encoding(self.encoding)
+            if self.separator is not None:
+                object.__setattr__(self, "separator", separator_named(self.separator))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    def check_suits(self, file: Path) -> None:
+        """Refuse options that files of this kind do not have.
+
+        Raises:
+            DataError: an encoding for Parquet, a separator or `header=False` for JSON Lines or Parquet.
+        """
+        suffix = file.suffix.lower()
+        for what, is_given, suffixes in (
+            ("--encoding is", self.encoding is not None, TEXT_FILES),
+            ("--separator is", self.separator is not None, SEPARATED),
+            ("--no-header is", not self.header, SEPARATED),
+        ):
+            if is_given and suffix not in suffixes:
+                raise DataError(
+                    f"{what} for {', '.join(suffixes)} files, and this is a {suffix} file: leave it out", file=str(file)
+                )
+
+
+def check_encoding(name: str) -> str:
+    """The encoding's name as it was given.
+
+    Raises:
+        ValueError: Python knows no text encoding of that name.
+    """
+    try:
+        "a".encode(name)  # refuses codecs between bytes too, such as base64
+        if codecs.lookup(name).name.replace("_", "-") in NO_ENCODINGS:
+            raise LookupError(name)
+    except (LookupError, ValueError) as error:
+        close = difflib.get_close_matches(name.lower(), ENCODINGS, n=1, cutoff=0.6)
+        hint = f"did you mean {close[0]}?" if close else f"use a name such as {', '.join(ENCODINGS[:6])}"
+        raise ValueError(f"there is no text encoding {name!r} (--encoding): {hint}") from error
+    return name
+
+
+def separator_named(text: str) -> str:
+    r"""The character that a separator's spelling stands for: itself, or a tab for `\t` and `tab`.
+
+    Raises:
+        ValueError: several characters, or one that cannot separate cells.
+    """
+    mark = "\t" if text.lower() in ("\\t", "tab") else text
+    if len(mark) != 1 or mark in '"\r\n\0':
+        raise ValueError(f"the separator {text!r} (--separator) should be one character, or tab, and no quote")
+    return mark

@@ -1,0 +1,380 @@
+"""Any source of labelled texts to checked splits, with row numbers in every complaint.
+
+Knows: columns, tasks, label cells, hygiene, splits; every drop is counted.
+Does not know: tokens, models.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.config.data import DataConfig, Source
+from finetune.core.errors import ConfigError, DataError
+from finetune.core.label_text import is_missing
+from finetune.core.labels import LabelSpace, Task, names_in, shown
+from finetune.core.tables.columns import is_header, is_misplaced_header, twins_warned_of
+from finetune.core.tables.files import Table
+from finetune.core.tables.spool import chosen
+from finetune.core.target_scale import TargetScale
+from finetune.data.label_reading import LabelReading, RawRows, label_cells
+from finetune.data.label_warnings import label_warnings
+from finetune.data.nli_pairs import recast
+from finetune.data.rows import Origin, Rows, contradicted, joined, once, without
+from finetune.data.sources import Columns, column_named, find_columns, named_splits, options_of
+from finetune.data.splits import split
+from finetune.data.text_cells import check_text, texts_of
+
+COUNTED = (
+    "rows_read",
+    "left_out",
+    "repeated_headers",
+    "empty_texts",
+    "empty_labels",
+    "duplicates",
+    "conflicting_labels",
+)
+"""What is counted of every table, also where it is nothing."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a run trains on, chooses by and reports on.
+
+    `counts` says what was read and dropped, `said` what was chosen for the user, `warnings` what may be a mistake.
+    `target` is the scale of a regression's numbers.
+    """
+
+    train: Rows
+    validation: Rows
+    tests: dict[str, Rows]
+    labels: LabelSpace
+    counts: dict[str, int]
+    said: list[str]
+    warnings: list[str]
+    target: TargetScale | None = None
+
+    def by_name(self) -> dict[str, Rows]:
+        """Every split under its name: `train`, `validation`, and the tests."""
+        return {"train": self.train, "validation": self.validation, **self.tests}
+
+
+def load_splits(config: DataConfig, *, seed: int, data: Any = None) -> Splits:
+    """Read, check and split the rows that `config` names, or the in-memory table `data` in place of `config.train`.
+
+    Raises:
+        DataError: no usable rows, one class only, unknown columns, mixed label cells ...; says where.
+    """
+    reading = _Reading(config, seed)
+    if data is not None:
+        raws = {split: [raw] for split, raw in reading.split_rows(Source(path="the given table"), data).items()}
+    elif config.train:
+        raws = {}
+        for source in config.train:
+            for name, raw in reading.split_rows(source).items():
+                raws.setdefault(name, []).append(raw)
+    else:
+        raise ConfigError("no data: name a table to train on, for example `rehead finetune reviews.csv`")
+    reading.fit(raws["train"])
+    train = joined(reading.parsed(raws["train"]))
+    kept_out = {name: joined(reading.parsed([raw])) for name, raw in reading.kept_out.items()}
+    validation = joined(
+        reading.labeled("validation", raws.get("validation", []))
+        + [reading.parsed_one(source) for source in config.validation]
+    )
+    tests = {name: reading.parsed_one(source) for name, source in config.test.items()} | kept_out
+    test = reading.labeled("test", raws.get("test", []))
+    return _checked(reading, train, validation, tests | ({"test": joined(test)} if test else {}))
+
+
+def load_rows(source: Any, config: DataConfig, labels: LabelSpace) -> tuple[Rows, dict[str, int]]:
+    """The rows of one table (a path, or in memory) for evaluating a model, and the counts of what was dropped.
+
+    Raises:
+        DataError: no usable rows, or a label that is none of `labels`.
+    """
+    known = labels.names if labels.task != "regression" else ()
+    reading = _Reading(config.model_copy(update={"task": labels.task}), seed=0, known=known)
+    if isinstance(source, str | Path):
+        raw = reading.one(Source(path=str(source)))
+    else:
+        raw = reading.one(Source(path="the given table"), source)
+    reading.fit([raw])
+    counts = reading.counts
+    rows = once(joined(reading.parsed([raw])), counts, "duplicates")
+    _require_known(rows, labels)
+    return rows, dict(counts)
+
+
+def read_source(source: Source, config: DataConfig, *, seed: int) -> Rows:
+    """The checked rows of one unsplit source, duplicates dropped."""
+    reading = _Reading(config, seed)
+    raw = reading.one(source)
+    reading.fit([raw])
+    return once(joined(reading.parsed([raw])), Counter(), "duplicates")
+
+
+class _Reading:
+    """The state of one load: counts, remarks, how labels are read once that is known, rows kept out on the way."""
+
+    def __init__(self, config: DataConfig, seed: int, known: Sequence[str] = ()) -> None:
+        self.config, self.seed = config, seed
+        self.labels = LabelReading(config, known)
+        self.counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
+        self.said: list[str] = []
+        self.warnings: list[str] = []
+        self.kept_out: dict[str, RawRows] = {}
+
+    def one(self, source: Source, data: Any = None) -> RawRows:
+        """All rows of a source that is not split."""
+        splits = self.split_rows(source, data)
+        if len(splits) == 1:
+            return next(iter(splits.values()))
+        raise DataError(f"this holds several splits ({', '.join(splits)}): name one file", file=source.path)
+
+    def split_rows(self, source: Source, data: Any = None) -> dict[str, RawRows]:
+        """Split name -> checked rows of one source, their labels still cells."""
+        found: dict[str, RawRows] = {}
+        for name, table in named_splits(source, data, options_of(source, self.config)).items():
+            if name != "train" and "train" in found and not _is_labeled(found["train"].columns, table):
+                self._say(f"split {name!r} has no labels in its {len(table.rows)} rows: left out")
+                continue
+            raw = self._sampled(source, self._rows(source, table))
+            found[name] = self._recast(source, raw) if source.recast is not None else raw
+        return found
+
+    def fit(self, raws: Sequence[RawRows]) -> None:
+        """Find out how labels are written in the training tables."""
+        self.labels.fit(raws)
+        for sentence in self.labels.said:
+            self._say(sentence)
+        for sentence in self.labels.warnings:
+            self.warn(sentence)
+
+    def parsed(self, raws: Sequence[RawRows]) -> list[Rows]:
+        """The rows of these tables with their label values."""
+        return [self.labels.parsed(raw) for raw in raws]
+
+    def parsed_one(self, source: Source) -> Rows:
+        """The rows of a table that was named by itself, with their label values."""
+        raw = self.one(source)
+        if self.labels.is_hidden(raw):
+            raise DataError(f"all {len(raw.rows)} labels are -1: give a table with labels", file=raw.rows.source)
+        return self.labels.parsed(raw)
+
+    def labeled(self, name: str, raws: Sequence[RawRows]) -> list[Rows]:
+        """The rows of a split beside the training rows; none where its labels are hidden, which is said."""
+        for raw in filter(self.labels.is_hidden, raws):
+            self._say(f"split {name!r} has no labels (all {len(raw.rows)} are -1): left out")
+        return self.parsed([raw for raw in raws if not self.labels.is_hidden(raw)])
+
+    def _rows(self, source: Source, table: Table) -> RawRows:
+        if table.note:
+            self._say(f"{table.name}: {table.note}")
+        for warning in table.warnings:
+            self.warn(f"{table.name}: {warning}")
+        columns = find_columns(source, self.config, table)
+        self._say(f"{table.name}: {columns}")
+        for sentence in twins_warned_of((columns.text, columns.label), table.columns):
+            self.warn(f"{table.name}: {sentence}")
+        numbers = self._filled(source, table, columns)
+        places = [number - 1 for number in numbers]
+        cells = list(map(_shared(), label_cells(table, columns, places)))
+        texts = texts_of(chosen(table.column(columns.text), places))
+        pairs = texts_of(chosen(table.column(columns.text_pair), places)) if columns.text_pair is not None else None
+        origin = Origin.of(table, places)
+        return RawRows(Rows(texts, pairs, cells, numbers, table.name, self._groups(table, numbers), origin), columns)
+
+    def _groups(self, table: Table, numbers: list[int]) -> list[str] | None:
+        column = self.config.group
+        if column is None:
+            return None
+        cells = chosen(table.column(column_named(column, table, "--group")), [number - 1 for number in numbers])
+        # a row without a group is one of its own
+        return [
+            f"row {number} of {table.name}" if is_missing(cell) else str(cell)
+            for number, cell in zip(numbers, cells, strict=True)
+        ]
+
+    def _filled(self, source: Source, table: Table, columns: Columns) -> list[int]:
+        asked = {name: table.column(column_named(name, table, "drop, keep")) for name in (*source.drop, *source.keep)}
+        kept = []
+        self.counts["rows_read"] += len(table.rows)
+        texts = table.column(columns.text)
+        labels: Iterable[Any] = table.column(columns.label)
+        if columns.several:
+            labels = zip(*columns.labels_of(table), strict=True)
+        pairs = table.column(columns.text_pair) if columns.text_pair is not None else texts
+        beside: Iterable[dict[str, Any]] = repeat({})
+        if asked:
+            beside = (dict(zip(asked, row, strict=True)) for row in zip(*asked.values(), strict=True))
+        for number, (text, pair, label, row) in enumerate(zip(texts, pairs, labels, beside, strict=False), start=1):
+            if _is_left_out(row, source):
+                self.counts["left_out"] += 1
+            elif _repeats_header(text, label, columns):
+                self.counts["repeated_headers"] += 1
+            elif is_missing(text) or is_missing(pair):
+                self.counts["empty_texts"] += 1
+            elif all(map(is_missing, label)) if columns.several else is_missing(label):
+                self.counts["empty_labels"] += 1
+            else:
+                check_text(text, file=table.name, row=number, column=columns.text)
+                check_text(pair, file=table.name, row=number, column=columns.text_pair or columns.text)
+                _check_header(text, label, columns, table, number)
+                kept.append(number)
+        if not kept:
+            labels = columns.labels_of(table)
+            if all(is_missing(cell) for cells in labels for cell in cells):
+                column = columns.label if not columns.several else None
+                raise DataError(f"none of the {len(table.rows)} rows has a label", file=table.name, column=column)
+            raise DataError("no row has both a text and a label", file=table.name)
+        return kept
+
+    def _sampled(self, source: Source, raw: RawRows) -> RawRows:
+        rows = raw.rows
+        chance = random.Random(f"{self.seed}:{source.path}")
+        order = list(range(len(rows)))
+        if source.keep_out or source.rows is not None:
+            chance.shuffle(order)
+        if source.keep_out:
+            if source.keep_out >= len(rows):
+                raise DataError(f"keep_out {source.keep_out} leaves no row of {len(rows)}", file=source.path)
+            name = f"{_stem(source.path)}_kept_out"
+            self.kept_out[name] = replace(raw, rows=rows.take(sorted(order[: source.keep_out])))
+            order = order[source.keep_out :]
+        return replace(raw, rows=rows.take(sorted(order[: source.rows])))
+
+    def _recast(self, source: Source, raw: RawRows) -> RawRows:
+        reading = LabelReading(DataConfig(share_columns=raw.columns.share_columns, decimal=self.config.decimal))
+        reading.fit([raw])
+        rows = reading.parsed(raw)
+        made = recast(rows.texts, rows.values, source.recast, seed=self.seed)  # type: ignore[arg-type]
+        chosen = rows.take([index for index, _, _ in made])
+        rows = replace(chosen, pairs=[row[1] for row in made], values=[row[2] for row in made])
+        return RawRows(rows, raw.columns, parsed=True)
+
+    def _say(self, sentence: str) -> None:
+        if sentence not in self.said:
+            self.said.append(sentence)
+
+    def warn(self, sentence: str) -> None:
+        """Record something that may be a mistake, once."""
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+
+
+def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, Rows]) -> Splits:
+    counts = reading.counts
+    task: Task = reading.labels.task
+    train = once(train, counts, "duplicates")
+    validation = once(validation, counts, "evaluation_duplicates")
+    if task in ("binary", "multiclass"):  # several labels, and several people's numbers, may stand side by side
+        torn = contradicted(train, validation)
+        train = without(train, torn, counts, "conflicting_labels")
+        validation = without(validation, torn, counts, "conflicting_labels")
+        if not len(train):
+            raise DataError("every text carries different labels in different rows: mend the label column")
+    evaluated = (validation, *tests.values())
+    held = np.concatenate([rows.identities for rows in evaluated])
+    train = without(train, held, counts, "also_in_evaluation")
+    if not len(train):
+        raise DataError("every text of the training rows stands in evaluation too: evaluate on other rows")
+    train = _without_groups(train, evaluated, counts)
+    labels = reading.labels.space(train.values)
+    task_given = reading.config.task is not None
+    for sentence in label_warnings(train.values, labels, reading.labels.column, task_given=task_given):
+        reading.warn(sentence)
+    if not len(validation):
+        train, validation = split(train, reading.config.validation_size, labels, reading.seed)
+        # a text with two numbers or two sets of labels may fall on both sides
+        train = without(train, validation.identities, counts, "also_in_evaluation")
+    for rows in (train, validation, *tests.values()):
+        _require_known(rows, labels)
+    if labels.task not in ("regression", "multi_label") and len(set(train.values)) < 2:
+        raise DataError("after the split the training rows hold one label only: give more rows", file=train.source)
+    sizes = {"train": len(train), "validation": len(validation)} | {f"test_{n}": len(t) for n, t in tests.items()}
+    target = _target_scale(train, reading.config) if labels.task == "regression" else None
+    return Splits(train, validation, tests, labels, {**counts, **sizes}, reading.said, reading.warnings, target)
+
+
+def _target_scale(train: Rows, config: DataConfig) -> TargetScale:
+    low, high = config.bounds or (None, None)
+    for number, value in zip(train.numbers, train.values, strict=True):
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise DataError(
+                f"the number {value:g} lies outside data.bounds ({low}, {high}): correct it, or widen the bounds",
+                file=train.source,
+                row=number,
+            )
+    return TargetScale.fit(train.values, config.bounds)
+
+
+def _without_groups(train: Rows, evaluated: Sequence[Rows], counts: Counter[str]) -> Rows:
+    held = {group for rows in evaluated for group in rows.groups or ()}
+    if train.groups is None or not held:
+        return train
+    kept = [index for index, group in enumerate(train.groups) if group not in held]
+    counts["group_in_evaluation"] += len(train) - len(kept)
+    if not kept:
+        raise DataError("every group of the training rows stands in evaluation too", file=train.source)
+    return train.take(kept)
+
+
+def _require_known(rows: Rows, labels: LabelSpace) -> None:
+    if labels.task == "regression":
+        return
+    known = set(labels.names)
+    for number, value in zip(rows.numbers, rows.values, strict=True):
+        for name in names_in(value):
+            if name not in known:
+                raise DataError(
+                    f"label {name!r} was not seen in training (labels: {shown(labels.names)}): "
+                    "add training rows with it, or leave these rows out",
+                    file=rows.source,
+                    row=number,
+                )
+
+
+def _is_labeled(columns: Columns, table: Table) -> bool:
+    """Whether a table has a label in any of these columns."""
+    return any(not is_missing(cell) for cells in columns.labels_of(table) for cell in cells)
+
+
+def _shared() -> Callable[[Any], Any]:
+    """Gives equal strings as one object: a label column repeats a few names a million times."""
+    known: dict[str, str] = {}
+    return lambda cell: known.setdefault(cell, cell) if isinstance(cell, str) else cell
+
+
+def _repeats_header(text: Any, label: Any, columns: Columns) -> bool:
+    cells = label if columns.several else (label,)
+    names = columns.several or (columns.label,)
+    return is_header({columns.text: text, **dict(zip(names, cells, strict=False))}, (columns.text, *names))
+
+
+def _check_header(text: Any, label: Any, columns: Columns, table: Table, number: int) -> None:
+    """Raise `DataError` for a row that names the columns in another order."""
+    if not columns.several and is_misplaced_header(text, label, columns.text, columns.label, table.columns):
+        raise DataError(
+            f"this row names the columns in another order ({text!r} under {columns.text!r}, {label!r} under "
+            f"{columns.label!r}), as where files were joined whose columns differ: write all rows in one order",
+            file=table.name,
+            row=number,
+        )
+
+
+def _is_left_out(row: dict[str, Any], source: Source) -> bool:
+    dropped = any(str(row.get(name)) in values for name, values in source.drop.items())
+    return dropped or any(str(row.get(name)) not in values for name, values in source.keep.items())
+
+
+def _stem(path: str) -> str:
+    file = Path(path)
+    return f"{file.parent.name}_{file.stem}" if file.parent.name else file.stem

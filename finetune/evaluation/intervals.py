@@ -1,0 +1,253 @@
+"""Every metric of a split, with 95% intervals, beside the answer of who knows only the labels' shares.
+
+Knows: how intervals and paired differences are drawn, and the baseline.
+Does not know: formulas (metrics.py), models, the report's pages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from finetune.core.labels import LabelSpace
+from finetune.evaluation.metrics import METRICS, REPORT_OF_TASK, SCORE_METRICS, Array, compute, measured
+from finetune.evaluation.resampled_metrics import Resampled, draws_of, resampled
+
+RESAMPLES = 1000
+"""Bootstrap resamples behind each 95% interval."""
+
+INTERVALS = (
+    f"Wilson's for accuracy; for the other metrics the bias-corrected and accelerated bootstrap of {RESAMPLES} "
+    "resamples, or Wilson's bound for that many rows where all resamples give the same (a perfect score)"
+)
+"""How the 95% intervals are made, in a sentence for people."""
+
+Z = 1.959964
+"""Standard deviations to either side of the mean that hold 95% of a normal distribution."""
+
+MOST_LEFT_OUT = 500
+"""Rows up to which the interval is corrected for skew by leaving each row out in turn."""
+
+SHARE, SIGNED = (0.0, 1.0), (-1.0, 1.0)
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("accuracy", "macro_f1", "micro_f1", "weighted_f1", "samples_f1", "balanced_accuracy"), SHARE),
+    **dict.fromkeys(("roc_auc", "calibration_error", "mean_average_precision"), SHARE),
+    **dict.fromkeys(("mcc", "pearson", "spearman"), SIGNED),
+    "r2": (-math.inf, 1.0),
+    **dict.fromkeys(("mse", "mae", "msle", "log_loss"), (0.0, math.inf)),
+}
+"""The least and the largest value of each metric."""
+
+BY_LABEL = ("macro_f1", "balanced_accuracy", "roc_auc", "mean_average_precision")
+"""Metrics that count every label the same, however few rows it has."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The metrics of one split, shaped as metrics.json has them."""
+
+    rows: int
+    metrics: dict[str, dict[str, float]]
+    baseline: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+    tfidf: dict[str, float] = field(default_factory=dict)
+
+    def values(self) -> dict[str, float]:
+        """Metric -> value."""
+        return {name: entry["value"] for name, entry in self.metrics.items()}
+
+
+def score(
+    labels: LabelSpace,
+    predictions: Array,
+    references: Array,
+    scores: Array,
+    *,
+    train_targets: Array,
+    extra: Sequence[str] = (),
+) -> Scored:
+    """Every metric of the task's report with its 95% interval (see INTERVALS), beside the majority (or mean) baseline.
+
+    A metric that is undefined on these rows (ROC-AUC of a single label) is left out.
+
+    Args:
+        scores: `[N, C]`, from which `predictions` were decided.
+        train_targets: targets of the training rows, from which the baseline is taken.
+        extra: further metric names, for `evaluate.load`.
+    """
+    task = labels.task
+    ours = [*REPORT_OF_TASK[task], *(name for name in extra if name in METRICS or name in SCORE_METRICS)]
+    values = measured(ours, predictions, references, scores)
+    constant = baseline_of(labels, train_targets, references)
+    baseline = {name: value for name, value in measured(ours, *constant).items() if name in values}
+    intervals = _intervals(values, (predictions, references, scores), baseline)
+    metrics = {name: {"value": value} | intervals[name] for name, value in values.items()}
+    others = compute([name for name in extra if name not in ours], task, predictions, references)
+    metrics |= {name: {"value": value} for name, value in others.items()}
+    return Scored(len(references), metrics, baseline, _per_class(labels, predictions, references))
+
+
+def _intervals(
+    values: Mapping[str, float], given: tuple[Array, Array, Array], scales: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    """The 95% interval of each metric.
+
+    Args:
+        values: metric -> value.
+        given: predictions, references, scores.
+        scales: metric -> the baseline's value.
+    """
+    rows = len(given[1])
+    found, of_metric = {}, {}
+    for name, value in values.items():
+        if is_share_of_rows(name, given[1]):
+            found[name] = wilson(round(value * rows), rows)
+        else:
+            of_metric[name] = resampled(name, *given)
+    drawn = _distributions(of_metric, rows)
+    for name, function in of_metric.items():
+        doubt = _unseen(name, given[1])
+        widest = doubt * (abs(scales.get(name, values[name])) if RANGES[name][1] == math.inf else 1.0)
+        size = abs(values[name]) if RANGES[name][1] == math.inf else 1.0
+        found[name] = _bias_corrected(values[name], drawn[name], _left_out(function, rows), widest, RANGES[name], size)
+    return {name: dict(zip(("low", "high"), found[name], strict=True)) for name in values}
+
+
+def is_share_of_rows(name: str, references: Array) -> bool:
+    """Whether a metric is the share of rows that are right, whose interval is Wilson's."""
+    return name == "accuracy" or (name == "micro_f1" and references.ndim == 1)
+
+
+def wilson(right: int, rows: int) -> tuple[float, float]:
+    """Return Wilson's 95% interval of a share: at 33 of 33 rows, 0.896 to 1."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(right, rows).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _unseen(name: str, references: Array) -> float:
+    """The share of rows that may still go otherwise though none did, by Wilson's bound: Z^2 / (rows + Z^2), for metrics
+    that count every label the same the mean over the labels' rows."""
+    if name not in BY_LABEL:
+        return Z**2 / (len(references) + Z**2)
+    counts = references.sum(axis=0) if references.ndim == 2 else np.unique(references, return_counts=True)[1]
+    return float(np.mean(Z**2 / (counts[counts > 0] + Z**2))) if np.any(counts > 0) else 1.0
+
+
+def _distributions(of_metric: Mapping[str, Resampled], rows: int) -> dict[str, Array]:
+    """Metric -> its values over the resamples; all metrics see the same ones."""
+    drawn: dict[str, list[Array]] = {name: [] for name in of_metric}
+    for draws in draws_of(rows, RESAMPLES) if of_metric else ():
+        for name, function in of_metric.items():
+            drawn[name].append(function(draws))
+    return {name: np.concatenate(values) for name, values in drawn.items()}
+
+
+def _left_out(function: Resampled, rows: int) -> Array:
+    """The metric with each row left out in turn, `[N]`; empty where there are too many rows for it to matter."""
+    return function(np.ones((rows, rows)) - np.eye(rows)) if 2 < rows <= MOST_LEFT_OUT else np.empty(0)
+
+
+def _bias_corrected(
+    value: float, drawn: Array, left_out: Array, widest: float, bounds: tuple[float, float], size: float
+) -> tuple[float, float]:
+    """The bias-corrected and accelerated (BCa) 95% interval of a metric (Efron, 1987).
+
+    Args:
+        drawn: its values over the resamples; where (nearly) all are the same, the interval is `widest` to
+            either side of the value.
+        left_out: its values with each row left out; empty takes no acceleration.
+        bounds: the least and the largest value that it can have.
+        size: the size of such values; differences far below it are rounding.
+    """
+    from scipy.stats import norm
+
+    drawn, left_out = drawn[np.isfinite(drawn)], left_out[np.isfinite(left_out)]
+    low = high = value
+    low = high = value
+    if len(drawn) and np.ptp(drawn) > 1e-12 * size:
+        below = (np.mean(drawn < value) + np.mean(drawn <= value)) / 2
+        shift = norm.ppf(np.clip(below, 1 / (len(drawn) + 1), len(drawn) / (len(drawn) + 1)))
+        away = left_out.mean() - left_out if len(left_out) else np.zeros(1)
+        bend = float((away**3).sum() / (6 * (away**2).sum() ** 1.5)) if away.any() else 0.0
+        ends = shift + norm.ppf([0.025, 0.975])
+        low, high = np.quantile(drawn, norm.cdf(shift + ends / np.maximum(1 - bend * ends, 0.1)))
+    # nearly all may be the same, as a perfect MCC is in all resamples that hold two labels
+    if high - low <= 1e-12 * size:
+        low, high = value - widest, value + widest
+    low, high = max(low, bounds[0]), min(high, bounds[1])
+    return float(min(low, value)), float(max(high, value))
+
+
+def difference(
+    name: str, one: tuple[Array, Array], other: tuple[Array, Array], references: Array
+) -> dict[str, float] | None:
+    """By how much `other` differs from `one` in a metric, with a paired, bias-corrected 95% bootstrap interval: both
+    are drawn anew on the same rows each time. None where the metric is undefined.
+
+    Args:
+        one, other: the predictions and scores `[N, C]` of two models on the same rows.
+    """
+    first, second = (
+        measured([name], predictions, references, scores).get(name, float("nan"))
+        for predictions, scores in (one, other)
+    )
+    if not np.isfinite(second - first):
+        return None
+    if all(np.array_equal(mine, theirs) for mine, theirs in zip(one, other, strict=True)):
+        return {"value": 0.0, "low": 0.0, "high": 0.0}
+    low, high = _bias_corrected(
+        second - first,
+        gaps(name, one, other, references),
+        np.empty(0),
+        _unseen(name, references) * (max(abs(first), abs(second)) if RANGES[name][1] == math.inf else 1.0),
+        (-math.inf, math.inf),
+        max(abs(first), abs(second)),
+    )
+    return {"value": second - first, "low": low, "high": high}
+
+
+def resampled_values(name: str, predictions: Array, references: Array, scores: Array) -> Array:
+    """Return a metric's values over the resamples, `[RESAMPLES]`."""
+    return _distributions({name: resampled(name, predictions, references, scores)}, len(references))[name]
+
+
+def gaps(name: str, one: tuple[Array, Array], other: tuple[Array, Array], references: Array) -> Array:
+    """Return the differences `other` - `one` of a metric over the resamples, `[RESAMPLES]`."""
+    both = [resampled(name, predictions, references, scores) for predictions, scores in (one, other)]
+    return np.concatenate([both[1](draws) - both[0](draws) for draws in draws_of(len(references), RESAMPLES)])
+
+
+def baseline_of(labels: LabelSpace, targets: Array, references: Array) -> tuple[Array, Array, Array]:
+    """Predictions, references and scores of answering the training rows' shares (or mean) to every row."""
+    rows = len(references)
+    if labels.task == "regression":
+        constant = np.full(rows, float(np.mean(targets)))
+        return constant, references, constant[:, None]
+    if labels.task == "multi_label":
+        shares = np.tile(targets.mean(axis=0), (rows, 1))
+        return (shares >= 0.5).astype(int), references, shares
+    counts = np.bincount(targets.astype(int), minlength=len(labels))
+    return np.full(rows, int(counts.argmax())), references, np.tile(counts / counts.sum(), (rows, 1))
+
+
+def _per_class(labels: LabelSpace, predictions: Array, references: Array) -> dict[str, dict[str, float]]:
+    if labels.task == "regression":
+        return {}
+    from sklearn.metrics import precision_recall_fscore_support
+
+    ids = list(range(len(labels)))
+    table = precision_recall_fscore_support(references, predictions, labels=ids, average=None, zero_division=0)
+    return {
+        name: {
+            "precision": float(table[0][index]),
+            "recall": float(table[1][index]),
+            "f1": float(table[2][index]),
+            "support": int(table[3][index]),
+        }
+        for index, name in enumerate(labels.names)
+    }

@@ -1,0 +1,174 @@
+"""The model card: README.md in the Hub's format.
+
+Knows: how a card is laid out, and the metadata that the Hub reads from it, evaluation results among them.
+Does not know: how anything was computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from finetune.config.training import TrainConfig
+from finetune.core.model_folder import ClassifierSettings
+from finetune.core.number_format import figure
+from finetune.data.load import Splits
+from finetune.data.tokenizer_report import BaseFit
+from finetune.evaluation.evaluate import Measured
+from finetune.evaluation.intervals import INTERVALS, Scored
+from finetune.evaluation.metrics import METRICS_OF_TASK
+from finetune.modeling.heads import STOCK
+from finetune.reports.run_warnings import Verdict
+
+MOST_LABELS_LISTED = 200
+SOFTPLUS = (
+    "Predictions p are at least 0: p = {std:.6g} * softplus(z / {std:.6g}) of the model's output z. Plain transformers "
+    "gives z, which is nearly the same for numbers well above {std:.6g}."
+)
+
+
+def model_card(
+    config: TrainConfig,
+    settings: ClassifierSettings,
+    splits: Splits,
+    fit: BaseFit,
+    measured: Mapping[str, Measured],
+    pictures: list[str],
+    verdict: Verdict | None = None,
+    error_columns: str = "",
+) -> str:
+    """The card of a finished run: metadata, use, scores, pictures, data, training.
+
+    Args:
+        verdict: what is said before the figures.
+        error_columns: what the table of errors holds, where there is one.
+    """
+    from huggingface_hub import ModelCard
+
+    labels = splits.labels
+    zero_shot = settings.zero_shot is not None
+    name = Path(config.out).name
+    made = (
+        "to predict a number" if labels.task == "regression" else f"for {labels.task.replace('_', '-')} classification"
+    )
+    said = verdict or Verdict()
+    parts = [f"# {name}", *(f"**Warning: {sentence}.**" for sentence in said.warnings)]
+    parts += [f"`{config.base}` fine-tuned with rehead {made}."]
+    if labels.task != "regression":
+        parts += ["Labels: " + ", ".join(f"`{label}`" for label in labels.names)]
+    parts += [
+        "## Use",
+        _usage(name, zero_shot=zero_shot, custom=config.model.head.name != STOCK),
+        "## Scores",
+        _score_table(measured),
+        f"The 95% intervals are {INTERVALS}.",
+        *([f"{said.chosen[0].upper()}{said.chosen[1:]}."] if said.chosen else []),
+    ]
+    if labels.task != "regression" and len(labels) <= MOST_LABELS_LISTED:
+        parts += ["Per label, on the validation split:", _class_table(measured["validation"].scored)]
+    parts += [f"![{_words(picture)}](report/{picture})" for picture in pictures]
+    parts += [error_columns] if error_columns else []
+    sentence = str(fit)
+    parts += ["## Data", _data(splits), f"{sentence[0].upper()}{sentence[1:]}."]
+    if splits.target is not None:
+        scale = str(splits.target)
+        parts += [f"{scale[0].upper()}{scale[1:]}."]
+        if settings.activation == "softplus":
+            parts += [SOFTPLUS.format(std=splits.target.std)]
+    parts += [f"Licence of the texts: {config.data.license or 'not stated'}."]
+    parts += [f"Warning: {each}." for each in fit.warnings]
+    limits = (
+        f"Texts are cut at {settings.max_length} tokens. The scores above hold for texts like those of the data, and"
+    )
+    parts += ["## Limits", f"{limits} for no others: measure your own with `rehead evaluate`."]
+    parts += [
+        "## Training",
+        "The whole configuration is in `train_config.yaml`; this repeats the run:",
+        f"```\nrehead finetune --config train_config.yaml --out {name}\n```",
+    ]
+    return str(
+        ModelCard(
+            f"---\n{_metadata(config, splits, measured, zero_shot=zero_shot)}\n---\n\n" + "\n\n".join(parts) + "\n"
+        )
+    )
+
+
+def _metadata(config: TrainConfig, splits: Splits, measured: Mapping[str, Measured], *, zero_shot: bool) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    task = "zero-shot-classification" if zero_shot else "text-classification"
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type="text",
+            dataset_name=one.rows.source or split,
+            dataset_split=split,
+            metric_type=metric,
+            metric_value=round(one.scored.metrics[metric]["value"], 4),
+        )
+        for split, one in measured.items()
+        for metric in METRICS_OF_TASK[splits.labels.task]
+        if metric in one.scored.metrics
+    ]
+    data = ModelCardData(
+        license=config.license,
+        library_name="transformers",
+        pipeline_tag=task,
+        base_model=config.base,
+        tags=["rehead"],
+        model_name=Path(config.out).name,
+        eval_results=results,
+    )
+    return data.to_yaml()
+
+
+def _words(picture: str) -> str:
+    return Path(picture).stem.replace("_", " ")
+
+
+def _usage(name: str, *, zero_shot: bool, custom: bool) -> str:
+    if zero_shot:
+        call = f'ZeroShotClassifier("{name}")("Shares fell sharply.", ["sports", "business"])'
+        return f"```python\nfrom service import ZeroShotClassifier\n\n{call}\n```"
+    more = "import finetune.modeling.build  # rehead: reads the head of this model\n" if custom else ""
+    without = "with transformers" if custom else "without rehead"
+    ours = f'```python\nfrom service import load\n\nload("{name}")(["a text"])\n```'
+    stock = f'{more}from transformers import pipeline\n\npipeline("text-classification", "{name}")(["a text"])'
+    return f"{ours}\n\nor {without}:\n\n```python\n{stock}\n```"
+
+
+def _score_table(measured: Mapping[str, Measured]) -> str:
+    compared = any(one.scored.tfidf for one in measured.values())
+    head = ["split", "rows", "metric", "value", "95% interval", "baseline", *(["TF-IDF"] if compared else [])]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for split, one in measured.items():
+        scored = one.scored
+        for metric, entry in scored.metrics.items():
+            interval = f"{figure(entry['low'])} to {figure(entry['high'])}" if "low" in entry else ""
+            others = [scored.baseline, *([scored.tfidf] if compared else [])]
+            beside = [figure(other[metric]) if metric in other else "" for other in others]
+            lines.append(_line([split, str(scored.rows), metric, figure(entry["value"]), interval, *beside]))
+    lines += [
+        "",
+        "The baseline always gives the commonest label of the training rows (or their mean), with their shares as",
+    ]
+    lines[-1] += " scores." + (" TF-IDF is logistic regression (ridge) on words and word pairs." if compared else "")
+    return "\n".join(lines)
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _class_table(scored: Scored) -> str:
+    lines = ["| label | precision | recall | F1 | rows |", "|---|---|---|---|---|"]
+    for name, row in scored.per_class.items():
+        shares = " | ".join(f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
+        lines.append(f"| {name.replace('|', '/')} | {shares} | {row['support']} |")
+    return "\n".join(lines)
+
+
+def _data(splits: Splits) -> str:
+    lines = ["| | rows |", "|---|---|"]
+    lines += [f"| {name.replace('_', ' ')} | {count} |" for name, count in splits.counts.items()]
+    return "\n".join(lines)

@@ -1,0 +1,225 @@
+"""The pictures of a report, each a PNG.
+
+Knows: how figures are drawn.
+Does not know: which pictures a task wants (report.py), or how anything was computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.core.labels import LabelSpace
+from finetune.evaluation.metrics import CALIBRATION_BINS, LOWER_IS_BETTER, confidences
+from finetune.training.gradient_monitor import Look
+
+DPI, POINTS_PER_INCH = 110, 72
+MOST_INCHES = 18
+MOST_CURVES = 8
+BLUE, RED, GREEN = "#4c72b0", "#c44e52", "#55a868"
+
+
+def training_curve(history: list[dict[str, Any]], file: Path) -> None:
+    """Loss and validation metrics over updates, as a PNG."""
+    figure, axes = _figure()
+    steps = [entry["step"] for entry in history if "loss" in entry]
+    axes.plot(steps, [entry["loss"] for entry in history if "loss" in entry], color="#4c72b0", label="training loss")
+    evaluated = [entry for entry in history if "eval_loss" in entry]
+    at = [entry["step"] for entry in evaluated]
+    axes.plot(at, [entry["eval_loss"] for entry in evaluated], "o-", color="#c44e52", label="validation loss")
+    axes.set_xlabel("update")
+    axes.set_ylabel("loss")
+    names = [
+        key
+        for key in (evaluated[0] if evaluated else {})
+        if key.removeprefix("eval_") in ("accuracy", "micro_f1", "r2")
+    ]
+    if names:
+        right = axes.twinx()
+        right.plot(
+            at, [entry[names[0]] for entry in evaluated], "s--", color="#55a868", label=names[0].removeprefix("eval_")
+        )
+        right.set_ylabel(names[0].removeprefix("eval_"))
+    figure.legend(loc="outside upper center", ncols=3)  # above the axes, where it hides no curve
+    axes.grid(alpha=0.3)
+    figure.savefig(file, dpi=DPI)
+
+
+def trials(tried: Sequence[tuple[int, float | None, str]], metric: str, file: Path) -> None:
+    """A search's validation score by trial `(number, score or None, state)`, with the best so far."""
+    figure, axes = _figure()
+    done = [(number, score) for number, score, state in tried if state == "complete" and score is not None]
+    cut = [(number, score) for number, score, state in tried if state == "pruned" and score is not None]
+    if done:
+        numbers, scores = zip(*done, strict=True)
+        axes.plot(numbers, scores, "o", color=BLUE, label="trial")
+        better = np.minimum if metric in LOWER_IS_BETTER else np.maximum
+        axes.step(numbers, better.accumulate(scores), where="post", color=GREEN, label="best so far")
+    if cut:
+        axes.plot(*zip(*cut, strict=True), "x", color=RED, label="cut short")
+    for place, number in enumerate(number for number, _, state in tried if state == "fail"):
+        axes.axvline(number, color=RED, linestyle=":", linewidth=1, label="diverged" if place == 0 else None)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axes.set_xlim(0.5, max(1, len(tried)) + 0.5)
+    axes.set_xlabel("trial")
+    axes.set_ylabel(metric)
+    axes.grid(alpha=0.3)
+    if tried:
+        figure.legend(loc="outside upper center", ncols=4)
+    figure.savefig(file, dpi=DPI)
+
+
+def gradients(looks: Sequence[Look], file: Path) -> None:
+    """Layers by updates: the gradients' norms, and the update-to-weight ratios, both as powers of ten."""
+    from matplotlib.colors import LogNorm
+
+    parts = list(looks[-1].gradient)
+    figure, (left, right) = _figure(11, max(2.6, 0.32 * len(parts) + 1.4), columns=2)
+    for axes, title, values in (
+        (left, "gradient norm", [[look.gradient.get(part, 0.0) for look in looks] for part in parts]),
+        (right, "update / weight", [[look.ratios.get(part, 0.0) for look in looks] for part in parts]),
+    ):
+        shown = np.ma.masked_less_equal(np.asarray(values), 0.0)
+        norm = LogNorm(shown.min(), max(shown.max(), shown.min() * 10)) if shown.count() else None
+        image = axes.imshow(shown, aspect="auto", origin="lower", cmap="viridis", norm=norm, interpolation="nearest")
+        figure.colorbar(image, ax=axes)
+        axes.set_title(title, fontsize=10)
+        axes.set_yticks(range(len(parts)), parts, fontsize=8)
+        ticks = sorted({round(at) for at in np.linspace(0, len(looks) - 1, min(5, len(looks)))})
+        axes.set_xticks(ticks, [looks[at].update_number for at in ticks])
+        axes.set_xlabel("update")
+    figure.savefig(file, dpi=DPI)
+
+
+def confusion_matrix(labels: LabelSpace, references: Any, predictions: Any, file: Path) -> None:
+    """Rows are true labels and add up to 1; every label is named, as a PNG."""
+    from sklearn.metrics import confusion_matrix as count
+
+    matrix = count(references, predictions, labels=list(range(len(labels)))).astype(float)
+    matrix /= np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    size = min(max(4.0, 0.32 * len(labels) + 2), MOST_INCHES)
+    figure, axes = _figure(size + 1, size)
+    points = min(10.0, POINTS_PER_INCH * 0.7 * size / len(labels))
+    image = axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true label")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    names = [_short(name) for name in labels.names]
+    turned = {"rotation": 90 if len(names) > 40 else 45, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(names)), names, fontsize=points, **turned)
+    axes.set_yticks(range(len(names)), names, fontsize=points)
+    if len(labels) <= 12:
+        for row, column in np.ndindex(matrix.shape):
+            value = matrix[row, column]
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.5 else "black")
+    figure.savefig(file, dpi=DPI)
+
+
+def learning_rate(history: list[dict[str, Any]], file: Path) -> None:
+    """The learning rate over updates."""
+    figure, axes = _figure(8, 3)
+    logged = [entry for entry in history if "learning_rate" in entry]
+    axes.plot([entry["step"] for entry in logged], [entry["learning_rate"] for entry in logged], color=BLUE)
+    axes.set_xlabel("update")
+    axes.set_ylabel("learning rate")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    figure.savefig(file, dpi=DPI)
+
+
+def reliability(scores: Any, references: Any, file: Path) -> None:
+    """How often answers of a score are right, against the diagonal of a calibrated model, over how many there are."""
+    from sklearn.calibration import calibration_curve
+
+    confidence, right = confidences(scores, references)
+    observed, expected = calibration_curve(right, confidence, n_bins=CALIBRATION_BINS)
+    figure, axes = _figure(5.5, 5)
+    axes.plot([0, 1], [0, 1], "--", color="gray", label="calibrated")
+    axes.plot(expected, observed, "o-", color=BLUE, label="model", clip_on=False)
+    axes.set_xlabel("score of the answer")
+    axes.set_ylabel("share that is right")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    many = axes.twinx()
+    many.hist(confidence, bins=np.linspace(0, 1, CALIBRATION_BINS + 1), color=BLUE, alpha=0.15)
+    many.set_ylabel("answers")
+    axes.legend(loc="upper left")
+    figure.savefig(file, dpi=DPI)
+
+
+def precision_recall(labels: LabelSpace, scores: Any, references: Any, file: Path) -> None:
+    """Precision against recall as the threshold falls, for the commonest labels and over all decisions together."""
+    from sklearn.metrics import average_precision_score, precision_recall_curve
+
+    truth = references if references.ndim == 2 else np.eye(len(labels), dtype=int)[references]
+    commonest = [int(index) for index in np.argsort(-truth.sum(axis=0), kind="stable") if truth[:, index].any()]
+    figure, axes = _figure(7, 5)
+    for index in commonest[:MOST_CURVES]:
+        precision, recall, _ = precision_recall_curve(truth[:, index], scores[:, index])
+        area = average_precision_score(truth[:, index], scores[:, index])
+        axes.plot(recall, precision, label=f"{_short(labels.names[index])} ({area:.2f})")
+    precision, recall, _ = precision_recall_curve(truth.ravel(), scores.ravel())
+    area = average_precision_score(truth.ravel(), scores.ravel())
+    axes.plot(recall, precision, "--", color="black", label=f"all decisions ({area:.2f})")
+    axes.set_xlabel("recall")
+    axes.set_ylabel("precision")
+    axes.set(xlim=(0, 1.01), ylim=(0, 1.01))
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", title="average precision", fontsize=8)
+    figure.savefig(file, dpi=DPI)
+
+
+def residuals(predictions: Any, references: Any, file: Path) -> None:
+    """Predicted minus true number against the true one."""
+    figure, axes = _figure(7, 4.5)
+    axes.axhline(0, color="gray", linestyle="--")
+    axes.scatter(references, predictions - references, s=9, alpha=0.4, color=BLUE)
+    axes.set_xlabel("true")
+    axes.set_ylabel("predicted - true")
+    axes.grid(alpha=0.3)
+    figure.savefig(file, dpi=DPI)
+
+
+def lengths(counts: Any, limit: int, cut: float, file: Path) -> None:
+    """How long the training texts are in tokens, and where they are cut."""
+    counts = np.asarray(counts)
+    figure, axes = _figure(8, 3.2)
+    longest = int(counts.max())
+    step = max(1, (longest + 2) // 60)
+    axes.hist(counts, bins=np.arange(0, longest + step + 1, step), color=BLUE, alpha=0.8)
+    if longest >= limit:
+        axes.axvline(limit, color=RED, linestyle="--")
+    axes.set_title(f"cut at {limit} tokens: {cut:.1%} of the texts", fontsize=10)
+    axes.set_xlabel("tokens")
+    axes.set_ylabel("training texts")
+    axes.grid(alpha=0.3, axis="y")
+    figure.savefig(file, dpi=DPI)
+
+
+def length_and_error(lengths: Any, unit: str, errors: Any, what: str, file: Path) -> None:
+    """The mean error of texts by their length in `unit`, in groups of equally many texts."""
+    lengths, errors = np.asarray(lengths), np.asarray(errors, dtype=float)
+    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, 9)))
+    group = np.digitize(lengths, edges[1:-1])
+    found = [index for index in range(max(1, len(edges) - 1)) if (group == index).any()]
+    names = [f"{lengths[group == i].min()}-{lengths[group == i].max()}\n({(group == i).sum()})" for i in found]
+    figure, axes = _figure(8, 4)
+    axes.bar(names, [errors[group == index].mean() for index in found], color=BLUE, alpha=0.8)
+    axes.set_xlabel(f"{unit} (texts)")
+    axes.set_ylabel(what)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3, axis="y")
+    figure.savefig(file, dpi=DPI)
+
+
+def _figure(width: float = 8, height: float = 4.5, columns: int = 1) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(1, columns)
+
+
+def _short(name: str, limit: int = 32) -> str:
+    return name if len(name) <= limit else name[: limit - 1] + "…"

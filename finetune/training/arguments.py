@@ -1,0 +1,73 @@
+"""The arguments of transformers' Trainer for a config, and the arithmetic that training runs in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+
+from finetune.config.training import TrainConfig
+from finetune.evaluation.metrics import LOWER_IS_BETTER
+from finetune.training import trackers
+
+
+def use_bfloat16(precision: str) -> bool:
+    """Whether training runs under bfloat16 autocast: asked for, or the processor multiplies it faster."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.backends.cpu.get_cpu_capability().startswith("AVX512")) and bool(
+        torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
+def training_arguments(
+    config: TrainConfig,
+    folder: Path,
+    *,
+    rows: int,
+    accumulation: int,
+    updates: int,
+    best_by: str,
+    evaluation_parts: int = 1,
+) -> TrainingArguments:
+    """The Trainer's arguments for a config. Beside what the config says, these differ from the Trainer's defaults:
+    no filter over NaN losses, no external reporting, best model loaded at the end.
+
+    Args:
+        rows, accumulation, updates: rows in a batch, batches in an update, updates of the whole run.
+        best_by: the metric that chooses the best checkpoint.
+        evaluation_parts: how many batches an evaluation makes of what is one where memory suffices.
+    """
+    optim = config.optim
+    every = config.checkpoint.every_steps
+    when = "steps" if every else "epoch"
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=optim.epochs,
+        per_device_train_batch_size=rows,
+        per_device_eval_batch_size=max(1, max(64, min(rows, 256)) // evaluation_parts),
+        gradient_accumulation_steps=accumulation,
+        learning_rate=optim.lr or 0.0,
+        max_grad_norm=optim.max_grad_norm,
+        eval_strategy=when,
+        save_strategy=when,
+        eval_steps=every,
+        save_steps=every or 500,
+        load_best_model_at_end=True,
+        metric_for_best_model=f"eval_{best_by}",
+        greater_is_better=best_by not in LOWER_IS_BETTER,
+        bf16=use_bfloat16(config.precision),
+        use_cpu=not torch.cuda.is_available(),
+        seed=config.seed,
+        data_seed=config.seed,
+        logging_steps=max(1, min(50, updates // 40)),
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to=trackers.left_to_transformers(config.report_to) or "none",
+        disable_tqdm=True,
+    )

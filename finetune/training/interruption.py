@@ -1,0 +1,146 @@
+"""Ctrl-C and SIGTERM while a model trains: noticed at once, obeyed where nothing is lost.
+
+Saving is left to the Trainer; this module decides when a run may end.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NoReturn
+
+from transformers import TrainerCallback
+
+from finetune.core.events import Listener, Said
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal arrived, and the run has come to a place where it can be saved.
+
+    Attributes:
+        is_saved: the checkpoint of this update is written already.
+        evaluation_due: the update's evaluation did not take place.
+    """
+
+    def __init__(self, *, is_saved: bool, evaluation_due: bool) -> None:
+        super().__init__("interrupted")
+        self.is_saved, self.evaluation_due = is_saved, evaluation_due
+
+
+class SignalCatcher:
+    """While entered, the first SIGINT or SIGTERM is only remembered; a second one acts as it did before.
+
+    Outside the main thread, and for signals that the process ignores, nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> SignalCatcher:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                before = signal.getsignal(number)
+                if before not in (signal.SIG_IGN, None):  # None: not set from Python
+                    self._before[number] = before
+                    signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._restore()
+
+    def deliver(self) -> NoReturn:
+        """Let the signal that was received do what it did before this was entered.
+
+        Raises:
+            KeyboardInterrupt: or what the former handler raises; without one, SIGTERM ends the process.
+        """
+        self._restore()
+        if self.received is not None:
+            signal.raise_signal(self.received)
+        raise KeyboardInterrupt
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is None:
+            self.received = number
+            return
+        self._restore()
+        signal.raise_signal(number)
+
+    def _restore(self) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        self._before = {}
+
+
+class Interrupting(TrainerCallback):
+    """Ends a run with `Interrupted` where its state is exact: after an update, within an evaluation, after a save.
+
+    Args:
+        is_due: whether the update that has just ended is followed by an evaluation, of the Trainer's control and state.
+    """
+
+    def __init__(self, catcher: SignalCatcher, is_due: Callable[[Any, Any], bool], say: Listener) -> None:
+        self.catcher, self.is_due, self.say = catcher, is_due, say
+        self.random_before_evaluation: Any = None
+        self._is_announced = False
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self._announce()
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self._announce()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self._announce()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        due = self.is_due(control, state)
+        if self.catcher.received is not None:
+            raise Interrupted(is_saved=False, evaluation_due=due)
+        if due:
+            self.remember_random()
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if self.catcher.received is not None and self.random_before_evaluation is not None:
+            restore_random(self.random_before_evaluation)
+            raise Interrupted(is_saved=False, evaluation_due=True)
+
+    def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if self.catcher.received is not None:
+            raise Interrupted(is_saved=True, evaluation_due=False)
+
+    def remember_random(self) -> None:
+        """Keep the states of all random generators, as they are before an evaluation."""
+        self.random_before_evaluation = random_states()
+
+    def _announce(self) -> None:
+        if self.catcher.received is not None and not self._is_announced:
+            self._is_announced = True
+            self.say(Said("stopping after this update, to save a checkpoint; a second Ctrl-C stops at once"))
+
+
+def random_states() -> dict[str, Any]:
+    """Return the states of Python's, numpy's and torch's random generators."""
+    import numpy as np
+    import torch
+
+    states = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.random.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state_all()} if torch.cuda.is_available() else {})
+
+
+def restore_random(states: dict[str, Any]) -> None:
+    """Set all random generators to states that `random_states` returned."""
+    import numpy as np
+    import torch
+
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.random.set_rng_state(states["torch"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state_all(states["cuda"])

@@ -1,0 +1,74 @@
+"""What a run says while it trains: events.
+
+Knows: the Trainer's callbacks, our events.
+Does not know: losses, batches, gradients, checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from transformers import TrainerCallback
+
+from finetune.core.events import Evaluated, Listener, Started, Step
+from finetune.evaluation.metrics import LOWER_IS_BETTER
+
+FIRST_ESTIMATE = 5
+"""Updates after which the time left is first reported."""
+
+
+class Reporting(TrainerCallback):
+    """Turns the Trainer's callbacks into our events."""
+
+    def __init__(self, listener: Listener, rows: int, validation_rows: int, per_epoch: int, best_by: str) -> None:
+        self.listener, self.rows, self.validation_rows = listener, rows, validation_rows
+        self.per_epoch, self.best_by = per_epoch, best_by
+        self.began_s = 0.0
+        self.paused_s = 0.0
+        self.paused_from_s = 0.0
+        self.first = 0
+        self.sign = -1.0 if best_by in LOWER_IS_BETTER else 1.0
+        self.best = -math.inf
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self.listener(Started(state.max_steps, self.per_epoch, self.rows, self.validation_rows))
+        self.first = state.global_step
+        self.best = self.sign * state.best_metric if state.best_metric is not None else -math.inf
+        self.began_s = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if state.global_step == self.first + FIRST_ESTIMATE:
+            control.should_log = True  # so that the time left is known early
+        self.paused_from_s = time.perf_counter()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if state.global_step > self.first:  # evaluation and saving happen between step_end and step_begin
+            self.paused_s += time.perf_counter() - self.paused_from_s
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        took_s = max(time.perf_counter() - self.began_s - self.paused_s, 1e-9)
+        done = state.global_step - self.first
+        left_s = took_s / done * (state.max_steps - state.global_step)
+        rate = done * self.rows / self.per_epoch / took_s
+        self.listener(
+            Step(
+                state.global_step,
+                state.max_steps,
+                state.epoch or 0.0,
+                logs["loss"],
+                logs["learning_rate"],
+                rate,
+                left_s,
+            )
+        )
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **rest: Any) -> None:
+        found = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items()}
+        score = self.sign * found.get(self.best_by, math.nan)
+        better = score > self.best  # never for NaN
+        self.best = score if better else self.best
+        self.listener(Evaluated(state.global_step, state.epoch or 0.0, found, better, self.best_by))

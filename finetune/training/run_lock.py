@@ -1,0 +1,52 @@
+"""One run at a time for each output folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from finetune.core.errors import ConfigError
+from finetune.core.file_lock import held, is_held
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the lock of an output folder; missing parent folders are made, and removed again if they stay empty.
+
+    Raises:
+        ConfigError: another run holds it, or nothing can be written there.
+    """
+    missing = [parent for parent in out.parents if not parent.exists()]
+    with ExitStack() as stack:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            stack.callback(_remove_empty, missing)
+            stack.enter_context(held(out))
+        except BlockingIOError as error:
+            raise _held_by_another(out) from error
+        except OSError as error:
+            raise ConfigError(
+                f"{out} cannot be written: {error.strerror or error}. Name another folder with --out"
+            ) from error
+        yield
+
+
+def require_unlocked(out: Path) -> None:
+    """Refuse an output folder that another run is making.
+
+    Raises:
+        ConfigError: it is under way.
+    """
+    if is_held(out):
+        raise _held_by_another(out)
+
+
+def _held_by_another(out: Path) -> ConfigError:
+    return ConfigError(f"another run is writing {out}: wait until it ends, stop it, or name another folder with --out")
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()

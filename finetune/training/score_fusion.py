@@ -1,0 +1,110 @@
+"""The fitted mix of entailment and similarity that a zero-shot model records.
+
+Knows: how labelled texts give (entailment, cosine, right or not) examples, and how the weights are fitted to them.
+Does not know: how the weights are used (service/inference/zero_shot.py) or stored (artifact.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune.config.data import DataConfig, Source
+from finetune.core.errors import ConfigError
+from finetune.core.events import Listener, Said
+from finetune.core.labels import LabelSpace
+from finetune.core.model_folder import Mix, ZeroShotSettings
+from finetune.core.scores import log_softmax
+from finetune.core.tokenization import TextEncoder
+from finetune.data.load import read_source
+from finetune.data.nli_pairs import spelled_out
+from finetune.data.rows import Rows
+from finetune.modeling.build import body_of
+from finetune.training.auxiliary_losses import mean_of_text
+from finetune.training.trainer import predict, shared_text_bias
+
+COSINE_WEIGHTS = (0.0, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0)
+"""Candidates for `Mix.cosine_weight`; the one with the best mean accuracy over the tables is taken."""
+
+
+def fit(
+    model: Any,
+    encoder: TextEncoder,
+    settings: ZeroShotSettings,
+    labels: LabelSpace,
+    sources: Sequence[Source],
+    *,
+    seed: int,
+    say: Listener,
+) -> Mix:
+    """The mix that classifies these labelled tables best, each text against all labels of its table.
+
+    Raises:
+        ConfigError: the model's labels are no entailment labels.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    roles = labels.nli
+    if roles is None:
+        raise ConfigError("zero_shot.fit_on needs a model trained on entailment and contradiction")
+    accuracies, margins, similarities, rights = [], [], [], []
+    for source in sources:
+        rows = read_source(source, DataConfig(), seed=seed)
+        names = sorted(set(rows.values))
+        logits, cosines = _measured(model, encoder, settings, rows, names)
+        entailed = log_softmax(logits)[:, :, roles.entailment]
+        right = np.array([names.index(value) for value in rows.values])
+        found = [np.mean((entailed + weight * cosines).argmax(axis=1) == right) for weight in COSINE_WEIGHTS]
+        alone = np.mean(cosines.argmax(axis=1) == right)
+        say(
+            Said(
+                f"mix on {rows.source} ({len(rows)} rows, {len(names)} labels): nli {found[0]:.3f}, "
+                f"embedding {alone:.3f}, both {max(found):.3f} at {COSINE_WEIGHTS[int(np.argmax(found))]:g}"
+            )
+        )
+        accuracies.append(found)
+        margins.append((logits[:, :, roles.entailment] - logits[:, :, roles.contradiction]).ravel())
+        similarities.append(cosines.ravel())
+        rights.append((np.arange(len(names))[None, :] == right[:, None]).ravel())
+    best = COSINE_WEIGHTS[int(np.mean(accuracies, axis=0).argmax())]
+    features = np.stack([np.concatenate(margins), np.concatenate(similarities)], axis=1)
+    # balanced: a label that holds should score above one half, however many labels were asked about
+    regression = LogisticRegression(class_weight="balanced").fit(features, np.concatenate(rights))
+    nli, cosine = (float(value) for value in regression.coef_[0])
+    return Mix(best, nli, cosine, float(regression.intercept_[0]))
+
+
+def embeddings(model: Any, encoder: TextEncoder, texts: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Mean of each text's last states under the shared-text mask, scaled to length 1: `[N, H]`."""
+    import torch
+
+    encoded, found = encoder(texts), []
+    body = body_of(model).eval()
+    for start in range(0, len(encoded), 64):
+        arrays = encoder.pad(encoded[start : start + 64])
+        batch = {name: torch.from_numpy(array).to(model.device) for name, array in arrays.items()}
+        segments = batch.pop("segments")
+        batch["attention_mask"] = shared_text_bias(segments, model)
+        with torch.inference_mode():
+            states = body(**batch).last_hidden_state
+            found.append(torch.nn.functional.normalize(mean_of_text(states, segments), dim=-1).double().cpu().numpy())
+    return np.concatenate(found)
+
+
+def _measured(
+    model: Any, encoder: TextEncoder, settings: ZeroShotSettings, rows: Rows, names: Sequence[str]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """NLI logits `[N, labels, classes]` and cosines `[N, labels]` of every text with every label."""
+    hypotheses = [settings.hypothesis_template.replace("{}", spelled_out(name)) for name in names]
+    texts = [text for text in rows.texts for _ in names]
+    encoded = encoder(texts, hypotheses * len(rows))
+    logits = predict(model, encoder, encoded, shared=settings.attention == "shared_text")
+    named = embeddings(model, encoder, hypotheses)
+    if settings.label_embedding == "sentence_and_name":
+        named += embeddings(model, encoder, [spelled_out(name) for name in names])
+        named /= np.linalg.norm(named, axis=1, keepdims=True)
+    cosines = embeddings(model, encoder, rows.texts) @ named.T
+    return logits.reshape(len(rows), len(names), -1).astype(np.float64), cosines

@@ -1,0 +1,280 @@
+"""The scikit-learn door: fine-tuning and zero-shot classification as estimators.
+
+Knows: scikit-learn's contract, how its labels become names and scores become its arrays.
+Does not know: training, tokens, how scores come about.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted
+
+from finetune.config.training import TrainConfig
+from finetune.core.model_folder import Scorer, read
+from finetune.core.scores import decide
+from service.errors import BadRequest
+from service.estimator_targets import classes_of, numbers_of, targets_of
+from service.inference.engine import Engine
+from service.inference.zero_shot import parse_labels
+from service.pipelines import ZeroShotClassifier
+from service.schema import Function
+from service.settings import RuntimeSettings
+
+Array = npt.NDArray[Any]
+
+
+class _FineTuned(BaseEstimator):  # type: ignore[misc]
+    """What the classifier and the regressor share: training into a model folder, and answers from it.
+
+    Args:
+        base: the encoder to start from: a folder, a served name or a Hub id.
+        epochs, batch_size, lr, loss, seed, max_length: as the flags of `rehead finetune`.
+        out: where the model folder is written; None keeps it in a temporary folder that goes with the estimator.
+        settings: any further settings by their dotted keys, as `--set` takes them: `{"optim.warmup": 0.2}`.
+        models_dir: the folder of named models.
+    """
+
+    _remove: Callable[[], Any]  # takes the temporary model folder away
+
+    def __init__(
+        self,
+        base: str = "topics",
+        *,
+        epochs: float = 3,
+        batch_size: int = 32,
+        lr: float | None = None,
+        loss: str | None = None,
+        seed: int = 42,
+        max_length: int | None = None,
+        out: str | None = None,
+        settings: dict[str, Any] | None = None,
+        models_dir: str = "models",
+    ) -> None:
+        self.base, self.epochs, self.batch_size, self.lr, self.loss = base, epochs, batch_size, lr, loss
+        self.seed, self.max_length, self.out, self.settings, self.models_dir = (
+            seed,
+            max_length,
+            out,
+            settings,
+            models_dir,
+        )
+
+    def _train(self, texts: Sequence[str], values: Sequence[Any], task: str) -> None:
+        from finetune.run import train
+
+        folder = Path(self.out) if self.out is not None else Path(self._temporary()) / "model"
+        rows = [{"text": text, "label": value} for text, value in zip(texts, values, strict=True)]
+        result = train(self._config(folder, task), data=rows)
+        for sentence in result.verdict.warnings:
+            warnings.warn(sentence, ConvergenceWarning, stacklevel=3)
+        self.folder_ = str(folder)
+        self._load()
+
+    def _config(self, folder: Path, task: str) -> TrainConfig:
+        from finetune.config.loading import load
+
+        return load(
+            base=self.base,
+            out=str(folder),
+            seed=self.seed,
+            overwrite=True,
+            models_dir=self.models_dir,
+            loss__name=self.loss,
+            data__text="text",
+            data__label="label",
+            data__task=task,
+            data__max_length=self.max_length,
+            optim__epochs=self.epochs,
+            optim__batch_size=self.batch_size,
+            optim__lr=self.lr,
+            **(self.settings or {}),
+        )
+
+    def _temporary(self) -> str:
+        if "_remove" in self.__dict__:
+            self._remove()  # the folder of an earlier fit
+        folder = tempfile.mkdtemp(prefix="rehead-")
+        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return folder
+
+    def _load(self) -> None:
+        self._engine = Engine.load(read(self.folder_), RuntimeSettings.from_environment().exact())
+
+    def _scores(self, texts: Any, function: Function = "default") -> Array:
+        check_is_fitted(self, "folder_")
+        return self._engine.scores(_texts(texts), function=function)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The parameters and the model folder: its path where `out` was given, else its files."""
+        state = {key: value for key, value in super().__getstate__().items() if key not in ("_engine", "_remove")}
+        if self.out is None and "folder_" in state:
+            folder = Path(state["folder_"])
+            files = [file for file in folder.rglob("*") if file.is_file()]
+            state["_files"] = {str(file.relative_to(folder)): file.read_bytes() for file in files}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The estimator again, with its model folder written out where it travelled along."""
+        files = state.pop("_files", None)
+        super().__setstate__(state)
+        if files is not None:
+            self.folder_ = str(Path(self._temporary()) / "model")
+            for name, content in files.items():
+                file = Path(self.folder_) / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content)
+        if "folder_" in state:
+            self._load()
+
+    def save(self, folder: str) -> None:
+        """Copy the model folder to a path, where `load`, `rehead serve` and plain transformers read it."""
+        check_is_fitted(self, "folder_")
+        shutil.copytree(self.folder_, folder)
+
+
+class FineTunedClassifier(ClassifierMixin, _FineTuned):  # type: ignore[misc]
+    """An encoder fine-tuned on labelled texts, as a scikit-learn classifier.
+
+    One label a text, or several: `y` is then a list of lists of names, or an indicator matrix `[N, C]`.
+    """
+
+    __doc__ += "".join((_FineTuned.__doc__ or "").partition("\n\n")[1:])
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fine-tune on texts `X` and labels `y`; a tenth of the rows is set aside to choose the best checkpoint.
+
+        Raises:
+            DataError: too few rows, or one label only.
+            BadRequest: missing labels, or labels that only blanks or invisible characters tell apart.
+        """
+        texts = _texts(X)
+        targets = targets_of(y, len(texts))
+        self.indicator_ = targets.form == "indicator"
+        self.classes_, self._names = targets.classes, targets.names
+        self._train(texts, targets.values, "multiclass" if targets.form == "one" else "multi_label")
+        names = self._engine.folder.labels.names
+        named = zip(self.classes_.tolist(), self._names, strict=True)
+        missing = [label for label, name in named if name not in names]
+        if missing and not self.indicator_:
+            raise BadRequest(f"no training row was left with the label {missing[0]!r}", hint="give more rows of it")
+        return self
+
+    def predict(self, X: Any) -> Any:
+        """The best label of each text `[N]`; lists of names or an indicator matrix `[N, C]`, as `y` was."""
+        scores = self.predict_proba(X)
+        if self._engine.folder.labels.task != "multi_label":
+            return self.classes_[scores.argmax(axis=1)]
+        held = decide(scores, "multi_label", self._engine.folder.settings.thresholds)
+        return held.astype(int) if self.indicator_ else [self.classes_[row].tolist() for row in held]
+
+    def predict_proba(self, X: Any) -> Array:
+        """Scores `[N, C]` in the order of `classes_`."""
+        return self._ordered(self._scores(X))
+
+    def decision_function(self, X: Any) -> Array:
+        """Logits `[N, C]` in the order of `classes_`; for two labels the margin `[N]` of the second over the first."""
+        logits = self._ordered(self._scores(X, "none"))
+        return logits[:, 1] - logits[:, 0] if self._engine.folder.labels.task == "binary" else logits
+
+    def _ordered(self, scores: Array) -> Array:
+        names = {name: index for index, name in enumerate(self._engine.folder.labels.names)}
+        found = np.zeros((len(scores), len(self.classes_)))
+        for column, name in enumerate(self._names):
+            if name in names:  # a label of an indicator matrix that no row holds has no output
+                found[:, column] = scores[:, names[name]]
+        return found
+
+
+class FineTunedRegressor(RegressorMixin, _FineTuned):  # type: ignore[misc]
+    """An encoder fine-tuned to predict a number for a text, as a scikit-learn regressor."""
+
+    __doc__ += "".join((_FineTuned.__doc__ or "").partition("\n\n")[1:])
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fine-tune on texts `X` and numbers `y [N]`."""
+        texts = _texts(X)
+        self._train(texts, numbers_of(y, len(texts)), "regression")
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """A number for each text `[N]`."""
+        return self._scores(X)[:, 0]
+
+
+class ZeroShotEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A zero-shot classifier as a scikit-learn classifier: `fit` learns nothing but which labels there are.
+
+    Args:
+        model: a path, a served name or a Hub id of an NLI model.
+        labels: the labels to choose from; None takes them from the `y` of `fit`.
+        hypothesis_template, scorer, models_dir: as in `ZeroShotClassifier`.
+    """
+
+    def __init__(
+        self,
+        model: str = "topics",
+        *,
+        labels: Sequence[str] | None = None,
+        hypothesis_template: str | None = None,
+        scorer: Scorer | None = None,
+        models_dir: str = "models",
+    ) -> None:
+        self.model, self.labels, self.hypothesis_template = model, labels, hypothesis_template
+        self.scorer, self.models_dir = scorer, models_dir
+
+    def fit(self, X: Any = None, y: Any = None) -> Self:
+        """Take the labels from `labels`, or else from `y`."""
+        if self.labels is None and y is None:
+            raise BadRequest("there are no labels", hint="ZeroShotEstimator(labels=[...]), or fit(texts, y)")
+        self.classes_ = classes_of(self.labels if self.labels is not None else y)
+        return self
+
+    def predict_proba(self, X: Any) -> Array:
+        """Scores `[N, C]` in the order of `classes_`."""
+        check_is_fitted(self, "classes_")
+        if "_classifier" not in self.__dict__:
+            self._classifier = ZeroShotClassifier(
+                self.model,
+                hypothesis_template=self.hypothesis_template,
+                scorer=self.scorer,
+                models_dir=self.models_dir,
+            )
+        names = parse_labels([str(label) for label in self.classes_.tolist()])
+        answers = self._classifier(_texts(X), names)
+        found = [dict(zip(answer["labels"], answer["scores"], strict=True)) for answer in answers]
+        return np.array([[scores[name] for name in names] for scores in found]).reshape(len(found), len(names))
+
+    def predict(self, X: Any) -> Array:
+        """The best label of each text `[N]`."""
+        best: Array = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return best
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The parameters and the labels; the model is loaded again by its name."""
+        return {key: value for key, value in super().__getstate__().items() if key != "_classifier"}
+
+
+def _texts(X: Any) -> list[str]:
+    if isinstance(X, str) or not isinstance(X, Iterable):
+        raise BadRequest(f"X is a list of texts, not {type(X).__name__}")
+    if getattr(X, "ndim", 1) == 2:  # a column of a frame, or what a ColumnTransformer gives
+        X = np.asarray(X)
+        if X.shape[1] != 1:
+            raise BadRequest(f"X should hold one column of texts, and it holds {X.shape[1]}")
+        X = X[:, 0]
+    found = list(X)
+    wrong = next((index for index, text in enumerate(found) if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise BadRequest(f"text {wrong + 1} of {len(found)} is {type(found[wrong]).__name__}, not a string")
+    return found

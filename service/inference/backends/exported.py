@@ -1,0 +1,260 @@
+"""A model made for another runtime: once, and then read from the cache folder.
+
+Knows: where graphs lie, which graph answers what, how they are held against torch.
+Does not know: any particular runtime; torch is imported only where a graph has to be made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune.core.attention_mask import LEADING, PADDING, TEXT
+from finetune.core.model_folder import AttentionMode, ModelFolder, write_json
+from finetune.core.tokenization import Encoded
+from service.errors import BackendFailed
+from service.inference.backends.base import ON_PROCESSOR, Arrays, Outputs, Precision, tolerance
+from service.inference.backends.packing import Packed, arrays_of, packed
+from service.inference.cache_folder import home_of
+from service.settings import RuntimeSettings
+
+if TYPE_CHECKING:
+    from service.inference.backends.graphs import Graph, GraphName
+    from service.inference.backends.torch import TorchBackend
+
+FORMAT = 1
+"""Counts changes of the graphs: those made before are made again."""
+
+STEP = 8
+FACTS = "facts.json"
+Run = Callable[[Arrays], list[npt.NDArray[np.float32]]]
+"""A graph on a runtime: inputs by name to outputs in order."""
+
+
+class ExportedBackend(ABC):
+    """A model on another runtime; implements `service.inference.backends.base.Backend`."""
+
+    name: ClassVar[str]
+    package: ClassVar[str]
+    """What must be installed; its version is part of where graphs lie."""
+
+    precisions: ClassVar[tuple[Precision, ...]]
+    is_padded = True
+    batch = ON_PROCESSOR
+
+    def __init__(self, folder: ModelFolder, home: Path, precision: Precision, threads: int) -> None:
+        self.why = ""
+        self.precision: Precision = precision
+        self._folder, self._home, self._threads = folder, home, threads
+        self._opened: dict[str, Run] = {}
+        self._process = os.getpid()
+        self._torch: TorchBackend | None = None
+        self.one_pass = self.shared_text = self._can_one_pass()
+
+    @classmethod
+    def load(cls, folder: ModelFolder, precision: Precision, settings: RuntimeSettings) -> Self:
+        """The model of a checked folder, from the cache or made now.
+
+        Raises:
+            BackendFailed: the runtime is not installed, does not compute in this precision, or does not give what
+                torch gives.
+        """
+        if precision not in cls.precisions:
+            raise BackendFailed(f"the {cls.name} backend computes in {' or '.join(cls.precisions)}, not in {precision}")
+        cls.check(precision)
+        try:
+            backend = cls(folder, home_of(folder, settings.cache) / cls._place(), precision, settings.threads)
+            backend._graph(backend.main_graph)
+        except OSError as error:
+            raise BackendFailed(
+                f"the cache folder {settings.cache} cannot be used ({error.strerror or error})",
+                hint="name another with REHEAD_CACHE",
+            ) from error
+        return backend
+
+    @property
+    def main_graph(self) -> GraphName:
+        """The graph that most questions will ask for."""
+        zero_shot = self._folder.settings.zero_shot
+        if zero_shot is None or zero_shot.attention == "ordinary" or not self.one_pass:
+            return "rows"
+        return "one_pass_logits" if zero_shot.scorer == "nli" else "one_pass"
+
+    @classmethod
+    def make_int8(cls, folder: ModelFolder, calibration: Sequence[Arrays], settings: RuntimeSettings) -> Path:
+        """Write the main graph in int8, its ranges taken from `calibration`, into the cache folder; gives where.
+
+        Raises:
+            BackendFailed: what this takes is not installed.
+        """
+        from service.inference.backends.graphs import graph_of
+
+        cls.check("int8")
+        backend = cls(folder, home_of(folder, settings.cache) / cls._place(), "int8", settings.threads)
+        file = backend._file(backend.main_graph)
+        with graph_of(backend.main_graph, folder, backend._source()) as graph:
+            file.mkdir(parents=True)
+            backend.quantize(graph, file, calibration)
+        return file
+
+    @classmethod
+    @abstractmethod
+    def check(cls, precision: Precision) -> None:
+        """Raise BackendFailed where the runtime is not installed, or this machine has not got the precision."""
+
+    @abstractmethod
+    def write(self, graph: Graph, file: Path) -> None:
+        """Make a graph for the runtime."""
+
+    @abstractmethod
+    def quantize(self, graph: Graph, file: Path, calibration: Sequence[Arrays]) -> None:
+        """Make a graph in int8, its ranges taken from `calibration`."""
+
+    @abstractmethod
+    def _open(self, file: Path) -> Run:
+        """The graph of a file, ready to run in `self.precision`."""
+
+    def run(self, inputs: Arrays, *, attention: AttentionMode, embeddings: bool) -> Outputs:
+        """See `Backend.run`; rows under the shared-text mask are texts with one label each."""
+        if self._forked:
+            return self._source().run(inputs, attention=attention, embeddings=embeddings)
+        if attention == "ordinary" and not embeddings:
+            inputs = self._rounded(inputs)
+            given = {name: array for name, array in inputs.items() if name != "segments"}
+            return Outputs(*self._run("rows", given))
+        if attention == "ordinary":
+            raise BackendFailed(f"the {self.name} backend gives embeddings under the shared-text mask only")
+        texts, packs = _texts_and_labels(inputs)
+        return self.run_labels(texts, packs, embeddings=embeddings)
+
+    def run_labels(self, texts: Arrays, packs: Sequence[Packed], *, embeddings: bool) -> Outputs:
+        """See `Backend.run_labels`."""
+        if self._forked:
+            return self._source().run_labels(texts, packs, embeddings=embeddings)
+        arrays = arrays_of(self._rounded(texts), packs)
+        return Outputs(*self._run("one_pass" if embeddings else "one_pass_logits", arrays))
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        self._opened.clear()
+
+    @property
+    def _forked(self) -> bool:
+        """Whether this is a forked process: a runtime's threads do not come along, and torch has to compute."""
+        return self._process != os.getpid()
+
+    def _rounded(self, inputs: Arrays) -> Arrays:
+        """A single row, padded to a length that will come again: what a runtime prepares for a shape costs as much as a
+        short text."""
+        rows, length = inputs["segments"].shape
+        more = -length % STEP
+        if rows > 1 or not more or length + more > (self._folder.settings.max_length or 0):
+            return inputs
+        fillers = {"input_ids": int(self._folder.config.get("pad_token_id") or 0), "segments": PADDING}
+        return {
+            name: np.pad(array, ((0, 0), (0, more)), constant_values=fillers.get(name, 0))
+            for name, array in inputs.items()
+        }
+
+    def _run(self, name: GraphName, arrays: Arrays) -> list[npt.NDArray[np.float32]]:
+        graph = self._graph(name)
+        try:
+            return graph(arrays)
+        except RuntimeError as error:  # what every runtime raises, out of memory above all
+            first = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise BackendFailed(f"{self.name} failed on {self._folder.path.name} ({first})") from error
+
+    def _graph(self, name: GraphName) -> Run:
+        if name not in self._opened:
+            file = self._file(name)
+            if not file.exists():
+                if self.precision == "int8":
+                    raise BackendFailed(
+                        f"{self._folder.path.name} has not been made for {self.name} in int8",
+                        hint=f"rehead export {self._folder.path} --format {self.name} --int8 --check FILE makes it",
+                    )
+                self._make(name)
+            try:
+                self._opened[name] = self._open(file)
+            except RuntimeError as error:
+                raise BackendFailed(f"{file} is damaged", hint="delete it, and it is made again") from error
+        return self._opened[name]
+
+    def _file(self, name: str) -> Path:
+        return self._home / (f"{name}-int8" if self.precision == "int8" else name)
+
+    @classmethod
+    def _place(cls) -> str:
+        return f"{cls.name}-{version(cls.package)}-{FORMAT}"
+
+    def _can_one_pass(self) -> bool:
+        facts = self._home / FACTS
+        if not facts.is_file():
+            self._home.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self._home, prefix=".making-") as staging:
+                write_json(Path(staging) / FACTS, {"one_pass": self._source().one_pass})
+                (Path(staging) / FACTS).replace(facts)
+        return bool(json.loads(facts.read_text(encoding="utf-8"))["one_pass"])
+
+    def _source(self) -> TorchBackend:
+        """The model on torch, kept until a graph was made of it."""
+        from service.inference.backends.torch import TorchBackend
+
+        if self._torch is None:
+            self._torch = TorchBackend.load(self._folder)
+        return self._torch
+
+    def _make(self, name: GraphName) -> None:
+        """Make a graph, hold it against torch on inputs of several shapes, and put it in its place."""
+        from service.inference.backends.graphs import graph_of
+
+        with (
+            tempfile.TemporaryDirectory(dir=self._home, prefix=".making-") as staging,
+            graph_of(name, self._folder, self._source()) as graph,
+        ):
+            made = Path(staging) / name
+            made.mkdir()
+            self.write(graph, made)
+            self._hold_against_torch(self._open(made), graph)
+            try:
+                made.rename(self._file(name))
+            except OSError:  # another process was quicker
+                shutil.rmtree(made)
+        self._torch = None
+
+    def _hold_against_torch(self, run: Run, graph: Graph) -> None:
+        for inputs in graph.trials:
+            try:
+                outputs = run(inputs)
+            except RuntimeError as error:
+                raise BackendFailed(f"{self.name} cannot run {self._folder.path.name}") from error
+            for found, expected in zip(outputs, graph.outputs(inputs), strict=True):
+                allowed = tolerance(self.precision, expected, self._folder.settings)
+                if found.shape != expected.shape or not np.allclose(found, expected, rtol=0, atol=allowed):
+                    raise BackendFailed(f"{self._folder.path.name} gives other answers on {self.name} than on torch")
+
+
+def _texts_and_labels(inputs: Arrays) -> tuple[dict[str, npt.NDArray[np.int64]], list[Packed]]:
+    """Padded rows, as the parts up to the hypothesis, and each row's own hypothesis, which may be none."""
+    segments = inputs["segments"]
+    of_text = (segments == LEADING) | (segments == TEXT)
+    lengths, begins = (segments != PADDING).sum(axis=1), of_text.sum(axis=1)
+    longest = int(begins.max())
+    texts = {name: array[:, :longest] for name, array in inputs.items()}
+    texts["segments"] = np.where(of_text[:, :longest], segments[:, :longest], PADDING)
+    types = inputs.get("token_type_ids", np.zeros_like(segments))
+    packs = []
+    for row, (begin, end) in enumerate(zip(begins, lengths, strict=True)):
+        sequence = Encoded(inputs["input_ids"][row], types[row], segments[row], False)
+        packs.append(packed([sequence.part(begin, end)], sequence.part(0, 1)))
+    return texts, packs

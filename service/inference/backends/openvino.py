@@ -1,0 +1,108 @@
+"""OpenVINO, on the processor: in float32, in bfloat16 where the processor has it, in int8 after a check.
+
+Knows: how OpenVINO converts, compiles and runs a graph.
+Does not know: which graphs there are.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from service.errors import BackendFailed
+from service.inference.backends.base import Arrays, Precision
+from service.inference.backends.exported import ExportedBackend, Run
+
+if TYPE_CHECKING:
+    from service.inference.backends.graphs import Graph
+
+GRAPH = "openvino_model.xml"
+
+KEPT, KEPT_KERNELS = 500, 256
+"""What is kept of shapes met before: parts of the graph prepared for one, and kernels. Without a bound of ours it is
+ten times that, and memory grows by 0.4 MB a shape."""
+
+
+class OpenVINOBackend(ExportedBackend):
+    """A model on OpenVINO."""
+
+    name = "openvino"
+    package = "openvino"
+    precisions = ("float32", "bfloat16", "int8")
+
+    @classmethod
+    def check(cls, precision: Precision) -> None:
+        """See `ExportedBackend.check`."""
+        if find_spec("openvino") is None:
+            raise BackendFailed("openvino is not installed", hint='pip install "rehead[openvino]"')
+        if precision == "int8" and find_spec("nncf") is None:
+            raise BackendFailed("nncf is not installed", hint='pip install "rehead[int8]"')
+        if precision == "bfloat16" and not _has_bfloat16():
+            raise BackendFailed("this processor has no bfloat16", hint="use float32 or int8")
+
+    def write(self, graph: Graph, file: Path) -> None:
+        """See `ExportedBackend.write`."""
+        import openvino
+
+        openvino.save_model(_converted(graph), str(file / GRAPH), compress_to_fp16=False)
+
+    def _open(self, file: Path) -> Run:
+        # read once, by the library inside openvino that holds the kernels
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KEPT_KERNELS))
+        import openvino
+
+        core = openvino.Core()
+        inner = "bf16" if self.precision != "float32" and _has_bfloat16() else "f32"
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": inner, "PERFORMANCE_HINT": "LATENCY"}
+        options |= {"INFERENCE_NUM_THREADS": self._threads, "CPU_RUNTIME_CACHE_CAPACITY": KEPT}
+        request = core.compile_model(str(file / GRAPH), "CPU", options).create_infer_request()
+        ports = [port.get_names() for port in request.model_inputs]  # a port has other names beside the argument's
+
+        def run(inputs: Arrays) -> list[Any]:
+            given = [next(inputs[name] for name in names if name in inputs) for names in ports]
+            found = request.infer(given, share_inputs=True)
+            return [np.array(found[number]) for number in range(len(found))]
+
+        return run
+
+    def quantize(self, graph: Graph, file: Path, calibration: Sequence[Arrays]) -> None:
+        """See `ExportedBackend.quantize`."""
+        import nncf
+        import openvino
+
+        from service.inference.backends.torch import quiet
+
+        logging.getLogger("nncf").setLevel(logging.ERROR)
+        model = _converted(graph)
+        with quiet(), redirect_stdout(StringIO()):
+            made = nncf.quantize(
+                model,
+                nncf.Dataset(list(calibration)),
+                subset_size=len(calibration),
+                model_type=nncf.ModelType.TRANSFORMER,
+            )
+        openvino.save_model(made, str(file / GRAPH), compress_to_fp16=False)
+
+
+def _converted(graph: Graph) -> Any:
+    import openvino
+
+    from service.inference.backends.torch import quiet
+
+    with quiet():
+        # traced, not through torch.export: a quarter of the time (docs/decisions.md)
+        return openvino.convert_model(graph.module, example_input=graph.example())
+
+
+def _has_bfloat16() -> bool:
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -1,0 +1,232 @@
+"""The backend of a model: the one asked for, or the one that is fastest on this machine at equal answers.
+
+Knows: which backends there are, how they are timed against each other, where the outcome is kept.
+Does not know: how any of them computes.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from finetune.core.model_folder import ModelFolder, write_json
+from service.errors import BackendFailed
+from service.inference.backends.base import Backend, Outputs, Precision, tolerance
+from service.inference.backends.exported import ExportedBackend
+from service.inference.cache_folder import home_of, put
+from service.settings import RuntimeSettings
+
+Say = Callable[[str], None]
+FORMAT = 1
+ROUNDS = 3
+ENOUGH_S = 6.0
+"""Seconds after which no further round is timed."""
+
+CANDIDATES: tuple[tuple[str, Precision], ...] = (
+    ("torch", "float32"),
+    ("torch", "bfloat16"),
+    ("openvino", "float32"),
+    ("openvino", "bfloat16"),
+)
+"""What `auto` tries, in this order. torch in float32 is what the others are held against."""
+
+
+def load(folder: ModelFolder, settings: RuntimeSettings, say: Say = lambda line: None) -> Backend:
+    """The model of a checked folder, on the runtime and in the precision that the settings ask for.
+
+    Where they say `auto`, the outcome of a trial on this machine decides; it is held the first time, which takes some
+    seconds, and kept in the cache folder.
+
+    Args:
+        say: hears of a trial while it is held; `why` of the backend says what came of it.
+
+    Raises:
+        BackendFailed: the weights are not a classifier's, or what is asked for cannot be had here.
+    """
+    if settings.backend == "dummy":
+        return _open("dummy", "float32", folder, settings)
+    target = folder.settings.target
+    if settings.precision == "bfloat16" and target is not None and not target.survives_bfloat16:
+        raise BackendFailed(
+            f"{folder.path.name} predicts numbers from {target.low:g} to {target.high:g} (standard deviation "
+            f"{target.std:g}), which bfloat16 with its three digits cannot tell apart",
+            hint="use precision float32 or auto",
+        )
+    if settings.backend != "auto" and settings.precision != "auto":
+        return _open(settings.backend, settings.precision, folder, settings)
+    if settings.precision == "int8":
+        raise BackendFailed("precision int8 needs a backend: openvino or onnx")
+    candidates = [
+        (name, precision)
+        for name, precision in (*CANDIDATES, ("onnx", "float32"))
+        if settings.backend in (name, "auto") and settings.precision in (precision, "auto")
+        if precision == "float32" or not _needs_float32(folder)
+        if settings.backend != "auto" or (name != "onnx" and find_spec(name) is not None)
+    ]
+    if len(candidates) == 1:
+        return _open(*candidates[0], folder, settings)
+    file = home_of(folder, settings.cache) / f"choice-{_machine(settings, candidates)}.json"
+    kept = _kept(file)
+    if kept is not None:
+        known = _open(kept["backend"], kept["precision"], folder, settings)
+        known.why = kept["why"]
+        return known
+    say(f"{folder.path.name}: trying what is fastest on this machine, once")
+    found, name, why = _fastest(folder, settings, candidates)
+    found.why = why
+    say(f"{folder.path.name}: {why}")
+    try:
+        outcome = {"backend": name, "precision": found.precision, "why": why}
+        put(file, lambda made: write_json(made, outcome))
+    except OSError as error:
+        say(
+            f"{settings.cache} cannot be written ({error.strerror}), so this is tried again next time: set REHEAD_CACHE"
+        )
+    return found
+
+
+def _needs_float32(folder: ModelFolder) -> bool:
+    """Whether a regression's numbers would lose what matters of them in bfloat16; so may those of an unknown scale."""
+    target = folder.settings.target
+    return folder.labels.task == "regression" and (target is None or not target.survives_bfloat16)
+
+
+def _kept(file: Path) -> dict[str, Any] | None:
+    """What an earlier trial gave, where there was one."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def _open(name: str, precision: Precision, folder: ModelFolder, settings: RuntimeSettings) -> Backend:
+    if name == "dummy":
+        from service.inference.backends.dummy import DummyBackend
+
+        return DummyBackend(len(folder.labels.names))
+    if name == "torch":
+        from service.inference.backends.torch import TorchBackend
+
+        return TorchBackend.load(folder, precision)
+    return exported(name).load(folder, precision, settings)
+
+
+def exported(name: str) -> type[ExportedBackend]:
+    """The backend of that name, among those that are given graphs."""
+    if name == "onnx":
+        from service.inference.backends.onnx import OnnxBackend
+
+        return OnnxBackend
+    from service.inference.backends.openvino import OpenVINOBackend
+
+    return OpenVINOBackend
+
+
+def _fastest(
+    folder: ModelFolder, settings: RuntimeSettings, candidates: list[tuple[str, Precision]]
+) -> tuple[Backend, str, str]:
+    """The fastest of the candidates that answer as torch in float32 does, its name, and the reason in words."""
+    reference = _open("torch", "float32", folder, settings)
+    ask = _question(folder)
+    expected = ask(reference)
+    tried: dict[str, Backend] = {}
+    left_out: list[str] = []
+    for name, precision in candidates:
+        title = f"{name} in {precision}"
+        try:
+            is_reference = (name, precision) == ("torch", "float32")
+            backend = reference if is_reference else _open(name, precision, folder, settings)
+            if (backend.one_pass, backend.shared_text) < (reference.one_pass, reference.shared_text):
+                raise BackendFailed("it cannot do all that torch does with this model")
+            _hold(ask(backend), expected, tolerance(precision, expected.logits, folder.settings))
+        except BackendFailed as error:
+            left_out.append(f"{title}: {error}")
+        else:
+            tried[title] = backend
+    if not tried:
+        raise BackendFailed(f"{folder.path.name}: no backend can be used ({'; '.join(left_out)})")
+    seconds = _timed({title: partial(ask, backend) for title, backend in tried.items()})
+    best, *others = sorted(tried, key=lambda title: seconds[title])
+    for title in others:
+        if tried[title] is not reference:
+            tried[title].close()
+    slower = ", ".join(f"{seconds[title] / seconds[best]:.1f} times {title}" for title in others)
+    why = f"{best}, which does {slower}" if others else best
+    return tried[best], best.split()[0], why + (f" (left out: {'; '.join(left_out)})" if left_out else "")
+
+
+def _question(folder: ModelFolder) -> Callable[[Backend], Outputs]:
+    """What backends are timed on: texts with labels for a model that reads them in one pass, else texts alone."""
+    from finetune.core.tokenization import TextEncoder
+    from service.inference.backends.graphs import sample
+    from service.inference.backends.packing import packed
+
+    encoder = TextEncoder.load(folder.path, folder.config, max_length=folder.settings.max_length)
+    texts = [sample(20 + number % 3) for number in range(16)]
+    alone = encoder.pad(encoder(texts))
+    zero_shot = folder.settings.zero_shot
+    ends = encoder.hypotheses([sample(4 + number % 3) for number in range(10)])
+    rows = encoder.before_hypotheses(texts[:8], max(map(len, ends)))
+    packs = [packed(ends, rows[0].part(0, 1))] * len(rows)
+
+    def ask(backend: Backend) -> Outputs:
+        if zero_shot is not None and zero_shot.attention == "shared_text" and backend.one_pass:
+            return backend.run_labels(encoder.pad(rows), packs, embeddings=zero_shot.scorer == "both")
+        return backend.run(alone, attention="ordinary", embeddings=False)
+
+    return ask
+
+
+def _hold(found: Outputs, expected: Outputs, allowed: float) -> None:
+    difference = float(np.abs(found.logits - expected.logits).max())
+    if not difference <= allowed:
+        raise BackendFailed(f"its logits differ by {difference:.3g}, and {allowed:.3g} is allowed")
+
+
+def _timed(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Median seconds of each, in turns."""
+    for run in runs.values():
+        run()
+    seconds: dict[str, list[float]] = {title: [] for title in runs}
+    begin = time.perf_counter()
+    for _ in range(ROUNDS):
+        for title, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[title].append(time.perf_counter() - start)
+        if time.perf_counter() - begin > ENOUGH_S:
+            break
+    return {title: median(values) for title, values in seconds.items()}
+
+
+def _machine(settings: RuntimeSettings, candidates: list[tuple[str, Precision]]) -> str:
+    """What a trial's outcome depends on beside the model, as a short hash."""
+    facts = [FORMAT, settings.threads, candidates, list(_processor())]
+    for package in ("torch", "transformers", "openvino", "onnxruntime"):
+        try:
+            facts.append(version(package))
+        except PackageNotFoundError:
+            facts.append(None)
+    return sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _processor() -> Iterator[str]:
+    yield platform.machine()
+    yield str(Path("/dev/nvidiactl").exists())
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        yield platform.processor()
+    else:
+        yield from sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})

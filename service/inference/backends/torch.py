@@ -1,0 +1,253 @@
+"""PyTorch: a sequence classifier of transformers, in float32 or bfloat16, on the GPU where there is one.
+
+Knows: loading safely, devices, the shared-text mask as the additive mask that attention layers take.
+Does not know: text, labels, what the logits mean.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from finetune.core.attention_mask import HYPOTHESIS, LEADING, PADDING, TEXT, shared_text_mask
+from finetune.core.model_folder import CUSTOM_HEAD, AttentionMode, ModelFolder
+from finetune.core.tokenization import Encoded
+from finetune.modeling.cls_only_last_layer import first_token_only
+from finetune.modeling.cpu_kernels import keep_memory
+from service.errors import BackendFailed
+from service.inference.backends.base import ON_PROCESSOR, Arrays, BatchSize, Outputs, Precision
+from service.inference.backends.one_pass import HIDDEN, OnePass
+from service.inference.backends.packing import Flat, Packed, arrays_of, flat, flat_labels, packed
+from service.inference.backends.unpadded import Bounds, Tokens, Unpadded, flash_attention
+
+SHARED_TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert")
+"""Families whose attention takes a 4-D mask as it is; a test runs each of them."""
+
+# OpenMP's threads do not come along into a forked process, and work that waits for them would hang
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
+ON_CUDA = BatchSize(tokens=2**18, rows=4096)
+"""At most: the launch of a batch's kernels takes milliseconds, however many tokens it holds."""
+
+SHARE_OF_MEMORY = 0.1
+"""Of a card's memory, for the widest states of a batch."""
+
+DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class TorchBackend:
+    """A loaded model; implements `service.inference.backends.base.Backend`."""
+
+    name = "torch"
+
+    def __init__(self, model: Any, *, family: str, precision: Precision = "float32") -> None:
+        self.why = ""
+        self.precision: Precision = precision
+        self.shared_text = family in SHARED_TEXT_FAMILIES
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.eval().to(self._device)
+        self.unpadded: Unpadded | None = None
+        if self._device.type == "cpu":
+            keep_memory()  # a tenth to a quarter faster (docs/decisions.md)
+        # whether a model can be read in a quicker way is tried in float32, where it is plain to see
+        one_pass = OnePass.of(self.model) if self.shared_text else None
+        self.graph = one_pass if one_pass is not None and self._agrees(one_pass) else None
+        self.one_pass = self.graph is not None
+        with first_token_only(self.model) as self._first_token_only:
+            pass
+        self.model.to(DTYPES[precision])
+        attend = flash_attention() if precision == "bfloat16" and self._device.type == "cuda" else None
+        if attend is not None:
+            self.unpadded = Unpadded.of(self.model, attend)
+        self.is_padded = self.unpadded is None
+        self.batch = ON_PROCESSOR if self._device.type == "cpu" else _on_cuda(self.model.config, precision)
+
+    @classmethod
+    def load(cls, folder: ModelFolder, precision: Precision = "float32") -> TorchBackend:
+        """The model of a checked folder: safetensors only, no remote code.
+
+        Raises:
+            BackendFailed: the folder's weights are not those of a sequence classifier, or a precision that is not
+                torch's.
+        """
+        if precision not in DTYPES:
+            raise BackendFailed(f"the torch backend computes in {' or '.join(DTYPES)}, not in {precision}")
+        from transformers import AutoModelForSequenceClassification
+
+        if folder.config.get("model_type") == CUSTOM_HEAD:
+            import finetune.modeling.build  # noqa: F401 (registers the class that reads it)
+        try:
+            with quiet():
+                model, found = AutoModelForSequenceClassification.from_pretrained(
+                    str(folder.path),
+                    dtype=torch.float32,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    output_loading_info=True,
+                )
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+            raise BackendFailed(f"{folder.path}: the model cannot be loaded ({_first_line(error)})") from error
+        if found["missing_keys"]:
+            missing = ", ".join(sorted(found["missing_keys"])[:3])
+            raise BackendFailed(
+                f"{folder.path}: these weights are not a classifier's, {missing} is missing",
+                hint="fine-tune it first (rehead finetune)",
+            )
+        return cls(model, family=str(folder.config.get("model_type", "")), precision=precision)
+
+    def run(self, inputs: Arrays, *, attention: AttentionMode, embeddings: bool) -> Outputs:
+        """See `Backend.run`."""
+        segments = inputs["segments"]
+        if self.unpadded is not None and (attention == "shared_text" or not embeddings):
+            with _failing("a batch of {} x {} tokens".format(*segments.shape)), torch.inference_mode():
+                return self._run_unpadded(self.unpadded, inputs, attention, embeddings)
+        tensors = self._tensors({name: array for name, array in inputs.items() if name != "segments"})
+        if attention == "shared_text":
+            tensors["attention_mask"] = _additive(shared_text_mask(segments), self.model.dtype).to(self._device)
+        first_token = self._first_token_only and not embeddings and attention == "ordinary"
+        shortened = first_token_only(self.model, wanted=first_token, tried=True)
+        with _failing("a batch of {} x {} tokens".format(*segments.shape)), torch.inference_mode(), shortened:
+            output = self.model(**tensors, output_hidden_states=embeddings)
+        means = _text_means(output.hidden_states[-1], segments) if embeddings else None
+        return Outputs(_array(output.logits), means)
+
+    def run_labels(self, texts: Arrays, packs: Sequence[Packed], *, embeddings: bool) -> Outputs:
+        """See `Backend.run_labels`."""
+        if self.graph is None:
+            raise BackendFailed("this model cannot read a text once for all labels")
+        many = sum(len(pack.starts) for pack in packs)
+        with _failing(f"{len(packs)} texts with {many} labels"), torch.inference_mode():
+            if self.unpadded is not None:
+                labels, places = flat_labels(texts, packs)
+                counts = np.array([len(pack.starts) for pack in packs])
+                outputs = self._labelled(self.unpadded, texts, labels, counts, embeddings)
+                return replace(outputs, logits=outputs.logits[places])
+            tensors = self._tensors(arrays_of(texts, packs))
+            found = (self.graph if embeddings else self.graph.without_embeddings())(**tensors)
+        return Outputs(*map(_array, found))
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        del self.model, self.graph, self.unpadded
+
+    def _run_unpadded(self, model: Unpadded, inputs: Arrays, attention: AttentionMode, embeddings: bool) -> Outputs:
+        segments = inputs["segments"]
+        if attention == "ordinary":
+            rows = flat(inputs, segments != PADDING)
+            return Outputs(_array(model.rows(self._tokens(rows), self._bounds(rows.lengths))))
+        # a sequence is a text with one label: what sees all of it, [CLS] and the hypothesis
+        others = flat(inputs, (segments != PADDING) & (segments != TEXT))
+        return self._labelled(model, inputs, others, np.ones(len(segments), dtype=np.int64), embeddings)
+
+    def _labelled(
+        self, model: Unpadded, texts: Arrays, labels: Flat, counts: npt.NDArray[np.int64], embeddings: bool
+    ) -> Outputs:
+        own = flat(texts, texts["segments"] == TEXT)
+        by_text = np.add.reduceat(labels.lengths, np.cumsum([0, *counts[:-1]]))
+        bounds = (self._bounds(lengths) for lengths in (labels.lengths, by_text, counts))
+        logits, means = model.labelled(
+            self._tokens(own), self._bounds(own.lengths), self._tokens(labels), *bounds, embeddings=embeddings
+        )
+        return Outputs(_array(logits), _array(means) if means is not None else None)
+
+    def _tokens(self, tokens: Flat) -> Tokens:
+        ids, positions = (torch.from_numpy(one).to(self._device) for one in (tokens.ids, tokens.positions))
+        return Tokens(ids, positions, None if tokens.types is None else torch.from_numpy(tokens.types).to(self._device))
+
+    def _bounds(self, lengths: npt.NDArray[np.int64]) -> Bounds:
+        edges = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        return Bounds(torch.from_numpy(edges).to(self._device), int(lengths.max()), int(edges[-1]))
+
+    def _tensors(self, arrays: Arrays) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(array).to(self._device) for name, array in arrays.items()}
+
+    def _agrees(self, one_pass: OnePass) -> bool:
+        """Whether it gives what pairs one by one give, tried on a few tokens."""
+        segments = np.array([[LEADING, TEXT, TEXT, TEXT, HYPOTHESIS, HYPOTHESIS]])
+        pair = {
+            "input_ids": np.array([[2, 5, 6, 3, 7, 3]]),
+            "token_type_ids": np.array([[0, 0, 0, 0, 1, 1]]),
+            "segments": segments,
+        }
+        if int(getattr(self.model.config, "type_vocab_size", 0) or 0) < 2:
+            del pair["token_type_ids"]
+        text = {name: array[:, :4] for name, array in pair.items()}
+        first, second = np.arange(1), np.arange(2)
+        behind = Encoded(np.array([7, 3]), second * 0 + 1, second * 0 + HYPOTHESIS, False)
+        leading = Encoded(first + 2, first, first + LEADING, False)
+        hypothesis = packed([behind], leading)
+        self._first_token_only = False
+        try:
+            expected = self.run(pair, attention="shared_text", embeddings=True)
+            with torch.inference_mode():
+                found = one_pass(**self._tensors(arrays_of(text, [hypothesis])))
+        except (RuntimeError, TypeError, AttributeError, BackendFailed):
+            return False
+        pairs = zip(found, (expected.logits, expected.embeddings), strict=True)
+        return all(other is not None and np.allclose(_array(one), other, 1e-3, 1e-4) for one, other in pairs)
+
+
+@contextmanager
+def _failing(what: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # out of memory, above all
+        raise BackendFailed(f"the model failed on {what} ({_first_line(error)})") from error
+
+
+def _array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
+    return np.asarray(tensor.float().cpu().numpy(), dtype=np.float32)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bar, no remarks of transformers, no warnings: what is wrong becomes an error of ours."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _on_cuda(config: Any, precision: Precision) -> BatchSize:
+    """What fits on the card."""
+    facts = config.to_dict()
+    width = int((facts.get("encoder") or facts).get("intermediate_size") or 4096)
+    room = SHARE_OF_MEMORY * torch.cuda.get_device_properties(0).total_memory
+    return BatchSize(min(ON_CUDA.tokens, int(room / (width * DTYPES[precision].itemsize))), ON_CUDA.rows)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _additive(visible: npt.NDArray[np.bool_], dtype: torch.dtype) -> torch.Tensor:
+    """`[B, L, L]` booleans as the `[B, 1, L, L]` mask that is added to attention scores."""
+    mask = torch.from_numpy(visible)[:, None]
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, HIDDEN)
+
+
+def _text_means(states: torch.Tensor, segments: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Mean of `[B, L, H]` over the tokens of the text; zeros where a text has no token at all."""
+    weights = torch.from_numpy((segments == TEXT).astype(np.float32)).to(states.device)[..., None]
+    means = (states.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
+    return np.asarray(means.cpu().numpy(), dtype=np.float32)

@@ -1,0 +1,85 @@
+"""The faster ways to train on a CPU compute what torch's own do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, BertConfig, DebertaV2Config, RobertaConfig
+
+from finetune.modeling.cpu_kernels import QUICK_EAGER, QuickDropout, drop_quickly, dropped, eager_of, memory_kept
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_quick_dropout_drops_at_its_rate_and_keeps_the_mean(p: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    values = torch.ones(999, 1001, dtype=dtype, requires_grad=True)
+    found = dropped(values, p)
+    assert found.dtype == dtype and found.shape == values.shape
+    assert (found == 0).float().mean().item() == pytest.approx(p, abs=0.002)
+    kept = found[found != 0]
+    assert kept.unique().numel() == 1 and kept[0].item() == pytest.approx(1 / (1 - p), rel=0.01)
+    # neighbours are dropped independently: both of them p * p of the time
+    gone = (found == 0).flatten()
+    assert (gone[1:] & gone[:-1]).float().mean().item() == pytest.approx(p * p, abs=0.002)
+    found.sum().backward()
+    assert values.grad is not None and torch.equal(values.grad, found.detach())
+
+
+def test_quick_dropout_follows_the_seed_and_rests_in_evaluation() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.Dropout(0.0), nn.Dropout(1.0))
+    drop_quickly(model)
+    assert all(type(module) is QuickDropout for module in model[1:])
+    values = torch.rand(64, 4)
+    torch.manual_seed(3)
+    first = model[1](values)
+    torch.manual_seed(3)
+    assert torch.equal(model[1](values), first) and not torch.equal(model[1](values), first)
+    assert torch.equal(model[2](values), values) and not model[3](values).any()
+    assert torch.equal(model.eval()[1](values), values)
+
+
+@pytest.mark.parametrize("config", [BertConfig(**SMALL), RobertaConfig(**SMALL, pad_token_id=0)])
+def test_quick_attention_gives_what_eager_gives(config: Any) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
+    ids = torch.randint(2, 50, (3, 7))
+    mask = torch.ones_like(ids)
+    mask[1, 4:] = 0
+    four = torch.zeros(3, 1, 7, 7).masked_fill(torch.rand(3, 1, 7, 7) < 0.3, torch.finfo(torch.float32).min)
+    expected = [model(input_ids=ids, attention_mask=one).logits for one in (mask, four)]
+    name = eager_of(model)
+    assert name == QUICK_EAGER
+    model.set_attn_implementation(name)
+    found = [model(input_ids=ids, attention_mask=one).logits for one in (mask, four)]
+    for one, other in zip(found, expected, strict=True):  # two implementations: a processor may round them otherwise
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    # in training the weights are dropped, which moves the logits
+    for where, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and not where.endswith("self.dropout"):
+            module.p = 0.0
+    model.train()
+    assert not torch.equal(model(input_ids=ids, attention_mask=mask).logits, expected[0])
+
+
+def test_a_family_with_an_attention_of_its_own_keeps_it() -> None:
+    config = DebertaV2Config(**SMALL)
+    assert eager_of(AutoModelForSequenceClassification.from_config(config)) == "eager"
+
+
+def test_memory_is_kept_for_a_while_and_given_back() -> None:
+    psutil = pytest.importorskip("psutil")
+    process = psutil.Process()
+    large = [torch.ones(2**22) for _ in range(8)]  # 16 MB each
+    with memory_kept():
+        del large
+        more = [torch.ones(2**22) for _ in range(8)]
+        held = process.memory_info().rss
+        del more
+        assert process.memory_info().rss > held - 64 * 2**20
+    assert process.memory_info().rss < held - 64 * 2**20

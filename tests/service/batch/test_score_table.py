@@ -1,0 +1,480 @@
+"""Tables in, scored tables out: of any size, on from where a run was ended, and no file lost on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from finetune.core.errors import DataError
+from finetune.core.tables.chunks import MOST_COLUMNS, chunks
+from finetune.core.tables.files import read_table, write_table
+from service import Classifier, ZeroShotClassifier, load
+from service.batch.output_file import check_output
+from service.batch.score_table import Asked, score, score_table
+from service.batch.sinks import is_formula
+from service.batch.text_columns import texts_of
+from service.errors import BackendFailed, BadRequest
+from service.schema import Answer, TextInput
+
+ASKED = Asked(("long", "short"), "multiclass", "test")
+
+
+def answers(inputs):
+    return [Answer(("long", "short"), (0.75, 0.25) if len(one.text) > 4 else (0.25, 0.75), False) for one in inputs]
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "in.csv"
+    texts = ["NA", 'a "quoted", one', "two\nlines"]
+    write_table(path, [{"id": f"00{n}", "text": text} for n, text in enumerate(texts)])
+    return path
+
+
+def scored(source, out, asked=ASKED, answer=answers, **options):
+    return score_table(source, out, answer, asked, **options)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("into", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_rows_keep_order_text_and_columns_whatever_the_formats(tmp_path, suffix, into):
+    rows = [{"id": f"00{n}", "text": text} for n, text in enumerate(["NA", 'a "quoted", one', "two\nlines"])]
+    write_table(tmp_path / f"in{suffix}", rows)
+    found = scored(tmp_path / f"in{suffix}", tmp_path / f"out{into}")
+    assert (found.rows, found.errors, found.columns) == (3, 0, ["prediction", "score", "error"])
+    written = read_table(tmp_path / f"out{into}")
+    assert written.columns == ["id", "text", "prediction", "score", "error"]
+    assert [(row["id"], row["text"]) for row in written.rows] == [(row["id"], row["text"]) for row in rows]
+    assert [row["prediction"] for row in written.rows] == ["short", "long", "long"]
+    assert [float(row["score"]) for row in written.rows] == [0.75] * 3 and not any(row["error"] for row in written.rows)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"in{suffix}", f"out{into}"]
+
+
+def test_the_answers_are_the_models(tmp_path, tiny_sentiment, tiny_topics):
+    texts = [f"good film {n}" for n in range(9)]
+    write_table(tmp_path / "in.csv", [{"text": text} for text in texts])
+    score(tiny_sentiment, tmp_path / "in.csv", tmp_path / "out.parquet", all_scores=True)
+    rows = read_table(tmp_path / "out.parquet").rows
+    for row, one in zip(rows, Classifier(tiny_sentiment)(texts, top_k=None), strict=True):
+        assert row["prediction"] == one[0]["label"] and row["score"] == pytest.approx(one[0]["score"], abs=2e-6)
+        for each in one:
+            assert row[f"score_{each['label']}"] == pytest.approx(each["score"], abs=2e-6)
+    score(
+        load(tiny_topics), tmp_path / "in.csv", tmp_path / "topics.jsonl", labels=["sports", "food"], multi_label=True
+    )
+    expected = ZeroShotClassifier(tiny_topics)(texts, ["sports", "food"], multi_label=True)
+    for row, one in zip(read_table(tmp_path / "topics.jsonl").rows, expected, strict=True):
+        held = [label for label, value in zip(one["labels"], one["scores"], strict=True) if value >= 0.5]
+        assert row["prediction"] == held
+    with pytest.raises(BadRequest, match="this is a zero-shot model: give labels"):
+        score(tiny_topics, tmp_path / "in.csv", tmp_path / "none.csv")
+
+
+def test_a_row_that_cannot_be_scored_says_why_and_the_others_are(tmp_path):
+    cells = ["good film", "", None, 5, "film", "   ", "poison"]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": cell}) + "\n" for cell in cells))
+
+    def some_fail(inputs):
+        if any(one.text == "poison" for one in inputs):
+            raise BackendFailed("this one is no number")
+        return answers(inputs)
+
+    found = scored(tmp_path / "in.jsonl", tmp_path / "out.jsonl", answer=some_fail)
+    rows = read_table(tmp_path / "out.jsonl").rows
+    assert (found.rows, found.errors) == (7, 5)
+    assert [row["prediction"] for row in rows] == ["long", None, None, None, "short", None, None]
+    assert [row["error"] for row in rows] == [
+        None,
+        "column text: the text is empty",
+        "column text: a text is wanted, and this is empty",
+        "column text: a text is wanted, and this is int",
+        None,
+        "column text: the text is empty",
+        "this one is no number",
+    ]
+    assert [row["text"] for row in rows] == cells
+
+
+def test_where_all_fail_it_is_no_fault_of_the_rows(tmp_path):
+    write_table(tmp_path / "in.csv", [{"text": f"text {n}"} for n in range(20)])
+
+    def fails(inputs):
+        raise BackendFailed("out of memory")
+
+    with pytest.raises(BackendFailed, match="no row of 20 can be scored .out of memory"):
+        scored(tmp_path / "in.csv", tmp_path / "out.csv", answer=fails)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_a_number_and_several_labels_have_columns_of_their_own(tmp_path, table):
+    number = Asked(("stars",), "regression", "test")
+    scored(table, tmp_path / "out.jsonl", number, lambda inputs: [Answer(("stars",), (3.25,), False)] * len(inputs))
+    assert read_table(tmp_path / "out.jsonl").columns == ["id", "text", "prediction", "error"]
+    assert read_table(tmp_path / "out.jsonl").rows[0]["prediction"] == 3.25
+    several = Asked(("a", "b", "c"), "multi_label", "test", {"a": 0.7, "c": 0.2})
+    scored(
+        table,
+        tmp_path / "several.parquet",
+        several,
+        lambda inputs: [Answer(("a", "b", "c"), (0.6, 0.5, 0.3), False)] * len(inputs),
+        all_scores=True,
+    )
+    row = read_table(tmp_path / "several.parquet").rows[0]
+    assert row["prediction"] == ["b", "c"] and (row["score_a"], row["score_c"]) == (0.6, 0.3) and "score" not in row
+
+
+def test_a_column_that_is_there_already_is_kept(tmp_path):
+    write_table(tmp_path / "in.csv", [{"text": "a", "prediction": "gold", "predicted_prediction": "old"}])
+    found = scored(tmp_path / "in.csv", tmp_path / "out.csv")
+    assert found.columns == ["predicted_predicted_prediction", "score", "error"]
+    row = read_table(tmp_path / "out.csv").rows[0]
+    assert (row["prediction"], row["predicted_predicted_prediction"]) == ("gold", "short")
+
+
+FORMULAS = ["=1+1", "+SUM(A1)", "-2+3", "@cmd", "\tx", "\r=x", '=HYPERLINK("http://x")']
+PLAIN = ["-5", "+1.5e3", "-1,000", "a=b", "", "-5%", "text", "'=1"]
+
+
+def test_cells_that_a_spreadsheet_would_run_are_neutralised(tmp_path):
+    assert all(map(is_formula, FORMULAS)) and not any(map(is_formula, PLAIN))
+    rows = [{"text": "a", "cell": cell} for cell in FORMULAS + PLAIN]
+    for suffix in (".csv", ".tsv"):
+        write_table(tmp_path / "in.parquet", rows)
+        scored(tmp_path / "in.parquet", tmp_path / f"out{suffix}")
+        found = [row["cell"] for row in read_table(tmp_path / f"out{suffix}").rows]
+        assert found == [f"'{cell}" for cell in FORMULAS] + PLAIN
+        scored(tmp_path / "in.parquet", tmp_path / f"kept{suffix}", keep_formulas=True)
+        assert [row["cell"] for row in read_table(tmp_path / f"kept{suffix}").rows] == FORMULAS + PLAIN
+    scored(tmp_path / "in.parquet", tmp_path / "out.jsonl")
+    assert [row["cell"] for row in read_table(tmp_path / "out.jsonl").rows] == FORMULAS + PLAIN
+    header = tmp_path / "header.csv"
+    header.write_text("text,=cmd\na,b\n")
+    scored(header, tmp_path / "headed.csv")
+    assert (tmp_path / "headed.csv").read_text().splitlines()[0] == "text,'=cmd,prediction,score,error"
+
+
+def test_encodings_and_separators_are_found_and_said(tmp_path):
+    for name, encoding, separator, note in (
+        ("a.csv", "cp1252", ";", "encoding Windows-1252, separator ';'"),
+        ("b.csv", "utf-16", ",", "encoding UTF-16"),
+        ("c.csv", "utf-8-sig", "|", "separator '|'"),
+        ("d.csv", "utf-8", ",", None),
+    ):
+        (tmp_path / name).write_text(f"id{separator}text\n00123{separator}schön\n", encoding=encoding)
+        found = scored(tmp_path / name, tmp_path / f"out_{name}")
+        assert found.note == note
+        assert (tmp_path / f"out_{name}").read_text(encoding="utf-8").splitlines()[1] == "00123,schön,long,0.75,"
+
+
+def test_types_of_a_parquet_file_and_of_json_lines_are_kept(tmp_path):
+    source = pyarrow.table({
+        "text": ["a film", "b"], "n": pyarrow.array([1, None], pyarrow.int32()), "d": [1.5, 2.5],
+        "l": [[1], [2, 3]], "c": pyarrow.array(["x", "y"]).dictionary_encode(),
+    })  # fmt: skip
+    pyarrow.parquet.write_table(source, tmp_path / "in.parquet")
+    scored(tmp_path / "in.parquet", tmp_path / "out.parquet")
+    found = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert found.schema.field("n").type == pyarrow.int32() and found.column("l").to_pylist() == [[1], [2, 3]]
+    assert found.column("c").to_pylist() == ["x", "y"] and found.column("n").to_pylist() == [1, None]
+    rows = [{"text": "a", "n": 1, "m": 1}, {"text": "b", "n": 2.5, "m": [1], "late": True}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scored(tmp_path / "in.jsonl", tmp_path / "two.parquet")
+    found = pyarrow.parquet.read_table(tmp_path / "two.parquet").to_pylist()
+    assert [(row["n"], row["m"], row["late"]) for row in found] == [(1.0, "1", None), (2.5, "[1]", True)]
+
+
+def test_a_single_line_too_many_chunks_and_an_exact_number_of_chunks(tmp_path):
+    for count, rows in ((1, 4), (8, 4), (9, 4), (3, 4)):
+        write_table(tmp_path / "in.parquet", [{"text": f"text {n}"} for n in range(count)])
+        sizes, told = [], []
+
+        def counted(inputs, sizes=sizes):
+            sizes.append(len(inputs))
+            return answers(inputs)
+
+        asked = Asked(ASKED.labels, ASKED.task, "test", rows=rows)
+        scored(tmp_path / "in.parquet", tmp_path / "o.csv", asked, counted, overwrite=True,
+               progress=lambda *n, told=told: told.append(n))  # fmt: skip
+        assert sorted(sizes, reverse=True) == [rows] * (count // rows) + ([count % rows] if count % rows else [])
+        assert told[-1] == (count, 1.0)
+        assert [row["text"] for row in read_table(tmp_path / "o.csv").rows] == [f"text {n}" for n in range(count)]
+
+
+@pytest.mark.parametrize("into", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_run_that_was_ended_goes_on_and_ends_with_the_same_bytes(tmp_path, suffix, into):
+    source, out = tmp_path / f"in{suffix}", tmp_path / f"out{into}"
+    write_table(source, [{"text": f"text {n}" if n % 7 else "", "n": n} for n in range(50)])
+    asked = Asked(ASKED.labels, ASKED.task, "test", rows=8)
+    scored(source, tmp_path / f"whole{into}", asked)
+
+    class Ended(BaseException):
+        pass
+
+    seen = []
+
+    def ends_at(row):
+        def answer(inputs):
+            seen.extend(one.text for one in inputs)
+            if any(one.text == f"text {row}" for one in inputs):
+                raise Ended
+            return answers(inputs)
+
+        return answer
+
+    for row in (20, 41):
+        with pytest.raises(Ended):
+            scored(source, out, asked, ends_at(row))
+        assert not out.exists()
+    before = set(seen)
+    seen.clear()
+    found = scored(source, out, asked, ends_at(-1))
+    assert found.went_on_after >= 32 and (found.rows, found.errors) == (50, 8)
+    assert not {"text 1", "text 17"} & set(seen) and "text 1" in before
+    assert out.read_bytes() == (tmp_path / f"whole{into}").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_another_question_or_another_table_starts_afresh(tmp_path):
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    write_table(source, [{"text": f"text {n}"} for n in range(50)])
+
+    def ends(inputs):
+        if any(one.text == "text 40" for one in inputs):
+            raise KeyboardInterrupt
+        return answers(inputs)
+
+    def began():
+        with pytest.raises(KeyboardInterrupt):
+            scored(source, out, Asked(ASKED.labels, ASKED.task, "test", rows=8), ends)
+
+    began()
+    assert scored(source, out, Asked(ASKED.labels, ASKED.task, "other", rows=8)).went_on_after == 0
+    out.unlink()
+    began()
+    assert scored(source, out, Asked(ASKED.labels, ASKED.task, "test", rows=8), all_scores=True).went_on_after == 0
+    out.unlink()
+    began()
+    write_table(source, [{"text": f"text {n}"} for n in range(51)])
+    assert scored(source, out, Asked(ASKED.labels, ASKED.task, "test", rows=8)).went_on_after == 0
+    out.unlink()
+    began()
+    (tmp_path / ".out.csv.partial").write_text("cut")
+    assert scored(source, out, Asked(ASKED.labels, ASKED.task, "test", rows=8)).went_on_after == 0
+    assert len(read_table(out).rows) == 51
+
+
+KILLED = """
+import sys, time
+from service.batch.score_table import score, scorer
+from service import files, load
+asked = files.asked
+files.asked = lambda *given: __import__("dataclasses").replace(asked(*given), rows=16)
+model = load(sys.argv[1])
+classify = model.engine.classify
+model.engine.classify = lambda *a, **k: (time.sleep(0.05), classify(*a, **k))[1]
+score(model, sys.argv[2], sys.argv[3], progress=lambda done, share: print(done, flush=True))
+"""
+
+
+@pytest.mark.parametrize("into", [".csv", ".parquet"])
+def test_a_process_that_is_killed_at_any_point_goes_on(tmp_path, tiny_sentiment, into, monkeypatch):
+    monkeypatch.setenv("REHEAD_BACKEND", "dummy")
+    monkeypatch.setenv("REHEAD_CACHE", str(tmp_path / "cache"))
+    source, out = tmp_path / "in.csv", tmp_path / f"out{into}"
+    write_table(source, [{"text": f"good film {n}"} for n in range(400)])
+    command = [sys.executable, "-c", KILLED, str(tiny_sentiment), str(source)]
+    subprocess.run([*command, str(tmp_path / f"whole{into}")], check=True, capture_output=True, timeout=120)
+    began = []
+    for _ in range(3):
+        with subprocess.Popen([*command, str(out)], stdout=subprocess.PIPE, text=True) as running:
+            began.append(int(running.stdout.readline()))
+            running.stdout.readline()
+            time.sleep(0.03 * len(began))
+            os.kill(running.pid, signal.SIGKILL)
+        assert not out.exists()
+    subprocess.run([*command, str(out)], check=True, capture_output=True, timeout=120)
+    assert began == sorted(set(began)) and began[-1] > began[0]
+    assert out.read_bytes() == (tmp_path / f"whole{into}").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["cache", "in.csv", out.name, f"whole{into}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("out.txt", "suffix must be one of .csv, .tsv"),
+        ("nowhere/out.csv", "there is no folder"),
+        ("in.csv", "is the input itself"),
+        ("taken.csv", "exists already: name another file, or pass --overwrite"),
+        ("folder.csv", "is a folder"),
+    ],
+)
+def test_an_output_that_would_cost_a_file_is_refused(table, tmp_path, name, sentence):
+    (tmp_path / "taken.csv").write_text("x")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(BadRequest, match=sentence):
+        scored(table, tmp_path / name)
+    assert (tmp_path / "taken.csv").read_text() == "x"
+
+
+def test_overwriting_replaces_another_file_and_never_the_input(table, tmp_path):
+    (tmp_path / "taken.csv").write_text("x")
+    scored(table, tmp_path / "taken.csv", overwrite=True)
+    assert len(read_table(tmp_path / "taken.csv").rows) == 3
+    (tmp_path / "link.csv").symlink_to(table)
+    with pytest.raises(BadRequest, match="is the input itself"):
+        check_output(tmp_path / "link.csv", table, overwrite=True)
+
+
+def test_what_is_no_table_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "head.csv").write_text("text\n")
+    (tmp_path / "gz.csv.gz").write_bytes(b"x")
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n[1]\n')
+    (tmp_path / "wide.csv").write_text("text\na,b,c\n")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1")
+    (tmp_path / "null.csv").symlink_to("/dev/null")
+    for name, sentence in {
+        "pipe.csv": "no regular file", "empty.csv": "is empty", "head.csv": "no rows", "gz.csv.gz": "unknown kind",
+        "bad.jsonl": "row 2: each line should be a JSON object", "wide.csv": "not a well-formed table",
+        "bad.parquet": "not a readable Parquet file", "none.csv": "no such file", "null.csv": "no regular file",
+        "http://127.0.0.1/x.csv": "no such file", "file:///etc/passwd.csv": "no such file",
+    }.items():  # fmt: skip
+        source = name if "://" in name else tmp_path / name
+        with pytest.raises(DataError, match=sentence):
+            list(chunks(source, 10).parts)
+
+
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused(tmp_path, monkeypatch):
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a" * 1000] * 100_000}), tmp_path / "bomb.parquet")
+    assert (tmp_path / "bomb.parquet").stat().st_size < 100_000
+    monkeypatch.setattr("finetune.core.tables.chunks.MOST_IN_MEMORY", 1000)
+    with pytest.raises(DataError, match="bytes once it is unpacked, and 1000 are the most"):
+        chunks(tmp_path / "bomb.parquet", 10)
+    (tmp_path / "line.jsonl").write_text(json.dumps({"text": "a" * 5000}))
+    monkeypatch.setattr("finetune.core.tables.chunks.LONGEST_LINE", 1000)
+    with pytest.raises(DataError, match="row 1: a line of more than 1000 characters"):
+        chunks(tmp_path / "line.jsonl", 10)
+
+
+def test_one_long_text_said_many_times_is_refused_where_it_would_not_fit(tmp_path, monkeypatch):
+    table = pyarrow.table({"text": ["a" * 100_000] * 1000})
+    pyarrow.parquet.write_table(table, tmp_path / "bomb.parquet")
+    monkeypatch.setattr("finetune.core.tables.chunks.MOST_IN_MEMORY", 10_000_000)
+    with pytest.raises(DataError, match="rows of this file hold 100000000 bytes of text"):
+        list(chunks(tmp_path / "bomb.parquet", 4096).parts)
+    assert next(chunks(tmp_path / "bomb.parquet", 10).parts)[0]["text"] == "a" * 100_000
+
+
+def test_two_runs_do_not_write_one_output(table, tmp_path):
+    out = tmp_path / "out.csv"
+
+    def meanwhile(inputs):
+        with pytest.raises(BadRequest, match="another run is writing"):
+            scored(table, out)
+        return answers(inputs)
+
+    assert scored(table, out, answer=meanwhile).errors == 0 and len(read_table(out).rows) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
+
+
+def test_the_text_column_is_found_when_obvious_and_asked_for_when_not(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text(json.dumps({"Review": "a", "stars": "5"}))
+    assert texts_of(read_table(path)) == [TextInput("a")]
+    path.write_text(json.dumps({"one": "a", "two": "b"}))
+    with pytest.raises(BadRequest, match="name the column that holds the text with --text; it has one, two"):
+        scored(path, tmp_path / "out.csv")
+    assert texts_of(read_table(path), "two", "one") == [TextInput("b", "a")]
+    for options in ({"text": "three"}, {"text": "two", "text_pair": "three"}):
+        with pytest.raises(BadRequest, match="no column 'three': it has one, two"):
+            scored(path, tmp_path / "out.csv", **options)
+    assert [one.name for one in tmp_path.iterdir()] == ["t.jsonl"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_table_of_very_many_columns_is_refused_at_once(tmp_path, suffix):
+    many = MOST_COLUMNS + 1
+    file = tmp_path / f"t{suffix}"
+    if suffix == ".csv":
+        file.write_text(",".join(["a"] * many) + "\n" + ",".join(["b"] * many) + "\n")
+    elif suffix == ".jsonl":
+        file.write_text(json.dumps({f"c{number}": 1 for number in range(many)}) + "\n")
+    else:
+        pyarrow.parquet.write_table(pyarrow.table({f"c{number}": ["a"] for number in range(many)}), file)
+    with pytest.raises(DataError, match=f"{many} columns, and {MOST_COLUMNS} are the most"):
+        chunks(file, 8)
+
+
+def test_a_missing_text_is_named_by_its_row_and_column(tmp_path):
+    for cell, what in (
+        (None, "a text is wanted, and this is empty"),
+        (5, "a text is wanted, and this is int"),
+        (1.5, "a text is wanted, and this is float"),
+        (True, "a text is wanted, and this is bool"),
+        (["a"], "a text is wanted, and this is list"),
+        ("", "the text is empty"),
+        ("\u00a0 ", "the text is empty"),
+        ("\u200b\ufeff", "the text is empty"),
+    ):
+        path = tmp_path / "t.jsonl"
+        path.write_text("".join(json.dumps({"body": one, "n": 1}) + "\n" for one in ("fine", cell, "fine")))
+        with pytest.raises(BadRequest, match=rf"t\.jsonl, row 2, column 'body': {what}"):
+            texts_of(read_table(path))
+        assert scored(path, tmp_path / "out.jsonl", overwrite=True).errors == 1
+        assert read_table(tmp_path / "out.jsonl").rows[1]["error"] == f"column body: {what}"
+
+
+def test_a_file_of_a_text_a_line_is_scored_into_a_table(tmp_path):
+    (tmp_path / "t.TXT").write_text("a long one\n\nb\n")
+    found = scored(tmp_path / "t.TXT", tmp_path / "OUT.CSV")
+    assert found.note == "one text a line: 2 texts, 1 blank lines skipped"
+    assert [(row["text"], row["prediction"]) for row in read_table(tmp_path / "OUT.CSV").rows] == [
+        ("a long one", "long"),
+        ("b", "short"),
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_a_row_that_repeats_the_header_stays_and_says_so(tmp_path, suffix):
+    rows = [{"id": str(n), "text": f"text {n}"} for n in range(4)]
+    rows.insert(2, {"id": "\ufeffid", "text": " text"})
+    write_table(tmp_path / f"in{suffix}", rows)
+    assert scored(tmp_path / f"in{suffix}", tmp_path / "out.jsonl").errors == 1
+    written = read_table(tmp_path / "out.jsonl").rows
+    assert [row["error"] for row in written] == [None, None, "this row repeats the header", None, None]
+    with pytest.raises(BadRequest, match="row 3: this row repeats the header"):
+        texts_of(read_table(tmp_path / f"in{suffix}"))
+
+
+def test_a_table_is_scored_with_the_encoding_separator_and_header_that_are_named(tmp_path, tiny_sentiment):
+    (tmp_path / "in.csv").write_bytes("příliš^a\nžluťoučký^b\n".encode("cp1250"))
+    how = {"encoding": "cp1250", "separator": "^", "header": False}
+    found = score(tiny_sentiment, tmp_path / "in.csv", tmp_path / "out.csv", text="1", **how)
+    assert (found.rows, found.note) == (2, "encoding Windows-1250, separator '^'")
+    assert [row["column_1"] for row in read_table(tmp_path / "out.csv").rows] == ["příliš", "žluťoučký"]
+    with pytest.raises(DataError, match="line 1 is not utf-8 text"):
+        score(tiny_sentiment, tmp_path / "in.csv", tmp_path / "other.csv", encoding="utf-8")
+    assert not (tmp_path / "other.csv").exists()
+
+
+def test_what_is_doubtful_about_a_table_comes_with_the_result(tmp_path):
+    (tmp_path / "in.csv").write_text("".join(f"some text {n},{n % 2}\n" for n in range(9)))
+    found = scored(tmp_path / "in.csv", tmp_path / "out.csv", text="some text 0")
+    assert "--no-header" in found.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["\ufefftext", " Text ", "te\u200bxt"])
+def test_blanks_and_invisible_characters_do_not_hide_the_text_column(tmp_path, name):
+    pyarrow.parquet.write_table(pyarrow.table({"id": ["1"], name: ["a text"]}), tmp_path / "in.parquet")
+    for number, options in enumerate(({}, {"text": name.strip().replace("\u200b", "")})):
+        assert scored(tmp_path / "in.parquet", tmp_path / f"{number}.csv", **options).errors == 0

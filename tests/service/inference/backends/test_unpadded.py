@@ -1,0 +1,84 @@
+"""Sequences end to end give what padded batches give; on a GPU, with its own kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import save_tokenizer
+from passes import READ_ONCE, made, tried
+
+from finetune.core.attention_mask import HYPOTHESIS, TEXT
+from finetune.core.tokenization import TextEncoder
+from service.inference.backends.base import LOGIT_TOLERANCE
+from service.inference.backends.packing import packed
+from service.inference.backends.torch import TorchBackend
+from service.inference.backends.unpadded import Unpadded, one_by_one
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    from transformers import AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(folder)
+    return TextEncoder(AutoTokenizer.from_pretrained(str(folder)), 60)
+
+
+def asked(encoder, family):
+    """Texts, pairs, and texts with labels of their own, as batches; the order of labels in rows is not theirs."""
+    encoder.has_type_ids = family in ("bert", "electra")
+    rng = np.random.default_rng(0)
+    texts = made(rng, [9, 1, 0, 30, 5], TEXT, 1)
+    ends = made(rng, [4, 7, 1, 4, 12], HYPOTHESIS, 0)
+    pairs = [text.followed_by(end) for text, end in zip(texts, ends, strict=True)]
+    sets = [ends, ends[:2], ends, made(rng, [11] * 20, HYPOTHESIS, 0), ends[2:3]]
+    one = {id(labels): packed(labels, texts[0].part(0, 1)) for labels in sets}
+    return encoder.pad(texts), encoder.pad(pairs), [one[id(labels)] for labels in sets]
+
+
+def answers(backend, batches):
+    texts, pairs, packs = batches
+    yield backend.run(texts, attention="ordinary", embeddings=False).logits
+    yield backend.run(pairs, attention="ordinary", embeddings=False).logits
+    for batch in (texts, pairs):
+        found = backend.run(batch, attention="shared_text", embeddings=True)
+        yield from (found.logits, found.embeddings)
+    yield backend.run(pairs, attention="shared_text", embeddings=False).logits
+    labelled = backend.run_labels(texts, packs, embeddings=True)
+    yield from (labelled.logits, labelled.embeddings)
+    yield backend.run_labels(texts, packs, embeddings=False).logits
+
+
+def differences(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape and one.dtype == np.float32 and np.ptp(other, axis=0).max() > 1e-3
+        yield np.abs(one - other).max() / max(1.0, np.abs(other).max())
+
+
+@pytest.mark.parametrize("family", READ_ONCE)
+@pytest.mark.parametrize("short", [0, 32])
+def test_without_padding_is_as_with_it(family, short, encoder, monkeypatch):
+    monkeypatch.setattr("service.inference.backends.unpadded.SHORT", short)
+    backend = TorchBackend(tried(family), family=family)
+    batches = asked(encoder, family)
+    expected = list(answers(backend, batches))
+    backend.unpadded = Unpadded.of(backend.model, one_by_one)
+    assert backend.unpadded is not None
+    assert max(differences(answers(backend, batches), expected)) < 1e-5
+
+
+def test_a_model_of_another_kind_is_padded():
+    assert Unpadded.of(tried("distilbert"), one_by_one) is None
+
+
+@on_gpu
+@pytest.mark.parametrize("family", READ_ONCE)
+def test_the_kernel_gives_what_torch_gives_in_float32(family, encoder, monkeypatch):
+    batches = asked(encoder, family)
+    expected = list(answers(TorchBackend(tried(family), family=family), batches))
+    backend = TorchBackend(tried(family), family=family, precision="bfloat16")
+    assert not backend.is_padded
+    assert max(differences(answers(backend, batches), expected)) < LOGIT_TOLERANCE["bfloat16"]

@@ -1,0 +1,175 @@
+"""The queue: whose answer is whose, what shares a batch, what is refused, skipped or fails alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+
+import pytest
+
+from service.errors import BackendFailed, Overloaded
+from service.inference.batch_queue import Batcher
+
+
+class Recorder:
+    """Echoes payloads, remembers batches, and waits at a gate while it is closed."""
+
+    def __init__(self):
+        self.batches, self.gate, self.entered = [], threading.Event(), threading.Event()
+        self.gate.set()
+
+    def __call__(self, kind, payloads):
+        self.entered.set()
+        self.gate.wait(10)
+        self.batches.append((kind, list(payloads)))
+        return payloads
+
+
+@pytest.fixture
+def recorder():
+    return Recorder()
+
+
+def held(recorder, batcher):
+    """A batcher whose worker is busy with one item until the gate opens."""
+    recorder.gate.clear()
+    first = batcher.submit("held", ["first"], [1], rows=1)
+    assert recorder.entered.wait(10)
+    return first
+
+
+def test_of_a_hundred_thousand_requests_no_answer_reaches_the_wrong_caller():
+    batcher = Batcher(lambda kind, payloads: [(kind, payload) for payload in payloads], budget=64, room=10**9)
+
+    def ask(caller):
+        wrong = 0
+        for start in range(0, 12_500, 50):
+            futures = [
+                (batcher.submit(number % 3, [(caller, number)], [1 + number % 7], rows=16), number)
+                for number in range(start, start + 50)
+            ]
+            wrong += sum(future.result(30) != [(number % 3, (caller, number))] for future, number in futures)
+        return wrong
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(8))) == [0] * 8
+
+
+def test_results_come_in_the_order_of_the_payloads():
+    batcher = Batcher(lambda kind, payloads: payloads, budget=10, room=1000)
+    lengths = [3, 9, 1, 9, 2, 5]
+    assert batcher.submit("a", list("abcdef"), lengths, rows=4).result(10) == list("abcdef")
+
+
+def test_a_batch_is_of_one_kind_and_of_like_length_within_the_budget(recorder):
+    batcher = Batcher(recorder, budget=40, room=10_000)
+    held(recorder, batcher)
+    futures = [
+        batcher.submit("even" if length % 2 == 0 else "odd", [length], [length], rows=5) for length in range(1, 41)
+    ]
+    recorder.gate.set()
+    assert [future.result(10) for future in futures] == [[length] for length in range(1, 41)]
+    for kind, lengths in recorder.batches[1:]:
+        assert {length % 2 for length in lengths} == {kind == "odd"}
+        assert len(lengths) <= 5 and max(lengths) <= 2 * min(lengths)
+        assert len(lengths) == 1 or len(lengths) * max(lengths) <= 40
+
+
+def test_a_call_alone_is_computed_longest_first_with_next_to_no_padding(recorder):
+    batcher = Batcher(recorder, budget=100, room=10_000)
+    lengths = [10] * 25 + [5] * 40 + [4]
+    batcher.submit("a", lengths, lengths, rows=64).result(10)
+    longest = [max(lengths) for _, lengths in recorder.batches]
+    assert longest == sorted(longest, reverse=True)
+    assert sum(len(lengths) * max(lengths) for _, lengths in recorder.batches) < 1.2 * sum(lengths)
+
+
+def test_what_waited_longest_goes_first_however_many_others_come(recorder):
+    batcher = Batcher(recorder, budget=100, room=10_000)
+    held(recorder, batcher)
+    short = [batcher.submit("a", ["short"], [1], rows=2) for _ in range(3)]
+    long = batcher.submit("a", ["long"], [90], rows=2)
+    later = [batcher.submit("a", ["short"], [1], rows=2) for _ in range(30)]
+    recorder.gate.set()
+    for future in (*short, long, *later):
+        future.result(10)
+    assert [payloads for _, payloads in recorder.batches].index(["long"]) <= 3
+
+
+def test_one_bad_item_in_32_fails_alone():
+    def run(kind, payloads):
+        if "bad" in payloads:
+            raise RuntimeError("no such text")
+        return payloads
+
+    batcher = Batcher(run, budget=10_000, room=10_000)
+    futures = [batcher.submit("a", ["bad" if number == 17 else number], [3], rows=32) for number in range(32)]
+    for number, future in enumerate(futures):
+        if number == 17:
+            with pytest.raises(RuntimeError, match="no such text"):
+                future.result(10)
+        else:
+            assert future.result(10) == [number]
+    assert batcher.submit("a", ["later"], [3], rows=32).result(10) == ["later"]
+
+
+def test_a_full_queue_refuses_at_once_and_one_who_waits_gets_in(recorder):
+    batcher = Batcher(recorder, budget=10, room=10)
+    held(recorder, batcher)
+    waiting = batcher.submit("a", ["b", "c"], [5, 5], rows=1)
+    begin = time.perf_counter()
+    with pytest.raises(
+        Overloaded, match="10 tokens wait for this model already, which is as much as it takes on: try again"
+    ):
+        batcher.submit("a", ["d"], [1], rows=1)
+    assert time.perf_counter() - begin < 0.05
+    with ThreadPoolExecutor(1) as pool:
+        patient = pool.submit(lambda: batcher.submit("a", ["d"], [1], rows=1, wait=True).result(10))
+        time.sleep(0.05)
+        assert not patient.done()
+        recorder.gate.set()
+        assert patient.result(10) == ["d"] and waiting.result(10) == ["b", "c"]
+
+
+def test_more_than_all_the_room_is_taken_where_nothing_waits(recorder):
+    batcher = Batcher(recorder, budget=10, room=10)
+    assert batcher.submit("a", list(range(50)), [5] * 50, rows=8).result(10) == list(range(50))
+
+
+def test_what_nobody_waits_for_any_more_never_reaches_the_model(recorder):
+    batcher = Batcher(recorder, budget=10, room=20)
+    held(recorder, batcher)
+    left, kept = batcher.submit("a", ["left"], [10], rows=1), batcher.submit("a", ["kept"], [10], rows=1)
+    assert left.cancel()
+    after = batcher.submit("a", ["after"], [10], rows=1)  # there is room again
+    recorder.gate.set()
+    assert kept.result(10) == ["kept"] and after.result(10) == ["after"]
+    assert all("left" not in payloads for _, payloads in recorder.batches)
+    with pytest.raises(CancelledError):
+        left.result(10)
+
+
+def test_closing_under_load_finishes_what_waits_and_takes_nothing_more(recorder):
+    batcher = Batcher(recorder, budget=10, room=10_000)
+    held(recorder, batcher)
+    futures = [batcher.submit("a", [number], [4], rows=4) for number in range(40)]
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    time.sleep(0.02)
+    with pytest.raises(BackendFailed, match="closed"):
+        batcher.submit("a", ["late"], [1], rows=1)
+    recorder.gate.set()
+    closing.join(10)
+    assert [future.result(0) for future in futures] == [[number] for number in range(40)] and not closing.is_alive()
+
+
+def test_the_worker_ends_when_nothing_comes_and_starts_again(recorder, monkeypatch):
+    monkeypatch.setattr("service.inference.batch_queue.IDLE_S", 0.01)
+    batcher = Batcher(recorder, budget=10, room=10)
+    assert batcher.submit("a", [1], [1], rows=1).result(10) == [1]
+    until = time.monotonic() + 10
+    while any(thread.name == "rehead-batcher" and thread is batcher._thread for thread in threading.enumerate()):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert batcher.submit("a", [2], [1], rows=1).result(10) == [2]

@@ -1,0 +1,100 @@
+"""Names lead to models, each loaded once."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+
+import pytest
+
+from finetune.core.errors import CheckpointError
+from service.errors import BackendFailed, ModelNotFound
+from service.inference.model_store import ModelStore, describe
+
+
+@pytest.fixture
+def models(tiny_models, tmp_path, monkeypatch):
+    """A folder of models of our own, and none that ship."""
+    monkeypatch.setattr("finetune.core.model_folder.shipped_dir", lambda: tmp_path / "none")
+    return shutil.copytree(tiny_models, tmp_path / "models")
+
+
+def test_a_model_is_loaded_once_however_many_ask_at_the_same_time(models):
+    loads = []
+
+    def load(folder):
+        loads.append(folder.path.name)
+        time.sleep(0.05)
+        return object()
+
+    store = ModelStore(models, load)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(store.get("sentiment"))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert loads == ["sentiment"] and len(set(map(id, found))) == 1 and store.loaded() == ["sentiment"]
+
+
+def test_only_served_names_lead_anywhere(models):
+    store = ModelStore(models, lambda folder: folder)
+    for name in (str(models / "sentiment"), "../models/sentiment", "google/bert", ".", "", "sentiment/"):
+        with pytest.raises(ModelNotFound, match="the names are sentiment, topics"):
+            store.get(name)
+
+
+def test_the_default_is_the_chosen_one_else_sentiment_else_the_first(models):
+    assert ModelStore(models, str, default="topics").default_name == "topics"
+    assert ModelStore(models, str).default_name == "sentiment"
+    (models / "sentiment").rename(models / "zeal")
+    assert ModelStore(models, str).default_name == "topics"
+    with pytest.raises(ModelNotFound, match="no model 'sentiment' is served: the names are topics, zeal"):
+        ModelStore(models, str, default="sentiment")
+
+
+def test_an_empty_folder_says_that_nothing_is_served(models, tmp_path):
+    with pytest.raises(ModelNotFound, match="no model is served"):
+        _ = ModelStore(tmp_path / "nothing", str).default_name
+
+
+def test_a_model_trained_meanwhile_is_served(models):
+    store = ModelStore(models, lambda folder: folder)
+    shutil.copytree(models / "sentiment", models / "fresh")
+    assert "fresh" in store.names() and store.get("fresh").path.name == "fresh"
+
+
+def test_a_broken_model_is_told_about_and_the_others_load(models):
+    weights = models / "sentiment" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    store = ModelStore(models, lambda folder: folder)
+    problems = dict(store.preload())
+    assert "damaged or cut short" in problems["sentiment"] and problems["topics"] is None
+    assert store.loaded() == ["topics"]
+    with pytest.raises(CheckpointError, match="damaged"):
+        store.get("sentiment")
+
+
+def test_a_failed_load_is_tried_again(models):
+    answers = [BackendFailed("no memory"), "loaded"]
+
+    def load(folder):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    store = ModelStore(models, load)
+    with pytest.raises(BackendFailed):
+        store.get("topics")
+    assert store.get("topics") == "loaded"
+
+
+def test_a_description_says_name_task_labels_base_size_and_metric(models):
+    store = ModelStore(models, str)
+    (models / "sentiment" / "metrics.json").write_text('{"metrics": {"accuracy": {"value": 0.5, "low": 0, "high": 1}}}')
+    found = describe("sentiment", store.folder("sentiment"))
+    assert found["task"] == "binary" and found["labels"] == ["negative", "positive"] and found["base"] == "bert"
+    assert found["metric"] == {"name": "accuracy", "value": 0.5} and found["size_bytes"] > 1000
+    assert describe("topics", store.folder("topics"))["task"] == "zero-shot"

@@ -1,0 +1,249 @@
+"""Training in a child process: a run from beginning to end, stopped and gone on with, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from finetune.config import loading
+from finetune.core import events
+from finetune.core.errors import CheckpointError, ConfigError
+from finetune.training.run_lock import locked
+from service.app import create_app
+from service.errors import BadRequest, Overloaded
+from service.server.training_jobs import FOLDER, Jobs
+from service.settings import ServeSettings
+
+SECONDS = 90
+
+
+def write_table(file, rows=64):
+    lines = [f"{('good', 'bad')[row % 2]} film {row},{('yes', 'no')[row % 2]}" for row in range(rows)]
+    file.write_text("\n".join(["text,label", *lines]) + "\n")
+    return file
+
+
+@pytest.fixture
+def jobs(tmp_path, tiny_base):
+    (tmp_path / "models").mkdir()
+    running = Jobs(tmp_path / "models", (str(tiny_base),))
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def settings(tiny_base):
+    return {"base": str(tiny_base), "optim.epochs": 2, "optim.batch_size": 8, "plots": False}
+
+
+def until(jobs, name, wanted):
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        job = jobs.job(name)
+        if wanted(job):
+            return job
+        time.sleep(0.1)
+    raise AssertionError(f"{name} is {job.state} after {SECONDS} s: {job.events[-3:]}")
+
+
+def test_a_run_tells_what_happens_and_leaves_a_model(jobs, settings, tmp_path):
+    table = write_table(tmp_path / "films.csv")
+    config = jobs.config("films", settings | {"loss.name": "focal", "loss.gamma": 3}, table)
+    jobs.start("films", config)
+    with pytest.raises(Overloaded, match="films is being trained: one runs at a time"):
+        jobs.start("others", jobs.config("others", settings, table))
+    job = until(jobs, "films", lambda job: job.state != "running")
+    assert job.state == "finished" and jobs.latest() == job
+    kinds = {type(one) for one in job.events}
+    assert {events.Started, events.Step, events.Looked, events.Evaluated, events.Finished} <= kinds
+    assert job.config["loss"] == {"name": "focal", "gamma": 3}
+    looked = next(one for one in job.events if isinstance(one, events.Looked))
+    assert set(looked.gradient) == set(looked.ratio) and all(value >= 0 for value in looked.gradient.values())
+    from service import Classifier
+
+    assert Classifier("films", models_dir=tmp_path / "models")("good film")[0]["label"] in ("yes", "no")
+    with pytest.raises(BadRequest, match="there is a model 'films' already"):
+        jobs.config("films", settings, table)
+
+
+def test_a_stopped_run_goes_on_from_its_checkpoint(jobs, settings, tmp_path):
+    table = write_table(tmp_path / "films.csv")
+    long = settings | {"optim.epochs": 400, "checkpoint.every_steps": 5}
+    config = jobs.config("films", long, table)
+    jobs.start("films", config)
+    saved = until(jobs, "films", lambda job: any(isinstance(one, events.Saved) for one in job.events))
+    assert saved.state == "running"
+    jobs.stop("films")
+    assert jobs.job("films").state == "stopped" and not (tmp_path / "models" / "films").exists()
+    warned = [one.text for one in jobs.job("films").events if isinstance(one, events.Warned)]
+    assert any(text.startswith("interrupted at update ") for text in warned), "the update it was in is saved"
+    table = write_table(tmp_path / "uploaded_again.csv")
+    jobs.start("films", jobs.config("films", long, table))
+    job = until(jobs, "films", lambda job: any(isinstance(one, events.Step) for one in job.events))
+    assert job.config["resume"] is True
+    assert next(one for one in job.events if isinstance(one, events.Step)).update > 5
+    jobs.stop("films")
+
+
+def test_a_run_ends_with_its_server(settings, tmp_path, tiny_base):
+    table = write_table(tmp_path / "films.csv")
+    program = (
+        "import sys, time; from pathlib import Path; from service.server.training_jobs import Jobs\n"
+        f"jobs = Jobs(Path({str(tmp_path / 'models')!r}), ({str(tiny_base)!r},))\n"
+        f"config = jobs.config('films', {settings | {'optim.epochs': 5000}!r}, Path({str(table)!r}))\n"
+        "jobs.start('films', config); print(jobs._running[1].pid, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    jobs = Jobs(tmp_path / "models", ())
+    try:
+        until(jobs, "films", lambda job: any(isinstance(one, events.Step) for one in job.events))
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        parent.stdout.close()
+    end = time.monotonic() + SECONDS
+    while os.path.exists(f"/proc/{child}") and time.monotonic() < end:  # noqa: PTH110 (a process, no file)
+        time.sleep(0.1)
+    assert not os.path.exists(f"/proc/{child}")  # noqa: PTH110
+    assert jobs.latest().state == "stopped"
+
+
+def test_a_run_that_cannot_be_says_why(jobs, settings, tmp_path):
+    table = write_table(tmp_path / "films.csv")
+    jobs.start("films", jobs.config("films", settings | {"loss.name": "no_such_loss"}, table))
+    job = until(jobs, "films", lambda job: job.state != "running")
+    assert job.state == "failed" and "unknown loss 'no_such_loss'" in job.events[-1].text
+
+
+def stopped_before(jobs, tmp_path, config):
+    """Leave what a run with this configuration leaves that was stopped at a checkpoint."""
+    folder, work = tmp_path / "models" / FOLDER / "films", tmp_path / "models" / ".films.run" / "checkpoint-5"
+    folder.mkdir(parents=True)
+    work.mkdir(parents=True)
+    (work.parent / "run.json").write_text("{}")
+    table = folder / f"table{Path(config.data.train[0].path).suffix}"
+    table.write_bytes(Path(config.data.train[0].path).read_bytes())
+    data = config.data.model_copy(update={"train": (config.data.train[0].model_copy(update={"path": str(table)}),)})
+    (folder / "config.yaml").write_text(loading.dump(config.model_copy(update={"data": data})))
+    return work
+
+
+@pytest.mark.parametrize("changed", ["nothing", "rows", "suffix", "setting"])
+def test_only_the_very_same_run_goes_on(jobs, settings, tmp_path, monkeypatch, changed):
+    table = write_table(tmp_path / "films.csv")
+    work = stopped_before(jobs, tmp_path, jobs.config("films", settings, table))
+    monkeypatch.setattr("service.server.training_jobs._command", lambda *words: [sys.executable, "-c", ""])
+    if changed == "rows":
+        write_table(table, 66)
+    elif changed == "suffix":
+        table = table.rename(tmp_path / "films.tsv")
+    more = {"seed": 3} if changed == "setting" else {}
+    jobs.start("films", jobs.config("films", settings | more, table))
+    same = changed == "nothing"
+    assert jobs.job("films").config["resume"] is same and work.exists() is same
+    begun = Path(jobs.job("films").config["data"]["train"][0]["path"])
+    assert begun.suffix == table.suffix and begun.read_bytes() == table.read_bytes()
+
+
+def test_a_run_that_a_command_is_making_is_not_touched(jobs, settings, tmp_path):
+    table = write_table(tmp_path / "films.csv")
+    config = jobs.config("films", settings, table)
+    work = stopped_before(jobs, tmp_path, config)
+    with locked(tmp_path / "models" / "films"), pytest.raises(Overloaded, match="another run is writing .*films"):
+        jobs.start("films", jobs.config("films", settings | {"seed": 3}, table))
+    assert work.exists()
+
+
+def test_the_folders_of_old_runs_go(jobs, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("service.server.training_jobs._command", lambda *words: [sys.executable, "-c", ""])
+    monkeypatch.setattr("service.server.training_jobs.MOST_KEPT", 3)
+    table = write_table(tmp_path / "films.csv")
+    for name in ("one", "two", "three", "four"):
+        jobs.start(name, jobs.config(name, settings, table))
+        until(jobs, name, lambda job: job.state != "running")
+    assert {file.name for file in (tmp_path / "models" / FOLDER).iterdir()} == {"two", "three", "four"}
+    jobs.start("two", jobs.config("two", settings, table))  # the oldest of them, begun again, stays
+    assert {file.name for file in (tmp_path / "models" / FOLDER).iterdir()} == {"two", "three", "four"}
+
+
+def test_an_event_that_is_half_written_is_not_read_yet(jobs, tmp_path):
+    folder = tmp_path / "models" / FOLDER / "films"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("base: a\nout: b\n")
+    (folder / "events.jsonl").write_text(
+        '{"event": "Said", "text": "a"}\n{"event": "Evaluated", "update": 1, "epoch": 1.0, "metrics": {"accuracy": 1.0}'
+    )
+    assert [type(one) for one in jobs.job("films").events] == [events.Said]
+
+
+def test_one_table_is_looked_at_at_a_time_and_a_server_that_ends_does_not_wait(jobs, settings, tmp_path, monkeypatch):
+    sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr("service.server.training_jobs._command", lambda *words: sleeping)
+    config = jobs.config(None, settings, write_table(tmp_path / "films.csv"))
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(jobs.look, config)
+        while not jobs._asked:
+            time.sleep(0.01)
+        with pytest.raises(Overloaded, match="another table is being looked at"):
+            jobs.look(config)
+        begin = time.monotonic()
+        jobs.close()
+        with pytest.raises(RuntimeError, match="the training side left"):
+            first.result()
+    assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "said"),
+    [
+        ("", {}, "a model's name has letters"),
+        ("../films", {}, "a model's name has letters"),
+        (".films", {}, "a model's name has letters"),
+        ("films", {"base": "/etc"}, "does not train from '/etc'"),
+        ("films", {"base": "google/bert"}, "does not train from 'google/bert'"),
+    ],
+)
+def test_names_and_bases_that_are_not_offered_are_refused(jobs, settings, tmp_path, name, changed, said):
+    with pytest.raises(BadRequest, match=said):
+        jobs.config(name, settings | changed, tmp_path / "films.csv")
+
+
+def test_bases_and_tables_that_are_not_there_are_said_when_the_server_starts(tmp_path, tiny_models, monkeypatch):
+    monkeypatch.delenv("REHEAD_API_KEYS", raising=False)
+    with pytest.raises(CheckpointError, match="holds no model"):
+        Jobs(tmp_path, (str(tmp_path),))
+    with pytest.raises(BadRequest, match="there is no folder .*none: --tables"):
+        create_app(ServeSettings(models=tiny_models, tables=tmp_path / "none"))
+
+
+def test_settings_that_cannot_be_are_named(jobs, settings, tmp_path):
+    with pytest.raises(ConfigError, match=r"optim\.epochs"):
+        jobs.config("films", settings | {"optim.epochs": -1}, tmp_path / "films.csv")
+
+
+def test_a_look_at_a_table_says_what_is_in_it(jobs, settings, tmp_path):
+    table = write_table(tmp_path / "films.csv", 40)
+    with table.open("a") as stream:
+        stream.write(",yes\ngood film 0,yes\n")
+    found = jobs.look(jobs.config("films", settings, table))
+    assert found["task"] == "binary" and sum(found["labels"].values()) == found["rows"] == 36
+    assert found["counts"]["empty_texts"] == 1 and found["counts"]["duplicates"] == 1
+    assert found["updates"] == 2 * -(-36 // 8)
+    assert not (tmp_path / "models" / FOLDER).exists()
+
+
+def test_choices_are_those_of_the_tables(jobs):
+    from finetune.modeling.heads import HEADS
+    from finetune.training.losses import LOSSES
+
+    found = jobs.choices()
+    assert list(found["losses"]) == list(LOSSES) and list(found["heads"]) == list(HEADS)
+    assert all(sentence for table in found.values() for sentence in table.values())
