@@ -1,8 +1,8 @@
-"""Measures losses and initialisers against Keras 3 and against their definitions: `python benchmarks/losses.py`.
+"""Measures losses and initializers against Keras 3 and against their definitions: `python benchmarks/losses.py`.
 
 Knows: for each loss and task the largest relative deviation a row, over several knob values: from Keras on moderate
 logits, and from the definition in float64 on logits of -1e4, 0 and 1e4 with targets at their borders. For each
-initialiser the deviation of its standard deviation, and how far its values lie beyond their bounds.
+initializer the deviation of its standard deviation, and how far its values lie beyond their bounds.
 Does not know: the references, which are those of the tests (tests/support/keras_reference.py), or any bar.
 
 Deviations are relative to the loss, or to 0.1 where it is smaller. Losses are computed in float32, as in training.
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from finetune.core.labels import Task
-from finetune.modeling.initializers import INITIALISERS
+from finetune.modeling.initializers import INITIALIZERS
 from finetune.training.losses import FITS, LOSSES
 
 FLOOR = 0.1
@@ -50,12 +50,12 @@ def loss(name: str, task: Task) -> tuple[float | None, float]:
     return max(from_keras, default=None), max(from_definition)
 
 
-def initialiser(name: str) -> tuple[str, str]:
+def initializer(name: str) -> tuple[str, str]:
     """The deviation of a weight's standard deviation from that of Keras's, and from the definition with its bounds."""
     knobs = reference.INITIALISER_KNOBS.get(name, [{}])[-1]
     torch.manual_seed(0)
     weight = torch.empty(SHAPE)
-    INITIALISERS[name](weight, **knobs)
+    INITIALIZERS[name](weight, **knobs)
     ours, theirs = weight.double().numpy(), reference.keras_weight(name, *SHAPE, **knobs)
     spread = reference.defined_spread(name, *SHAPE, **knobs)
     if spread.std == 0:
@@ -73,8 +73,8 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
         for task in fit.tasks:
             from_keras, from_definition = loss(name, task)
             yield name, task, "not in Keras" if from_keras is None else f"{from_keras:.1e}", f"{from_definition:.1e}"
-    for name in INITIALISERS:
-        yield name, f"weight {SHAPE[0]} x {SHAPE[1]}", *initialiser(name)
+    for name in INITIALIZERS:
+        yield name, f"weight {SHAPE[0]} x {SHAPE[1]}", *initializer(name)
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ def measured(base: str, data: Path, table: str, option: str, out: Path, epochs: 
     def listen(event: Any) -> None:
         if isinstance(event, events.Started | events.Step | events.Evaluated):
             clock.append(time.perf_counter())
-        if isinstance(event, events.Said) and event.text.startswith("training "):
+        if isinstance(event, events.Info) and event.text.startswith("training "):
             trained.append(event.text.partition(" of ")[0].removeprefix("training "))
 
     result = train(config, on_event=listen)

@@ -40,8 +40,8 @@ def rows_of(file: Path, count: int | None) -> list[dict[str, Any]]:
 def sentiment(data: Path) -> dict[str, float]:
     """Accuracy of models/sentiment on its two bars."""
     model = Classifier("sentiment", models_dir=None)
-    kept_out = set((model.folder.metrics or {})["tests"]["imdb_train_kept_out"]["row_numbers"])
-    imdb = [row for number, row in enumerate(read_table(data / "imdb/train.parquet").rows, 1) if number in kept_out]
+    held_out = set((model.folder.metrics or {})["tests"]["imdb_train_holdout"]["row_numbers"])
+    imdb = [row for number, row in enumerate(read_table(data / "imdb/train.parquet").rows, 1) if number in held_out]
     found = {}
     for name, rows in {"sst2/dev": rows_of(data / "sst2/dev.parquet", None), "imdb kept out": imdb}.items():
         answers = model([row["text"] for row in rows])

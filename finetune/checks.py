@@ -22,7 +22,7 @@ from finetune.evaluation.evaluate import decided
 from finetune.evaluation.metrics import METRICS, METRICS_OF_TASK, SCORE_METRICS, UNFIT, best_by, load_metric
 from finetune.modeling import heads
 from finetune.modeling.heads import HEADS, STOCK
-from finetune.modeling.initializers import INITIALISERS, initialise
+from finetune.modeling.initializers import INITIALIZERS, initialize
 from finetune.modeling.poolings import POOLINGS
 from finetune.training import trackers
 from finetune.training.auxiliary_losses import AUXILIARY
@@ -48,7 +48,7 @@ def check_choices(config: TrainConfig) -> None:
         ("schedule", SCHEDULES, optim.schedule),
         ("head", HEADS, model.head),
         ("pooling", POOLINGS, pooling),
-        ("initialiser", INITIALISERS, model.initialiser),
+        ("initializer", INITIALIZERS, model.initializer),
         *(("auxiliary term", AUXILIARY, choice) for choice in config.auxiliary),
     )
     for what, table, choice in chosen:
@@ -154,10 +154,10 @@ def _build_head(config: TrainConfig) -> None:
             pick(HEADS, model.head.name, model.head.knobs, what="head")(TINY_WIDTH, TINY_OUTPUTS)
     elif model.pooling is not None:
         raise ConfigError("model.pooling is for heads of ours: --set model.head=linear, or leave it out")
-    if model.initialiser is not None:
-        with _refused("model.initialiser"):
-            fill = pick(INITIALISERS, model.initialiser.name, model.initialiser.knobs, what="initialiser")
-            initialise(nn.Linear(TINY_WIDTH, TINY_OUTPUTS), fill)
+    if model.initializer is not None:
+        with _refused("model.initializer"):
+            fill = pick(INITIALIZERS, model.initializer.name, model.initializer.knobs, what="initializer")
+            initialize(nn.Linear(TINY_WIDTH, TINY_OUTPUTS), fill)
 
 
 def _build_optimizer(config: TrainConfig) -> None:

@@ -83,7 +83,7 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
     "--allow-changed",
     multiple=True,
     metavar="KEY",
-    help="With --resume, what may differ from before, one of epochs, lr, early_stopping, logging, checkpoint, remedy; "
+    help="With --resume, a setting that may differ: epochs, lr, early_stopping, logging, checkpoint, recovery; "
     "repeatable.",
 )
 @click.option(
@@ -221,7 +221,7 @@ class Drawing:
                 self._say(f"update {event.update}, epoch {event.epoch:.2f}: {values}")
             case events.Warned():
                 self._say(f"warning: {event.text}")
-            case events.Said():
+            case events.Info():
                 self._say(event.text)
 
     def _step(self, event: Any) -> None:

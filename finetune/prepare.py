@@ -15,7 +15,7 @@ from finetune.config.training import Choice, TrainConfig
 from finetune.core import model_folder
 from finetune.core.errors import ConfigError, DataError
 from finetune.core.hub import fetched
-from finetune.core.labels import Shares
+from finetune.core.labels import SoftLabels
 from finetune.core.target_scale import TargetScale
 from finetune.core.tokenization import TextEncoder
 from finetune.core.weight_files import check_weights
@@ -24,9 +24,9 @@ from finetune.data.near_duplicates import NearDuplicates
 from finetune.data.near_duplicates import find as near_duplicates_of
 from finetune.data.rows import Rows
 from finetune.data.tokenized import Tokens
-from finetune.data.tokenizer_report import BaseFit, look
+from finetune.data.tokenizer_report import TokenizerReport, look
 from finetune.reports import report
-from finetune.training.batch_plan import Regime, regime_for
+from finetune.training.batch_plan import BatchPlan, batch_plan_for
 from finetune.training.losses import default_loss, loss_for, output_activation
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ class Plan:
 
     config: TrainConfig
     splits: Splits
-    fit: BaseFit
+    fit: TokenizerReport
     near: NearDuplicates
     lengths: report.Lengths
-    regime: Regime
+    regime: BatchPlan
 
 
 def quiet() -> None:
@@ -81,11 +81,11 @@ def work_folder(out: Path) -> Path:
 
 def _check_resumed(planned: Plan, base: model_folder.Location, encoder: TextEncoder, train: Examples) -> None:
     from finetune.training.attempts import resumed_from
-    from finetune.training.fit import Given
+    from finetune.training.fit import AttemptInputs
 
     config, splits = planned.config, planned.splits
     validation, work = examples(config, splits, encoder, "validation"), work_folder(Path(config.out))
-    given = Given(
+    given = AttemptInputs(
         base, splits.labels, encoder, train, validation, planned.regime, work, lambda event: None, splits.target
     )
     resumed_from(config, given)
@@ -117,7 +117,7 @@ def prepared(config: TrainConfig, base: model_folder.Location, data: Any) -> tup
 
 def _resolved(config: TrainConfig, base: Any, splits: Splits, encoder: TextEncoder) -> TrainConfig:
     """The config with what was inferred written in, so that training with it repeats the run."""
-    task, shares = splits.labels.task, any(isinstance(value, Shares) for value in splits.train.values)
+    task, shares = splits.labels.task, any(isinstance(value, SoftLabels) for value in splits.train.values)
     lr = config.optim.lr or usual_lr(base)
     head_lr = config.optim.head_lr or max(lr, min(HEAD_FASTER * lr, HEAD_LR))
     return config.model_copy(
@@ -146,7 +146,7 @@ def plan_of(
     lengths = report.Lengths(train.tokens.lengths.tolist(), encoder.max_length, fit.truncated)
     measured = config.optim.batch_size == "auto"
     model = built_for(config, base, splits.labels, train.targets, splits.target).model if measured else None
-    regime = regime_for(config, train.tokens.lengths, train.targets, splits.labels.task, model)
+    regime = batch_plan_for(config, train.tokens.lengths, train.targets, splits.labels.task, model)
     targets_of(config, splits, "validation")
     check_run(config, base, splits, rows=regime.batches.batch_size)
     return Plan(config, splits, fit, near, lengths, regime)

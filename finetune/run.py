@@ -20,7 +20,7 @@ from finetune.config.training import TrainConfig
 from finetune.core import model_folder
 from finetune.core.disk_space import CHECKPOINTS_ARE_WHOLE, GO_ON, full_disk_explained, writing
 from finetune.core.errors import TrainingError
-from finetune.core.events import Finished, Listener, Said, Saved, Warned
+from finetune.core.events import Finished, Info, Listener, Saved, Warned
 from finetune.core.model_folder import ClassifierSettings, ZeroShotSettings
 from finetune.core.scores import activate
 from finetune.core.tokenization import TextEncoder
@@ -28,7 +28,7 @@ from finetune.data.load import Splits, load_splits
 from finetune.data.rows import Rows
 from finetune.data.tokenized import Tokens
 from finetune.evaluation.baseline import tfidf_scores
-from finetune.evaluation.evaluate import Measured, beside_tfidf, differences, evaluate, scored_rows
+from finetune.evaluation.evaluate import ScoredSplit, beside_tfidf, differences, evaluate, scored_rows
 from finetune.evaluation.metrics import best_by
 from finetune.modeling.build import body_config
 from finetune.modeling.heads import STOCK
@@ -42,7 +42,7 @@ from finetune.training import run_lock
 from finetune.training.losses import output_activation
 
 if TYPE_CHECKING:
-    from finetune.training.fit import Fitted
+    from finetune.training.fit import TrainedModel
     from finetune.training.trainer import Examples
 
 __all__ = ["ROW_NUMBERS", "TrainResult", "differences", "evaluate", "evaluation_json", "train", "write_evaluation"]
@@ -77,7 +77,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
     """
     say, out = on_event or (lambda event: None), Path(config.out)
     if config.resume and model_folder.is_finished(out):
-        say(Said(f"{out} is finished: nothing to resume"))
+        say(Info(f"{out} is finished: nothing to resume"))
         return _known_result(out)
     model_folder.check_output(out, overwrite=config.overwrite)
     with run_lock.locked(out), full_disk_explained():
@@ -87,7 +87,7 @@ def train(config: TrainConfig, data: Any = None, on_event: Listener | None = Non
 def _train(config: TrainConfig, data: Any, say: Listener, out: Path, work: Path) -> TrainResult:
     from finetune.training.attempts import fit
     from finetune.training.checkpoints import last_good_checkpoint
-    from finetune.training.fit import Given
+    from finetune.training.fit import AttemptInputs
 
     if not config.resume and (last := last_good_checkpoint(work)) is not None:
         say(Warned(f"{last} of an earlier run will be replaced as training begins: --resume goes on from it"))
@@ -98,7 +98,7 @@ def _train(config: TrainConfig, data: Any, say: Listener, out: Path, work: Path)
     config, splits, encoder = prepared(config, base, data)
     labels = splits.labels
     for sentence in splits.said:
-        say(Said(sentence))
+        say(Info(sentence))
     for sentence in splits.warnings:
         say(Warned(sentence))
 
@@ -106,13 +106,15 @@ def _train(config: TrainConfig, data: Any, say: Listener, out: Path, work: Path)
     train, validation = (examples(config, splits, encoder, name) for name in ("train", "validation"))
     planned = plan_of(config, splits, encoder, train, base)
     splits = planned.splits
-    say(Said(str(planned.near)))
-    say(Said(str(planned.fit)))
+    say(Info(str(planned.near)))
+    say(Info(str(planned.fit)))
     for sentence in planned.fit.warnings:
         say(Warned(sentence))
 
     # 3. train the base's body under a new head, from the last good checkpoint if that is asked for
-    fitted = fit(config, Given(base, labels, encoder, train, validation, planned.regime, work, say, splits.target))
+    fitted = fit(
+        config, AttemptInputs(base, labels, encoder, train, validation, planned.regime, work, say, splits.target)
+    )
     planned = replace(planned, config=fitted.config)
     needed = sum(weight.numel() * weight.element_size() for weight in fitted.model.state_dict().values())
     with writing(work / "finished", needed, CHECKPOINTS_ARE_WHOLE):
@@ -124,7 +126,13 @@ def _train(config: TrainConfig, data: Any, say: Listener, out: Path, work: Path)
 
 
 def _finish(
-    planned: Plan, fitted: Fitted, encoder: TextEncoder, validation: Examples, work: Path, out: Path, say: Listener
+    planned: Plan,
+    fitted: TrainedModel,
+    encoder: TextEncoder,
+    validation: Examples,
+    work: Path,
+    out: Path,
+    say: Listener,
 ) -> TrainResult:
     model, config, splits = fitted.model, planned.config, planned.splits
     labels, shared = splits.labels, config.zero_shot.attention == "alternate"
@@ -177,7 +185,8 @@ def validation_rows(folder: Path) -> Rows:
     Raises:
         ConfigError, DataError: it has no train_config.yaml, or the data is not there.
     """
-    config = loading.load(folder / model_folder.TRAIN_CONFIG)
+    recorded = folder / model_folder.TRAIN_CONFIG
+    config = loading.build(loading.upgraded(loading.read_yaml(recorded)), str(recorded))
     return load_splits(config.data, seed=config.seed).validation
 
 
@@ -189,7 +198,7 @@ def _measure(
     *,
     shared: bool,
     validation: Tokens,
-) -> dict[str, Measured]:
+) -> dict[str, ScoredSplit]:
     from finetune.training.trainer import predict
 
     labels = splits.labels
@@ -206,7 +215,7 @@ def _measure(
         scored = scored_rows(labels, scores, rows, targets, extra=config.metrics)
         if without_encoder is not None:
             scored = beside_tfidf(labels, scored, without_encoder, rows)
-        found[name] = Measured(scored, scores, rows, tokens.lengths.tolist())
+        found[name] = ScoredSplit(scored, scores, rows, tokens.lengths.tolist())
     return found
 
 
@@ -234,8 +243,8 @@ def _write(
     folder: Path,
     settings: ClassifierSettings,
     planned: Plan,
-    figures: dict[str, Measured],
-    fitted: Fitted,
+    figures: dict[str, ScoredSplit],
+    fitted: TrainedModel,
     verdict: Verdict,
 ) -> None:
     config = planned.config

@@ -20,7 +20,7 @@ from finetune.config import loading
 from finetune.config.training import TrainConfig
 from finetune.core import model_folder
 from finetune.core.errors import ConfigError, MissingExtra, TrainingError
-from finetune.core.events import Evaluated, Listener, Said, Saved, Warned
+from finetune.core.events import Evaluated, Info, Listener, Saved, Warned
 from finetune.evaluation.metrics import LOSS, LOWER_IS_BETTER, best_by
 from finetune.prepare import plan
 from finetune.reports import plots
@@ -111,7 +111,7 @@ class _Study:
             )
         model_folder.check_output(self.out, overwrite=self.base.overwrite or self._is_ours())
         left = max(0, trials - len(self.counted()))
-        self.say(Said(f"going on with the study in {self.folder}: {left} of {trials} trials are left"))
+        self.say(Info(f"going on with the study in {self.folder}: {left} of {trials} trials are left"))
 
     def train(self, trials: int, data: Any) -> None:
         """Train the trials that are still missing of so many."""
@@ -204,7 +204,7 @@ class _Study:
             metric = self.kept.user_attrs[METRIC]
             best = f" (best {metric} so far)" if self.kept.best_trial.number == trial.number else ""
             ended = f"{metric} {trial.value:.4f}{best}"
-        self.say(Said(f"trial {len(self.counted())} of {trials}: {ended} with {shown}"))
+        self.say(Info(f"trial {len(self.counted())} of {trials}: {ended} with {shown}"))
         self._keep_best()
 
     def _best(self) -> Any:

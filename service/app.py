@@ -33,15 +33,15 @@ from service.inference.engine import Engine
 from service.inference.model_store import ModelStore, describe
 from service.server.desk import Desk
 from service.server.feedback import Feedback
-from service.server.guard import Guard, Keys, check_exposure
+from service.server.guard import ApiKeys, Guard, check_exposure
 from service.server.routes import docs, error_responses, health, huggingface, login, metrics, systemone, tei, vllm
-from service.server.routes.classification import Door
+from service.server.routes.classification import RequestRunner
 from service.server.telemetry import Telemetry, quiet_libraries
 from service.server.training_jobs import Jobs
 from service.settings import RuntimeSettings, ServeSettings
 from service.ui import build as page
 from service.ui import theme
-from service.ui.restrictions import FORM_BYTES, Gate, closed, sweeping, without_tracebacks
+from service.ui.restrictions import FORM_BYTES, GradioRestrictions, closed, sweeping, without_tracebacks
 
 Say = Callable[[str], None]
 ACCEPTED_AT_ONCE = 32
@@ -59,7 +59,7 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
         BadRequest: keys that cannot be used, a server that would be open to a network, a folder that is not there.
         CheckpointError: a base to train from that leads nowhere.
     """
-    keys = Keys.read(settings)
+    keys = ApiKeys.read(settings)
     check_exposure(settings, keys)
     runtime = RuntimeSettings.from_environment(backend=settings.backend, precision=settings.precision)
     telemetry = Telemetry(log)
@@ -86,7 +86,7 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
     app = _Guarded(title="rehead", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.store = store
     desk = Desk(store, settings, telemetry)
-    door = Door(desk)
+    door = RequestRunner(desk)
 
     def draining() -> bool:
         return bool(getattr(app.state, "draining", False))
@@ -108,7 +108,7 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
         )
-    app.gate = Gate(
+    app.gate = GradioRestrictions(
         app.open,
         max_body_bytes=settings.max_body_bytes,
         max_upload_bytes=settings.max_upload_bytes,
@@ -190,7 +190,7 @@ class _Guarded(FastAPI):
     """The app behind its guard, which stands before all middleware: under load, most it does is refuse."""
 
     guard: Guard
-    gate: Gate
+    gate: GradioRestrictions
 
     async def unguarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What a request meets that the guard let through."""

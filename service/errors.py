@@ -104,7 +104,7 @@ class TooMany(Overloaded):
     code = "too_many_requests"
 
 
-class Draining(ServiceError):
+class ShuttingDown(ServiceError):
     """The server is about to stop."""
 
     status = 503

@@ -17,7 +17,7 @@ TABLES = {
     "heads": "modeling.heads",
     "poolings": "modeling.poolings",
     "activations": "modeling.activations",
-    "initialisers": "modeling.initializers",
+    "initializers": "modeling.initializers",
     "metrics": "evaluation.metrics",
     "auxiliary": "training.auxiliary_losses",
     "optimizers": "training.optim",

@@ -93,7 +93,7 @@ class Source(Part):
     rows: int | None = Field(None, ge=1)
     """Use this many rows, drawn with the seed; None for all."""
 
-    keep_out: int = Field(0, ge=0)
+    holdout: int = Field(0, ge=0)
     """Keep this many rows, drawn with the seed, out of training and report the metrics on them."""
 
     recast: RecastConfig | None = None
@@ -132,7 +132,7 @@ class DataConfig(Part):
     label_columns: tuple[str, ...] = ()
     """Columns that each say with 0 or 1 whether one label holds, for several labels a row; `label` is not used then."""
 
-    share_columns: tuple[str, ...] = ()
+    soft_label_columns: tuple[str, ...] = ()
     """Columns that each hold one label's share, where a label is a distribution; `label` is not used then."""
 
     encoding: str | None = None
@@ -184,8 +184,8 @@ class DataConfig(Part):
 
     @model_validator(mode="after")
     def _one_kind_of_label(self) -> Self:
-        if self.label_columns and (self.share_columns or self.label is not None):
-            other = "share_columns" if self.share_columns else "label"
+        if self.label_columns and (self.soft_label_columns or self.label is not None):
+            other = "soft_label_columns" if self.soft_label_columns else "label"
             raise ValueError(
                 f"label_columns and {other} cannot both be given: each row has its labels from one of them"
             )
@@ -198,7 +198,7 @@ class DataConfig(Part):
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | dict | BaseModel) else value
 
-    @field_validator("label_columns", "share_columns", "label_names", mode="before")
+    @field_validator("label_columns", "soft_label_columns", "label_names", mode="before")
     @classmethod
     def _with_commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

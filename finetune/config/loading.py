@@ -17,6 +17,59 @@ from pydantic import BaseModel, ValidationError
 from finetune.config.training import TrainConfig
 from finetune.core.errors import ConfigError
 
+RENAMED = {
+    "initialiser": "initializer",
+    "average": "ema_decay",
+    "remedy": "auto_recover",
+    "share_columns": "soft_label_columns",
+    "keep_out": "holdout",
+}
+"""Keys of rehead 0.1.0 -> what they are called now."""
+
+MEANT = {
+    "adapter": "model.lora",
+    "batch_size": "optim.batch_size",
+    "bf16": "precision",
+    "class_weight": "class_weights",
+    "early_stopping": "optim.early_stopping",
+    "early_stopping_patience": "optim.early_stopping",
+    "epochs": "optim.epochs",
+    "eval_steps": "checkpoint.every_steps",
+    "fp16": "precision",
+    "freeze": "model.freeze",
+    "gradient_accumulation_steps": "optim.accumulation",
+    "head": "model.head",
+    "hub_model_id": "base",
+    "id2label": "data.label_names",
+    "label_smoothing_factor": "loss.label_smoothing",
+    "learning_rate": "optim.lr",
+    "lora": "model.lora",
+    "lr": "optim.lr",
+    "lr_scheduler_type": "optim.schedule",
+    "max_length": "data.max_length",
+    "max_seq_length": "data.max_length",
+    "metric_for_best_model": "checkpoint.best_by",
+    "model_name_or_path": "base",
+    "num_epochs": "optim.epochs",
+    "num_train_epochs": "optim.epochs",
+    "optimizer": "optim.optimizer",
+    "output_dir": "out",
+    "patience": "optim.early_stopping",
+    "per_device_train_batch_size": "optim.batch_size",
+    "random_state": "seed",
+    "save_steps": "checkpoint.every_steps",
+    "save_total_limit": "checkpoint.keep",
+    "scheduler": "optim.schedule",
+    "test_size": "data.validation_size",
+    "train_batch_size": "optim.batch_size",
+    "train_file": "data.train",
+    "validation_file": "data.validation",
+    "validation_split": "data.validation_size",
+    "warmup_ratio": "optim.warmup",
+    "weight_decay": "optim.weight_decay",
+}
+"""Names that other libraries give a setting, and those of ours without their part -> the setting here."""
+
 
 def load(file: str | Path | None = None, overrides: Iterable[str] = (), **settings: Any) -> TrainConfig:
     """The configuration of `file`, with `settings` (dotted keys, None skipped) and then `overrides` laid over it.
@@ -123,16 +176,45 @@ def _sentence(error: ValidationError, where: str | None) -> str:
     key = ".".join(path)
     prefix = f"{where}: " if where else ""
     if first["type"] == "extra_forbidden":
-        known = _fields_at(path[:-1])
-        close = difflib.get_close_matches(path[-1], known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-        return f"{prefix}unknown setting {key!r}: {hint}"
+        return f"{prefix}unknown setting {key!r}: {suggestion(path)}"
     if first["type"] == "missing":
         flag = {"base": " (--base)", "out": " (--out)"}.get(key, "")
         return f"{prefix}setting {key!r}{flag} is missing"
     message = first["msg"].removeprefix("Value error, ")
     value = "" if isinstance(first["input"], dict | BaseModel) else f" is {first['input']!r}"
     return f"{prefix}setting {key!r}{value}: {message[0].lower()}{message[1:]}"
+
+
+def suggestion(path: list[str]) -> str:
+    """Return what may have been meant by an unknown key: renamed, called otherwise elsewhere, misspelled, or none."""
+    *parents, last = path
+    known = _fields_at(parents)
+    if last in RENAMED and RENAMED[last] in known:
+        return f"it is called {'.'.join([*parents, RENAMED[last]])!r} now"
+    if last in MEANT and MEANT[last] != ".".join(path):
+        return f"did you mean {MEANT[last]!r}?"
+    close = difflib.get_close_matches(last, known, n=1)
+    if close:
+        return f"did you mean {'.'.join([*parents, close[0]])!r}?"
+    return f"known keys: {', '.join(known)}"
+
+
+def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a config that rehead 0.1.0 recorded, with the keys and values of today."""
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                RENAMED.get(key, key): _recovers(inner) if key == "remedy" else renamed(inner)
+                for key, inner in value.items()
+            }
+        return [renamed(item) for item in value] if isinstance(value, list) else value
+
+    return {key: renamed(value) for key, value in content.items()}
+
+
+def _recovers(remedy: Any) -> bool:
+    return bool(remedy == "auto")
 
 
 def _fields_at(path: list[str]) -> list[str]:

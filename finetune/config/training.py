@@ -94,8 +94,8 @@ class ModelConfig(Part):
     pooling: str | None = None
     """How token states become one vector, under a head of ours: `rehead choices poolings`; None takes `cls`."""
 
-    initialiser: Choice | None = None
-    """How the new head's weights begin: `rehead choices initialisers`; None takes the base's own way."""
+    initializer: Choice | None = None
+    """How the new head's weights begin: `rehead choices initializers`; None takes the base's own way."""
 
     freeze: Literal["none", "embeddings", "body"] | int = "none"
     """What of the body is not trained: the embeddings, also its first N layers, or all of it (feature extraction)."""
@@ -168,7 +168,7 @@ class OptimConfig(Part):
     max_grad_value: float | None = Field(None, gt=0)
     """Each gradient is cut to this size; None turns it off."""
 
-    average: float | None = Field(None, gt=0, lt=1)
+    ema_decay: float | None = Field(None, gt=0, lt=1)
     """Decay of an exponential mean of the weights that is evaluated and kept in their place: 0.999 spans about the last
     thousand updates; None keeps the weights of the last update or best checkpoint."""
 
@@ -187,11 +187,11 @@ class GradientsConfig(Part):
     every: int | None = Field(None, ge=1)
     """Updates between two looks at every layer's gradients; None takes 40 looks in a run, at most one in 10 updates."""
 
-    remedy: Literal["none", "auto"] = "none"
-    """`auto` goes on from the last good checkpoint with the remedy where a run diverges or learns nothing."""
+    auto_recover: bool = False
+    """Continue from the last good checkpoint with the suggested fix when a run diverges or does not learn."""
 
     attempts: int = Field(2, ge=1)
-    """How many times a remedy is applied."""
+    """How often auto-recovery may change a run."""
 
 
 class CheckpointConfig(Part):
@@ -310,7 +310,7 @@ class TrainConfig(Part):
 
     allow_changed: tuple[str, ...] = ()
     """What may differ from the run that made the checkpoint when it is resumed: epochs, lr, early_stopping, logging,
-    checkpoint, remedy."""
+    checkpoint, recovery."""
 
     models_dir: str = "models"
     """Folder whose models can be named as `base`."""

@@ -45,7 +45,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class Looked:
+class GradientsRecorded:
     """The gradients were looked at: by part of the model, their norm, and the size of the update as a share of the
     weights' norm."""
 
@@ -62,7 +62,7 @@ class Saved:
 
 
 @dataclass(frozen=True)
-class Said:
+class Info:
     """A choice that was made for the user, or a fact worth knowing."""
 
     text: str
@@ -91,5 +91,5 @@ class Finished:
     notes: tuple[str, ...] = ()
 
 
-Event = Started | Step | Evaluated | Looked | Saved | Said | Warned | Failed | Finished
+Event = Started | Step | Evaluated | GradientsRecorded | Saved | Info | Warned | Failed | Finished
 Listener = Callable[[Event], None]

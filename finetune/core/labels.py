@@ -38,7 +38,7 @@ class NliRoles:
 
 
 @dataclass(frozen=True)
-class Shares:
+class SoftLabels:
     """A label value that is a distribution: each name's share; they sum to 1."""
 
     names: tuple[str, ...]
@@ -55,7 +55,7 @@ class Shares:
 
 def names_in(value: Any) -> Sequence[str]:
     """The label names in one label value: a name, a list of names, or shares."""
-    return value.names if isinstance(value, Shares) else value if isinstance(value, list) else (value,)
+    return value.names if isinstance(value, SoftLabels) else value if isinstance(value, list) else (value,)
 
 
 @dataclass(frozen=True)
@@ -137,16 +137,16 @@ class LabelSpace:
                 for name in chosen:
                     targets[row, self._id(ids, name, row)] = 1.0
             return targets
-        chosen = (value.likeliest if isinstance(value, Shares) else value for value in values)
+        chosen = (value.likeliest if isinstance(value, SoftLabels) else value for value in values)
         return np.array([self._id(ids, name, row) for row, name in enumerate(chosen)], dtype=np.int64)
 
     def targets(self, values: Sequence[Any]) -> npt.NDArray[Any]:
         """What a loss is computed on: as `encode`, and `[N, C]` float32 shares where any value is a distribution."""
-        if not any(isinstance(value, Shares) for value in values):
+        if not any(isinstance(value, SoftLabels) for value in values):
             return self.encode(values)
         targets, ids = np.zeros((len(values), len(self)), dtype=np.float32), self.label2id
         for row, value in enumerate(values):
-            shares = value.values if isinstance(value, Shares) else (1.0,)
+            shares = value.values if isinstance(value, SoftLabels) else (1.0,)
             for name, share in zip(names_in(value), shares, strict=True):
                 targets[row, self._id(ids, name, row)] = share
         return targets

@@ -40,7 +40,7 @@ LabelEmbedding = Literal["sentence", "sentence_and_name"]
 
 
 @dataclass(frozen=True)
-class Mix:
+class ScoreFusion:
     """The fitted weights of scorer `both`, and of `embedding` where several labels may hold.
 
     One label of many: `log P(entailment) + cosine_weight * cosine`, then softmax over the labels.
@@ -61,7 +61,7 @@ class ZeroShotSettings:
     attention: AttentionMode = "ordinary"
     scorer: Scorer = "nli"
     label_embedding: LabelEmbedding = "sentence"
-    mix: Mix = field(default_factory=Mix)
+    mix: ScoreFusion = field(default_factory=ScoreFusion)
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,7 @@ def _settings(file: Path, stored: dict[str, Any] | None, labels: LabelSpace) -> 
                 stored.get("attention", "ordinary"),
                 stored.get("scorer", "nli"),
                 stored.get("label_embedding", "sentence"),
-                Mix(**stored.get("mix", {})),
+                ScoreFusion(**stored.get("mix", {})),
             )
         thresholds, target = stored.get("thresholds"), stored.get("target")
         return ClassifierSettings(

@@ -58,7 +58,7 @@ class Encoded:
 
 
 @dataclass(eq=False)
-class Prepared:
+class PreparedInputs:
     """A tokenizer as the library `tokenizers` runs it, and what transformers knows beside it: it can be kept in a file
     and used again without transformers, whose import takes longer than all else at a start.
 
@@ -84,7 +84,7 @@ class Prepared:
         self.leading, self.typed = probe.sequence_ids[0] is None, any(probe.type_ids)
 
     @classmethod
-    def of(cls, tokenizer: Any) -> Prepared:
+    def of(cls, tokenizer: Any) -> PreparedInputs:
         """What a fast tokenizer of transformers does."""
         return cls(
             tokenizer.backend_tokenizer,
@@ -95,7 +95,7 @@ class Prepared:
         )
 
     @classmethod
-    def read(cls, file: Path) -> Prepared:
+    def read(cls, file: Path) -> PreparedInputs:
         """What `write` wrote.
 
         Raises:
@@ -123,10 +123,10 @@ class TextEncoder:
     """
 
     def __init__(self, tokenizer: Any, max_length: int, truncation: Truncation = "longest_first") -> None:
-        if not isinstance(tokenizer, Prepared) and not tokenizer.is_fast:
+        if not isinstance(tokenizer, PreparedInputs) and not tokenizer.is_fast:
             raise CheckpointError(_slow(tokenizer))
         self.tokenizer = tokenizer
-        self.prepared = tokenizer if isinstance(tokenizer, Prepared) else Prepared.of(tokenizer)
+        self.prepared = tokenizer if isinstance(tokenizer, PreparedInputs) else PreparedInputs.of(tokenizer)
         self.max_length = max_length
         self.truncation = truncation
         self.pad_id, self.has_type_ids = self.prepared.pad_id, self.prepared.has_type_ids
@@ -144,7 +144,7 @@ class TextEncoder:
         *,
         max_length: int | None = None,
         truncation: Truncation = "longest_first",
-        prepared: Prepared | None = None,
+        prepared: PreparedInputs | None = None,
     ) -> TextEncoder:
         """The encoder of a model folder or Hub id; `config` is the content of its config.json.
 
@@ -152,9 +152,9 @@ class TextEncoder:
             prepared: its tokenizer, where that was kept; nothing is read then.
         """
         tokenizer = _load(source) if prepared is None else prepared
-        if not isinstance(tokenizer, Prepared) and not tokenizer.is_fast:
+        if not isinstance(tokenizer, PreparedInputs) and not tokenizer.is_fast:
             raise CheckpointError(f"{source}: {_slow(tokenizer)}")
-        longest = tokenizer.longest if isinstance(tokenizer, Prepared) else int(tokenizer.model_max_length)
+        longest = tokenizer.longest if isinstance(tokenizer, PreparedInputs) else int(tokenizer.model_max_length)
         limit = longest_input(config, longest)
         if max_length is not None and max_length > limit:
             raise CheckpointError(f"{source} reads at most {limit} tokens: lower max_length from {max_length}")
@@ -282,7 +282,7 @@ def _load(source: str | Path) -> Any:
         raise CheckpointError(f"{source}: its tokenizer cannot be loaded ({first}){way}") from error
 
 
-def _check(source: str | Path, prepared: Prepared) -> None:
+def _check(source: str | Path, prepared: PreparedInputs) -> None:
     """Refuse a tokenizer that knows no word, as one that transformers makes where its files are missing.
 
     Raises:

@@ -125,14 +125,14 @@ class _Fitting:
         """The format of columns that each hold one label's share."""
         if self.task == "multi_label":
             raise ConfigError(
-                "data.share_columns are shares of one label a row, and task multi-label wants zeros and ones: name the "
-                "columns with --label, once for each, in place of data.share_columns"
+                "data.soft_label_columns are shares of one label a row, and task multi-label wants zeros and ones: "
+                "name the columns with --label, once for each, in place of data.soft_label_columns"
             )
         entries = self.survey.entries
         several = [entry for entry in entries if _ones(entry) != 1] if all(map(_is_flags, entries)) else []
         if several:
             raise several[0].error(
-                f"data.share_columns hold zeros and ones, with {_ones(several[0])} ones in this row, which is no "
+                f"data.soft_label_columns hold zeros and ones, with {_ones(several[0])} ones in this row, which is no "
                 "distribution over labels: for several labels a row name the columns with --label, once for each"
             )
         return self._made("shares", self.task or single(len(entries[0].value)))

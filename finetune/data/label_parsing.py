@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune.core.errors import DataError
 from finetune.core.label_text import CODE, is_missing, name_of, number_of
-from finetune.core.labels import Shares, shown
+from finetune.core.labels import SoftLabels, shown
 from finetune.data.label_cells import flag_of, flag_row_of, items_of, named, structure_of
 from finetune.data.label_format import LabelFormat
 from finetune.data.label_numbers import grouped, read_number
@@ -20,7 +20,7 @@ NEAR_ONE, ROUNDED = 0.02, 0.005
 
 
 def parse_labels(part: LabelCells, form: LabelFormat) -> list[Any]:
-    """Return each cell as the task takes it: a name, a list of names (empty where none holds), `Shares`, or a float.
+    """Return each cell as the task takes it: a name, a list of names (empty where none holds), `SoftLabels`, a float.
 
     Raises:
         DataError: a cell that cannot be read so; names its row.
@@ -182,7 +182,7 @@ def _shares(cell: Any, structure: Any, form: LabelFormat) -> Any:
     if not whole and abs(total - 1) > near and abs(total - 100) > 100 * near:
         raise ValueError(f"holds shares that add up to {total:g}, not to 1: several labels a row take zeros and ones")
     names = tuple(_known_name(name, form) for name in structure)
-    return Shares(names, tuple((value or 0.0) / total for value in values))
+    return SoftLabels(names, tuple((value or 0.0) / total for value in values))
 
 
 def _parts(cell: Any, separator: str | None) -> list[Any]:

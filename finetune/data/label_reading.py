@@ -89,7 +89,7 @@ class LabelReading:
             names=config.label_names,
             known=self.known,
             decimal=config.decimal,
-            shares=bool(columns.share_columns),
+            shares=bool(columns.soft_label_columns),
         )
         self.names = self.form.names
         self.warnings += [f"{columns.label}: {sentence}" for sentence in self.form.warnings]
@@ -97,7 +97,7 @@ class LabelReading:
         if config.task is None:
             several = "columns" if columns.several else f"column {columns.label!r}"
             self.said.append(f"task {self.task.replace('_', '-')}, from the {several}")
-        self.said += respelled(parts, self.form) if not columns.share_columns else []
+        self.said += respelled(parts, self.form) if not columns.soft_label_columns else []
         self._negative = any((number_of(cell) or 0) < 0 for part in parts for cell in _distinct(part.cells))
 
     def _fit_columns(self, columns: Columns) -> None:

@@ -84,12 +84,12 @@ def load_splits(config: DataConfig, *, seed: int, data: Any = None) -> Splits:
         raise ConfigError("no data: name a table to train on, for example `rehead finetune reviews.csv`")
     reading.fit(raws["train"])
     train = joined(reading.parsed(raws["train"]))
-    kept_out = {name: joined(reading.parsed([raw])) for name, raw in reading.kept_out.items()}
+    held_out = {name: joined(reading.parsed([raw])) for name, raw in reading.held_out.items()}
     validation = joined(
         reading.labeled("validation", raws.get("validation", []))
         + [reading.parsed_one(source) for source in config.validation]
     )
-    tests = {name: reading.parsed_one(source) for name, source in config.test.items()} | kept_out
+    tests = {name: reading.parsed_one(source) for name, source in config.test.items()} | held_out
     test = reading.labeled("test", raws.get("test", []))
     return _checked(reading, train, validation, tests | ({"test": joined(test)} if test else {}))
 
@@ -130,7 +130,7 @@ class _Reading:
         self.counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
         self.said: list[str] = []
         self.warnings: list[str] = []
-        self.kept_out: dict[str, RawRows] = {}
+        self.held_out: dict[str, RawRows] = {}
 
     def one(self, source: Source, data: Any = None) -> RawRows:
         """All rows of a source that is not split."""
@@ -241,18 +241,20 @@ class _Reading:
         rows = raw.rows
         chance = random.Random(f"{self.seed}:{source.path}")
         order = list(range(len(rows)))
-        if source.keep_out or source.rows is not None:
+        if source.holdout or source.rows is not None:
             chance.shuffle(order)
-        if source.keep_out:
-            if source.keep_out >= len(rows):
-                raise DataError(f"keep_out {source.keep_out} leaves no row of {len(rows)}", file=source.path)
-            name = f"{_stem(source.path)}_kept_out"
-            self.kept_out[name] = replace(raw, rows=rows.take(sorted(order[: source.keep_out])))
-            order = order[source.keep_out :]
+        if source.holdout:
+            if source.holdout >= len(rows):
+                raise DataError(f"holdout {source.holdout} leaves no row of {len(rows)}", file=source.path)
+            name = f"{_stem(source.path)}_holdout"
+            self.held_out[name] = replace(raw, rows=rows.take(sorted(order[: source.holdout])))
+            order = order[source.holdout :]
         return replace(raw, rows=rows.take(sorted(order[: source.rows])))
 
     def _recast(self, source: Source, raw: RawRows) -> RawRows:
-        reading = LabelReading(DataConfig(share_columns=raw.columns.share_columns, decimal=self.config.decimal))
+        reading = LabelReading(
+            DataConfig(soft_label_columns=raw.columns.soft_label_columns, decimal=self.config.decimal)
+        )
         reading.fit([raw])
         rows = reading.parsed(raw)
         made = recast(rows.texts, rows.values, source.recast, seed=self.seed)  # type: ignore[arg-type]

@@ -55,7 +55,7 @@ class Columns:
     text_pair: str | None
     label: str
     label_columns: tuple[str, ...] = ()
-    share_columns: tuple[str, ...] = ()
+    soft_label_columns: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         pair = f" + {self.text_pair!r}" if self.text_pair else ""
@@ -66,7 +66,7 @@ class Columns:
     @property
     def several(self) -> tuple[str, ...]:
         """The columns that each hold something of one label, where there are such."""
-        return self.label_columns or self.share_columns
+        return self.label_columns or self.soft_label_columns
 
     def labels_of(self, table: Table) -> list[Sequence[Any]]:
         """The cells of every column of labels, each `[rows]`; none for a column that the table does not have."""
@@ -84,7 +84,9 @@ def find_columns(source: Source, config: DataConfig, table: Table) -> Columns:
     text = _asked(source.text or config.text, table, "--text")
     pair = _asked(pair_asked, table, "--text-pair")
     one = source.label is not None  # a column of this source's own
-    shares = () if one else tuple(column_named(name, table, "data.share_columns") for name in config.share_columns)
+    shares = (
+        () if one else tuple(column_named(name, table, "data.soft_label_columns") for name in config.soft_label_columns)
+    )
     several = () if one else tuple(column_named(name, table, "--label") for name in config.label_columns)
     label = _asked(next(iter(several or shares), source.label or config.label), table, "--label")
     if text is None and pair is None:

@@ -41,7 +41,7 @@ WORD = re.compile(
 
 
 @dataclass(frozen=True)
-class BaseFit:
+class TokenizerReport:
     """What a tokenizer makes of the texts. Shares lie in 0..1; `lengths` are tokens at the named quantiles;
     `scripts` and `languages` are shares, largest first."""
 
@@ -65,7 +65,7 @@ class BaseFit:
         return asdict(self) | {"warnings": list(self.warnings)}
 
 
-def look(encoder: TextEncoder, texts: Sequence[str], tokens: Tokens, *, base: str, seed: int) -> BaseFit:
+def look(encoder: TextEncoder, texts: Sequence[str], tokens: Tokens, *, base: str, seed: int) -> TokenizerReport:
     """How the texts fit the base's tokenizer, with a warning in a sentence for each thing that does not.
 
     Args:
@@ -79,7 +79,7 @@ def look(encoder: TextEncoder, texts: Sequence[str], tokens: Tokens, *, base: st
     pieces = sum(map(len, ids))
     unknown = sum(row.count(tokenizer.unk_token_id) for row in ids) if tokenizer.unk_token_id is not None else 0
     words = sum(len(WORD.findall(text)) for text in clean)
-    found = BaseFit(
+    found = TokenizerReport(
         unknown=unknown / max(1, pieces),
         tokens_per_word=pieces / max(1, words),
         truncated=float(tokens.truncated.mean()),
@@ -88,10 +88,10 @@ def look(encoder: TextEncoder, texts: Sequence[str], tokens: Tokens, *, base: st
         languages=_shares(_language(text) for text in clean),
         warnings=(),
     )
-    return BaseFit(**{**asdict(found), "warnings": tuple(_warnings(found, encoder, base))})
+    return TokenizerReport(**{**asdict(found), "warnings": tuple(_warnings(found, encoder, base))})
 
 
-def _warnings(found: BaseFit, encoder: TextEncoder, base: str) -> list[str]:
+def _warnings(found: TokenizerReport, encoder: TextEncoder, base: str) -> list[str]:
     said = []
     others = f"bases that read many languages: {', '.join(MULTILINGUAL)}"
     if found.tokens_per_word > MOST_TOKENS_PER_WORD:

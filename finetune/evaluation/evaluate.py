@@ -23,7 +23,7 @@ from finetune.evaluation.metrics import METRICS_OF_TASK, measured
 
 
 @dataclass(frozen=True)
-class Measured:
+class ScoredSplit:
     """One split as the model answers it: metrics, scores `[N, C]`, the rows, the length of each in `unit`s, and for
     several labels the score from which each holds."""
 
@@ -39,7 +39,7 @@ class Measured:
 class Evaluation:
     """What `evaluate` found: the rows as the model answers them, the counts of the data, the figures by a column."""
 
-    measured: Measured
+    measured: ScoredSplit
     counts: dict[str, int]
     by: dict[str, Scored]
 
@@ -78,14 +78,14 @@ def evaluate(
     scores = np.asarray(predict(checked.texts, checked.pairs))
     plain = cross_validated_tfidf_scores(labels, checked, seed=0) if tfidf and labels.nli is None else None
 
-    def measure(chosen: list[int]) -> Measured:
+    def measure(chosen: list[int]) -> ScoredSplit:
         some = checked.take(chosen)
         scored = scored_rows(labels, scores[chosen], some, None, thresholds=thresholds, extra=extra)
         if plain is not None:
             scored = beside_tfidf(labels, scored, plain[chosen], some)
         # without the model's tokenizer a text's length is counted in words
         lengths = [len(text.split()) for text in some.texts]
-        return Measured(scored, scores[chosen], some, lengths, "words", thresholds)
+        return ScoredSplit(scored, scores[chosen], some, lengths, "words", thresholds)
 
     members: dict[str, list[int]] = {}
     for index, group in enumerate(checked.groups or ()):
@@ -94,7 +94,7 @@ def evaluate(
     return Evaluation(measure(list(range(len(checked)))), counts | {"rows": len(checked)}, parts)
 
 
-def differences(labels: LabelSpace, one: Measured, other: Measured) -> dict[str, dict[str, float]]:
+def differences(labels: LabelSpace, one: ScoredSplit, other: ScoredSplit) -> dict[str, dict[str, float]]:
     """Metric -> by how much `other` differs from `one` on the same rows, with a paired 95% bootstrap interval."""
     references = labels.encode(one.rows.values)
     answers = []

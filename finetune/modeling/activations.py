@@ -2,7 +2,7 @@
 closes the file.
 
 Knows: which torch module each is, and where it saturates.
-Does not know: layers, initialisers.
+Does not know: layers, initializers.
 """
 
 from __future__ import annotations

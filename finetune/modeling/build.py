@@ -21,7 +21,7 @@ from finetune.core.target_scale import TargetScale
 from finetune.core.weight_files import check_weights
 from finetune.modeling.classifier import TextClassifierConfig
 from finetune.modeling.heads import STOCK
-from finetune.modeling.initializers import INITIALISERS, initialise
+from finetune.modeling.initializers import INITIALIZERS, initialize
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def build_model(
 
     Raises:
         CheckpointError: no such base, a pickle only, damaged weights, or an architecture that is no classifier.
-        ConfigError: a head, pooling or initialiser that there is not.
+        ConfigError: a head, pooling or initializer that there is not.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -96,10 +96,10 @@ def build_model(
     kept = sorted(f"{prefix}.{name}" for name in weights if name not in missing)
     if not kept:
         raise CheckpointError(f"{base.name}: none of its weights fits a {own.model_type} body")
-    if wanted.initialiser is not None:
-        fill = pick(INITIALISERS, wanted.initialiser.name, wanted.initialiser.knobs, what="initialiser")
+    if wanted.initializer is not None:
+        fill = pick(INITIALIZERS, wanted.initializer.name, wanted.initializer.knobs, what="initializer")
         for module in new_parts(model):
-            initialise(module, fill)
+            initialize(module, fill)
     new = sorted(set(model.state_dict()) - set(kept))
     return Built(model, kept, new, unexpected)
 

@@ -84,7 +84,7 @@ class TextClassifier(PreTrainedModel):
         self.config._attn_implementation = self.encoder.config._attn_implementation
 
     def _init_weights(self, module: Any) -> None:
-        """As BERT begins its weights; an initialiser of the config comes after this (finetune.modeling.build)."""
+        """As BERT begins its weights; an initializer of the config comes after this (finetune.modeling.build)."""
         if isinstance(module, torch.nn.Linear):
             spread = float((self.config.encoder or {}).get("initializer_range", 0.02))
             torch.nn.init.normal_(module.weight, 0.0, spread)

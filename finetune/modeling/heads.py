@@ -1,7 +1,7 @@
 """Heads: from one vector a text to logits; the table HEADS closes the file.
 
 Knows: layers, and which of a head's settings go together.
-Does not know: bodies, poolings, how weights begin (initialisers.py).
+Does not know: bodies, poolings, how weights begin (initializers.py).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def warnings_of(head: nn.Module, rows: int, *, alike: bool) -> list[str]:
     if alike and sum(isinstance(layer, nn.Linear) for layer in head.modules()) > 1:
         said.append(
             "the hidden layers begin with all weights alike, so that their units will stay alike: "
-            "--set model.initialiser=glorot_uniform"
+            "--set model.initializer=glorot_uniform"
         )
     return said
 

@@ -1,6 +1,6 @@
 """How the new head's weights begin; the table INITIALISERS closes the file.
 
-Knows: the distributions of Keras's initialisers of the same names. A weight is `[fan_out, fan_in]`, as torch has it.
+Knows: the distributions of Keras's initializers of the same names. A weight is `[fan_out, fan_in]`, as torch has it.
 Does not know: the body, which is never touched, or biases, which begin at zero.
 
 Each fills a weight in place from torch's global generator: seed it first.
@@ -89,7 +89,7 @@ def _within(weight: Tensor, square: float) -> None:
     nn.init.uniform_(weight, -math.sqrt(square), math.sqrt(square))
 
 
-def initialise(head: nn.Module, fill: Callable[[Tensor], None]) -> None:
+def initialize(head: nn.Module, fill: Callable[[Tensor], None]) -> None:
     """Fill every weight matrix of a head, and zero the biases beside them."""
     with torch.no_grad():
         for layer in head.modules():
@@ -99,7 +99,7 @@ def initialise(head: nn.Module, fill: Callable[[Tensor], None]) -> None:
                     layer.bias.zero_()
 
 
-INITIALISERS: dict[str, Callable[..., None]] = {
+INITIALIZERS: dict[str, Callable[..., None]] = {
     "zeros": zeros,
     "ones": ones,
     "constant": constant,

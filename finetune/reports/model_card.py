@@ -13,8 +13,8 @@ from finetune.config.training import TrainConfig
 from finetune.core.model_folder import ClassifierSettings
 from finetune.core.number_format import figure
 from finetune.data.load import Splits
-from finetune.data.tokenizer_report import BaseFit
-from finetune.evaluation.evaluate import Measured
+from finetune.data.tokenizer_report import TokenizerReport
+from finetune.evaluation.evaluate import ScoredSplit
 from finetune.evaluation.intervals import INTERVALS, Scored
 from finetune.evaluation.metrics import METRICS_OF_TASK
 from finetune.modeling.heads import STOCK
@@ -31,8 +31,8 @@ def model_card(
     config: TrainConfig,
     settings: ClassifierSettings,
     splits: Splits,
-    fit: BaseFit,
-    measured: Mapping[str, Measured],
+    fit: TokenizerReport,
+    measured: Mapping[str, ScoredSplit],
     pictures: list[str],
     verdict: Verdict | None = None,
     error_columns: str = "",
@@ -93,7 +93,7 @@ def model_card(
     )
 
 
-def _metadata(config: TrainConfig, splits: Splits, measured: Mapping[str, Measured], *, zero_shot: bool) -> str:
+def _metadata(config: TrainConfig, splits: Splits, measured: Mapping[str, ScoredSplit], *, zero_shot: bool) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     task = "zero-shot-classification" if zero_shot else "text-classification"
@@ -137,7 +137,7 @@ def _usage(name: str, *, zero_shot: bool, custom: bool) -> str:
     return f"{ours}\n\nor {without}:\n\n```python\n{stock}\n```"
 
 
-def _score_table(measured: Mapping[str, Measured]) -> str:
+def _score_table(measured: Mapping[str, ScoredSplit]) -> str:
     compared = any(one.scored.tfidf for one in measured.values())
     head = ["split", "rows", "metric", "value", "95% interval", "baseline", *(["TF-IDF"] if compared else [])]
     lines = [_line(head), _line(["---"] * len(head))]

@@ -14,7 +14,7 @@ import numpy as np
 
 from finetune.core.labels import LabelSpace
 from finetune.evaluation.metrics import CALIBRATION_BINS, LOWER_IS_BETTER, confidences
-from finetune.training.gradient_monitor import Look
+from finetune.training.gradient_monitor import GradientSnapshot
 
 DPI, POINTS_PER_INCH = 110, 72
 MOST_INCHES = 18
@@ -72,7 +72,7 @@ def trials(tried: Sequence[tuple[int, float | None, str]], metric: str, file: Pa
     figure.savefig(file, dpi=DPI)
 
 
-def gradients(looks: Sequence[Look], file: Path) -> None:
+def gradients(looks: Sequence[GradientSnapshot], file: Path) -> None:
     """Layers by updates: the gradients' norms, and the update-to-weight ratios, both as powers of ten."""
     from matplotlib.colors import LogNorm
 

@@ -21,11 +21,11 @@ from finetune.core.number_format import figure
 from finetune.core.scores import decide
 from finetune.core.tables.files import write_table
 from finetune.data.rows import Rows
-from finetune.evaluation.evaluate import Evaluation, Measured
+from finetune.evaluation.evaluate import Evaluation, ScoredSplit
 from finetune.evaluation.intervals import INTERVALS, Scored
 from finetune.evaluation.metrics import METRICS_OF_TASK
 from finetune.reports import plots
-from finetune.training.gradient_monitor import Look
+from finetune.training.gradient_monitor import GradientSnapshot
 
 ERRORS = "errors.csv"
 ROW_NUMBERS = "`row` counts the data rows of `file` from 1; the header is not counted"
@@ -47,10 +47,10 @@ class Lengths:
 def write(
     report: Path,
     labels: LabelSpace,
-    measured: Measured,
+    measured: ScoredSplit,
     lengths: Lengths,
     history: list[dict[str, Any]],
-    looks: Sequence[Look],
+    looks: Sequence[GradientSnapshot],
     *,
     error_rows: int,
     with_plots: bool,
@@ -77,7 +77,7 @@ def write(
     return ["training_curve.png", "learning_rate.png", "lengths.png", *gradients, *draw(report, labels, measured)]
 
 
-def write_errors(report: Path, labels: LabelSpace, measured: Measured, count: int) -> None:
+def write_errors(report: Path, labels: LabelSpace, measured: ScoredSplit, count: int) -> None:
     """Write the table of `errors`, if there are any."""
     wrong = errors(labels, measured, count)
     if wrong:
@@ -90,7 +90,7 @@ def evaluation_json(source: str, found: Evaluation) -> dict[str, Any]:
     return {"split": source} | part(found.measured.scored) | {"data": found.counts} | by
 
 
-def write_evaluation(folder: Path, labels: LabelSpace, measured: Measured, content: dict[str, Any]) -> None:
+def write_evaluation(folder: Path, labels: LabelSpace, measured: ScoredSplit, content: dict[str, Any]) -> None:
     """Write metrics.json, the pictures and the table of errors of an evaluation into a new folder."""
     folder.mkdir(parents=True)
     write_json(folder / METRICS, content)
@@ -114,7 +114,7 @@ def write_near_duplicates(report: Path, pairs: list[dict[str, Any]]) -> None:
         write_table(report / NEAR_DUPLICATES, pairs)
 
 
-def draw(report: Path, labels: LabelSpace, measured: Measured) -> list[str]:
+def draw(report: Path, labels: LabelSpace, measured: ScoredSplit) -> list[str]:
     """Draw one split's pictures into the folder `report`; returns their names."""
     references = labels.encode(measured.rows.values)
     predictions = decide(measured.scores, labels.task, measured.thresholds)
@@ -137,7 +137,7 @@ def draw(report: Path, labels: LabelSpace, measured: Measured) -> list[str]:
     return [*drawn, "length_and_error.png"]
 
 
-def errors(labels: LabelSpace, measured: Measured, count: int) -> list[dict[str, Any]]:
+def errors(labels: LabelSpace, measured: ScoredSplit, count: int) -> list[dict[str, Any]]:
     """Up to `count` rows that the model got most wrong, and up to `count` that it was least sure of, each with all
     columns of its table. ROW_NUMBERS says what `row` counts.
 
@@ -189,7 +189,7 @@ def _shown(cell: Any) -> Any:
     return json.dumps(cell, ensure_ascii=False, default=str) if isinstance(cell, list | dict | tuple) else str(cell)
 
 
-def _error(labels: LabelSpace, measured: Measured, predictions: Any, index: int, kind: str) -> dict[str, Any]:
+def _error(labels: LabelSpace, measured: ScoredSplit, predictions: Any, index: int, kind: str) -> dict[str, Any]:
     rows, scores = measured.rows, measured.scores[index]
     pair = {"text_pair": rows.pairs[index]} if rows.pairs is not None else {}
     if labels.task == "regression":
@@ -206,7 +206,7 @@ def _error(labels: LabelSpace, measured: Measured, predictions: Any, index: int,
 
 
 def metrics_json(
-    measured: Mapping[str, Measured], counts: Mapping[str, int], chosen_by: str, notes: Mapping[str, Any]
+    measured: Mapping[str, ScoredSplit], counts: Mapping[str, int], chosen_by: str, notes: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The content of metrics.json: the validation split, and under `tests` the splits that were only reported on.
 
@@ -253,4 +253,4 @@ def part(scored: Scored) -> dict[str, Any]:
 
 def _origin(name: str, rows: Rows) -> dict[str, Any]:
     # rows drawn out of a training table are named one by one, so that anyone can check that they were kept out
-    return {"row_numbers": rows.numbers} if name.endswith("_kept_out") else {}
+    return {"row_numbers": rows.numbers} if name.endswith("_holdout") else {}

@@ -14,7 +14,7 @@ import numpy as np
 from finetune.config.training import TrainConfig
 from finetune.core.labels import LabelSpace, shown
 from finetune.core.number_format import figure
-from finetune.evaluation.evaluate import Measured, decided
+from finetune.evaluation.evaluate import ScoredSplit, decided
 from finetune.evaluation.intervals import baseline_of, gaps, resampled_values
 from finetune.evaluation.metrics import METRICS_OF_TASK
 from finetune.reports.report import beaten_by_tfidf
@@ -73,7 +73,7 @@ class Verdict:
 def verdict_of(
     config: TrainConfig,
     labels: LabelSpace,
-    measured: Mapping[str, Measured],
+    measured: Mapping[str, ScoredSplit],
     train_targets: Any,
     *,
     chosen_by: str,
@@ -117,7 +117,7 @@ def advice_of(config: TrainConfig, usual_lr: float) -> str:
     return "longer (--epochs), or on more rows"
 
 
-def _has_learned(labels: LabelSpace, measured: Measured, train_targets: Any, own: str | None) -> bool:
+def _has_learned(labels: LabelSpace, measured: ScoredSplit, train_targets: Any, own: str | None) -> bool:
     """Whether the headline metric is above the baseline's, beyond chance, or the answers tell the labels apart.
 
     Args:
@@ -182,7 +182,7 @@ def _of_rare_labels(config: TrainConfig, labels: LabelSpace, train_targets: Any)
     return "; where labels are rare, --set class_weights=balanced"
 
 
-def _chosen(measured: Mapping[str, Measured], chosen_by: str, evaluations: int) -> str:
+def _chosen(measured: Mapping[str, ScoredSplit], chosen_by: str, evaluations: int) -> str:
     if evaluations < 2:
         return ""
     sentence = (

@@ -13,18 +13,18 @@ from typing import Any
 from finetune.config import loading
 from finetune.config.training import TrainConfig
 from finetune.core.errors import ConfigError
-from finetune.core.events import Said, Warned
+from finetune.core.events import Info, Warned
 from finetune.modeling import heads
 from finetune.training import run_identity
 from finetune.training.arguments import use_bfloat16
-from finetune.training.batch_plan import Regime, regime_for
+from finetune.training.batch_plan import BatchPlan, batch_plan_for
 from finetune.training.callbacks import Diverged
 from finetune.training.checkpoints import Note, checkpoints_of, discard_after, last_good_checkpoint, note_of
-from finetune.training.fit import Fitted, Fitting, Given
+from finetune.training.fit import AttemptInputs, TrainedModel, TrainingAttempt
 from finetune.training.out_of_memory import OutOfMemory, is_out_of_memory, release, require_divisible
 
 
-def fit(config: TrainConfig, given: Given) -> Fitted:
+def fit(config: TrainConfig, given: AttemptInputs) -> TrainedModel:
     """Train a base on encoded rows.
 
     Raises:
@@ -36,13 +36,13 @@ def fit(config: TrainConfig, given: Given) -> Fitted:
     while True:
         attempt = _changed(config, dict(note.changes)) if note.changes else config
         ended = _attempt(attempt, given, note, checkpoint)
-        if isinstance(ended, Fitted):
+        if isinstance(ended, TrainedModel):
             return ended
         checkpoint, note = _again(attempt, given, note, ended)
         discard_after(given.work, checkpoint)
 
 
-def begin(config: TrainConfig, given: Given) -> tuple[Path | None, Given, Note]:
+def begin(config: TrainConfig, given: AttemptInputs) -> tuple[Path | None, AttemptInputs, Note]:
     """Return the checkpoint that a run goes on from, or None for the start, the batches it goes on with, and how it
     computes; the work folder then records whose it is.
 
@@ -62,13 +62,13 @@ def begin(config: TrainConfig, given: Given) -> tuple[Path | None, Given, Note]:
         return checkpoint, given, replace(note, changes={k: v for k, v in note.changes.items() if k not in changed})
     if config.resume:
         damaged = "no whole checkpoint" if checkpoints_of(work) else "no checkpoint"
-        say(Said(f"nothing to resume: {work} holds {damaged}, so that training begins at the start"))
+        say(Info(f"nothing to resume: {work} holds {damaged}, so that training begins at the start"))
     shutil.rmtree(work, ignore_errors=True)
     run_identity.write(work, _identity(config, given), given.regime.batches.batch_size)
     return None, given, Note()
 
 
-def resumed_from(config: TrainConfig, given: Given) -> tuple[Path | None, Given, dict[str, str]]:
+def resumed_from(config: TrainConfig, given: AttemptInputs) -> tuple[Path | None, AttemptInputs, dict[str, str]]:
     """Return the checkpoint that a run goes on from, or None for the start, the batches it goes on with, and what has
     changed since; nothing is written.
 
@@ -82,16 +82,16 @@ def resumed_from(config: TrainConfig, given: Given) -> tuple[Path | None, Given,
     return checkpoint, given, run_identity.require_same(given.work, _identity(config, given), config.allow_changed)
 
 
-def _regime_of_before(config: TrainConfig, given: Given) -> Regime:
+def _regime_of_before(config: TrainConfig, given: AttemptInputs) -> BatchPlan:
     """The regime of the run that made the checkpoints, where memory was measured for it."""
     rows = run_identity.batch_size_of(given.work)
     if config.optim.batch_size != "auto" or rows is None or rows == given.regime.batches.batch_size:
         return given.regime
     fixed = config.model_copy(update={"optim": config.optim.model_copy(update={"batch_size": rows})})
-    return regime_for(fixed, given.train.tokens.lengths, given.train.targets, given.labels.task, None)
+    return batch_plan_for(fixed, given.train.tokens.lengths, given.train.targets, given.labels.task, None)
 
 
-def _identity(config: TrainConfig, given: Given) -> dict[str, str]:
+def _identity(config: TrainConfig, given: AttemptInputs) -> dict[str, str]:
     batches, regime = given.regime.batches, given.regime
     of = f"{batches.batch_size} rows" if batches.tokens is None else f"{batches.tokens} tokens"
     return run_identity.identity(
@@ -107,11 +107,13 @@ def _identity(config: TrainConfig, given: Given) -> dict[str, str]:
     )
 
 
-def _attempt(config: TrainConfig, given: Given, note: Note, checkpoint: Path | None) -> Fitted | Diverged | OutOfMemory:
+def _attempt(
+    config: TrainConfig, given: AttemptInputs, note: Note, checkpoint: Path | None
+) -> TrainedModel | Diverged | OutOfMemory:
     """Train once; how the attempt ended, without a reference to its tensors."""
-    fitting: Fitting | None = None
+    fitting: TrainingAttempt | None = None
     try:
-        fitting = Fitting(config, given, note)
+        fitting = TrainingAttempt(config, given, note)
         return fitting.run(checkpoint)
     except Diverged as diverged:
         return diverged.with_traceback(None)
@@ -125,7 +127,9 @@ def _attempt(config: TrainConfig, given: Given, note: Note, checkpoint: Path | N
         return out
 
 
-def _again(config: TrainConfig, given: Given, note: Note, ended: Diverged | OutOfMemory) -> tuple[Path | None, Note]:
+def _again(
+    config: TrainConfig, given: AttemptInputs, note: Note, ended: Diverged | OutOfMemory
+) -> tuple[Path | None, Note]:
     """From where, and how, a run goes on that diverged or ran out of memory.
 
     Raises:
@@ -143,7 +147,7 @@ def _again(config: TrainConfig, given: Given, note: Note, ended: Diverged | OutO
         return checkpoint, note
     changes = _applicable(config, ended.diagnosis.safe)
     attempts = note.attempts + 1
-    if config.gradients.remedy != "auto" or attempts > config.gradients.attempts or not changes:
+    if not config.gradients.auto_recover or attempts > config.gradients.attempts or not changes:
         raise ended.kept_in(given.work) from None
     # a head that begins otherwise cannot go on from weights of the old one
     fresh = any(key.startswith("model.") for key in changes)
@@ -151,7 +155,7 @@ def _again(config: TrainConfig, given: Given, note: Note, ended: Diverged | OutO
     shown = ", ".join(f"{key}={value}" for key, value in changes.items())
     given.say(
         Warned(
-            f"remedy {attempts} of {config.gradients.attempts}: {ended.diagnosis.sentence} "
+            f"auto-recovery {attempts} of {config.gradients.attempts}: {ended.diagnosis.sentence} "
             f"Going on from {_place(checkpoint)} with {shown}"
         )
     )

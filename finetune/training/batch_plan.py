@@ -25,7 +25,7 @@ MOST_ROWS = 1024
 
 
 @dataclass(frozen=True)
-class Regime:
+class BatchPlan:
     """The batches of a run, and how they make updates."""
 
     batches: Batches
@@ -39,7 +39,7 @@ class Regime:
         return f"batches of {of}{more}: {self.updates_per_epoch} updates an epoch, {self.updates} in all"
 
 
-def regime_for(config: TrainConfig, lengths: Any, targets: Any, task: Task, model: Any) -> Regime:
+def batch_plan_for(config: TrainConfig, lengths: Any, targets: Any, task: Task, model: Any) -> BatchPlan:
     """The regime of a config for rows of these lengths `[N]`.
 
     Args:
@@ -62,7 +62,7 @@ def regime_for(config: TrainConfig, lengths: Any, targets: Any, task: Task, mode
     if optim.batch_size == "full":
         accumulation = len(batches)
     each = updates_of(len(batches), accumulation)
-    return Regime(batches, accumulation, each, max(1, math.ceil(each * optim.epochs)))
+    return BatchPlan(batches, accumulation, each, max(1, math.ceil(each * optim.epochs)))
 
 
 def rows_that_fit(model: Any, length: int) -> int:

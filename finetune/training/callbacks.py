@@ -15,15 +15,15 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from finetune.config.training import TrainConfig
 from finetune.core.errors import TrainingError
-from finetune.core.events import Listener, Looked, Said, Warned
+from finetune.core.events import GradientsRecorded, Info, Listener, Warned
 from finetune.modeling.build import head_of
-from finetune.training.ema import WeightAverage
+from finetune.training.ema import EmaWeights
 from finetune.training.gradient_monitor import (
     ENDED_ABOVE,
     SMALLEST_LOSS,
     Diagnosis,
-    Look,
-    Watch,
+    GradientMonitor,
+    GradientSnapshot,
     diagnose,
     loss_far_above,
     not_finite,
@@ -59,16 +59,16 @@ class Diverged(TrainingError):
         return found
 
 
-class Watching(TrainerCallback):
+class GradientMonitorCallback(TrainerCallback):
     """Looks at the gradients now and then, says what is wrong, and stops a run that is not finite any more."""
 
     def __init__(self, trainer: Any, say: Listener) -> None:
         self.trainer, self.say = trainer, say
-        self.looks: list[Look] = []
+        self.looks: list[GradientSnapshot] = []
         self.losses: list[float] = []
         self.start_loss = 0.0
         self._said: set[str] = set()
-        self._watch = Watch(trainer.model, trainer.parts, head_of(trainer.model))
+        self._watch = GradientMonitor(trainer.model, trainer.parts, head_of(trainer.model))
         self._every = 1
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
@@ -128,7 +128,7 @@ class Watching(TrainerCallback):
         lr = self.trainer._get_learning_rate()
         look = self._watch.after(state.global_step + 1, float(self.trainer.loss_of_update), float(lr))
         self.looks.append(look)
-        self.say(Looked(look.update_number, dict(look.gradient), look.ratios))
+        self.say(GradientsRecorded(look.update_number, dict(look.gradient), look.ratios))
         self.trainer.log({f"gradient_norm/{part}": value for part, value in look.gradient.items()})
         config = self.trainer.config
         head = config.model.head.name
@@ -136,7 +136,7 @@ class Watching(TrainerCallback):
             if found.name in self._said or self._said & {"exploding", "lr_too_high"}:
                 continue
             self._said.add(found.name)
-            if found.grave and config.gradients.remedy == "auto":
+            if found.grave and config.gradients.auto_recover:
                 raise Diverged(found)
             self.say(Warned(str(found)))
 
@@ -148,7 +148,7 @@ class Watching(TrainerCallback):
         raise Diverged(not_finite(first or what, update, self.trainer.config.optim.lr or 0.0))
 
 
-class Freezing(TrainerCallback):
+class FreezingCallback(TrainerCallback):
     """Lets layers train as the epochs come."""
 
     def __init__(self, config: TrainConfig, parts: Parts) -> None:
@@ -159,7 +159,7 @@ class Freezing(TrainerCallback):
         freeze(model, self.parts, frozen_depths(self.config.model, self.parts, int((state.epoch or 0) + 1e-6)))
 
 
-class Stopping(EarlyStoppingCallback):  # type: ignore[misc]
+class ReportedEarlyStopping(EarlyStoppingCallback):  # type: ignore[misc]
     """Stop a run whose metric `best_by` has not got better in `patience` evaluations, and report it."""
 
     def __init__(self, patience: int, best_by: str, say: Listener) -> None:
@@ -174,15 +174,15 @@ class Stopping(EarlyStoppingCallback):  # type: ignore[misc]
         at = f" of update {state.best_global_step}" if state.best_global_step else ""
         evaluations = f"{self.early_stopping_patience} evaluation{'s' if self.early_stopping_patience > 1 else ''}"
         self.say(
-            Said(
+            Info(
                 f"stopped early at update {state.global_step} of {state.max_steps}, epoch {state.epoch or 0.0:.2f}: "
                 f"{self.best_by} has not got better than {best}{at} in {evaluations} (optim.early_stopping)"
             )
         )
 
 
-class Averaging(TrainerCallback):
-    def __init__(self, average: WeightAverage) -> None:
+class EmaCallback(TrainerCallback):
+    def __init__(self, average: EmaWeights) -> None:
         self.average = average
 
     def on_optimizer_step(self, *args: Any, **rest: Any) -> None:

@@ -163,7 +163,7 @@ class Resuming(TrainerCallback):
         state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
 
-class Checkpointing(TrainerCallback):
+class CheckpointCallback(TrainerCallback):
     """Saves every so many minutes, keeps the newest checkpoints and the best one, and makes up for an evaluation that
     an interruption left out.
 

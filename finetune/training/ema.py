@@ -20,7 +20,7 @@ WARMUP = 10
 """The decay rises as (1 + n) / (WARMUP + n), so that the first weights do not stay in the mean of a short run."""
 
 
-class WeightAverage:
+class EmaWeights:
     """An exponential mean of a model's weights: mean = decay * mean + (1 - decay) * weights, after each update."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from finetune.config.training import TrainConfig
 from finetune.core.disk_space import GO_ON, checkpoints_at_once, require_free
 from finetune.core.errors import ConfigError, TrainingError
-from finetune.core.events import Listener, Said, Warned
+from finetune.core.events import Info, Listener, Warned
 from finetune.core.labels import LabelSpace
 from finetune.core.model_folder import Location
 from finetune.core.registry import pick
@@ -38,19 +38,19 @@ from finetune.training import trackers
 from finetune.training import trainer as training
 from finetune.training.arguments import training_arguments
 from finetune.training.auxiliary_losses import AUXILIARY
-from finetune.training.batch_plan import Regime
-from finetune.training.callbacks import DIVERGED, Diverged, Stopping
-from finetune.training.checkpoints import Checkpointing, Note, Resuming, last_good_checkpoint
-from finetune.training.gradient_monitor import Look, not_finite
-from finetune.training.interruption import Interrupted, Interrupting, SignalCatcher
+from finetune.training.batch_plan import BatchPlan
+from finetune.training.callbacks import DIVERGED, Diverged, ReportedEarlyStopping
+from finetune.training.checkpoints import CheckpointCallback, Note, Resuming, last_good_checkpoint
+from finetune.training.gradient_monitor import GradientSnapshot, not_finite
+from finetune.training.interruption import Interrupted, InterruptionCallback, SignalCatcher
 from finetune.training.losses import loss_for, output_activation
 from finetune.training.optim import freeze, frozen_depths, parts_of, trained
-from finetune.training.progress import Reporting
+from finetune.training.progress import ProgressCallback
 from finetune.training.trainer import Examples
 
 
 @dataclass(frozen=True)
-class Given:
+class AttemptInputs:
     """What is trained on, whatever the settings of an attempt: the base, the rows, their batches, and where checkpoints
     lie."""
 
@@ -59,27 +59,27 @@ class Given:
     encoder: TextEncoder
     train: Examples
     validation: Examples
-    regime: Regime
+    regime: BatchPlan
     work: Path
     say: Listener
     target: TargetScale | None = None
 
 
 @dataclass(frozen=True)
-class Fitted:
+class TrainedModel:
     """A trained model, the config with which it was trained at last, the Trainer's log, and the looks at gradients."""
 
     model: Any
     config: TrainConfig
     history: list[dict[str, Any]]
-    looks: list[Look]
+    looks: list[GradientSnapshot]
     updates: int
 
 
-class Fitting:
+class TrainingAttempt:
     """One attempt: the model, the Trainer around it, and the run."""
 
-    def __init__(self, config: TrainConfig, given: Given, note: Note | None = None) -> None:
+    def __init__(self, config: TrainConfig, given: AttemptInputs, note: Note | None = None) -> None:
         from transformers import set_seed
 
         self.config, self.given, self.say, self._is_said = config, given, given.say, False
@@ -87,7 +87,7 @@ class Fitting:
         terms = [pick(AUXILIARY, choice.name, choice.knobs, what="auxiliary term") for choice in config.auxiliary]
         set_seed(config.seed)
         built = built_for(config, given.base, labels, train.targets, given.target)
-        self.say(Said(f"base {config.base}: {built}"))
+        self.say(Info(f"base {config.base}: {built}"))
         body, model = body_of(built.model), built.model
         self._warn_of_head(built)
         if config.model.lora is not None:
@@ -95,7 +95,7 @@ class Fitting:
         parts = parts_of(model, built.model.base_model_prefix)
         if config.model.lora is None:
             freeze(model, parts, frozen_depths(config.model, parts, 0))
-        self.say(Said(f"{trained(model, parts)}; {regime}"))
+        self.say(Info(f"{trained(model, parts)}; {regime}"))
         if config.model.lora is None:
             train_seen_rows(body, train.tokens.vocabulary())
             parts = parts_of(model, built.model.base_model_prefix)
@@ -136,7 +136,7 @@ class Fitting:
             callbacks=self._callbacks(),
         )
 
-    def run(self, checkpoint: Path | None) -> Fitted:
+    def run(self, checkpoint: Path | None) -> TrainedModel:
         """Train, from a checkpoint if there is one."""
         from transformers.trainer_callback import PrinterCallback
 
@@ -145,7 +145,7 @@ class Fitting:
         self._add_checkpointing(catcher)
         self._require_free()
         if checkpoint is not None:
-            self.say(Said(f"resuming from {checkpoint}"))
+            self.say(Info(f"resuming from {checkpoint}"))
         try:
             # a term beside the loss reads the states of all tokens
             with catcher, memory_kept(), first_token_only(trainer.model, wanted=not self.config.auxiliary):
@@ -173,21 +173,21 @@ class Fitting:
         if self.given.target is not None:
             write_target_scale(model, self.given.target)
         state = trainer.state
-        return Fitted(model, self.config, state.log_history, trainer.watching.looks, state.global_step)
+        return TrainedModel(model, self.config, state.log_history, trainer.watching.looks, state.global_step)
 
     def _callbacks(self) -> list[Any]:
         stop, given = self.config.optim.early_stopping, self.given
         rows, per_epoch = (len(given.train), len(given.validation)), given.regime.updates_per_epoch
-        stopping = [Stopping(stop, self.best_by, self.say)] if stop else []
+        stopping = [ReportedEarlyStopping(stop, self.best_by, self.say)] if stop else []
         trackers_of_run = trackers.callbacks_of(self.config.report_to, self.config.out, self.say)
-        reporting = Reporting(self.say, *rows, per_epoch, self.best_by)
+        reporting = ProgressCallback(self.say, *rows, per_epoch, self.best_by)
         return [Resuming(stopping, self.say), reporting, *trackers_of_run, *stopping]
 
     def _add_checkpointing(self, catcher: SignalCatcher) -> None:
         checkpoint = self.config.checkpoint
-        interrupting = Interrupting(catcher, self._is_evaluation_due, self.say)
+        interrupting = InterruptionCallback(catcher, self._is_evaluation_due, self.say)
         self.trainer.add_callback(
-            Checkpointing(
+            CheckpointCallback(
                 self.trainer,
                 keep=checkpoint.keep,
                 every_minutes=checkpoint.every_minutes or 0.0,
@@ -242,10 +242,10 @@ class Fitting:
         return values
 
     def _warn_of_head(self, built: Built) -> None:
-        head, initialiser = head_of(built.model), self.config.model.initialiser
+        head, initializer = head_of(built.model), self.config.model.initializer
         if head is None:
             return
-        alike = initialiser is not None and initialiser.name in ("zeros", "ones", "constant")
+        alike = initializer is not None and initializer.name in ("zeros", "ones", "constant")
         for sentence in heads.warnings_of(head, self.given.regime.batches.batch_size, alike=alike):
             self.say(Warned(sentence))
 

@@ -1,6 +1,6 @@
 """Gradient health: what each layer's gradients and weights do, what that means, and what helps.
 
-Knows: norms, update ratios, silent units, and the rules by which they are diagnosed; a remedy is a config field.
+Knows: norms, update ratios, silent units, and the rules by which they are diagnosed; a fix is a config field.
 Does not know: the Trainer's loop, files.
 
 An update ratio is the length of one update of a layer's weights over the length of those weights: about 1e-3 is usual,
@@ -56,7 +56,7 @@ LOOKS = 3
 
 
 @dataclass(frozen=True)
-class Look:
+class GradientSnapshot:
     """One look at all layers: `gradient`, `weight` and `update` are norms by part, `silent` shares of units by layer,
     `alike` the hidden layers whose units are all the same."""
 
@@ -88,20 +88,22 @@ class Look:
 class Diagnosis:
     """What is wrong, in a sentence, and the settings that help, as `--set` takes them.
 
-    `grave` ones mean that the run learns nothing or has diverged; `safe` are the remedies that `remedy: auto` applies.
+    `grave` ones mean that the run learns nothing or has diverged; `safe` are the fixes that `auto_recover` applies.
     """
 
     name: str
     sentence: str
-    remedies: tuple[str, ...]
+    suggested_fixes: tuple[str, ...]
     safe: Mapping[str, Any] = field(default_factory=dict)
     grave: bool = True
 
     def __str__(self) -> str:
-        return f"{self.sentence} Try {', or '.join(f'--set {remedy}' for remedy in self.remedies)}"
+        return f"{self.sentence} Try {', or '.join(f'--set {fix}' for fix in self.suggested_fixes)}"
 
 
-def diagnose(looks: Sequence[Look], *, lr: float, layers: Sequence[str], head: str = "mlp") -> list[Diagnosis]:
+def diagnose(
+    looks: Sequence[GradientSnapshot], *, lr: float, layers: Sequence[str], head: str = "mlp"
+) -> list[Diagnosis]:
     """What the last looks say, the gravest first; empty for a healthy run. A run whose updates are too large is
     diagnosed as that alone: what else its gradients show follows from it.
 
@@ -128,12 +130,12 @@ def for_head(diagnosis: Diagnosis, head: str, lr: float) -> Diagnosis:
     def applies(setting: str) -> bool:
         return (hidden or not setting.startswith("model.head.")) and (ours or not setting.startswith("model."))
 
-    suggested = [one for one in diagnosis.remedies if applies(one)]
+    suggested = [one for one in diagnosis.suggested_fixes if applies(one)]
     if not suggested:
         suggested = [f"optim.lr={lr / 10:.2g}"] if lr > SAFE_LR else []
         suggested += [] if head == "linear" else ["model.head=linear"]
     safe = {key: value for key, value in diagnosis.safe.items() if applies(key)}
-    return replace(diagnosis, remedies=tuple(suggested or ["optim.warmup=0.2"]), safe=safe)
+    return replace(diagnosis, suggested_fixes=tuple(suggested or ["optim.warmup=0.2"]), safe=safe)
 
 
 def loss_far_above(losses: Sequence[float], start: float, update: int, lr: float, *, ended: bool) -> Diagnosis | None:
@@ -171,7 +173,9 @@ def not_finite(where: str, update: int, lr: float) -> Diagnosis:
     )
 
 
-def _exploding(looks: Sequence[Look], last: Sequence[Look], lr: float, layers: Sequence[str]) -> Diagnosis | None:
+def _exploding(
+    looks: Sequence[GradientSnapshot], last: Sequence[GradientSnapshot], lr: float, layers: Sequence[str]
+) -> Diagnosis | None:
     now, usual = median(look.norm for look in last), median(look.norm for look in looks[:LOOKS])
     rising = last[-1].loss > RISEN * min(look.loss for look in looks)
     if not (min(look.norm for look in last) > HUGE or (now > EXPLODED * usual and rising)):
@@ -184,7 +188,9 @@ def _exploding(looks: Sequence[Look], last: Sequence[Look], lr: float, layers: S
     )
 
 
-def _too_high(looks: Sequence[Look], last: Sequence[Look], lr: float, layers: Sequence[str]) -> Diagnosis | None:
+def _too_high(
+    looks: Sequence[GradientSnapshot], last: Sequence[GradientSnapshot], lr: float, layers: Sequence[str]
+) -> Diagnosis | None:
     ratio = min(max(look.ratios.values(), default=0.0) for look in last)
     stuck = min(look.loss for look in last) > 0.9 * looks[0].loss
     if not (ratio > TOO_HIGH and stuck):
@@ -198,19 +204,23 @@ def _too_high(looks: Sequence[Look], last: Sequence[Look], lr: float, layers: Se
     )
 
 
-def _symmetric(looks: Sequence[Look], last: Sequence[Look], lr: float, layers: Sequence[str]) -> Diagnosis | None:
+def _symmetric(
+    looks: Sequence[GradientSnapshot], last: Sequence[GradientSnapshot], lr: float, layers: Sequence[str]
+) -> Diagnosis | None:
     alike = set.intersection(*(set(look.alike) for look in last))
     if not alike:
         return None
     return Diagnosis(
         "symmetric_head",
         f"all units of {', '.join(sorted(alike))} are alike and learn the same, since their weights began alike.",
-        ("model.initialiser=glorot_uniform", "model.initialiser=he_uniform"),
-        {"model.initialiser": "glorot_uniform"},
+        ("model.initializer=glorot_uniform", "model.initializer=he_uniform"),
+        {"model.initializer": "glorot_uniform"},
     )
 
 
-def _dead(looks: Sequence[Look], last: Sequence[Look], lr: float, layers: Sequence[str]) -> Diagnosis | None:
+def _dead(
+    looks: Sequence[GradientSnapshot], last: Sequence[GradientSnapshot], lr: float, layers: Sequence[str]
+) -> Diagnosis | None:
     shares = {name: min(look.silent.get(name, 0.0) for look in last) for name in last[-1].silent}
     name = max(shares, key=lambda one: shares[one], default=None)
     if name is None or shares[name] < MOST_SILENT:
@@ -218,12 +228,14 @@ def _dead(looks: Sequence[Look], last: Sequence[Look], lr: float, layers: Sequen
     return Diagnosis(
         "dead_head",
         f"{shares[name]:.0%} of the units of {name} pass no gradient for any row: they are dead or saturated.",
-        ("model.head.activation=gelu", "model.initialiser=he_uniform", f"optim.lr={lr / 10:.2g}"),
-        {"model.head.activation": "gelu", "model.initialiser": "he_uniform"},
+        ("model.head.activation=gelu", "model.initializer=he_uniform", f"optim.lr={lr / 10:.2g}"),
+        {"model.head.activation": "gelu", "model.initializer": "he_uniform"},
     )
 
 
-def _vanishing(looks: Sequence[Look], last: Sequence[Look], lr: float, layers: Sequence[str]) -> Diagnosis | None:
+def _vanishing(
+    looks: Sequence[GradientSnapshot], last: Sequence[GradientSnapshot], lr: float, layers: Sequence[str]
+) -> Diagnosis | None:
     # the embeddings' gradients are of another size: few of their rows get any
     body = [layer for layer in layers if layer not in (HEAD, EMBEDDINGS)]
     body = [layer for layer in body if all(layer in look.gradient for look in last)]  # some may unfreeze later
@@ -235,12 +247,14 @@ def _vanishing(looks: Sequence[Look], last: Sequence[Look], lr: float, layers: S
     return Diagnosis(
         "vanishing",
         f"gradients vanish: the layers of the body get {median(shares):.1e} of those of the head.",
-        ("model.head.activation=relu", "model.initialiser=he_uniform", "model.head.hidden=[]"),
-        {"model.head.activation": "relu", "model.initialiser": "he_uniform"},
+        ("model.head.activation=relu", "model.initializer=he_uniform", "model.head.hidden=[]"),
+        {"model.head.activation": "relu", "model.initializer": "he_uniform"},
     )
 
 
-def _too_low(looks: Sequence[Look], last: Sequence[Look], lr: float, layers: Sequence[str]) -> Diagnosis | None:
+def _too_low(
+    looks: Sequence[GradientSnapshot], last: Sequence[GradientSnapshot], lr: float, layers: Sequence[str]
+) -> Diagnosis | None:
     highest = max(max(look.ratios.values(), default=0.0) for look in looks)
     if len(looks) < 3 * LOOKS or highest > TOO_LOW or lr > SAFE_LR:
         return None
@@ -253,7 +267,7 @@ def _too_low(looks: Sequence[Look], last: Sequence[Look], lr: float, layers: Seq
     )
 
 
-class Watch:
+class GradientMonitor:
     """Looks at a model's gradients, weights and updates, one look at a time.
 
     `before` is called when gradients stand and before the update, `after` after it.
@@ -284,14 +298,14 @@ class Watch:
             self._gradient[part] = _norm([weight.grad for weight in weights if weight.grad is not None])
             self._before.append((part, weights, [weight.detach().clone() for weight in weights]))
 
-    def after(self, update: int, loss: float, lr: float) -> Look:
+    def after(self, update: int, loss: float, lr: float) -> GradientSnapshot:
         """The look, once the update is made."""
         weight = {part: _norm(was) for part, _, was in self._before}
         for _, now, was in self._before:
             torch._foreach_sub_(was, [one.detach() for one in now])
         changed = {part: _norm(was) for part, _, was in self._before}
         shares = {name: float(units.float().mean()) for name, units in self._silent.items()}
-        look = Look(update, loss, lr, dict(self._gradient), weight, changed, shares, tuple(self._alike()))
+        look = GradientSnapshot(update, loss, lr, dict(self._gradient), weight, changed, shares, tuple(self._alike()))
         self._before = []
         return look
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from transformers import TrainerCallback
 
-from finetune.core.events import Listener, Said
+from finetune.core.events import Info, Listener
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -78,7 +78,7 @@ class SignalCatcher:
         self._before = {}
 
 
-class Interrupting(TrainerCallback):
+class InterruptionCallback(TrainerCallback):
     """Ends a run with `Interrupted` where its state is exact: after an update, within an evaluation, after a save.
 
     Args:
@@ -122,7 +122,7 @@ class Interrupting(TrainerCallback):
     def _announce(self) -> None:
         if self.catcher.received is not None and not self._is_announced:
             self._is_announced = True
-            self.say(Said("stopping after this update, to save a checkpoint; a second Ctrl-C stops at once"))
+            self.say(Info("stopping after this update, to save a checkpoint; a second Ctrl-C stops at once"))
 
 
 def random_states() -> dict[str, Any]:

@@ -19,7 +19,7 @@ FIRST_ESTIMATE = 5
 """Updates after which the time left is first reported."""
 
 
-class Reporting(TrainerCallback):
+class ProgressCallback(TrainerCallback):
     """Turns the Trainer's callbacks into our events."""
 
     def __init__(self, listener: Listener, rows: int, validation_rows: int, per_epoch: int, best_by: str) -> None:

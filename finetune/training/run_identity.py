@@ -38,7 +38,7 @@ SAFE: dict[str, tuple[str, ...]] = {
     "early_stopping": ("optim.early_stopping",),
     "logging": ("report_to", "gradients.every"),
     "checkpoint": ("checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.keep"),
-    "remedy": ("gradients.remedy", "gradients.attempts"),
+    "recovery": ("gradients.auto_recover", "gradients.attempts"),
 }
 """What `--allow-changed` takes, and the entries it covers; a setting's own key, such as optim.epochs, is taken too."""
 

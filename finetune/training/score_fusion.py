@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from finetune.config.data import DataConfig, Source
 from finetune.core.errors import ConfigError
-from finetune.core.events import Listener, Said
+from finetune.core.events import Info, Listener
 from finetune.core.labels import LabelSpace
-from finetune.core.model_folder import Mix, ZeroShotSettings
+from finetune.core.model_folder import ScoreFusion, ZeroShotSettings
 from finetune.core.scores import log_softmax
 from finetune.core.tokenization import TextEncoder
 from finetune.data.load import read_source
@@ -27,7 +27,7 @@ from finetune.training.auxiliary_losses import mean_of_text
 from finetune.training.trainer import predict, shared_text_bias
 
 COSINE_WEIGHTS = (0.0, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0)
-"""Candidates for `Mix.cosine_weight`; the one with the best mean accuracy over the tables is taken."""
+"""Candidates for `ScoreFusion.cosine_weight`; the one with the best mean accuracy over the tables is taken."""
 
 
 def fit(
@@ -39,7 +39,7 @@ def fit(
     *,
     seed: int,
     say: Listener,
-) -> Mix:
+) -> ScoreFusion:
     """The mix that classifies these labelled tables best, each text against all labels of its table.
 
     Raises:
@@ -60,7 +60,7 @@ def fit(
         found = [np.mean((entailed + weight * cosines).argmax(axis=1) == right) for weight in COSINE_WEIGHTS]
         alone = np.mean(cosines.argmax(axis=1) == right)
         say(
-            Said(
+            Info(
                 f"mix on {rows.source} ({len(rows)} rows, {len(names)} labels): nli {found[0]:.3f}, "
                 f"embedding {alone:.3f}, both {max(found):.3f} at {COSINE_WEIGHTS[int(np.argmax(found))]:g}"
             )
@@ -74,7 +74,7 @@ def fit(
     # balanced: a label that holds should score above one half, however many labels were asked about
     regression = LogisticRegression(class_weight="balanced").fit(features, np.concatenate(rights))
     nli, cosine = (float(value) for value in regression.coef_[0])
-    return Mix(best, nli, cosine, float(regression.intercept_[0]))
+    return ScoreFusion(best, nli, cosine, float(regression.intercept_[0]))
 
 
 def embeddings(model: Any, encoder: TextEncoder, texts: Sequence[str]) -> npt.NDArray[np.float64]:

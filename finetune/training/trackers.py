@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.core.errors import ConfigError, MissingExtra
-from finetune.core.events import Listener, Said
+from finetune.core.events import Info, Listener
 
 TRACKERS: dict[str, tuple[str, str]] = {
     "tensorboard": ("tensorboard", "tensorboard"),
@@ -61,7 +61,7 @@ def callbacks_of(names: Sequence[str], out: str, say: Listener) -> list[Any]:
     """Return the Trainer's callbacks for the trackers whose place is chosen here, and report where all of them log."""
     others = left_to_transformers(names)
     if others:
-        say(Said(f"logging to {', '.join(others)}, where its own settings say"))
+        say(Info(f"logging to {', '.join(others)}, where its own settings say"))
     if TENSORBOARD not in names:
         return []
     from transformers.integrations import TensorBoardCallback
@@ -69,7 +69,7 @@ def callbacks_of(names: Sequence[str], out: str, say: Listener) -> list[Any]:
     callback = TensorBoardCallback()
     if not os.environ.get("TENSORBOARD_LOGGING_DIR"):
         callback.logging_dir = str(logs_folder(out) / time.strftime("%Y-%m-%d_%H-%M-%S"))
-    say(Said(f"logging to {callback.logging_dir}: tensorboard --logdir {logs_folder(out)}"))
+    say(Info(f"logging to {callback.logging_dir}: tensorboard --logdir {logs_folder(out)}"))
     return [callback]
 
 

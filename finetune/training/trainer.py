@@ -26,9 +26,9 @@ from finetune.data.tokenized import Tokens
 from finetune.modeling.build import ATTENTION_DROPOUT
 from finetune.modeling.cpu_kernels import eager_of
 from finetune.training.auxiliary_losses import Term
-from finetune.training.callbacks import Averaging, Freezing, Watching
+from finetune.training.callbacks import EmaCallback, FreezingCallback, GradientMonitorCallback
 from finetune.training.checkpoints import Note, stamp
-from finetune.training.ema import WeightAverage
+from finetune.training.ema import EmaWeights
 from finetune.training.losses import Loss
 from finetune.training.optim import Parts, optimizer_for, schedule_for
 from finetune.training.out_of_memory import split
@@ -118,13 +118,13 @@ class HeadTrainer(Trainer):
         self._loss, self._terms = loss, list(terms)
         # even updates see the shared-text mask, odd ones the ordinary mask; evaluation sees the shared one
         self._alternate = config.zero_shot.attention == "alternate"
-        average = config.optim.average
-        self._average = WeightAverage(self.model, average) if average is not None else None
+        average = config.optim.ema_decay
+        self._average = EmaWeights(self.model, average) if average is not None else None
         if self._average is not None:
-            self.add_callback(Averaging(self._average))
+            self.add_callback(EmaCallback(self._average))
         if config.model.unfreeze or config.model.freeze != "none":
-            self.add_callback(Freezing(config, parts))
-        self.watching = Watching(self, say)
+            self.add_callback(FreezingCallback(config, parts))
+        self.watching = GradientMonitorCallback(self, say)
         self.add_callback(self.watching)
         self._batch: dict[str, Tensor] = {}
         self.note = note or Note()
@@ -246,7 +246,7 @@ class HeadTrainer(Trainer):
     def checkpoint_bytes(self) -> int:
         """Bytes of one checkpoint on disk, about."""
         optim = self.config.optim
-        return checkpoint_bytes(self.model, optim.optimizer.name, averaged=optim.average is not None)
+        return checkpoint_bytes(self.model, optim.optimizer.name, averaged=optim.ema_decay is not None)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -34,7 +34,7 @@ FIRST_S = 120.0
 CLOSED_WITHIN_S = 20.0
 """Seconds that what waits gets when a server stops."""
 
-_BATCHERS: weakref.WeakSet[Batcher] = weakref.WeakSet()
+_BATCHERS: weakref.WeakSet[BatchQueue] = weakref.WeakSet()
 
 
 class Took(Protocol):
@@ -156,7 +156,7 @@ class _Queue:
             del self.of_kind[kind]
 
 
-class Batcher:
+class BatchQueue:
     """Items in, results out, from any number of threads.
 
     Args:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from finetune.core.model_folder import TOKENIZER_FILES, ModelFolder
-from finetune.core.tokenization import Prepared, TextEncoder
+from finetune.core.tokenization import PreparedInputs, TextEncoder
 from service.inference.cache_folder import hash_of, home_of, put
 
 
@@ -27,7 +27,7 @@ def encoder_of(folder: ModelFolder, cache: Path) -> TextEncoder:
     file = home_of(folder, cache) / f"tokenizer-{hash_of(files)}-{versions}.json"
     prepared = None
     with suppress(OSError, ValueError):
-        prepared = Prepared.read(file)
+        prepared = PreparedInputs.read(file)
     max_length = folder.settings.max_length
     encoder = TextEncoder.load(folder.path, folder.config, max_length=max_length, prepared=prepared)
     if prepared is None:

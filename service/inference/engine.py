@@ -29,9 +29,9 @@ from service.inference.backends.selection import Say
 from service.inference.batch_queue import Batch
 from service.inference.cached_tokenizer import encoder_of
 from service.inference.label_sets import LabelSets
-from service.inference.model_runner import Found, Rows, Terms, Worker
+from service.inference.model_runner import Found, ModelRunner, Rows, Terms
 from service.inference.steps import Quick, Steps, afinish, finish
-from service.inference.zero_shot_scorer import Evidence, LabelEmbeddings, Started, Weigher
+from service.inference.zero_shot_scorer import Evidence, LabelEmbeddings, Started, ZeroShotScorer
 from service.schema import ATTENTION_MODES, FUNCTIONS, Answer, Function, TextInput, Work, ZeroShotQuestion, one_of
 from service.settings import RuntimeSettings
 
@@ -64,7 +64,7 @@ class Engine:
         seen: Callable[[Batch], None] = lambda batch: None,
     ) -> None:
         self.folder = folder
-        self._worker = Worker(encoder, backend, folder.path.name, renewed=renewed, seen=seen)
+        self._worker = ModelRunner(encoder, backend, folder.path.name, renewed=renewed, seen=seen)
         self._rows_at_once = max(ROWS_AT_ONCE, BATCHES_AT_ONCE * backend.batch.rows)
         self._under_way, self._tokens_of_a_call = 0, 0.0
         self._label_sets = LabelSets(encoder)
@@ -313,7 +313,7 @@ class Engine:
                 def finished(
                     found: list[list[Found]],
                     known: Any,
-                    weigher: Weigher = weigher,
+                    weigher: ZeroShotScorer = weigher,
                     part: Sequence[str] = part,
                     group: dict[str, Answer | None] = group,
                 ) -> Steps[None]:
@@ -324,10 +324,10 @@ class Engine:
         yield from _overlapping(work)
         return [answer for text, one in zip(texts, asked, strict=True) if (answer := groups[one][text]) is not None]
 
-    def _weigher(self, question: ZeroShotQuestion, terms: Terms) -> Weigher:
+    def _weigher(self, question: ZeroShotQuestion, terms: Terms) -> ZeroShotScorer:
         nli = nli_model(self.folder)
         attention = self._attention(question.attention or nli[1].attention, question.scorer or nli[1].scorer)
-        return Weigher(
+        return ZeroShotScorer(
             self._worker,
             self._label_sets,
             self._label_embeddings,

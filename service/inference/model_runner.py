@@ -18,7 +18,7 @@ from finetune.core.tokenization import Encoded, TextEncoder
 from service.errors import BackendFailed, BadRequest
 from service.inference.backends.base import Backend, Outputs
 from service.inference.backends.packing import Packed
-from service.inference.batch_queue import Batch, Batcher
+from service.inference.batch_queue import Batch, BatchQueue
 from service.schema import Work
 
 BATCHES_WAITING = 64
@@ -64,7 +64,7 @@ class Terms(NamedTuple):
     apart: bool = False
 
 
-class Worker:
+class ModelRunner:
     """One model, its tokenizer and its queue; safe to use from many threads.
 
     Args:
@@ -86,7 +86,7 @@ class Worker:
         self.encoder, self.backend = encoder, backend
         self._name, self._renewed = name, renewed
         tokens = backend.batch.tokens
-        self._batcher = Batcher(
+        self._batcher = BatchQueue(
             self._compute,
             budget=tokens,
             room=BATCHES_WAITING * tokens,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.core.labels import NliRoles
-from finetune.core.model_folder import Mix, Scorer
+from finetune.core.model_folder import ScoreFusion, Scorer
 from finetune.core.scores import Floats, log_softmax, sigmoid, softmax
 from service.errors import BadRequest
 
@@ -128,7 +128,7 @@ def collapse(
     *,
     roles: NliRoles,
     scorer: Scorer,
-    mix: Mix,
+    mix: ScoreFusion,
     multi_label: bool,
 ) -> Floats:
     """Scores `[N, L]` of the labels, each row on its own. A single label is weighed as if several could hold.

@@ -24,7 +24,7 @@ from finetune.core.tokenization import Encoded
 from service.errors import BadRequest, ServiceError
 from service.inference import zero_shot
 from service.inference.label_sets import LabelSet, LabelSets
-from service.inference.model_runner import Found, Rows, Terms, Worker
+from service.inference.model_runner import Found, ModelRunner, Rows, Terms
 from service.inference.steps import Steps
 from service.schema import SCORERS, ZeroShotQuestion, one_of
 
@@ -57,7 +57,7 @@ class Known(NamedTuple):
 class LabelEmbeddings:
     """Embeddings of labels and their sentences, each encoded alone; remembered between questions."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: ModelRunner) -> None:
         self._worker = worker
         self._found: OrderedDict[str, npt.NDArray[np.float32]] = OrderedDict()
         self._lock = Lock()
@@ -82,7 +82,7 @@ class LabelEmbeddings:
         return self._worker.rows(Rows("shared_text", True), rows, terms)
 
 
-class Weigher:
+class ZeroShotScorer:
     """A question, settled: what the model's folder records stands where the question says nothing.
 
     Raises:
@@ -91,7 +91,7 @@ class Weigher:
 
     def __init__(
         self,
-        worker: Worker,
+        worker: ModelRunner,
         sets: LabelSets,
         embeddings: LabelEmbeddings,
         nli: tuple[NliRoles, ZeroShotSettings],

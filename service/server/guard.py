@@ -30,7 +30,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BadRequest, Draining, Forbidden, NotAllowed, Overloaded, ServiceError, TooMany
+from service.errors import BadRequest, Forbidden, NotAllowed, Overloaded, ServiceError, ShuttingDown, TooMany
 from service.schema import Work
 from service.server.telemetry import Telemetry
 from service.settings import ServeSettings
@@ -79,7 +79,7 @@ def new_identity() -> str:
     return f"{_PROCESS}{next(_NUMBERS):016x}"
 
 
-class Keys:
+class ApiKeys:
     """Keys by name; none at all where the server is open."""
 
     def __init__(self, named: dict[str, str]) -> None:
@@ -161,7 +161,7 @@ class Guard:
         app: ASGIApp,
         *,
         settings: ServeSettings,
-        keys: Keys,
+        keys: ApiKeys,
         telemetry: Telemetry,
         refusal: Callable[[Scope, ServiceError], Response],
         routes: frozenset[str],
@@ -301,7 +301,7 @@ class Guard:
             TooMany, Draining.
         """
         if self._draining() and scope["path"] not in PROBES:
-            raise Draining("this server is about to stop", hint="ask another one, or again in a moment")
+            raise ShuttingDown("this server is about to stop", hint="ask another one, or again in a moment")
         if self._limit is None or scope.get("method") != "POST":
             return {}
         who = call.key if call.key != "-" else f"address {(scope.get('client') or ('-',))[0]}"
@@ -348,14 +348,14 @@ def headers_of(error: ServiceError) -> dict[str, str]:
     found = dict(error.headers)
     if isinstance(error, Overloaded):
         found["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    if isinstance(error, Draining):
+    if isinstance(error, ShuttingDown):
         found |= {"Retry-After": "5", "Connection": "close"}
     if type(error) is NotAllowed:
         found["WWW-Authenticate"] = "Bearer"
     return found
 
 
-def check_exposure(settings: ServeSettings, keys: Keys) -> None:
+def check_exposure(settings: ServeSettings, keys: ApiKeys) -> None:
     """Refuse to be open to a network.
 
     Raises:

@@ -17,7 +17,7 @@ from service.ui.results import SAME, guarded
 from service.ui.tab import Page
 
 
-class Given(NamedTuple):
+class GivenAnswer(NamedTuple):
     """An answer that may be corrected: `labels` are those to choose from; where several may hold, `held` are those that
     the model says do, else it is None."""
 
@@ -30,7 +30,7 @@ class Given(NamedTuple):
 
 
 def build(page: Page, tab: str) -> gr.State | None:
-    """The row of buttons; the state it reads holds a `Given` as a list, or None. None where corrections are off."""
+    """The row of buttons; its state holds a `GivenAnswer` as a list, or None. None where corrections are off."""
     kept = page.feedback
     if kept is None:
         return None
@@ -51,7 +51,7 @@ def build(page: Page, tab: str) -> gr.State | None:
     def offered(one: list[Any] | None) -> list[Any]:
         if one is None:
             return [gr.skip(), gr.skip()]
-        found = Given(*one)
+        found = GivenAnswer(*one)
         several = found.held is not None
         return [gr.update(visible=True), gr.update(choices=found.labels, multiselect=several, value=found.held)]
 
@@ -82,13 +82,13 @@ def build(page: Page, tab: str) -> gr.State | None:
     return given
 
 
-def _asked(one: list[Any] | None) -> Given:
+def _asked(one: list[Any] | None) -> GivenAnswer:
     if one is None:
         raise BadRequest("there is no answer yet")
-    return Given(*one)
+    return GivenAnswer(*one)
 
 
-def _kept(kept: Feedback, given: Given, label: Any) -> list[Any]:
+def _kept(kept: Feedback, given: GivenAnswer, label: Any) -> list[Any]:
     many = kept.keep(given.text, label, model=given.model, predicted=given.predicted, score=given.score)
     told = f'<div class="rehead-note" role="status">Kept, with {many - 1} others. Thank you.</div>'
     return [gr.update(value=told, visible=True), gr.update(visible=False), gr.update(visible=False)]

@@ -25,7 +25,7 @@ TABLES = {
     "loss": "losses",
     "model.head": "heads",
     "model.pooling": "poolings",
-    "model.initialiser": "initialisers",
+    "model.initializer": "initializers",
     "optim.optimizer": "optimizers",
     "optim.schedule": "schedules",
 }

@@ -152,7 +152,7 @@ async def sweeping() -> None:
         await asyncio.to_thread(sweep)
 
 
-class Gate:
+class GradioRestrictions:
     """ASGI: the app, with what of gradio is not to be reached refused.
 
     Args:

@@ -126,12 +126,12 @@ def _sentences(job: Job) -> str:
     """What a run says: its failure, the last few notes, and all warnings that its result does not repeat."""
     # where the operator keeps things is none of a visitor's business
     places = [Path(str(job.config["data"]["train"][0]["path"])).parent, Path(str(job.config["models_dir"]))]
-    found = [one for one in job.events if isinstance(one, events.Said | events.Warned | events.Failed)]
-    said = [one for one in found if isinstance(one, events.Said)][-SAID_LAST:]
+    found = [one for one in job.events if isinstance(one, events.Info | events.Warned | events.Failed)]
+    said = [one for one in found if isinstance(one, events.Info)][-SAID_LAST:]
     repeated = {note for one in job.events if isinstance(one, events.Finished) for note in one.notes}
     failed = [one for one in found if isinstance(one, events.Failed)]
     warned = [one for one in found if isinstance(one, events.Warned) and one.text not in repeated]
-    shown: list[events.Said | events.Warned | events.Failed] = [*failed, *said, *warned]
+    shown: list[events.Info | events.Warned | events.Failed] = [*failed, *said, *warned]
     return "".join(
         f'<div class="{LOOKS[type(one).__name__]}">{escape(_without(one.text, places))}</div>' for one in shown
     )
@@ -145,7 +145,7 @@ def _without(text: str, places: list[Path]) -> str:
 
 def gradients(job: Job) -> str:
     """The last look at the gradients: norm and size of the update, part by part; empty where there was none."""
-    looks = [one for one in job.events if isinstance(one, events.Looked)]
+    looks = [one for one in job.events if isinstance(one, events.GradientsRecorded)]
     if not looks:
         return ""
     last = looks[-1]

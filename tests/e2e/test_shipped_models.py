@@ -52,8 +52,8 @@ def test_the_folder_is_whole_and_says_where_it_comes_from(name: str) -> None:
     assert (folder.path / "train_config.yaml").is_file()
 
 
-def test_rows_kept_out_of_sentiment_are_named_one_by_one(sentiment: Classifier) -> None:
-    held = (sentiment.folder.metrics or {})["tests"]["imdb_train_kept_out"]
+def test_rows_holdout_of_sentiment_are_named_one_by_one(sentiment: Classifier) -> None:
+    held = (sentiment.folder.metrics or {})["tests"]["imdb_train_holdout"]
     assert len(held["row_numbers"]) == len(set(held["row_numbers"])) == 2000
 
 

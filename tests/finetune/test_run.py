@@ -91,12 +91,13 @@ def test_the_same_seed_repeats_bit_equal_and_another_does_not(config: Make, revi
     assert one == same != other
 
 
-@pytest.mark.parametrize("average", [None, 0.9])
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
 def test_a_resumed_run_ends_bit_equal_to_an_unbroken_one(
-    config: Make, reviews: Any, tmp_path: Path, average: float | None
+    config: Make, reviews: Any, tmp_path: Path, ema_decay: float | None
 ) -> None:
-    unbroken = train(config(out=str(tmp_path / "whole"), optim={"epochs": 2}), reviews)
-    broken = config(out=str(tmp_path / "broken"), optim={"epochs": 2})
+    optim = {"epochs": 2, "ema_decay": ema_decay}
+    unbroken = train(config(out=str(tmp_path / "whole"), optim=dict(optim)), reviews)
+    broken = config(out=str(tmp_path / "broken"), optim=optim)
     seen: list[events.Event] = []
 
     def stop_at_first_checkpoint(event: events.Event) -> None:
@@ -113,12 +114,12 @@ def test_a_resumed_run_ends_bit_equal_to_an_unbroken_one(
 
     said: list[events.Event] = []
     resumed = train(broken.model_copy(update={"resume": True}), reviews, said.append)
-    assert any(isinstance(event, events.Said) and "resuming from" in event.text for event in said)
+    assert any(isinstance(event, events.Info) and "resuming from" in event.text for event in said)
     hashes = [model_folder.sha256(run.path / "model.safetensors") for run in (unbroken, resumed)]
     assert hashes[0] == hashes[1]
     again: list[events.Event] = []
     train(broken.model_copy(update={"resume": True}), reviews, again.append)
-    assert [event.text for event in again if isinstance(event, events.Said)] == [
+    assert [event.text for event in again if isinstance(event, events.Info)] == [
         f"{broken.out} is finished: nothing to resume"
     ]
 
@@ -171,8 +172,8 @@ def test_events_tell_the_whole_story(config: Make, reviews: Any) -> None:
     train(config(), reviews, seen.append)
     kinds = [type(event).__name__ for event in seen if not isinstance(event, events.Warned)]
     assert list(dict.fromkeys(kinds)) == ["Said", "Started", "Looked", "Step", "Evaluated", "Saved", "Finished"]
-    assert any("tokens a word" in event.text for event in seen if isinstance(event, events.Said))
-    base = next(event.text for event in seen if isinstance(event, events.Said) and event.text.startswith("base"))
+    assert any("tokens a word" in event.text for event in seen if isinstance(event, events.Info))
+    base = next(event.text for event in seen if isinstance(event, events.Info) and event.text.startswith("base"))
     assert "kept 39 tensors" in base
     assert "new: classifier" in base
     warned = [event.text for event in seen if isinstance(event, events.Warned)]
@@ -194,7 +195,7 @@ def test_early_stopping_says_that_it_stopped_and_by_which_metric(config: Make, r
         optim={"epochs": 30, "early_stopping": 2, "lr": 1e-2}, checkpoint={"best_by": "loss"}, tfidf_baseline=False
     )
     train(wanted, reviews, seen.append)
-    [stopped] = [event.text for event in seen if isinstance(event, events.Said) and "stopped early" in event.text]
+    [stopped] = [event.text for event in seen if isinstance(event, events.Info) and "stopped early" in event.text]
     evaluated = [event for event in seen if isinstance(event, events.Evaluated)]
     best = min(evaluated, key=lambda event: event.metrics["loss"])
     assert [event for event in evaluated if event.best][-1] == best and best.best_by == "loss"
@@ -293,8 +294,8 @@ def test_entailment_rows_make_a_zero_shot_model_under_both_masks(config: Make, t
     zero = model_folder.read(result.path).settings.zero_shot
     assert zero is not None
     assert (zero.attention, zero.scorer, zero.hypothesis_template) == ("shared_text", "both", "about {}.")
-    assert zero.mix != model_folder.Mix(), "the mix was fitted"
-    assert any(isinstance(event, events.Said) and event.text.startswith("mix on") for event in seen)
+    assert zero.mix != model_folder.ScoreFusion(), "the mix was fitted"
+    assert any(isinstance(event, events.Info) and event.text.startswith("mix on") for event in seen)
 
 
 def test_the_auxiliary_term_keeps_the_text_embedding_near_the_base(

@@ -26,7 +26,7 @@ def content(tiny_base: Path, tmp_path: Path) -> dict[str, Any]:
 
 
 def said(heard: list[Any]) -> list[str]:
-    return [event.text for event in heard if isinstance(event, events.Said)]
+    return [event.text for event in heard if isinstance(event, events.Info)]
 
 
 def test_the_best_trial_becomes_the_model_and_the_search_goes_on(
@@ -103,7 +103,7 @@ def test_a_hopeless_trial_is_cut_short_and_a_diverging_one_is_no_end(
 
     def listen(event: Any) -> None:
         heard.append(event)
-        if isinstance(event, events.Said) and event.text.startswith("trial "):
+        if isinstance(event, events.Info) and event.text.startswith("trial "):
             number = next(trials)
             left = [place.name for place in (tmp_path / "found.trials").glob("trial-*")]
             assert (f"trial-{number:03d}" in left) == (number == 0)

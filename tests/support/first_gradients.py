@@ -19,8 +19,8 @@ from finetune.core.labels import LabelSpace
 from finetune.core.model_folder import find
 from finetune.core.tokenization import TextEncoder
 from finetune.data.tokenized import Tokens
-from finetune.training.batch_plan import regime_for
-from finetune.training.fit import Fitting, Given
+from finetune.training.batch_plan import batch_plan_for
+from finetune.training.fit import Given, TrainingAttempt
 from finetune.training.trainer import Examples
 
 
@@ -55,8 +55,8 @@ def first_gradients(
     encoder = TextEncoder.load(base, json.loads((Path(base) / "config.json").read_text()))
     texts = ["good film " * (1 + index % 3) for index in range(rows)]
     split = Examples(Tokens(texts, None, encoder), labels.targets(values))
-    regime = regime_for(config, split.tokens.lengths, split.targets, labels.task, None)
-    fitting = Fitting(
+    regime = batch_plan_for(config, split.tokens.lengths, split.targets, labels.task, None)
+    fitting = TrainingAttempt(
         config, Given(find(str(base)), labels, encoder, split, split, regime, Path(folder), lambda event: None)
     )
     fitting.trainer.add_callback(Catch())

@@ -1,4 +1,4 @@
-"""What losses, activations and initialisers are compared with: Keras's of the same names, and definitions in float64.
+"""What losses, activations and initializers are compared with: Keras's of the same names, and definitions in float64.
 
 Knows: how Keras wants logits, targets and kernels; every formula in a form that holds at any logit; example rows.
 Does not know: our functions.
@@ -270,7 +270,7 @@ DEFINITIONS: dict[str, Callable[..., Floats]] = {
 }
 
 
-# activations and initialisers
+# activations and initializers
 
 
 def keras_activation(name: str, values: Tensor, *, slope: float = 0.01) -> Floats:
@@ -291,7 +291,7 @@ class Spread:
 
 
 def keras_weight(name: str, fan_out: int, fan_in: int, **knobs: float) -> Floats:
-    """A weight `[fan_out, fan_in]` as Keras's initialiser fills its kernel, which is `[fan_in, fan_out]`."""
+    """A weight `[fan_out, fan_in]` as Keras's initializer fills its kernel, which is `[fan_in, fan_out]`."""
     make = getattr(keras.initializers, name)
     arguments: dict[str, Any] = {{"low": "minval", "high": "maxval"}.get(knob, knob): v for knob, v in knobs.items()}
     if "seed" in inspect.signature(make).parameters:
@@ -301,7 +301,7 @@ def keras_weight(name: str, fan_out: int, fan_in: int, **knobs: float) -> Floats
 
 
 def defined_spread(name: str, fan_out: int, fan_in: int, **knobs: float) -> Spread:
-    """The mean, standard deviation and bounds that an initialiser's definition gives a weight."""
+    """The mean, standard deviation and bounds that an initializer's definition gives a weight."""
     return SPREADS[name](fan_out, fan_in, **knobs)
 
 
@@ -346,4 +346,4 @@ INITIALISER_KNOBS: dict[str, list[dict[str, float]]] = {
     "truncated_normal": [{}, {"mean": 0.5, "stddev": 0.2}],
     "orthogonal": [{}, {"gain": 2.0}],
 }
-"""Knob values to try for an initialiser; one that is not here has no knobs."""
+"""Knob values to try for an initializer; one that is not here has no knobs."""

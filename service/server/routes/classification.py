@@ -41,7 +41,7 @@ def _finite(text: str) -> float:
     return value
 
 
-class Door:
+class RequestRunner:
     """The way from a request to the models."""
 
     def __init__(self, desk: Desk) -> None:

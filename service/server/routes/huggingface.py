@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.errors import BadRequest
 from service.inference.engine import Engine
 from service.schema import ATTENTION_MODES, FUNCTIONS, SCORERS, Answer, TextInput, ZeroShotQuestion
-from service.server.routes.classification import Door
+from service.server.routes.classification import RequestRunner
 
 FLAT_SINCE = (1, 1, 5)
 """The huggingface_hub release that began to read zero-shot answers as a flat list."""
@@ -66,7 +66,7 @@ ZERO_SHOT_ONLY = ("multi_label", "hypothesis_template", "scorer")
 OPENAPI = {"requestBody": {"required": True, "content": {"application/json": {"schema": Body.model_json_schema()}}}}
 
 
-def build(door: Door) -> APIRouter:
+def build(door: RequestRunner) -> APIRouter:
     """The routes of this dialect."""
     router = APIRouter(tags=["classify"])
 
@@ -137,7 +137,7 @@ def _options(engine: Engine, inputs: list[TextInput], parameters: Parameters) ->
 
 
 def _questions(
-    door: Door, inputs: list[TextInput], parameters: Parameters
+    door: RequestRunner, inputs: list[TextInput], parameters: Parameters
 ) -> ZeroShotQuestion | list[ZeroShotQuestion]:
     for field in ("top_k", "function_to_apply"):
         if getattr(parameters, field) is not None:

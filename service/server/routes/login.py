@@ -13,13 +13,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.responses import Response
 
-from service.server.guard import SESSION, Keys
+from service.server.guard import SESSION, ApiKeys
 from service.server.routes.docs import STYLE
 
 LONGEST_FORM = 4096
 
 
-def build(keys: Keys) -> APIRouter:
+def build(keys: ApiKeys) -> APIRouter:
     """The form, and what takes it."""
     router = APIRouter(include_in_schema=False)
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.errors import BadRequest, ServiceError
 from service.schema import TextInput, ZeroShotQuestion
 from service.server.guard import call_of
-from service.server.routes.classification import Door
+from service.server.routes.classification import RequestRunner
 
 Content = str | dict[str, Any] | list[Any]
 
@@ -84,7 +84,7 @@ class Unprocessable(BadRequest):
         self.detail = detail
 
 
-def build(door: Door) -> APIRouter:
+def build(door: RequestRunner) -> APIRouter:
     """The route of this dialect."""
     router = APIRouter(tags=["System One"])
 

@@ -15,10 +15,10 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from service.errors import BackendFailed, BadRequest, Draining, Late, Overloaded, ServiceError, TooLarge
+from service.errors import BackendFailed, BadRequest, Late, Overloaded, ServiceError, ShuttingDown, TooLarge
 from service.schema import Answer
 from service.server.guard import call_of
-from service.server.routes.classification import Door
+from service.server.routes.classification import RequestRunner
 
 VERSION = "1.8"
 """The release of text-embeddings-inference whose routes these are."""
@@ -42,7 +42,7 @@ class Body(BaseModel):
 OPENAPI = {"requestBody": {"required": True, "content": {"application/json": {"schema": Body.model_json_schema()}}}}
 
 
-def build(door: Door) -> APIRouter:
+def build(door: RequestRunner) -> APIRouter:
     """The routes of this dialect, for the default model."""
     router = APIRouter(tags=["text-embeddings-inference"])
 
@@ -93,7 +93,7 @@ def failed(error: ServiceError) -> tuple[int, Any]:
     """An error as this dialect says it: a status and a body."""
     kinds: dict[type[ServiceError], tuple[int, str]] = {
         Overloaded: (429, "Overloaded"),
-        Draining: (503, "Unhealthy"),
+        ShuttingDown: (503, "Unhealthy"),
         BackendFailed: (424, "Backend"),
         Late: (504, "Backend"),
     }

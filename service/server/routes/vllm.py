@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from service.errors import BadRequest
 from service.schema import Answer
 from service.server.guard import call_of
-from service.server.routes.classification import Door
+from service.server.routes.classification import RequestRunner
 
 
 class Body(BaseModel):
@@ -33,7 +33,7 @@ class Body(BaseModel):
 OPENAPI = {"requestBody": {"required": True, "content": {"application/json": {"schema": Body.model_json_schema()}}}}
 
 
-def build(door: Door) -> APIRouter:
+def build(door: RequestRunner) -> APIRouter:
     """The route of this dialect."""
     router = APIRouter(tags=["vLLM"])
 

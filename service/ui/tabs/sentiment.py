@@ -18,7 +18,7 @@ from service.inference.engine import Engine
 from service.schema import Answer
 from service.server.desk import Desk
 from service.ui import feedback, links, snippets
-from service.ui.feedback import Given
+from service.ui.feedback import GivenAnswer
 from service.ui.results import HIDDEN, NO_SCORES, about, as_tool, bars, decided, guarded, note
 from service.ui.tab import Page
 
@@ -112,7 +112,7 @@ async def _one(desk: Desk, corrected: bool, model: str | None, text: str) -> lis
         return shown
     best = answer.best
     holding = held(answer, thresholds_of(engine)) if task == "multi_label" else None
-    row = Given(text, str(model), list(engine.folder.labels.names), best.label, best.score, holding)
+    row = GivenAnswer(text, str(model), list(engine.folder.labels.names), best.label, best.score, holding)
     return [*shown, None if task == "regression" else list(row)]
 
 

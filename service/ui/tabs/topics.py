@@ -22,7 +22,7 @@ from service.inference.model_store import ModelStore
 from service.schema import Answer, ZeroShotQuestion
 from service.server.desk import Desk
 from service.ui import feedback, label_chips, links, snippets
-from service.ui.feedback import Given
+from service.ui.feedback import GivenAnswer
 from service.ui.label_chips import LABELS
 from service.ui.results import HIDDEN, NO_SCORES, SAME, about, as_tool, bars, guarded, note
 from service.ui.tab import Page
@@ -198,7 +198,7 @@ async def _answer(
     question = label_chips.question(desk, labels, several, template)
     answer = await _weighed(desk, model, text, question)
     holding = held(answer, {}) if several else None
-    given = Given(text, str(model), list(question.labels), answer.best.label, answer.best.score, holding)
+    given = GivenAnswer(text, str(model), list(question.labels), answer.best.label, answer.best.score, holding)
     return [bars(answer), note(answer), *([list(given)] if corrected else [])]
 
 

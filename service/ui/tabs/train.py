@@ -26,10 +26,10 @@ T = TypeVar("T")
 NAME = "train"
 FIRST = ("data.task", "loss", "optim.epochs", "optim.batch_size", "optim.lr")
 MORE = (
-    *("model.head", "model.pooling", "model.initialiser", "model.freeze", "model.dropout"),
+    *("model.head", "model.pooling", "model.initializer", "model.freeze", "model.dropout"),
     *("optim.optimizer", "optim.schedule", "optim.warmup", "optim.sampler", "optim.early_stopping"),
-    *("optim.head_lr", "optim.layer_decay", "optim.average", "data.max_length", "data.validation_size"),
-    *("data.encoding", "data.separator", "gradients.remedy", "precision", "seed"),
+    *("optim.head_lr", "optim.layer_decay", "optim.ema_decay", "data.max_length", "data.validation_size"),
+    *("data.encoding", "data.separator", "gradients.auto_recover", "precision", "seed"),
     *("data.label_columns", "data.label_names"),
 )
 SETTINGS = (*FIRST, *MORE)

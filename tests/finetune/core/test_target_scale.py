@@ -59,7 +59,7 @@ def test_the_saved_model_gives_the_original_scale_in_plain_transformers(config: 
 
 @pytest.mark.parametrize("head", ["stock", "mlp"])
 def test_the_scale_is_written_into_every_kind_of_model(config: Make, reviews: Any, head: str) -> None:
-    more = {"average": 0.9} if head == "mlp" else {}
+    more = {"ema_decay": 0.9} if head == "mlp" else {}
     settings = {"optim": {"epochs": 4} | more, "model": {"head": head, "lora": {"rank": 2}}}
     result = train(config(**settings, data=NUMBER, tfidf_baseline=False), numbers(reviews, 1e4))
     assert 0 < result.metrics["mae"] < 8e3

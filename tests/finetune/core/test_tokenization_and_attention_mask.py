@@ -8,7 +8,7 @@ import pytest
 
 from finetune.core.attention_mask import HYPOTHESIS, LEADING, PADDING, TEXT, shared_text_mask
 from finetune.core.errors import CheckpointError
-from finetune.core.tokenization import Prepared, TextEncoder, without_surrogates
+from finetune.core.tokenization import PreparedInputs, TextEncoder, without_surrogates
 
 
 @pytest.fixture
@@ -160,9 +160,9 @@ def test_a_prepared_tokenizer_does_what_transformers_does(tiny_base: Path, tmp_p
     from transformers import AutoTokenizer
 
     plain = AutoTokenizer.from_pretrained(tiny_base, split_special_tokens=True, truncation_side=side)
-    Prepared.of(plain).write(tmp_path / "kept.json")
+    PreparedInputs.of(plain).write(tmp_path / "kept.json")
     texts = ["", "a film", "good [SEP] bad " * 20, "Ünïcode \u4e2d", "the match was great"]
-    encoder = TextEncoder(Prepared.read(tmp_path / "kept.json"), 16)
+    encoder = TextEncoder(PreparedInputs.read(tmp_path / "kept.json"), 16)
     for seconds in (None, texts[::-1]):
         expected = plain(texts, seconds, truncation=True, max_length=16, padding=True)
         padded = encoder.pad(encoder(texts, seconds))
@@ -174,4 +174,4 @@ def test_a_file_that_holds_no_tokenizer_is_said(tmp_path: Path) -> None:
     for content in ("", "{}", '{"tokenizer": "{}"}', "[]"):
         (tmp_path / "kept.json").write_text(content)
         with pytest.raises(ValueError):
-            Prepared.read(tmp_path / "kept.json")
+            PreparedInputs.read(tmp_path / "kept.json")

@@ -18,7 +18,7 @@ import pytest
 from finetune.config.data import DataConfig
 from finetune.core.errors import ConfigError, DataError
 from finetune.core.label_text import clean, is_missing, name_of
-from finetune.core.labels import LabelSpace, Shares
+from finetune.core.labels import LabelSpace, SoftLabels
 from finetune.data.label_cells import structure_of
 from finetune.data.load import load_rows, load_splits
 
@@ -166,10 +166,10 @@ def test_a_dict_of_zeros_and_ones_is_several_labels(spell: Any) -> None:
 
 def test_shares_stay_shares_and_other_sums_are_refused() -> None:
     found = column({"a": 0.7, "b": 0.3}, {"a": 0.2, "b": 0.8})
-    assert found.labels.task == "binary" and isinstance(values_of(found)[1], Shares)
+    assert found.labels.task == "binary" and isinstance(values_of(found)[1], SoftLabels)
     found = column([0.7, 0.3], [0.2, 0.8], label_names=["a", "b"])
-    assert values_of(found)[1] == Shares(("a", "b"), (0.7, 0.3))
-    assert values_of(column({"a": 3, "b": 1}, {"a": 1, "b": 1}))[1] == Shares(("a", "b"), (0.75, 0.25)), "votes"
+    assert values_of(found)[1] == SoftLabels(("a", "b"), (0.7, 0.3))
+    assert values_of(column({"a": 3, "b": 1}, {"a": 1, "b": 1}))[1] == SoftLabels(("a", "b"), (0.75, 0.25)), "votes"
     with pytest.raises(DataError, match=r"row 1.*add up to 1.6, not to 1"):
         column({"a": 0.7, "b": 0.9}, {"a": 0.2, "b": 0.8})
     with pytest.raises(DataError, match=r"row 1.*holds shares.*data.label_names"):

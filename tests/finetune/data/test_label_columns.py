@@ -95,8 +95,8 @@ def test_the_setting_may_be_a_list_of_columns_and_flags_win_over_the_file(tmp_pa
     file.write_text(loading.dump(config), encoding="utf-8")
     assert loading.load(file) == config
     assert loading.load(file, data__label=["tag"]).data.label == "tag"
-    with pytest.raises(ConfigError, match="label_columns and share_columns cannot both be given"):
-        loading.load(file, ["data.share_columns=[a, b]"])
+    with pytest.raises(ConfigError, match="label_columns and soft_label_columns cannot both be given"):
+        loading.load(file, ["data.soft_label_columns=[a, b]"])
 
 
 def test_the_flag_is_repeated_for_each_column(
@@ -119,10 +119,10 @@ def test_columns_of_zeros_and_ones_are_proposed_where_no_label_is_obvious() -> N
 
 
 def test_shares_and_zeros_and_ones_are_not_mixed_up() -> None:
-    with pytest.raises(ConfigError, match=r"share_columns are shares of one label.*with --label, once for each"):
-        read(rows(), share_columns=LABELS, task="multi-label")
+    with pytest.raises(ConfigError, match=r"soft_label_columns are shares of one label.*with --label, once for each"):
+        read(rows(), soft_label_columns=LABELS, task="multi-label")
     with pytest.raises(DataError, match=r"row 1.*2 ones in this row.*with --label, once for each"):
-        read(rows(), share_columns=LABELS)
+        read(rows(), soft_label_columns=LABELS)
 
 
 def test_one_label_a_row_needs_exactly_one_column_that_holds() -> None:

@@ -273,9 +273,9 @@ def test_a_label_unseen_in_training_is_refused_with_its_row() -> None:
         load_rows([{"text": "w", "label": "new"}], DataConfig(), LabelSpace("binary", ("n", "p")))
 
 
-def test_rows_kept_out_are_reported_by_number_and_never_trained_on(tmp_path: Path) -> None:
+def test_rows_holdout_are_reported_by_number_and_never_trained_on(tmp_path: Path) -> None:
     write_table(tmp_path / "t.csv", table(50))
-    source = Source(path=str(tmp_path / "t.csv"), keep_out=10, rows=20)
+    source = Source(path=str(tmp_path / "t.csv"), holdout=10, rows=20)
     found = load_splits(DataConfig(train=(source,)), seed=3)
     [held] = found.tests.values()
     assert len(held) == 10
@@ -362,9 +362,9 @@ def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
 def test_rows_drawn_from_a_folder_are_drawn_from_all_of_it(tmp_path: Path) -> None:
     for name, part in (("a.csv", table()[:20]), ("b.csv", table()[20:])):
         write_table(tmp_path / name, part)
-    found = splits(None, train={"path": str(tmp_path), "rows": 10, "keep_out": 6}, validation_size=2)
-    kept_out = found.tests[f"{tmp_path.parent.name}_{tmp_path.name}_kept_out"]
-    assert len(found.train) + len(found.validation) == 10 and len(kept_out) == 6
+    found = splits(None, train={"path": str(tmp_path), "rows": 10, "holdout": 6}, validation_size=2)
+    held_out = found.tests[f"{tmp_path.parent.name}_{tmp_path.name}_holdout"]
+    assert len(found.train) + len(found.validation) == 10 and len(held_out) == 6
     assert {int(text.split()[1]) >= 20 for text in found.train.texts} == {True, False}
 
 

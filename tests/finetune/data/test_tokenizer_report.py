@@ -7,7 +7,7 @@ import pytest
 from finetune.core.model_folder import read, shipped_dir
 from finetune.core.tokenization import TextEncoder
 from finetune.data.tokenized import Tokens
-from finetune.data.tokenizer_report import BaseFit, look
+from finetune.data.tokenizer_report import TokenizerReport, look
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 
@@ -19,7 +19,7 @@ def english() -> TextEncoder:
     return TextEncoder.load(folder.path, folder.config, max_length=64)
 
 
-def fit(encoder: TextEncoder, texts: list[str]) -> BaseFit:
+def fit(encoder: TextEncoder, texts: list[str]) -> TokenizerReport:
     return look(encoder, texts, Tokens(texts, None, encoder), base="the base", seed=0)
 
 

@@ -62,12 +62,12 @@ def test_batch_normalisation_wants_rows() -> None:
 def test_an_initialiser_fills_the_head_and_leaves_the_body(tiny_base: Path) -> None:
     location = find(str(tiny_base))
     body = build_model(location, LABELS).model.base_model.state_dict()
-    wanted = ModelConfig(head=Choice(name="mlp", hidden=[5]), initialiser=Choice(name="constant", value=0.25))
+    wanted = ModelConfig(head=Choice(name="mlp", hidden=[5]), initializer=Choice(name="constant", value=0.25))
     built = build_model(location, LABELS, wanted).model
     assert all(bool((layer.weight == 0.25).all()) for layer in head_of(built).modules() if isinstance(layer, nn.Linear))
     mine = built.encoder.state_dict()
     assert all(torch.equal(tensor, body[name]) for name, tensor in mine.items())
-    stock = build_model(location, LABELS, ModelConfig(initialiser=Choice(name="constant", value=0.25))).model
+    stock = build_model(location, LABELS, ModelConfig(initializer=Choice(name="constant", value=0.25))).model
     assert bool((stock.classifier.weight == 0.25).all())
 
 

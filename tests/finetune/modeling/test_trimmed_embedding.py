@@ -72,7 +72,7 @@ def test_a_body_that_has_no_such_embedding_stays_as_it_is() -> None:
 
 
 def test_a_run_moves_the_rows_of_its_texts_and_no_others(config: Any, reviews: Any, tiny_base: Path) -> None:
-    made = config(optim={"average": 0.9})
+    made = config(optim={"ema_decay": 0.9})
     result = train(made, reviews)
     base, trained = load_file(tiny_base / "model.safetensors"), load_file(result.path / "model.safetensors")
     encoder = TextEncoder.load(str(result.path), {}, max_length=128)

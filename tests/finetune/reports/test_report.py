@@ -14,22 +14,22 @@ from finetune.core.model_folder import ClassifierSettings
 from finetune.core.scores import decide
 from finetune.data.load import Splits
 from finetune.data.rows import Rows
-from finetune.data.tokenizer_report import BaseFit
-from finetune.evaluation.evaluate import Measured
+from finetune.data.tokenizer_report import TokenizerReport
+from finetune.evaluation.evaluate import ScoredSplit
 from finetune.evaluation.intervals import score
 from finetune.reports import plots
 from finetune.reports.model_card import model_card
 from finetune.reports.report import beaten_by_tfidf, draw, errors
 
 
-def measured(labels: LabelSpace, values: list[Any], scores: list[list[float]]) -> Measured:
+def measured(labels: LabelSpace, values: list[Any], scores: list[list[float]]) -> ScoredSplit:
     rows = Rows([f"text {i}" for i in range(len(values))], None, values, list(range(1, len(values) + 1)), "some.csv")
     given, references = np.array(scores, dtype=float), labels.encode(values)
     predictions = decide(given, labels.task)
     if labels.task == "multi_label":
         predictions, references = predictions.astype(int), references.astype(int)
     scored = score(labels, predictions, references, given, train_targets=references)
-    return Measured(scored, given, rows, [3 + i for i in range(len(values))])
+    return ScoredSplit(scored, given, rows, [3 + i for i in range(len(values))])
 
 
 BINARY = LabelSpace("binary", ("no", "yes"))
@@ -37,7 +37,7 @@ SEVERAL = LabelSpace("multi_label", ("a", "b"))
 NUMBER = LabelSpace("regression", ("score",))
 
 
-def of_task(task: str) -> tuple[LabelSpace, Measured]:
+def of_task(task: str) -> tuple[LabelSpace, ScoredSplit]:
     if task == "binary":
         scores = [[0.9, 0.1], [0.2, 0.8], [0.45, 0.55], [0.3, 0.7]]
         return BINARY, measured(BINARY, ["yes", "yes", "no", "yes"], scores)
@@ -109,7 +109,7 @@ def test_licences_stand_in_the_card_and_their_absence_too(tmp_path: Path) -> Non
     labels, found = of_task("binary")
     splits = Splits(found.rows, found.rows, {}, labels, {"rows_read": 4}, [], [])
     settings = ClassifierSettings("binary", "softmax", max_length=64)
-    fit = BaseFit(0.0, 1.2, 0.1, {"0.5": 9, "1.0": 64}, {"Latin": 1.0}, {"en": 1.0}, ())
+    fit = TokenizerReport(0.0, 1.2, 0.1, {"0.5": 9, "1.0": 64}, {"Latin": 1.0}, {"en": 1.0}, ())
 
     def card(**more: Any) -> Any:
         config = TrainConfig(base="org/base", out=str(tmp_path / "mine"), **more)
@@ -146,7 +146,7 @@ def test_the_card_carries_its_results_where_the_hub_reads_them(task: Task, tmp_p
     config = TrainConfig(base="org/base", out=str(tmp_path / "mine"))
     splits = Splits(found.rows, found.rows, {}, labels, {"rows_read": 4}, [], [])
     settings = ClassifierSettings(task, "softmax", max_length=64)
-    fit = BaseFit(0.0, 1.2, 0.1, {"0.5": 9, "1.0": 64}, {"Latin": 1.0}, {"en": 1.0}, ("too hard",))
+    fit = TokenizerReport(0.0, 1.2, 0.1, {"0.5": 9, "1.0": 64}, {"Latin": 1.0}, {"en": 1.0}, ("too hard",))
     text = model_card(config, settings, splits, fit, {"validation": found}, ["length_and_error.png"])
     card = ModelCard(text)
     assert card.data.base_model == "org/base"

@@ -10,7 +10,7 @@ from finetune.config.training import TrainConfig
 from finetune.core.labels import LabelSpace
 from finetune.core.scores import decide
 from finetune.data.rows import Rows
-from finetune.evaluation.evaluate import Measured
+from finetune.evaluation.evaluate import ScoredSplit
 from finetune.evaluation.intervals import score
 from finetune.reports.run_warnings import Verdict, verdict_of
 
@@ -19,27 +19,27 @@ SEVERAL = LabelSpace("multi_label", tuple("abcde"))
 NUMBER = LabelSpace("regression", ("score",))
 
 
-def measured(labels: LabelSpace, values: list[Any], scores: Any, targets: Any) -> Measured:
+def measured(labels: LabelSpace, values: list[Any], scores: Any, targets: Any) -> ScoredSplit:
     given, references = np.asarray(scores, dtype=float), labels.encode(values)
     predictions = decide(given, labels.task)
     if labels.task == "multi_label":
         predictions, references = predictions.astype(int), references.astype(int)
     rows = Rows([f"text {i}" for i in range(len(values))], None, values, list(range(1, len(values) + 1)), "some.csv")
     found = score(labels, predictions, references, given, train_targets=targets)
-    return Measured(found, given, rows, [3] * len(values))
+    return ScoredSplit(found, given, rows, [3] * len(values))
 
 
 def config(**settings: Any) -> TrainConfig:
     return build({"base": "b", "out": "o", "optim": {"lr": 5e-5} | settings.pop("optim", {})} | settings)
 
 
-def said(labels: LabelSpace, found: Measured, targets: Any, *, evaluations: int = 1, **more: Any) -> Verdict:
+def said(labels: LabelSpace, found: ScoredSplit, targets: Any, *, evaluations: int = 1, **more: Any) -> Verdict:
     settings = more.pop("config", config())
     splits = {"validation": found} | more
     return verdict_of(settings, labels, splits, targets, chosen_by="accuracy", evaluations=evaluations, usual_lr=5e-5)
 
 
-def of_answers(share_right: float, rows: int = 200, share_good: float = 0.5) -> tuple[Measured, Any]:
+def of_answers(share_right: float, rows: int = 200, share_good: float = 0.5) -> tuple[ScoredSplit, Any]:
     """A model that gives the right answer to this share of rows of either label."""
     values = ["good" if place < share_good * rows else "bad" for place in range(rows)]
     by_label = {name: [i for i, value in enumerate(values) if value == name] for name in ("good", "bad")}

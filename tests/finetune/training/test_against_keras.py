@@ -1,4 +1,4 @@
-"""Losses, initialisers and activations against Keras 3 and against their definitions in float64; poolings by hand.
+"""Losses, initializers and activations against Keras 3 and against their definitions in float64; poolings by hand.
 
 What `keras_reference` counts as moderate is compared with Keras. Keras clips probabilities, so extreme logits are
 compared with the definition, which is itself held against Keras on the moderate ones.
@@ -35,7 +35,7 @@ from finetune.config.training import Choice
 from finetune.core.errors import ConfigError
 from finetune.core.labels import Task
 from finetune.modeling.activations import ACTIVATIONS
-from finetune.modeling.initializers import INITIALISERS, constant, initialise
+from finetune.modeling.initializers import INITIALIZERS, constant, initialize
 from finetune.modeling.poolings import POOLINGS
 from finetune.training.losses import DEFAULT_LOSS_OF_SHARES, FITS, LOSSES, loss_for
 
@@ -235,9 +235,9 @@ def test_label_weights_multiply_the_knob_pos_weight(name: str) -> None:
     assert torch.equal(found, LOSSES[name](logits, targets, pos_weight=torch.from_numpy(2 * weights)))
 
 
-# initialisers
+# initializers
 
-FILLS = [(name, knobs) for name in INITIALISERS for knobs in INITIALISER_KNOBS.get(name, [{}])]
+FILLS = [(name, knobs) for name in INITIALIZERS for knobs in INITIALISER_KNOBS.get(name, [{}])]
 SHAPES = [(300, 200), (200, 300)]
 ALIKE = {"zeros", "ones", "constant"}
 
@@ -245,7 +245,7 @@ ALIKE = {"zeros", "ones", "constant"}
 def filled(name: str, shape: tuple[int, int], seed: int = 0, **knobs: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     torch.manual_seed(seed)
     weight = torch.full(shape, torch.nan)
-    INITIALISERS[name](weight, **knobs)
+    INITIALIZERS[name](weight, **knobs)
     return weight.double().numpy()
 
 
@@ -304,7 +304,7 @@ def test_a_head_gets_its_weights_filled_its_biases_zeroed_and_its_norms_left_alo
         for number, parameter in enumerate(head.parameters(), 1):
             parameter.fill_(-number)
     norm = {key: value.clone() for key, value in head[1].state_dict().items()}
-    initialise(head, partial(constant, value=0.3))
+    initialize(head, partial(constant, value=0.3))
     layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
     assert len(layers) == 3
     for layer in layers:

@@ -18,7 +18,7 @@ from finetune.training import run_identity
 from finetune.training.checkpoints import (
     NOTE,
     STAMP,
-    Checkpointing,
+    CheckpointCallback,
     Note,
     checkpoints_of,
     evaluations_without_gain,
@@ -88,7 +88,7 @@ def test_the_newest_checkpoints_and_the_best_one_are_kept(tmp_path: Path) -> Non
 def test_a_checkpoint_is_due_every_so_many_minutes_unless_an_evaluation_saves_one() -> None:
     now_s = [0.0]
     due = [False]
-    saving = Checkpointing(
+    saving = CheckpointCallback(
         None,
         keep=2,
         every_minutes=10,
@@ -165,7 +165,7 @@ def test_only_the_run_that_made_a_checkpoint_resumes_from_it(
         ("optim.lr: 0.005 -> 0.001", {"optim": {"lr": 1e-3}}, reviews),
         ("optim.epochs: 3.0 -> 4.0", {"optim": {"epochs": 4}}, reviews),
         ("batches: 7 an epoch, of 8 rows", {"optim": {"batch_size": 16}}, reviews),
-        ("optim.average: null -> 0.9", {"optim": {"average": 0.9}}, reviews),
+        ("optim.ema_decay: null -> 0.9", {"optim": {"ema_decay": 0.9}}, reviews),
         ("loss: ", {"loss": "focal"}, reviews),
         ("class_weights: none -> balanced", {"class_weights": "balanced"}, reviews),
         ("model.head: ", {"model": {"head": "mlp"}}, reviews),
@@ -200,7 +200,7 @@ def test_safe_changes_are_allowed_by_name(config: Make, reviews: Any) -> None:
     heard: list[events.Event] = []
     result = train(allowed, reviews, heard.append)
     assert result.updates == 21
-    assert any(isinstance(event, events.Said) and "resuming from" in event.text for event in heard)
+    assert any(isinstance(event, events.Info) and "resuming from" in event.text for event in heard)
 
 
 @pytest.mark.parametrize("name", ["labels", "loss", "epoch", "optim.optimizer"])
@@ -255,7 +255,7 @@ def test_checkpoints_without_a_readable_record_of_their_run_are_refused(
 def test_nothing_to_resume_is_said_and_training_begins_at_the_start(config: Make, reviews: Any) -> None:
     heard: list[events.Event] = []
     assert train(config(resume=True), reviews, heard.append).updates == 7
-    assert any(isinstance(event, events.Said) and event.text.startswith("nothing to resume: ") for event in heard)
+    assert any(isinstance(event, events.Info) and event.text.startswith("nothing to resume: ") for event in heard)
 
 
 def test_checkpoints_that_a_new_run_replaces_are_named_before_anything_is_read(config: Make, reviews: Any) -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.training.ema import WARMUP, WeightAverage
+from finetune.training.ema import WARMUP, EmaWeights
 
 
 def test_the_mean_is_the_one_computed_by_hand_and_survives_a_checkpoint(tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 1)
-    average = WeightAverage(model, decay=0.5)
+    average = EmaWeights(model, decay=0.5)
     expected, values = None, [1.0, 3.0, -2.0, 8.0, 0.5]
     for n, value in enumerate(values):
         torch.nn.init.constant_(model.weight, value)
@@ -19,7 +19,7 @@ def test_the_mean_is_the_one_computed_by_hand_and_survives_a_checkpoint(tmp_path
         expected = value if expected is None else decay * expected + (1 - decay) * value
         if n == 2:
             average.save(tmp_path)
-            average = WeightAverage(torch.nn.Linear(2, 1), decay=0.5)
+            average = EmaWeights(torch.nn.Linear(2, 1), decay=0.5)
             average.load(tmp_path)
             average._model = model
     with average.in_place():

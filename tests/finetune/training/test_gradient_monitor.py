@@ -14,7 +14,7 @@ from finetune.core.errors import TrainingError
 from finetune.run import train
 from finetune.training import losses
 from finetune.training.callbacks import Diverged, look_every
-from finetune.training.gradient_monitor import Look, diagnose, loss_far_above
+from finetune.training.gradient_monitor import GradientSnapshot, diagnose, loss_far_above
 
 Make = Callable[..., TrainConfig]
 EVERY = {"every": 1}
@@ -35,7 +35,7 @@ def sigmoid_stack(**more: Any) -> dict[str, Any]:
 
 def test_a_stack_of_sigmoids_from_zeros_is_symmetric(config: Make, reviews: Any) -> None:
     wanted = config(
-        model={"head": sigmoid_stack(), "initialiser": "zeros"},
+        model={"head": sigmoid_stack(), "initializer": "zeros"},
         gradients=EVERY,
         optim={"epochs": 2},
         tfidf_baseline=False,
@@ -43,14 +43,14 @@ def test_a_stack_of_sigmoids_from_zeros_is_symmetric(config: Make, reviews: Any)
     heard, result = run(wanted, reviews)
     assert "their units will stay alike" in warned(heard)
     assert "all units of head.0, head.3" in warned(heard)
-    assert "--set model.initialiser=glorot_uniform" in warned(heard)
+    assert "--set model.initializer=glorot_uniform" in warned(heard)
     looks = [json.loads(line) for line in (result.path / "report" / "gradients.jsonl").read_text().splitlines()]
     assert len(looks) == result.updates and set(looks[0]["gradient"]) == {"embeddings", "layer 1", "layer 2", "head"}
 
 
 def test_a_deep_stack_of_sigmoids_makes_gradients_vanish(config: Make, reviews: Any) -> None:
     head = {"name": "mlp", "hidden": [16] * 8, "activation": "sigmoid", "dropout": 0.0}
-    wanted = config(model={"head": head, "initialiser": "glorot_uniform"}, gradients=EVERY, tfidf_baseline=False)
+    wanted = config(model={"head": head, "initializer": "glorot_uniform"}, gradients=EVERY, tfidf_baseline=False)
     heard, _ = run(wanted, reviews)
     assert "gradients vanish: the layers of the body get" in warned(heard)
     assert "--set model.head.activation=relu" in warned(heard)
@@ -68,13 +68,13 @@ def test_a_run_at_a_learning_rate_of_ten_is_diverged_and_gives_no_model(config: 
     assert (out.with_name(".model.run") / "diverged" / "model.safetensors").is_file(), "kept for a look"
     told = warned(heard) + str(caught.value)
     assert "the learning rate is too high" in told
-    assert "vanish" not in told and "model.head" not in told and "model.initialiser" not in told
+    assert "vanish" not in told and "model.head" not in told and "model.initializer" not in told
 
 
 def test_a_diverged_run_is_recovered_where_that_is_asked_for(config: Make, reviews: Any) -> None:
-    wanted = config(optim={"lr": 10, "epochs": 2}, gradients={"every": 100, "remedy": "auto"}, tfidf_baseline=False)
+    wanted = config(optim={"lr": 10, "epochs": 2}, gradients={"every": 100, "auto_recover": True}, tfidf_baseline=False)
     heard, result = run(wanted, reviews)
-    assert "remedy 1 of 2: the run diverged: the loss rose" in warned(heard)
+    assert "auto-recovery 1 of 2: the run diverged: the loss rose" in warned(heard)
     assert "\n  lr: 0.0001" in (result.path / "train_config.yaml").read_text()
 
 
@@ -93,7 +93,7 @@ def test_a_layer_of_dead_relus_is_found(config: Make, reviews: Any) -> None:
     head = {"name": "mlp", "hidden": [16], "activation": "relu", "dropout": 0.0}
     # the states of the body are normalised: weights of one large sign make every unit negative
     wanted = config(
-        model={"head": head, "initialiser": {"name": "random_normal", "mean": -3.0}, "pooling": "max"},
+        model={"head": head, "initializer": {"name": "random_normal", "mean": -3.0}, "pooling": "max"},
         gradients=EVERY,
         tfidf_baseline=False,
     )
@@ -141,24 +141,26 @@ def test_a_nan_in_one_batch_stops_the_run_and_keeps_the_last_checkpoint(
     assert all(bool(torch.isfinite(tensor).all()) for tensor in load_file(kept[0]).values())
 
 
-def test_a_remedy_goes_on_from_the_last_good_checkpoint(
+def test_auto_recovery_goes_on_from_the_last_good_checkpoint(
     config: Make, reviews: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planted_nan(monkeypatch, 10)
     wanted = config(
         loss="planted",
         optim={"epochs": 3, "lr": 1e-3, "head_lr": 2e-3},
-        gradients={"remedy": "auto"},
+        gradients={"auto_recover": True},
         tfidf_baseline=False,
     )
     heard, result = run(wanted, reviews)
-    assert "remedy 1 of 2" in warned(heard) and "Going on from checkpoint-7 with optim.lr=0.0001" in warned(heard)
+    assert "auto-recovery 1 of 2" in warned(heard) and "Going on from checkpoint-7 with optim.lr=0.0001" in warned(
+        heard
+    )
     assert result.updates == 21
     kept = (result.path / "train_config.yaml").read_text()
     assert "\n  lr: 0.0001" in kept and "head_lr: 0.0002" in kept and "max_grad_norm: 0.5" in kept
 
 
-def test_remedies_end(config: Make, reviews: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_recovery_ends(config: Make, reviews: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def hopeless(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return losses.sparse_categorical_crossentropy(logits, targets) * float("nan")
 
@@ -166,18 +168,18 @@ def test_remedies_end(config: Make, reviews: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(losses.FITS, "hopeless", losses.ONE_OF_MANY)
     heard: list[Any] = []
     with pytest.raises(TrainingError, match="the loss is not finite at update 1"):
-        train(config(loss="hopeless", gradients={"remedy": "auto", "attempts": 1}), reviews, heard.append)
-    assert warned(heard).count("remedy") == 1 and "Going on from the start" in warned(heard)
+        train(config(loss="hopeless", gradients={"auto_recover": True, "attempts": 1}), reviews, heard.append)
+    assert warned(heard).count("auto-recovery") == 1 and "Going on from the start" in warned(heard)
 
 
-def test_a_remedy_gives_a_symmetric_head_another_beginning(config: Make, reviews: Any) -> None:
+def test_auto_recovery_gives_a_symmetric_head_another_beginning(config: Make, reviews: Any) -> None:
     wanted = config(
-        model={"head": sigmoid_stack(hidden=[16, 16]), "initialiser": "zeros"},
-        gradients={"every": 1, "remedy": "auto"},
+        model={"head": sigmoid_stack(hidden=[16, 16]), "initializer": "zeros"},
+        gradients={"every": 1, "auto_recover": True},
         tfidf_baseline=False,
     )
     heard, result = run(wanted, reviews)
-    assert "Going on from the start with model.initialiser=glorot_uniform" in warned(heard)
+    assert "Going on from the start with model.initializer=glorot_uniform" in warned(heard)
     assert "name: glorot_uniform" in (result.path / "train_config.yaml").read_text()
 
 
@@ -196,8 +198,8 @@ def test_plots_are_drawn_only_where_they_are_wanted(config: Make, reviews: Any) 
     assert (result.path / "report" / "gradients.jsonl").is_file()
 
 
-def look(update: int, *, loss: float = 0.7, ratio: float = 1e-3, first: float = 1.0) -> Look:
-    return Look(update, loss, 1e-4, {"layer 1": first, "head": 1.0}, {"head": 1.0}, {"head": ratio})
+def look(update: int, *, loss: float = 0.7, ratio: float = 1e-3, first: float = 1.0) -> GradientSnapshot:
+    return GradientSnapshot(update, loss, 1e-4, {"layer 1": first, "head": 1.0}, {"head": 1.0}, {"head": ratio})
 
 
 def test_nothing_is_diagnosed_before_three_looks_agree() -> None:
@@ -207,15 +209,15 @@ def test_nothing_is_diagnosed_before_three_looks_agree() -> None:
     assert found.name == "vanishing"
     assert diagnose([tiny[0], look(1), tiny[2]], lr=1e-4, layers=["layer 1", "head"]) == []
     [slow] = diagnose([look(n, ratio=1e-9) for n in range(9)], lr=1e-9, layers=["head"])
-    assert slow.name == "lr_too_low" and not slow.grave and "optim.lr=2e-05" in slow.remedies
+    assert slow.name == "lr_too_low" and not slow.grave and "optim.lr=2e-05" in slow.suggested_fixes
 
 
 def test_only_settings_that_the_head_has_are_suggested_and_no_higher_rate_for_a_high_one() -> None:
     vanished = [look(n, first=1e-9) for n in range(3)]
     [stock] = diagnose(vanished, lr=1e-3, layers=["layer 1", "head"], head="stock")
-    assert stock.remedies == ("optim.lr=0.0001", "model.head=linear") and stock.safe == {}
+    assert stock.suggested_fixes == ("optim.lr=0.0001", "model.head=linear") and stock.safe == {}
     [linear] = diagnose(vanished, lr=1e-5, layers=["layer 1", "head"], head="linear")
-    assert linear.remedies == ("model.initialiser=he_uniform",)
+    assert linear.suggested_fixes == ("model.initializer=he_uniform",)
     assert diagnose([look(n, ratio=1e-9) for n in range(9)], lr=1.0, layers=["head"], head="stock") == []
 
 

@@ -13,7 +13,7 @@ from finetune.config.training import TrainConfig
 from finetune.core import events, model_folder
 from finetune.run import train
 from finetune.training.checkpoints import last_good_checkpoint, note_of
-from finetune.training.fit import Fitting
+from finetune.training.fit import TrainingAttempt
 from finetune.training.interruption import SignalCatcher
 
 Make = Callable[..., TrainConfig]
@@ -28,11 +28,11 @@ class Interrupt:
 
     def __call__(self, event: events.Event) -> None:
         self.heard.append(event)
-        if isinstance(event, events.Looked) and event.update == self.update:
+        if isinstance(event, events.GradientsRecorded) and event.update == self.update:
             signal.raise_signal(self.number)
 
     def said(self) -> str:
-        return "\n".join(event.text for event in self.heard if isinstance(event, events.Said | events.Warned))
+        return "\n".join(event.text for event in self.heard if isinstance(event, events.Info | events.Warned))
 
 
 def weights_of(folder: Path) -> str:
@@ -53,7 +53,10 @@ def checkpoint_of(config: TrainConfig) -> Path:
     ("more", "updates"),
     [
         ({"optim": {"epochs": 2}}, [1, 3, 7, 9, 14]),  # 7 and 14 end an epoch: their evaluation is made up for
-        ({"optim": {"epochs": 1.5, "accumulation": 2, "average": 0.9}, "checkpoint": {"every_steps": 2}}, [1, 2, 5, 6]),
+        (
+            {"optim": {"epochs": 1.5, "accumulation": 2, "ema_decay": 0.9}, "checkpoint": {"every_steps": 2}},
+            [1, 2, 5, 6],
+        ),
         pytest.param(
             {"optim": {"epochs": 2, "schedule": "one_cycle", "early_stopping": 1, "lr": 1e-6}},
             [2, 7],
@@ -97,8 +100,8 @@ def test_an_evaluation_is_left_at_once_and_made_up_for(
     more = {"optim": {"epochs": 2}, "tfidf_baseline": False}
     unbroken = train(config(**more | {"optim": {"epochs": 2}}, out=str(tmp_path / "whole")), reviews)
     broken = config(**more, out=str(tmp_path / "broken"))
-    callbacks, probe = Fitting._callbacks, AtPrediction()
-    monkeypatch.setattr(Fitting, "_callbacks", lambda fitting: [*callbacks(fitting), probe])
+    callbacks, probe = TrainingAttempt._callbacks, AtPrediction()
+    monkeypatch.setattr(TrainingAttempt, "_callbacks", lambda fitting: [*callbacks(fitting), probe])
     with pytest.raises(KeyboardInterrupt):
         train(broken, reviews)
     assert note_of(checkpoint_of(broken)).evaluation_due
@@ -112,7 +115,7 @@ def test_a_second_signal_stops_at_once(config: Make, reviews: Any) -> None:
     class Twice(Interrupt):
         def __call__(self, event: events.Event) -> None:
             super().__call__(event)
-            if isinstance(event, events.Looked) and event.update == self.update:
+            if isinstance(event, events.GradientsRecorded) and event.update == self.update:
                 signal.raise_signal(self.number)
 
     interrupt = Twice(2)

@@ -102,7 +102,7 @@ def test_only_what_is_not_frozen_changes(config: Make, reviews: Any, model: Any,
         if name in parts.depth and not torch.equal(tensor, before[name])
     }
     assert changed == {2, 3}
-    assert any("layers 8,544, head 1,122" in event.text for event in heard if isinstance(event, events.Said))
+    assert any("layers 8,544, head 1,122" in event.text for event in heard if isinstance(event, events.Info))
 
 
 def test_layers_that_unfreeze_train_from_their_epoch_on(config: Make, reviews: Any) -> None:
@@ -192,7 +192,7 @@ def test_lora_trains_few_weights_and_merges_into_a_plain_folder(config: Make, re
     lora = LoraConfig(rank=4, keep_adapter=True).model_dump()
     result = train(config(model={"lora": lora}, optim={"epochs": 6, "lr": 2e-2}), reviews, heard.append)
     assert result.metrics["accuracy"] == 1.0
-    said = " ".join(event.text for event in heard if isinstance(event, events.Said))
+    said = " ".join(event.text for event in heard if isinstance(event, events.Info))
     assert "training " in said and "layers " in said and "embeddings" not in said.partition("weights: ")[2][:60]
     classifier = service.load(result.path)
     texts = ["good great film", "bad awful film"]

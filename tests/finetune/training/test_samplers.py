@@ -90,7 +90,7 @@ def test_the_number_of_updates_is_known_beforehand(config: Make, reviews: Any, o
     result = train(wanted, reviews, heard.append)
     assert result.updates == regime.updates == 2 * regime.updates_per_epoch
     assert each in (None, regime.updates_per_epoch)
-    assert any(f"{regime.updates} in all" in event.text for event in heard if isinstance(event, events.Said))
+    assert any(f"{regime.updates} in all" in event.text for event in heard if isinstance(event, events.Info))
     [started] = [event for event in heard if isinstance(event, events.Started)]
     assert started.updates == regime.updates
 

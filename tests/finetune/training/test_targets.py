@@ -11,7 +11,7 @@ import pytest
 from finetune.config.data import DataConfig
 from finetune.config.training import TrainConfig
 from finetune.core.errors import ConfigError, DataError
-from finetune.core.labels import LabelSpace, Shares
+from finetune.core.labels import LabelSpace, SoftLabels
 from finetune.core.tables.files import write_table
 from finetune.data.load import load_splits
 from finetune.prepare import plan
@@ -35,7 +35,7 @@ def forms(reviews: list[dict[str, Any]]) -> dict[str, tuple[list[dict[str, Any]]
             [{"text": texts[i], "label": [shared(i)["no"], shared(i)["yes"]]} for i in rows],
             {"label_names": ("no", "yes"), "task": "binary"},
         ),
-        "columns": ([{"text": texts[i]} | shared(i) for i in rows], {"share_columns": ("yes", "no")}),
+        "columns": ([{"text": texts[i]} | shared(i) for i in rows], {"soft_label_columns": ("yes", "no")}),
     }
 
 
@@ -120,5 +120,5 @@ def test_weights_find_a_rare_label(config: Make, reviews: Any) -> None:
 
 
 def test_shares_are_one_value() -> None:
-    one, other = Shares(("a", "b"), (0.5, 0.5)), Shares(("a", "b"), (0.4, 0.6))
-    assert (one.likeliest, str(other)) == ("a", "b") and len({one, other, Shares(("a", "b"), (0.5, 0.5))}) == 2
+    one, other = SoftLabels(("a", "b"), (0.5, 0.5)), SoftLabels(("a", "b"), (0.4, 0.6))
+    assert (one.likeliest, str(other)) == ("a", "b") and len({one, other, SoftLabels(("a", "b"), (0.5, 0.5))}) == 2

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from finetune.core.labels import NliRoles
-from finetune.core.model_folder import Mix, ZeroShotSettings
+from finetune.core.model_folder import ScoreFusion, ZeroShotSettings
 from service.errors import BadRequest
 from service.inference import zero_shot
 
@@ -19,7 +19,7 @@ ROLES = NliRoles(entailment=2, contradiction=0)
 
 
 def collapse(logits, cosine=None, **more):
-    options = {"roles": ROLES, "scorer": "nli", "mix": Mix(), "multi_label": False} | more
+    options = {"roles": ROLES, "scorer": "nli", "mix": ScoreFusion(), "multi_label": False} | more
     cosines = None if cosine is None else np.array(cosine, dtype=np.float64)
     return zero_shot.collapse(None if logits is None else np.array(logits), cosines, **options)
 
@@ -109,14 +109,14 @@ def test_huge_logits_still_give_finite_scores(scorer, multi_label):
 
 
 def test_the_embedding_scorer_is_a_softmax_or_a_sigmoid_of_the_cosine():
-    mix = Mix(cosine_weight=math.log(3), cosine=2.0, bias=-1.0)
+    mix = ScoreFusion(cosine_weight=math.log(3), cosine=2.0, bias=-1.0)
     assert collapse(None, [[1.0, 0.0]], scorer="embedding", mix=mix) == pytest.approx(np.array([[0.75, 0.25]]))
     several = collapse(None, [[0.5, 1.5]], scorer="embedding", mix=mix, multi_label=True)
     assert several == pytest.approx(np.array([[0.5, 1 / (1 + math.exp(-2.0))]]))
 
 
 def test_the_mixed_scorer_adds_the_cosine_to_the_log_probability_of_entailment():
-    mix = Mix(cosine_weight=2.0, nli=0.5, cosine=3.0, bias=0.25)
+    mix = ScoreFusion(cosine_weight=2.0, nli=0.5, cosine=3.0, bias=0.25)
     logits = [[[1.0, 0.5, 2.0], [0.0, 0.0, -1.0]]]
     log_p = [2.0 - math.log(math.exp(1) + math.exp(0.5) + math.exp(2)), -1.0 - math.log(2 + math.exp(-1))]
     raw = [math.exp(log_p[0] + 2.0 * 0.3), math.exp(log_p[1] + 2.0 * 0.6)]

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.errors import BadRequest
 from service.schema import Answer
-from service.server.guard import Keys, check_exposure
+from service.server.guard import ApiKeys, check_exposure
 from service.settings import ServeSettings
 
 KEY, OTHER = "a-long-enough-key-1", "a-long-enough-key-2"
@@ -60,18 +60,18 @@ def test_other_addresses_want_a_key_or_the_word(tmp_path, monkeypatch):
     for host in ("0.0.0.0", "::", "192.168.1.4", "example.org"):
         settings = ServeSettings(host=host)
         with pytest.raises(BadRequest, match="give a key with --api-key-file FILE or REHEAD_API_KEYS, or say"):
-            check_exposure(settings, Keys.read(settings))
-        check_exposure(ServeSettings(host=host, no_auth=True), Keys({}))
-        check_exposure(settings, Keys({"a": KEY}))
+            check_exposure(settings, ApiKeys.read(settings))
+        check_exposure(ServeSettings(host=host, no_auth=True), ApiKeys({}))
+        check_exposure(settings, ApiKeys({"a": KEY}))
     for host in ("127.0.0.1", "127.0.0.9", "::1", "localhost"):
-        check_exposure(ServeSettings(host=host), Keys({}))
+        check_exposure(ServeSettings(host=host), ApiKeys({}))
 
 
 def test_keys_come_from_a_file_and_the_environment(tmp_path, monkeypatch):
     file = tmp_path / "keys"
     file.write_text(f"# ours\n\nteam = {KEY}\n{OTHER}==\n", encoding="utf-8")
     monkeypatch.setenv("REHEAD_API_KEYS", f"ci={KEY}-ci,{OTHER}-plain")
-    keys = Keys.read(ServeSettings(api_key_file=file))
+    keys = ApiKeys.read(ServeSettings(api_key_file=file))
     names = [keys.name_of(key) for key in (KEY, f"{OTHER}==", f"{KEY}-ci", f"{OTHER}-plain", KEY[:-1], "")]
     assert names == ["team", "key2", "ci", "key4", None, None]
 
@@ -84,10 +84,10 @@ def test_keys_that_cannot_be_used_are_a_sentence(tmp_path, monkeypatch, content,
     monkeypatch.delenv("REHEAD_API_KEYS", raising=False)
     (tmp_path / "keys").write_text(content)
     with pytest.raises(BadRequest, match=sentence) as told:
-        Keys.read(ServeSettings(api_key_file=tmp_path / "keys"))
+        ApiKeys.read(ServeSettings(api_key_file=tmp_path / "keys"))
     assert KEY not in str(told.value) and "short" not in str(told.value)
     with pytest.raises(BadRequest, match="cannot be read"):
-        Keys.read(ServeSettings(api_key_file=tmp_path / "none"))
+        ApiKeys.read(ServeSettings(api_key_file=tmp_path / "none"))
 
 
 def test_one_key_opens_api_page_and_metrics(served):
@@ -344,7 +344,9 @@ def test_uploads_on_their_way_take_room_too(monkeypatch):
 
     async def many():
         monkeypatch.setattr(restrictions, "sweep", lambda: 0)
-        entrance = restrictions.Gate(never_done, max_body_bytes=100, max_upload_bytes=1000, refusal=refusal)
+        entrance = restrictions.GradioRestrictions(
+            never_done, max_body_bytes=100, max_upload_bytes=1000, refusal=refusal
+        )
         scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": []}
         calls = [asyncio.ensure_future(entrance(scope, None, None)) for _ in range(restrictions.UPLOADS_AT_ONCE + 3)]
         await asyncio.sleep(0.5)

@@ -62,9 +62,9 @@ def test_a_run_tells_what_happens_and_leaves_a_model(jobs, settings, tmp_path):
     job = until(jobs, "films", lambda job: job.state != "running")
     assert job.state == "finished" and jobs.latest() == job
     kinds = {type(one) for one in job.events}
-    assert {events.Started, events.Step, events.Looked, events.Evaluated, events.Finished} <= kinds
+    assert {events.Started, events.Step, events.GradientsRecorded, events.Evaluated, events.Finished} <= kinds
     assert job.config["loss"] == {"name": "focal", "gamma": 3}
-    looked = next(one for one in job.events if isinstance(one, events.Looked))
+    looked = next(one for one in job.events if isinstance(one, events.GradientsRecorded))
     assert set(looked.gradient) == set(looked.ratio) and all(value >= 0 for value in looked.gradient.values())
     from service import Classifier
 
@@ -181,7 +181,7 @@ def test_an_event_that_is_half_written_is_not_read_yet(jobs, tmp_path):
     (folder / "events.jsonl").write_text(
         '{"event": "Said", "text": "a"}\n{"event": "Evaluated", "update": 1, "epoch": 1.0, "metrics": {"accuracy": 1.0}'
     )
-    assert [type(one) for one in jobs.job("films").events] == [events.Said]
+    assert [type(one) for one in jobs.job("films").events] == [events.Info]
 
 
 def test_one_table_is_looked_at_at_a_time_and_a_server_that_ends_does_not_wait(jobs, settings, tmp_path, monkeypatch):

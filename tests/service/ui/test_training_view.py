@@ -16,7 +16,7 @@ def shown(state: str, *seen: events.Event) -> str:
 
 def test_an_untrained_model_is_said_to_be_one_before_its_figures_and_once() -> None:
     finished = events.Finished("/models/m", {"accuracy": 0.5}, (UNTRAINED, CHOSEN))
-    text = shown("finished", BEGUN, events.Said("a base"), events.Warned(UNTRAINED), finished)
+    text = shown("finished", BEGUN, events.Info("a base"), events.Warned(UNTRAINED), finished)
     assert text.count("The model is untrained") == 1 and "the model is untrained" not in text
     assert text.index("The model is untrained") < text.index("accuracy 0.500 on 6 validation rows")
     assert "The validation rows chose the best of 3 checkpoints (by macro_f1)" in text
@@ -24,7 +24,7 @@ def test_an_untrained_model_is_said_to_be_one_before_its_figures_and_once() -> N
 
 
 def test_a_diverged_run_is_said_to_be_one_before_anything_else_it_said() -> None:
-    said = [events.Said(f"remark {number}") for number in range(9)]
+    said = [events.Info(f"remark {number}") for number in range(9)]
     failed = events.Failed("the run diverged: the loss rose to 593 by update 9, and was 0.69 at the start.")
     text = shown("failed", BEGUN, *said, events.Warned("the learning rate is too high"), failed)
     assert text.index("the run diverged") < text.index("remark") < text.index("the learning rate is too high")
