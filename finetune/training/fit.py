@@ -84,7 +84,7 @@ class TrainingAttempt:
 
         self.config, self.given, self.say, self._is_said = config, given, given.say, False
         labels, train, regime = given.labels, given.train, given.regime
-        terms = [pick(AUXILIARY, choice.name, choice.knobs, what="auxiliary term") for choice in config.auxiliary]
+        terms = [pick(AUXILIARY, choice.name, choice.options, what="auxiliary term") for choice in config.auxiliary]
         set_seed(config.seed)
         built = built_for(config, given.base, labels, train.targets, given.target)
         self.say(Info(f"base {config.base}: {built}"))
