@@ -144,7 +144,7 @@ class DataConfig(Part):
     """Column of the group (an author, a document); no group is in both training and evaluation."""
 
     task: Task | None = None
-    """binary, multiclass, multi_label or regression; None infers it from the label column."""
+    """Task; None infers it from the label column."""
 
     bounds: tuple[float | None, float | None] | None = None
     """Lowest and highest target of a regression, such as [1, 5]; predictions are clipped to it, null is no bound."""

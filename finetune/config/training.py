@@ -54,7 +54,7 @@ def _count_or_word(value: Any, words: tuple[str, ...], message: str) -> Any:
 
 
 class LoraConfig(Part):
-    """LoRA: train low-rank adapters in the encoder's linear layers; needs peft (the extra `lora`)."""
+    """Low-rank adapters (LoRA) in the encoder's linear layers; they need peft (the extra `lora`)."""
 
     rank: int = Field(8, ge=1)
     """Rank of the adapter matrices (`r` in peft)."""

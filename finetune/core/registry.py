@@ -52,5 +52,5 @@ def options_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def sentence_of(function: Callable[..., Any]) -> str:
-    """Return the first line of a function's docstring."""
-    return (inspect.getdoc(function) or "").split("\n")[0]
+    """Return the first paragraph of a function's docstring, on one line."""
+    return " ".join((inspect.getdoc(function) or "").partition("\n\n")[0].split())
