@@ -47,7 +47,7 @@ def test_a_model_that_is_not_to_be_had_is_one_sentence_and_no_wait(hub, tiny_sen
     for done, sentence in (
         (pickled, "'org/pickled' on the Hub has no safetensors weights"),
         (missing, "and the Hub does not give it: "),
-        (unreachable, "and the Hub cannot be reached now, nor is it in the cache"),
+        (unreachable, "and the Hub cannot be reached now, and the cache does not have it"),
     ):
         assert done.returncode == 2 and sentence in done.stderr
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -294,7 +294,7 @@ def test_entailment_rows_make_a_zero_shot_model_under_both_masks(config: Make, t
     zero = model_folder.read(result.path).settings.zero_shot
     assert zero is not None
     assert (zero.attention, zero.scorer, zero.hypothesis_template) == ("shared_text", "both", "about {}.")
-    assert zero.mix != model_folder.ScoreFusion(), "the mix was fitted"
+    assert zero.fusion != model_folder.ScoreFusion(), "the fusion was fitted"
     assert any(isinstance(event, events.Info) and event.text.startswith("mix on") for event in seen)
 
 
