@@ -170,7 +170,7 @@ def _show_plan(config: TrainConfig) -> None:
     require_unlocked(out)
     found = plan(config)
     click.echo(loading.dump(found.config))
-    for sentence in found.splits.said:
+    for sentence in found.splits.notes:
         click.echo(f"# {sentence}")
     click.echo("# labels: " + ", ".join(found.splits.labels.names))
     for name, count in found.splits.counts.items():

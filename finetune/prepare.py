@@ -24,7 +24,7 @@ from finetune.data.near_duplicates import NearDuplicates
 from finetune.data.near_duplicates import find as near_duplicates_of
 from finetune.data.rows import Rows
 from finetune.data.tokenized import Tokens
-from finetune.data.tokenizer_report import TokenizerReport, look
+from finetune.data.tokenizer_report import TokenizerReport, tokenizer_report
 from finetune.reports import report
 from finetune.training.batch_plan import BatchPlan, batch_plan_for
 from finetune.training.losses import default_loss, loss_for, output_activation
@@ -140,7 +140,7 @@ def plan_of(
 ) -> Plan:
     from finetune.training.fit import built_for
 
-    fit = look(encoder, splits.train.texts, train.tokens, base=config.base, seed=config.seed)
+    fit = tokenizer_report(encoder, splits.train.texts, train.tokens, base=config.base, seed=config.seed)
     near = near_duplicates_of(splits.by_name())
     splits = replace(splits, counts=splits.counts | near.counts)
     lengths = report.Lengths(train.tokens.lengths.tolist(), encoder.max_length, fit.truncated)

@@ -97,7 +97,7 @@ def _train(config: TrainConfig, data: Any, say: Listener, out: Path, work: Path)
     base = base_of(config)
     config, splits, encoder = prepared(config, base, data)
     labels = splits.labels
-    for sentence in splits.said:
+    for sentence in splits.notes:
         say(Info(sentence))
     for sentence in splits.warnings:
         say(Warned(sentence))

@@ -119,7 +119,7 @@ def test_predictions_are_clipped_to_the_bounds(config: Make, reviews: Any) -> No
 def test_a_number_outside_the_bounds_is_refused_with_its_row(config: Make, reviews: Any) -> None:
     rows = numbers(reviews)
     rows[6]["label"] = 7.5
-    with pytest.raises(DataError, match=r"row 7: the number 7.5 lies outside data.bounds"):
+    with pytest.raises(DataError, match=r"row 7: the number 7.5 is outside data.bounds"):
         for seed in range(9):  # the row may fall to validation
             plan(config(data={"bounds": [1, 5], "task": "regression"}, seed=seed), rows)
     with pytest.raises(ConfigError, match=r"data.bounds.*the lower bound first"):
