@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -27,10 +26,9 @@ from typing import Any
 
 import torch
 import transformers
+from inference import WORKLOADS, job_of, operations, tokens_per_text
 from torch.profiler import ProfilerActivity, profile
 
-sys.path[0] = str(Path(__file__).parents[1])
-from benchmarks.inference import WORKLOADS, job_of, operations, tokens_per_text
 from finetune.core.model_folder import read
 from service.inference.engine import Engine
 from service.schema import TextInput, ZeroShotQuestion

@@ -31,7 +31,6 @@ from typing import Any
 
 import pandas as pd
 
-sys.path[0] = str(Path(__file__).parents[1])  # finetune.py beside this file is not the package
 SEED, THREADS = 0, 2
 ELSEWHERE = {"gliclass": "peer_python", "cross_encoder": "cross_encoder_python"}
 

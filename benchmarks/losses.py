@@ -1,4 +1,4 @@
-"""Measures losses and initializers against Keras 3 and against their definitions: `python benchmarks/losses.py`.
+"""Measures losses and initializers against Keras 3 and against their definitions: `PYTHONPATH=tests/support python benchmarks/losses.py`.
 
 Knows: for each loss and task the largest relative deviation a row, over several knob values: from Keras on moderate
 logits, and from the definition in float64 on logits of -1e4, 0 and 1e4 with targets at their borders. For each
@@ -11,14 +11,10 @@ Deviations are relative to the loss, or to 0.1 where it is smaller. Losses are c
 from __future__ import annotations
 
 import platform
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 # in the place of this folder, whose finetune.py is not the package of that name
-sys.path[0] = str(Path(__file__).parent.parent / "tests" / "support")
-
 import keras_reference as reference
 import numpy as np
 import torch

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-sys.path.pop(0)  # finetune.py beside this script is not the package of that name
 
 from finetune.config.loading import build
 from finetune.core import events

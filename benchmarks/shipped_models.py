@@ -10,14 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.pop(0)  # finetune.py beside this script is not the package of that name
 
 from finetune.core.model_folder import find, read, shipped_dir
 from finetune.core.tables.files import read_table

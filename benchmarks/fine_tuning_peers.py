@@ -1,4 +1,4 @@
-"""One measured run of benchmarks/finetune.py, in a process of its own: `python -P benchmarks/finetune_peers.py JOB`.
+"""One measured run of benchmarks/fine_tuning.py, in a process of its own: `fine_tuning_peers.py JOB`.
 
 Knows: how each contestant trains, what its clock counts, how held-out rows are scored.
 Does not know: which rows they are, the order of the runs, what is compared.

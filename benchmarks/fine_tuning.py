@@ -1,7 +1,7 @@
-"""Measures fine-tuning against its peers: `python benchmarks/finetune.py --base BASE --peer-python PYTHON`.
+"""Measures fine-tuning against its peers: `python benchmarks/fine_tuning.py --base BASE --peer-python PYTHON`.
 
 Knows: which rows are trained on and held out, the order of the runs, medians, when a stated score was first reached.
-Does not know: how a contestant trains, or what its clock counts (finetune_peers.py, one process a run).
+Does not know: how a contestant trains, or what its clock counts (fine_tuning_peers.py, one process a run).
 
 Rows are drawn once, without texts that repeat or are held out; a seed is that of the new head, the order of rows and
 dropout. BASE is an encoder that sentence-transformers reads too; PYTHON has sentence-transformers and setfit.
@@ -52,7 +52,7 @@ def measured(job: dict[str, Any], python: str) -> dict[str, Any]:
         file, result = Path(scratch) / "job.json", Path(scratch) / "result.json"
         file.write_text(json.dumps(job | {"scratch": scratch, "result": str(result)}), encoding="utf-8")
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(THREADS))
-        command = [python, "-P", str(Path(__file__).with_name("finetune_peers.py")), str(file)]
+        command = [python, "-P", str(Path(__file__).with_name("fine_tuning_peers.py")), str(file)]
         done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True)
         if done.returncode:
             return {"error": f"exit {done.returncode}: {done.stderr[-2000:]}"}
