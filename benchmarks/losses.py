@@ -1,9 +1,11 @@
-"""Measures losses and initializers against Keras 3 and against their definitions: `PYTHONPATH=tests/support python benchmarks/losses.py`.
+"""Measure losses and initializers against Keras 3 and against their definitions.
 
-Knows: for each loss and task the largest relative deviation a row, over several knob values: from Keras on moderate
-logits, and from the definition in float64 on logits of -1e4, 0 and 1e4 with targets at their borders. For each
-initializer the deviation of its standard deviation, and how far its values lie beyond their bounds.
-Does not know: the references, which are those of the tests (tests/support/keras_reference.py), or any bar.
+    PYTHONPATH=tests/support python benchmarks/losses.py
+
+For each loss and task it prints the largest relative deviation per row over several option values: from Keras on
+moderate logits, and from the definition in float64 on logits of -1e4, 0 and 1e4 with extreme targets. For each
+initializer it prints the deviation of the standard deviation, and how far values lie beyond the bounds. The references
+are those of the tests (tests/support/keras_reference.py).
 
 Deviations are relative to the loss, or to 0.1 where it is smaller. Losses are computed in float32, as in training.
 """
