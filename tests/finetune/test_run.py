@@ -44,7 +44,7 @@ def stock_pipeline(folder: Path, inputs: Any) -> Any:
 
 
 def test_two_labels_become_a_folder_that_transformers_reads_alone(config: Make, reviews: Any) -> None:
-    result = train(config(optim={"epochs": 3}), reviews)
+    result = train(config(optim={"epochs": 3}, plots=True), reviews)
     assert result.metrics["accuracy"] == 1.0
     folder = model_folder.read(result.path, check_hashes=True)
     assert folder.labels.names == ("no", "yes")
