@@ -29,8 +29,8 @@ def test_the_python_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
         exec(compile(block, f"docs/python.md, block {number}", "exec"), space)
     printed = capsys.readouterr().out
     assert "'predicted_label': 'positive'" in printed and "['text', 'label', 'labels', 'scores']" in printed
-    assert space["answer"]["labels"][0] == "sports" and space["found"]["accuracy"] == 1.0
-    assert (tmp_path / "models" / "desk" / "README.md").is_file()
+    assert space["answer"]["labels"][0] == "sports" and space["metrics"]["accuracy"] == 1.0
+    assert (tmp_path / "models" / "news" / "README.md").is_file()
 
 
 @pytest.mark.slow
