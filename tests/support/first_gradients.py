@@ -1,7 +1,7 @@
-"""The gradients of a run's first update, in this process or in each of several.
+"""The gradients of a run's first update, in one process or in several.
 
-Knows: how to stop the real Trainer where it hands gradients to the optimizer.
-Does not know: any single test. As a script, under torch.distributed.run: BASE OUT, and CASES as JSON on its input.
+The real Trainer is stopped where it passes gradients to the optimizer. As a script, under torch.distributed.run, the
+arguments are BASE, OUT and CASES as JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from finetune.training.trainer import Examples
 
 
 def values_of(task: str, rows: int) -> list[Any]:
-    """Label values for a task."""
+    """Return label values for a task."""
     torch.manual_seed(0)
     if task == "regression":
         return [float(value) for value in torch.rand(rows)]
@@ -38,13 +38,13 @@ def values_of(task: str, rows: int) -> list[Any]:
 def first_gradients(
     base: Path, folder: Path, name: str, task: str, *, rows: int, batch_size: int, accumulation: int = 1, **more: Any
 ) -> dict[str, torch.Tensor]:
-    """The gradients of the first update."""
-    found: dict[str, torch.Tensor] = {}
+    """Return the gradients of the first update, by parameter name."""
+    gradients: dict[str, torch.Tensor] = {}
 
-    class Catch(TrainerCallback):
+    class StopAtFirstUpdate(TrainerCallback):
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
             weights = ((key.removeprefix("module."), weight) for key, weight in model.named_parameters())
-            found.update({key: weight.grad.clone() for key, weight in weights if weight.grad is not None})
+            gradients.update({key: weight.grad.clone() for key, weight in weights if weight.grad is not None})
             control.should_training_stop = True
 
     values = values_of(task, rows)
@@ -59,10 +59,10 @@ def first_gradients(
     fitting = TrainingAttempt(
         config, Given(find(str(base)), labels, encoder, split, split, regime, Path(folder), lambda event: None)
     )
-    fitting.trainer.add_callback(Catch())
+    fitting.trainer.add_callback(StopAtFirstUpdate())
     fitting.trainer.args.set_evaluate("no")
     fitting.trainer.train()
-    return found
+    return gradients
 
 
 if __name__ == "__main__":
