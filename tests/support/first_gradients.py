@@ -39,12 +39,12 @@ def first_gradients(
     base: Path, folder: Path, name: str, task: str, *, rows: int, batch_size: int, accumulation: int = 1, **more: Any
 ) -> dict[str, torch.Tensor]:
     """Return the gradients of the first update, by parameter name."""
-    gradients: dict[str, torch.Tensor] = {}
+    found: dict[str, torch.Tensor] = {}
 
-    class StopAtFirstUpdate(TrainerCallback):
+    class Catch(TrainerCallback):
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
             weights = ((key.removeprefix("module."), weight) for key, weight in model.named_parameters())
-            gradients.update({key: weight.grad.clone() for key, weight in weights if weight.grad is not None})
+            found.update({key: weight.grad.clone() for key, weight in weights if weight.grad is not None})
             control.should_training_stop = True
 
     values = values_of(task, rows)
@@ -59,10 +59,10 @@ def first_gradients(
     fitting = TrainingAttempt(
         config, Given(find(str(base)), labels, encoder, split, split, regime, Path(folder), lambda event: None)
     )
-    fitting.trainer.add_callback(StopAtFirstUpdate())
+    fitting.trainer.add_callback(Catch())
     fitting.trainer.args.set_evaluate("no")
     fitting.trainer.train()
-    return gradients
+    return found
 
 
 if __name__ == "__main__":
