@@ -1,4 +1,4 @@
-"""A caller's program, for the type checker: what the Python doors take and give, under mypy's strict rules."""
+"""A program that uses the Python API, type-checked under mypy's strict rules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def best(texts: Iterable[str]) -> list[str]:
     model: Classifier | ZeroShotClassifier = load("sentiment", batch_size=16)
     labels: tuple[str, ...] = model.folder.labels.names
     answers: list[dict[str, Any]] = Classifier("sentiment")(list(texts), top_k=None)
-    return [*labels, *(str(one["label"]) for one in answers)]
+    return [*labels, *(str(answer["label"]) for answer in answers)]
 
 
 async def topics(text: str) -> Any:

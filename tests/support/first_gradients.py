@@ -1,7 +1,7 @@
-"""The gradients of a run's first update, in this process or in each of several.
+"""The gradients of a run's first update, in one process or in several.
 
-Knows: how to stop the real Trainer where it hands gradients to the optimizer.
-Does not know: any single test. As a script, under torch.distributed.run: BASE OUT, and CASES as JSON on its input.
+The real Trainer is stopped where it passes gradients to the optimizer. As a script, under torch.distributed.run, the
+arguments are BASE, OUT and CASES as JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from finetune.training.trainer import Examples
 
 
 def values_of(task: str, rows: int) -> list[Any]:
-    """Label values for a task."""
+    """Return label values for a task."""
     torch.manual_seed(0)
     if task == "regression":
         return [float(value) for value in torch.rand(rows)]
@@ -38,7 +38,7 @@ def values_of(task: str, rows: int) -> list[Any]:
 def first_gradients(
     base: Path, folder: Path, name: str, task: str, *, rows: int, batch_size: int, accumulation: int = 1, **more: Any
 ) -> dict[str, torch.Tensor]:
-    """The gradients of the first update."""
+    """Return the gradients of the first update, by parameter name."""
     found: dict[str, torch.Tensor] = {}
 
     class Catch(TrainerCallback):

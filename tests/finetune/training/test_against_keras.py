@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 from keras_reference import (
-    INITIALISER_KNOBS,
+    INITIALIZER_OPTIONS,
     KERAS,
-    KNOBS,
+    OPTIONS,
     defined_loss,
     defined_spread,
     deviation,
@@ -45,7 +45,7 @@ CASES = [
     for name, fit in FITS.items()
     for task in fit.tasks
     for shares in ([False, True] if fit.shares else [False])
-    for knobs in KNOBS.get(name, [{}])
+    for knobs in OPTIONS.get(name, [{}])
 ]
 OF_KERAS = [case for case in CASES if case.values[0] in KERAS]
 LABELLED = [(name, task) for name, fit in FITS.items() for task in fit.tasks if task != "regression"]
@@ -237,7 +237,7 @@ def test_label_weights_multiply_the_knob_pos_weight(name: str) -> None:
 
 # initializers
 
-FILLS = [(name, knobs) for name in INITIALIZERS for knobs in INITIALISER_KNOBS.get(name, [{}])]
+FILLS = [(name, knobs) for name in INITIALIZERS for knobs in INITIALIZER_OPTIONS.get(name, [{}])]
 SHAPES = [(300, 200), (200, 300)]
 ALIKE = {"zeros", "ones", "constant"}
 

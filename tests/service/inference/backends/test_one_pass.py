@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from checkpoints import save_tokenizer
-from passes import READ_ONCE, made, tried
+from passes import ONE_PASS_FAMILIES, random_sequences, sensitive_model
 
 from finetune.core.attention_mask import HYPOTHESIS, TEXT
 from finetune.core.model_folder import read
@@ -28,19 +28,19 @@ def encoder(tmp_path_factory):
 
 @pytest.mark.parametrize("family", SHARED_TEXT_FAMILIES)
 def test_every_family_is_read_once_or_in_pairs(family):
-    assert TorchBackend(tried(family), family=family).one_pass == (family in READ_ONCE)
+    assert TorchBackend(sensitive_model(family), family=family).one_pass == (family in ONE_PASS_FAMILIES)
 
 
-@pytest.mark.parametrize("family", READ_ONCE)
+@pytest.mark.parametrize("family", ONE_PASS_FAMILIES)
 @pytest.mark.parametrize("single_row", [0, 144])
 def test_logits_and_embeddings_are_those_of_pairs(family, single_row, encoder, monkeypatch):
     monkeypatch.setattr("service.inference.backends.packing.WIDEST_SINGLE_ROW", single_row)
     monkeypatch.setattr("service.inference.backends.packing.WIDTH", 16)
-    backend = TorchBackend(tried(family), family=family)
+    backend = TorchBackend(sensitive_model(family), family=family)
     encoder.has_type_ids = family in ("bert", "electra")
     rng = np.random.default_rng(0)
-    texts = made(rng, [9, 1, 0, 30], TEXT, 1)
-    hypotheses = made(rng, [4, 7, 1, 4, 12], HYPOTHESIS, 0)
+    texts = random_sequences(rng, [9, 1, 0, 30], TEXT, 1)
+    hypotheses = random_sequences(rng, [4, 7, 1, 4, 12], HYPOTHESIS, 0)
     pack = packed(hypotheses, texts[0].part(0, 1))
     assert (len(pack.ids) == 1) == bool(single_row)
     found = backend.run_labels(encoder.pad(texts), [pack] * 4, embeddings=True)
@@ -58,10 +58,10 @@ def test_logits_and_embeddings_are_those_of_pairs(family, single_row, encoder, m
 
 
 def test_texts_with_labels_of_their_own_share_a_batch(encoder):
-    backend = TorchBackend(tried("bert"), family="bert")
+    backend = TorchBackend(sensitive_model("bert"), family="bert")
     rng = np.random.default_rng(1)
-    texts = made(rng, [9, 3, 20], TEXT, 1)
-    sets = [made(rng, lengths, HYPOTHESIS, 0) for lengths in ([4, 7], [30] * 7, [2])]
+    texts = random_sequences(rng, [9, 3, 20], TEXT, 1)
+    sets = [random_sequences(rng, lengths, HYPOTHESIS, 0) for lengths in ([4, 7], [30] * 7, [2])]
     packs = [packed(hypotheses, texts[0].part(0, 1)) for hypotheses in sets]
     together = backend.run_labels(encoder.pad(texts), packs, embeddings=True)
     alone = [
@@ -75,8 +75,8 @@ def test_texts_with_labels_of_their_own_share_a_batch(encoder):
 @pytest.mark.parametrize("count", [1, 2, 14, 77, 1000])
 def test_labels_are_packed_whole_in_rows_with_little_padding(count):
     rng = np.random.default_rng(count)
-    hypotheses = made(rng, rng.integers(3, 12, count), HYPOTHESIS, 0)
-    pack = packed(hypotheses, made(rng, [1], TEXT, 1)[0].part(0, 1))
+    hypotheses = random_sequences(rng, rng.integers(3, 12, count), HYPOTHESIS, 0)
+    pack = packed(hypotheses, random_sequences(rng, [1], TEXT, 1)[0].part(0, 1))
     tokens = sum(1 + len(one) for one in hypotheses)
     assert pack.tokens < 1.06 * tokens + 1 and (pack.owners >= 0).sum() == tokens
     ids, types, owners = pack.ids.ravel(), pack.type_ids.ravel(), pack.owners.ravel()
