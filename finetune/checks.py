@@ -53,7 +53,7 @@ def check_choices(config: TrainConfig) -> None:
     )
     for what, table, choice in chosen:
         if choice is not None:
-            pick(table, choice.name, choice.knobs, what=what)
+            pick(table, choice.name, choice.options, what=what)
     if config.loss is not None:
         # a distribution as a label is known only once the table is read
         loss_for(config.data.task or _any_task_of(config.loss), config.loss)
@@ -151,12 +151,12 @@ def _build_head(config: TrainConfig) -> None:
     model = config.model
     if model.head.name != STOCK:
         with _refused("model.head"):
-            pick(HEADS, model.head.name, model.head.knobs, what="head")(TINY_WIDTH, TINY_OUTPUTS)
+            pick(HEADS, model.head.name, model.head.options, what="head")(TINY_WIDTH, TINY_OUTPUTS)
     elif model.pooling is not None:
         raise ConfigError("model.pooling is for heads of ours: --set model.head=linear, or leave it out")
     if model.initializer is not None:
         with _refused("model.initializer"):
-            fill = pick(INITIALIZERS, model.initializer.name, model.initializer.knobs, what="initializer")
+            fill = pick(INITIALIZERS, model.initializer.name, model.initializer.options, what="initializer")
             initialize(nn.Linear(TINY_WIDTH, TINY_OUTPUTS), fill)
 
 
@@ -166,9 +166,9 @@ def _build_optimizer(config: TrainConfig) -> None:
     optim = config.optim
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": optim.lr or 1e-4, "weight_decay": 0.0, "l2": 0.0}]
     with _refused("optim.optimizer"):
-        optimizer = pick(OPTIMIZERS, optim.optimizer.name, optim.optimizer.knobs, what="optimizer")(groups)
+        optimizer = pick(OPTIMIZERS, optim.optimizer.name, optim.optimizer.options, what="optimizer")(groups)
     with _refused("optim.schedule"):
-        pick(SCHEDULES, optim.schedule.name, optim.schedule.knobs, what="schedule")(optimizer, 1, TINY_UPDATES)
+        pick(SCHEDULES, optim.schedule.name, optim.schedule.options, what="schedule")(optimizer, 1, TINY_UPDATES)
 
 
 @contextmanager

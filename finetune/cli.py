@@ -146,16 +146,16 @@ def _show_files(config: TrainConfig, folder: Path) -> None:
 @click.command()
 @click.argument("table", type=click.Choice(list(TABLES)))
 def choices(table: str) -> None:
-    """List the choices of a table, each with its sentence or formula, its knobs, and the tasks it is for."""
+    """List the choices of a table, each with its sentence or formula, its options, and the tasks it is for."""
     from finetune.config.choices import table as functions
     from finetune.config.choices import tasks_of
-    from finetune.core.registry import knobs_of, sentence_of
+    from finetune.core.registry import options_of, sentence_of
 
     fits = tasks_of(table)
     for name, function in functions(table).items():
-        knobs = ", ".join(f"{knob}={default}" for knob, default in knobs_of(function).items())
+        options = ", ".join(f"{option}={default}" for option, default in options_of(function).items())
         tasks = f"  [{', '.join(fits[name])}]" if name in fits else ""
-        click.echo(f"{name}{f'  ({knobs})' if knobs else ''}{tasks}\n    {sentence_of(function)}")
+        click.echo(f"{name}{f'  ({options})' if options else ''}{tasks}\n    {sentence_of(function)}")
 
 
 def _show_plan(config: TrainConfig) -> None:
@@ -170,7 +170,7 @@ def _show_plan(config: TrainConfig) -> None:
     require_unlocked(out)
     found = plan(config)
     click.echo(loading.dump(found.config))
-    for sentence in found.splits.said:
+    for sentence in found.splits.notes:
         click.echo(f"# {sentence}")
     click.echo("# labels: " + ", ".join(found.splits.labels.names))
     for name, count in found.splits.counts.items():

@@ -14,7 +14,7 @@ from finetune.checks import check_choices, check_run
 from finetune.config.training import Choice, TrainConfig
 from finetune.core import model_folder
 from finetune.core.errors import ConfigError, DataError
-from finetune.core.hub import fetched
+from finetune.core.hub import download
 from finetune.core.labels import SoftLabels
 from finetune.core.target_scale import TargetScale
 from finetune.core.tokenization import TextEncoder
@@ -24,7 +24,7 @@ from finetune.data.near_duplicates import NearDuplicates
 from finetune.data.near_duplicates import find as near_duplicates_of
 from finetune.data.rows import Rows
 from finetune.data.tokenized import Tokens
-from finetune.data.tokenizer_report import TokenizerReport, look
+from finetune.data.tokenizer_report import TokenizerReport, tokenizer_report
 from finetune.reports import report
 from finetune.training.batch_plan import BatchPlan, batch_plan_for
 from finetune.training.losses import default_loss, loss_for, output_activation
@@ -93,7 +93,7 @@ def _check_resumed(planned: Plan, base: model_folder.Location, encoder: TextEnco
 
 def base_of(config: TrainConfig) -> model_folder.Location:
     found = model_folder.find(config.base, config.models_dir)
-    return fetched(found, config.models_dir, revision=config.model.revision)
+    return download(found, config.models_dir, revision=config.model.revision)
 
 
 def prepared(config: TrainConfig, base: model_folder.Location, data: Any) -> tuple[TrainConfig, Splits, TextEncoder]:
@@ -140,7 +140,7 @@ def plan_of(
 ) -> Plan:
     from finetune.training.fit import built_for
 
-    fit = look(encoder, splits.train.texts, train.tokens, base=config.base, seed=config.seed)
+    fit = tokenizer_report(encoder, splits.train.texts, train.tokens, base=config.base, seed=config.seed)
     near = near_duplicates_of(splits.by_name())
     splits = replace(splits, counts=splits.counts | near.counts)
     lengths = report.Lengths(train.tokens.lengths.tolist(), encoder.max_length, fit.truncated)
@@ -172,7 +172,7 @@ def targets_of(config: TrainConfig, splits: Splits, name: str) -> Any:
     loss_for(
         labels.task,
         config.loss,
-        shares=labels.are_shares(targets),
+        shares=labels.are_soft(targets),
         class_weights=labels.weights(config.class_weights, targets),
         target=splits.target,
     )

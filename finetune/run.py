@@ -97,7 +97,7 @@ def _train(config: TrainConfig, data: Any, say: Listener, out: Path, work: Path)
     base = base_of(config)
     config, splits, encoder = prepared(config, base, data)
     labels = splits.labels
-    for sentence in splits.said:
+    for sentence in splits.notes:
         say(Info(sentence))
     for sentence in splits.warnings:
         say(Warned(sentence))
@@ -150,7 +150,7 @@ def _finish(
         from finetune.training.score_fusion import fit as fit_mix
 
         mix = fit_mix(model, encoder, settings.zero_shot, labels, config.zero_shot.fit_on, seed=config.seed, say=say)
-        settings = replace(settings, zero_shot=replace(settings.zero_shot, mix=mix))
+        settings = replace(settings, zero_shot=replace(settings.zero_shot, fusion=mix))
     figures = _measure(config, splits, model, encoder, shared=shared, validation=validation.tokens)
     verdict = verdict_of(
         config,

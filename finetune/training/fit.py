@@ -84,7 +84,7 @@ class TrainingAttempt:
 
         self.config, self.given, self.say, self._is_said = config, given, given.say, False
         labels, train, regime = given.labels, given.train, given.regime
-        terms = [pick(AUXILIARY, choice.name, choice.knobs, what="auxiliary term") for choice in config.auxiliary]
+        terms = [pick(AUXILIARY, choice.name, choice.options, what="auxiliary term") for choice in config.auxiliary]
         set_seed(config.seed)
         built = built_for(config, given.base, labels, train.targets, given.target)
         self.say(Info(f"base {config.base}: {built}"))
@@ -104,7 +104,7 @@ class TrainingAttempt:
         loss = loss_for(
             labels.task,
             config.loss,
-            shares=labels.are_shares(train.targets),
+            shares=labels.are_soft(train.targets),
             class_weights=labels.weights(config.class_weights, train.targets),
             target=given.target,
         )
@@ -233,7 +233,7 @@ class TrainingAttempt:
         if target is not None:
             logits, references = target.restore(logits), target.restore(references)
         scores = activate(logits, output_activation(task, self.config.loss), target=target)
-        if labels.are_shares(references):
+        if labels.are_soft(references):
             references = references.argmax(axis=1)
         found, references = decided(scores, references, task)
         values = compute(METRICS_OF_TASK[task], task, found, references)

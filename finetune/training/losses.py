@@ -271,7 +271,7 @@ def loss_for(
     Raises:
         ConfigError: an unknown name or knob, or a loss that does not fit the task (names those that do).
     """
-    name, knobs = (choice.name, choice.knobs) if choice is not None else (default_loss(task, shares=shares), {})
+    name, knobs = (choice.name, choice.options) if choice is not None else (default_loss(task, shares=shares), {})
     loss: Any = pick(LOSSES, name, knobs, what="loss")
     _require_in_bounds(name, knobs)
     if task not in FITS[name].tasks or (shares and not FITS[name].shares):

@@ -246,7 +246,7 @@ class HeadTrainer(Trainer):
     def checkpoint_bytes(self) -> int:
         """Bytes of one checkpoint on disk, about."""
         optim = self.config.optim
-        return checkpoint_bytes(self.model, optim.optimizer.name, averaged=optim.ema_decay is not None)
+        return checkpoint_bytes(self.model, optim.optimizer.name, ema=optim.ema_decay is not None)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -199,7 +199,7 @@ class ZeroShotScorer:
             cosine,
             roles=self._roles,
             scorer=self._scorer,
-            mix=self._settings.mix,
+            mix=self._settings.fusion,
             multi_label=self._multi_label,
         )
 

@@ -357,7 +357,7 @@ def _look() -> dict[str, Any]:
         "rows": len(values),
         "validation_rows": len(found.splits.validation),
         "counts": found.splits.counts,
-        "said": found.splits.said,
+        "said": found.splits.notes,
         "fit": str(found.fit),
         "near": str(found.near),
         "warnings": [*found.splits.warnings, *found.fit.warnings],

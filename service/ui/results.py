@@ -70,7 +70,7 @@ def _pictures(folder: ModelFolder) -> list[tuple[Any, str]]:
     from PIL import Image
 
     found = []
-    for file in folder.report_pictures:
+    for file in folder.report_figures:
         try:
             with Image.open(file) as picture:
                 found.append((picture.copy(), file.stem.replace("_", " ")))

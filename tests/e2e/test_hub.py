@@ -47,7 +47,7 @@ def test_an_unavailable_model_is_one_sentence_without_a_wait(hub, tiny_sentiment
     for done, sentence in (
         (pickled, "'org/pickled' on the Hub has no safetensors weights"),
         (missing, "and the Hub does not give it: "),
-        (unreachable, "and the Hub cannot be reached now, nor is it in the cache"),
+        (unreachable, "and the Hub cannot be reached now, and the cache does not have it"),
     ):
         assert done.returncode == 2 and sentence in done.stderr
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
@@ -80,7 +80,7 @@ def test_a_dataset_is_read_by_its_id_configuration_revision_and_split(hub, tiny_
     assert (part["rows read"], part["train"], part["validation"]) == ("10", "9", "1")
     missing = rehead(hub.address, tmp_path, "finetune", "org/none", "--base", tiny_base, "--out", "o", "--dry-run")
     assert missing.returncode == 2 and missing.stderr.count("\n") == 1
-    assert "org/none: neither a file here nor a dataset that the Hub gives now" in missing.stderr
+    assert "org/none: there is no such file, and the dataset cannot be loaded from the Hub" in missing.stderr
 
 
 def test_push_uploads_the_folder_and_its_card_but_no_texts(hub, tiny_sentiment, tmp_path):

@@ -35,7 +35,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"loss.name": "mean_squared_error"}, "does not fit task binary"),
     ({"optim.optimizer.name": "adamw", "optim.optimizer.beta1": 2}, "optim.optimizer: Invalid beta"),
     ({"optim.schedule.name": "reduce_on_plateau", "optim.schedule.factor": 2}, "optim.schedule: Factor should be"),
-    ({"optim.schedule.name": "linear", "optim.schedule.power": 2}, "no knob 'power'"),
+    ({"optim.schedule.name": "linear", "optim.schedule.power": 2}, "no option 'power'"),
     ({"optim.optimizer.name": "adam", "optim.weight_decay": 0.1}, "no decoupled weight decay"),
     ({"metrics": ["acuracy"]}, "metric 'acuracy' is none of ours"),
     ({"metrics": ["samples_f1"]}, "metrics: 'samples_f1' does not fit task binary"),

@@ -172,7 +172,7 @@ def test_events_tell_the_whole_story(config: Make, reviews: Any) -> None:
     train(config(), reviews, seen.append)
     kinds = [type(event).__name__ for event in seen if not isinstance(event, events.Warned)]
     assert list(dict.fromkeys(kinds)) == ["Said", "Started", "Looked", "Step", "Evaluated", "Saved", "Finished"]
-    assert any("tokens a word" in event.text for event in seen if isinstance(event, events.Info))
+    assert any("tokens per word" in event.text for event in seen if isinstance(event, events.Info))
     base = next(event.text for event in seen if isinstance(event, events.Info) and event.text.startswith("base"))
     assert "kept 39 tensors" in base
     assert "new: classifier" in base
@@ -294,7 +294,7 @@ def test_entailment_rows_make_a_zero_shot_model_under_both_masks(config: Make, t
     zero = model_folder.read(result.path).settings.zero_shot
     assert zero is not None
     assert (zero.attention, zero.scorer, zero.hypothesis_template) == ("shared_text", "both", "about {}.")
-    assert zero.mix != model_folder.ScoreFusion(), "the mix was fitted"
+    assert zero.fusion != model_folder.ScoreFusion(), "the fusion was fitted"
     assert any(isinstance(event, events.Info) and event.text.startswith("mix on") for event in seen)
 
 

@@ -124,7 +124,7 @@ def test_a_hopeless_trial_is_cut_short_and_a_diverging_one_is_no_end(
     ("changes", "sentence"),
     [
         ({"optim.lr": 1e-3, "optim.batch_size": 8}, "nothing to search: give a setting a range"),
-        ({"optim.ler": {"low": 1, "high": 2}}, "unknown setting 'optim.ler': did you mean 'lr'"),
+        ({"optim.ler": {"low": 1, "high": 2}}, "unknown setting 'optim.ler': did you mean 'optim.lr'"),
         ({"optim.warmup": {"low": 0.1, "high": 3.0}}, "setting 'optim.warmup' is 3.0"),
         ({"optim.lr": {"low": 1e-3, "high": 1e-4}}, "optim.lr: low 0.001 should be below high 0.0001"),
         ({"optim.lr": {"low": "a", "high": 1e-4}}, r"a range reads \{low: 1e-5, high: 1e-3, log: true\}"),
@@ -187,7 +187,7 @@ def test_a_stopped_trial_does_not_count_and_the_same_command_goes_on(
     found = search(content, 2, data=reviews, on_event=heard.append)
     assert len(begun) == 3 and found.trials == 2
     assert [line.split(":")[0] for line in said(heard)[1:]] == ["trial 2 of 2"]
-    assert found.config.auxiliary[0].knobs["weight"] in (0.5, 1.0, 1.5, 2.0)
+    assert found.config.auxiliary[0].options["weight"] in (0.5, 1.0, 1.5, 2.0)
     assert model_folder.read(tmp_path / "found", check_hashes=True).headline == ("accuracy", pytest.approx(found.score))
 
 

@@ -1,4 +1,4 @@
-"""Regression on numbers of any size: standardized in training, on their own scale everywhere else."""
+"""Regression targets of any scale: standardized in training, on their own scale everywhere else."""
 
 import json
 from collections.abc import Callable
@@ -30,12 +30,12 @@ def numbers(reviews: list[dict[str, Any]], scale: float = 1.0, shift: float = 0.
     ]
 
 
-def test_numbers_of_any_size_train_alike(config: Make, reviews: Any) -> None:
-    wanted = config(optim={"epochs": 4}, data=NUMBER, tfidf_baseline=False, overwrite=True)
-    plain = train(wanted, numbers(reviews)).metrics["r2"]
+def test_training_does_not_depend_on_the_scale_of_the_numbers(config: Make, reviews: Any) -> None:
+    settings = config(optim={"epochs": 4}, data=NUMBER, tfidf_baseline=False, overwrite=True)
+    plain = train(settings, numbers(reviews)).metrics["r2"]
     assert plain > 0.8
     for scale, shift in ((1e-6, 0.0), (1e9, 0.0), (1.0, 2000.0)):
-        assert train(wanted, numbers(reviews, scale, shift)).metrics["r2"] == pytest.approx(plain, abs=1e-3)
+        assert train(settings, numbers(reviews, scale, shift)).metrics["r2"] == pytest.approx(plain, abs=1e-3)
 
 
 def test_the_saved_model_gives_the_original_scale_in_plain_transformers(config: Make, reviews: Any) -> None:
@@ -70,33 +70,33 @@ def test_the_scale_is_written_into_every_kind_of_model(config: Make, reviews: An
 def test_a_loss_of_standardized_numbers_is_the_loss_of_the_numbers_up_to_a_factor(name: str, scale: float) -> None:
     """Mean squared, absolute and logarithmic errors keep their definition; Huber's delta keeps its unit."""
     target = TargetScale.fit(np.array([0.0, 1.0, 2.0, 7.0]) * scale)
-    knobs = {"delta": 0.5 * scale} if name == "huber" else {}
-    loss = loss_for("regression", Choice(name=name, **knobs), target=target)
+    options = {"delta": 0.5 * scale} if name == "huber" else {}
+    loss = loss_for("regression", Choice(name=name, **options), target=target)
     logits = torch.tensor([[-0.4], [0.3], [1.1], [2.0]], dtype=torch.float64)
-    wanted = torch.tensor([0.1, 0.4, 2.0, 9.0], dtype=torch.float64) * scale
-    found = loss(logits, torch.as_tensor((wanted.numpy() - target.mean) / target.std))
+    targets = torch.tensor([0.1, 0.4, 2.0, 9.0], dtype=torch.float64) * scale
+    computed = loss(logits, torch.as_tensor((targets.numpy() - target.mean) / target.std))
     if name == "log_cosh":  # in standard deviations, by definition
-        expected = LOSSES[name](logits, (wanted - target.mean) / target.std)
+        expected = LOSSES[name](logits, (targets - target.mean) / target.std)
     elif name == "mean_squared_logarithmic_error":
         raw = target.restore(logits[:, :1].numpy())
         predictions = activate(raw, "softplus", target=target)[:, 0]
-        expected = torch.as_tensor((np.log1p(predictions) - np.log1p(wanted.numpy())) ** 2)
+        expected = torch.as_tensor((np.log1p(predictions) - np.log1p(targets.numpy())) ** 2)
     else:
-        expected = LOSSES[name](logits * target.std + target.mean, wanted, **knobs)
-    ratio = found / expected
+        expected = LOSSES[name](logits * target.std + target.mean, targets, **options)
+    ratio = computed / expected
     assert ratio == pytest.approx(ratio[0].item(), rel=1e-5)
 
 
 def test_logarithms_are_learned_on_the_scale_of_the_numbers(config: Make, reviews: Any) -> None:
     for scale in (1e-6, 1e5):
-        wanted = config(
+        settings = config(
             loss="mean_squared_logarithmic_error",
             data=NUMBER,
             optim={"epochs": 6},
             tfidf_baseline=False,
             overwrite=True,
         )
-        result = train(wanted, numbers(reviews, scale))
+        result = train(settings, numbers(reviews, scale))
         assert result.metrics["r2"] > 0.8
         assert "Plain transformers gives z" in (result.path / "README.md").read_text()
 
@@ -119,7 +119,7 @@ def test_predictions_are_clipped_to_the_bounds(config: Make, reviews: Any) -> No
 def test_a_number_outside_the_bounds_is_refused_with_its_row(config: Make, reviews: Any) -> None:
     rows = numbers(reviews)
     rows[6]["label"] = 7.5
-    with pytest.raises(DataError, match=r"row 7: the number 7.5 lies outside data.bounds"):
+    with pytest.raises(DataError, match=r"row 7: the number 7.5 is outside data.bounds"):
         for seed in range(9):  # the row may fall to validation
             plan(config(data={"bounds": [1, 5], "task": "regression"}, seed=seed), rows)
     with pytest.raises(ConfigError, match=r"data.bounds.*the lower bound first"):

@@ -1,4 +1,4 @@
-"""A folder whose weights or tokenizer cannot be used is one sentence, with the way out, wherever it is named."""
+"""A model folder with unusable weights or tokenizer files: one sentence that says what to do, in every command."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ BROKEN: list[tuple[Change, str]] = [
     (renamed("flax_model.msgpack"), r"there is flax_model.msgpack, weights of Flax.*from_flax=True"),
     (renamed("model.onnx"), r"there is model.onnx, an exported model"),
     (renamed("weights.safetensors"), r"there is weights.safetensors: rename it"),
-    (renamed("model.safetensors.incomplete"), r"a download that did not end: download the folder again"),
+    (renamed("model.safetensors.incomplete"), r"an incomplete download: download the folder again"),
     (lambda folder: (folder / WEIGHTS).unlink(), r"model.safetensors is missing: download or copy the whole folder"),
-    (lambda folder: (folder / WEIGHTS).write_text(POINTER), r"is a pointer of Git LFS.*run git lfs pull"),
-    (lambda folder: (folder / WEIGHTS).write_text("<html>"), r"is damaged or cut short: copy it again"),
-    (lambda folder: (folder / WEIGHTS).write_bytes(b""), r"is damaged or cut short: copy it again"),
+    (lambda folder: (folder / WEIGHTS).write_text(POINTER), r"is a Git LFS pointer.*run git lfs pull"),
+    (lambda folder: (folder / WEIGHTS).write_text("<html>"), r"is damaged or truncated: copy it again"),
+    (lambda folder: (folder / WEIGHTS).write_bytes(b""), r"is damaged or truncated: copy it again"),
     (adapter("adapter_model.safetensors"), r"holds an adapter .*, bert-base-uncased: merge the two with peft"),
     (without("model-00002-of-00002.safetensors"), r"1 of the 2 files of its weights are missing \(model-00002-of"),
-    (without(WEIGHTS_INDEX), r"model.safetensors.index.json is missing, which says what its 2 files"),
+    (without(WEIGHTS_INDEX), r"model.safetensors.index.json is missing, the index of its 2 files"),
     (lambda folder: (sharded(folder), (folder / WEIGHTS_INDEX).write_text("{")), r"index.json is damaged: copy it"),
 ]
 
@@ -160,7 +160,7 @@ TOKENIZERS: list[tuple[Change, str]] = [
         r"its tokenizer cannot be loaded .*there is no tokenizer.json in .*: choose a model that",
     ),
     (slow("NoSuchTokenizer"), r"its tokenizer cannot be loaded .*there is no tokenizer.json"),
-    (no_tokenizer, r"its tokenizer knows no word, since tokenizer.json is missing: copy the whole folder again"),
+    (no_tokenizer, r"its tokenizer has an empty vocabulary, since tokenizer.json is missing: copy the folder again"),
     (lambda folder: (folder / "tokenizer.json").write_text("{}"), r"its tokenizer cannot be loaded"),
     (lambda folder: (folder / "tokenizer.json").write_text('{"version": "9"'), r"its tokenizer cannot be loaded"),
 ]
