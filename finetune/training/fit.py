@@ -31,7 +31,7 @@ from finetune.evaluation.metrics import LOSS, METRICS_OF_TASK, best_by, compute,
 from finetune.modeling import heads
 from finetune.modeling.build import Built, body_of, build_model, head_of, start_at_prior, write_target_scale
 from finetune.modeling.cls_only_last_layer import first_token_only
-from finetune.modeling.cpu_kernels import drop_quickly, memory_kept
+from finetune.modeling.cpu_kernels import memory_kept, use_fast_dropout
 from finetune.modeling.lora import with_lora
 from finetune.modeling.trimmed_embedding import train_seen_rows, train_whole_again
 from finetune.training import trackers
@@ -99,7 +99,7 @@ class TrainingAttempt:
         if config.model.lora is None:
             train_seen_rows(body, train.tokens.vocabulary())
             parts = parts_of(model, built.model.base_model_prefix)
-        drop_quickly(model)
+        use_fast_dropout(model)
         self.best_by = best_by(config.checkpoint.best_by, labels.task)
         loss = loss_for(
             labels.task,

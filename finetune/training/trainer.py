@@ -24,7 +24,7 @@ from finetune.core.events import Listener
 from finetune.core.tokenization import Encoded, TextEncoder
 from finetune.data.tokenized import Tokens
 from finetune.modeling.build import ATTENTION_DROPOUT
-from finetune.modeling.cpu_kernels import eager_of
+from finetune.modeling.cpu_kernels import eager_attention_for
 from finetune.training.auxiliary_losses import Term
 from finetune.training.callbacks import EmaCallback, FreezingCallback, GradientMonitorCallback
 from finetune.training.checkpoints import Note, stamp
@@ -136,7 +136,7 @@ class HeadTrainer(Trainer):
         self._may_choose = (
             self.args.bf16 and self.args.device.type == "cpu" and self.model.config._attn_implementation == "sdpa"
         )
-        self._eager = eager_of(self.model) if self._may_choose else "eager"
+        self._eager = eager_attention_for(self.model) if self._may_choose else "eager"
 
     def get_train_dataloader(self) -> Any:
         """Batches as `Batches` draws them."""
