@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from finetune.config.data import DataConfig, Part, Source
+from finetune.config.data import DataConfig, Part, Source, Template
 
 DEFAULT_ERROR_ROWS = 50
 
@@ -217,7 +217,7 @@ class ZeroShotConfig(Part):
     attention: Literal["ordinary", "alternate"] = "ordinary"
     """`alternate` trains with the shared-text mask and the ordinary one in turn and records shared_text."""
 
-    hypothesis_template: str = "This text is about {}."
+    hypothesis_template: Template = "This text is about {}."
     """The template used when a caller gives none."""
 
     scorer: Literal["nli", "embedding", "both"] = "nli"
@@ -228,15 +228,6 @@ class ZeroShotConfig(Part):
 
     fit_on: tuple[Source, ...] = ()
     """Labelled tables, none of them trained on, from which the weights of the mix are fitted."""
-
-    @field_validator("hypothesis_template")
-    @classmethod
-    def _one_blank(cls, value: str) -> str:
-        if value.count("{}") != 1 or any(brace in value.replace("{}", "") for brace in "{}"):
-            raise ValueError(
-                'give exactly one {} where the label goes and no other brace, as in "This text is about {}."'
-            )
-        return value
 
 
 class TrainConfig(Part):
