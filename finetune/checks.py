@@ -33,7 +33,7 @@ from finetune.training.run_identity import check_allowed
 TINY_WIDTH, TINY_OUTPUTS, TINY_UPDATES = 8, 3, 10
 
 
-def check_choices(config: TrainConfig) -> None:
+def check_settings(config: TrainConfig) -> None:
     """Refuse settings that cannot be, whatever the data.
 
     Raises:

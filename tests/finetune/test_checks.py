@@ -10,7 +10,7 @@ from finetune.config.loading import build, laid
 from finetune.config.training import TrainConfig
 from finetune.core import events
 from finetune.core.errors import CheckpointError, ConfigError, FinetuneError
-from finetune.prepare import plan
+from finetune.prepare import prepare
 from finetune.run import train
 from tests.support.checkpoints import save_tokenizer
 
@@ -56,7 +56,7 @@ def test_a_dry_run_refuses_what_training_refuses(
 ) -> None:
     wanted = build(laid(config().model_dump(mode="json"), settings))
     said = []
-    for run in (plan, train):
+    for run in (prepare, train):
         with pytest.raises(FinetuneError, match=message) as caught:
             run(wanted, reviews)
         assert caught.value.exit_code == 2
@@ -78,7 +78,7 @@ def test_a_dry_run_refuses_what_training_refuses(
     ids=str,
 )
 def test_a_dry_run_accepts_what_training_accepts(config: Make, reviews: Any, settings: dict[str, Any]) -> None:
-    assert plan(build(laid(config().model_dump(mode="json"), settings)), reviews).regime.updates == 7
+    assert prepare(build(laid(config().model_dump(mode="json"), settings)), reviews).batch_plan.updates == 7
 
 
 def test_a_dry_run_refuses_checkpoints_of_another_run(config: Make, reviews: Any, tmp_path: Path) -> None:
@@ -90,10 +90,10 @@ def test_a_dry_run_refuses_checkpoints_of_another_run(config: Make, reviews: Any
         train(config(optim={"epochs": 2}), reviews, stop)
     before = sorted(tmp_path.rglob("*"))
     other = config(optim={"epochs": 2}, seed=7, resume=True)
-    for run in (plan, train):
+    for run in (prepare, train):
         with pytest.raises(ConfigError, match="made by another run. Different: .*seed: 42 -> 7"):
             run(other, reviews)
-    assert plan(config(optim={"epochs": 2}, resume=True), reviews).regime.updates == 14
+    assert prepare(config(optim={"epochs": 2}, resume=True), reviews).batch_plan.updates == 14
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -105,6 +105,6 @@ def test_regression_is_refused_before_training_where_the_head_has_no_bias(config
         tmp_path / "gpt"
     )
     rows = [{"text": f"film {index}", "label": index / 7} for index in range(20)]
-    for run in (plan, train):
+    for run in (prepare, train):
         with pytest.raises(CheckpointError, match="linear layer with a bias: --set model.head=linear"):
             run(config(base=str(tmp_path / "gpt"), data={"task": "regression"}), rows)

@@ -46,7 +46,11 @@ def test_a_shipped_model_records_its_recipe(name: str) -> None:
 def test_a_recorded_config_gives_the_classifier_json_beside_it(name: str) -> None:
     folder, config = recorded(name)
     settings = folder.settings
-    assert (config.base, config.data.task, config.data.max_length) == (settings.base, settings.task, settings.max_length)
+    assert (config.base, config.data.task, config.data.max_length) == (
+        settings.base,
+        settings.task,
+        settings.max_length,
+    )
     assert output_activation(settings.task, config.loss) == settings.activation
     assert config.out.endswith(f"/{name}") and not (config.overwrite or config.resume or config.allow_changed)
     zero_shot, wanted = settings.zero_shot, config.zero_shot

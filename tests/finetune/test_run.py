@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from finetune.config.training import TrainConfig
 from finetune.core import events, model_folder
 from finetune.core.errors import CheckpointError, ConfigError, DataError, TrainingError
-from finetune.prepare import plan
+from finetune.prepare import prepare
 from finetune.run import evaluate, train
 
 Make = Callable[..., TrainConfig]
@@ -112,9 +113,9 @@ def test_a_resumed_run_ends_bit_equal_to_an_unbroken_one(
     assert model_folder.read(best).labels.names == ("no", "yes"), "Ctrl-C keeps a loadable best checkpoint"
     assert not Path(broken.out).exists()
 
-    said: list[events.Event] = []
-    resumed = train(broken.model_copy(update={"resume": True}), reviews, said.append)
-    assert any(isinstance(event, events.Info) and "resuming from" in event.text for event in said)
+    reported: list[events.Event] = []
+    resumed = train(broken.model_copy(update={"resume": True}), reviews, reported.append)
+    assert any(isinstance(event, events.Info) and "resuming from" in event.text for event in reported)
     hashes = [model_folder.sha256(run.path / "model.safetensors") for run in (unbroken, resumed)]
     assert hashes[0] == hashes[1]
     again: list[events.Event] = []
@@ -148,36 +149,59 @@ def test_a_damaged_checkpoint_is_not_resumed_from(config: Make, reviews: Any, ha
     assert last_good_checkpoint(work) is None
 
 
-def test_the_number_of_updates_is_said_beforehand(config: Make) -> None:
+def test_the_number_of_updates_is_known_before_training(config: Make) -> None:
     rows = [{"text": f"t {index}", "label": "ab"[index % 2]} for index in range(250)]
-    found = plan(config(data={"validation_size": 50}, optim={"batch_size": 10, "epochs": 2}), rows)
-    assert (found.regime.updates_per_epoch, found.regime.updates) == (20, 40)
+    plan = prepare(config(data={"validation_size": 50}, optim={"batch_size": 10, "epochs": 2}), rows).batch_plan
+    assert (plan.updates_per_epoch, plan.updates) == (20, 40)
     assert not Path(config().out).exists()
 
 
 def test_the_default_learning_rate_suits_the_width_of_the_base(config: Make, reviews: Any) -> None:
-    found = plan(config(optim={"lr": None}), reviews).config
-    assert found.optim.lr == 5e-5 * 768 / 32
-    assert (found.data.task, found.data.max_length) == ("binary", 128)
+    resolved = prepare(config(optim={"lr": None}), reviews).config
+    assert resolved.optim.lr == 5e-5 * 768 / 32
+    assert (resolved.data.task, resolved.data.max_length) == ("binary", 128)
 
 
 @pytest.mark.parametrize(("lr", "head_lr"), [(5e-5, 5e-4), (1e-4, 1e-3), (3e-4, 1e-3), (1e-3, 1e-3), (0.5, 0.5)])
 def test_the_new_head_learns_faster_up_to_a_bound(config: Make, reviews: Any, lr: float, head_lr: float) -> None:
-    assert plan(config(optim={"lr": lr}), reviews).config.optim.head_lr == pytest.approx(head_lr)
-    assert plan(config(optim={"lr": lr, "head_lr": 0.7}), reviews).config.optim.head_lr == 0.7
+    assert prepare(config(optim={"lr": lr}), reviews).config.optim.head_lr == pytest.approx(head_lr)
+    assert prepare(config(optim={"lr": lr, "head_lr": 0.7}), reviews).config.optim.head_lr == 0.7
 
 
-def test_events_tell_the_whole_story(config: Make, reviews: Any) -> None:
+def test_events_report_the_whole_run_in_order(config: Make, reviews: Any) -> None:
     seen: list[events.Event] = []
     train(config(), reviews, seen.append)
     kinds = [type(event).__name__ for event in seen if not isinstance(event, events.Warned)]
-    assert list(dict.fromkeys(kinds)) == ["Said", "Started", "Looked", "Step", "Evaluated", "Saved", "Finished"]
+    assert list(dict.fromkeys(kinds)) == [
+        *("Info", "Started", "GradientsRecorded", "Step", "Evaluated", "Saved", "Finished")
+    ]
     assert any("tokens a word" in event.text for event in seen if isinstance(event, events.Info))
     base = next(event.text for event in seen if isinstance(event, events.Info) and event.text.startswith("base"))
     assert "kept 39 tensors" in base
     assert "new: classifier" in base
     warned = [event.text for event in seen if isinstance(event, events.Warned)]
     assert any("TF-IDF with a linear model does better" in text for text in warned)  # it learns these words at once
+
+
+def test_training_from_python_prints_the_lines_of_the_command_line(
+    config: Make, reviews: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(config(tfidf_baseline=False), reviews)
+    out, err = capfd.readouterr()
+    lines = err.splitlines()
+    assert out == "" and "training on 54 rows, validating on 6: 7 updates (7 an epoch)" in lines
+    assert lines[0].startswith("text 'text', label 'label'") and any(line.startswith("texts: ") for line in lines)
+    assert re.search(r"^about \d+ s left, at \d+ rows/s$", err, re.MULTILINE)
+    assert re.search(r"^update 7, epoch 1\.00: .*accuracy \d\.\d{4} \(best accuracy so far\)", err, re.MULTILINE)
+
+
+def test_training_prints_nothing_with_a_listener_or_without_progress(
+    config: Make, reviews: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    events_seen: list[events.Event] = []
+    train(config(tfidf_baseline=False), reviews, events_seen.append)
+    train(config(tfidf_baseline=False, overwrite=True), reviews, progress=False)
+    assert events_seen and capfd.readouterr() == ("", "")
 
 
 def test_training_stops_early_once_nothing_gets_better(config: Make, reviews: Any) -> None:
@@ -189,7 +213,7 @@ def test_training_stops_early_once_nothing_gets_better(config: Make, reviews: An
     assert result.metrics["accuracy"] == max(scores)
 
 
-def test_early_stopping_says_that_it_stopped_and_by_which_metric(config: Make, reviews: Any) -> None:
+def test_early_stopping_reports_the_update_and_the_metric(config: Make, reviews: Any) -> None:
     seen: list[events.Event] = []
     wanted = config(
         optim={"epochs": 30, "early_stopping": 2, "lr": 1e-2}, checkpoint={"best_by": "loss"}, tfidf_baseline=False
@@ -217,7 +241,7 @@ def test_the_best_checkpoint_is_chosen_by_any_metric(config: Make, reviews: Any,
     assert "The 95% intervals are Wilson's for accuracy" in card
 
 
-def test_errors_keep_every_column_of_the_table_and_say_what_a_row_is(config: Make, tmp_path: Path) -> None:
+def test_errors_keep_every_column_of_the_table_and_number_its_rows(config: Make, tmp_path: Path) -> None:
     lines = [f"id{i},{'good' if i % 2 else 'bad'} film {i},{['no', 'yes'][i % 2]},{i % 5},why {i}" for i in range(60)]
     (tmp_path / "films.csv").write_text("\n".join(["id,review,label,prediction,note", *lines]) + "\n")
     data = {"train": str(tmp_path / "films.csv"), "text": "review", "label": "label"}
@@ -248,7 +272,7 @@ def test_an_existing_model_is_refused_and_untouched_without_overwrite(config: Ma
     assert [path.name for path in first.path.parent.iterdir()] == ["model"], "nothing is left beside the model"
 
 
-def test_a_diverging_run_says_so_and_writes_nothing(config: Make) -> None:
+def test_a_diverging_run_raises_and_writes_nothing(config: Make) -> None:
     rows = [{"text": f"t {index}", "label": float(index) + 0.5} for index in range(40)]
     with pytest.raises(TrainingError, match="diverged: the loss is not finite at update 3.*--set optim.lr=0.0001"):
         train(config(optim={"lr": 1e30, "max_grad_norm": 0}), rows)
@@ -384,7 +408,7 @@ def test_a_moved_folder_still_reads(config: Make, reviews: Any, tmp_path: Path) 
     assert model_folder.read(tmp_path / "elsewhere", check_hashes=True).headline is not None
 
 
-def test_a_run_is_logged_where_it_is_asked_to(
+def test_a_run_is_logged_to_tensorboard(
     config: Make, reviews: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
