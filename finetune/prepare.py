@@ -112,10 +112,12 @@ def prepare(config: TrainConfig, data: Any = None, emit: Listener = lambda event
     _emit(emit, splits.said, splits.warnings)
 
     # 3. The tokenizer, and the defaults that depend on base and table.
-    paired_nli = splits.labels.nli is not None and splits.train.pairs is not None
-    truncation = "only_first" if paired_nli else "longest_first"
+    keeps_hypothesis = splits.labels.nli is not None and splits.train.pairs is not None
     encoder = TextEncoder.load(
-        base.source, described.to_dict(), max_length=config.data.max_length, truncation=truncation
+        base.source,
+        described.to_dict(),
+        max_length=config.data.max_length,
+        truncation="only_first" if keeps_hypothesis else "longest_first",
     )
     config = _resolved(config, body_config(described), splits, encoder)
 

@@ -1,4 +1,4 @@
-"""What training refuses before it starts is what a dry run refuses, in the same sentence."""
+"""A dry run raises what training raises before it starts, in the same sentence."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +18,13 @@ Make = Callable[..., TrainConfig]
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model.head.name": "mlp", "model.head.activation": "rellu"}, "unknown activation 'rellu': did you mean 'relu'"),
-    ({"model.head.name": "mlp", "model.head.norm": "bach"}, "head mlp has no normalisation 'bach'"),
+    ({"model.head.name": "mlp", "model.head.norm": "bach"}, "head mlp has no normalization 'bach'"),
     ({"model.head.name": "mlp", "model.head.dropout": 2}, "model.head: dropout probability"),
     ({"model.head.name": "mlp", "model.head.hidden": "wide"}, "head mlp wants widths"),
     ({"model.head.name": "mlp", "model.head.norm": "batch", "optim.batch_size": 1}, "no statistics of one row"),
     ({"model.head.name": "linear", "model.pooling": "meen"}, "unknown pooling 'meen': did you mean 'mean'"),
-    ({"model.pooling": "mean"}, "model.pooling is for heads of ours"),
-    ({"model.head.name": "linear", "zero_shot.attention": "alternate"}, "wants the base's own head"),
+    ({"model.pooling": "mean"}, "model.pooling does not apply to the base's own head"),
+    ({"model.head.name": "linear", "zero_shot.attention": "alternate"}, "needs the base's own head"),
     ({"model.initializer.name": "glorot"}, "unknown initializer 'glorot'"),
     ({"model.freeze": 9}, "names 9 layers, and the body has 2"),
     ({"model.unfreeze": {0: 1, 1: 7}}, "names 7 layers"),
@@ -55,13 +55,13 @@ def test_a_dry_run_refuses_what_training_refuses(
     config: Make, reviews: Any, settings: dict[str, Any], message: str
 ) -> None:
     wanted = build(laid(config().model_dump(mode="json"), settings))
-    said = []
+    messages = []
     for run in (prepare, train):
         with pytest.raises(FinetuneError, match=message) as caught:
             run(wanted, reviews)
         assert caught.value.exit_code == 2
-        said.append(str(caught.value))
-    assert said[0] == said[1]
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
     assert not Path(wanted.out).exists() and not Path(wanted.out).with_name(".model.run").exists()
 
 
