@@ -1,7 +1,7 @@
 """Checks of the settings before training: alone, and with the base, the labels and the validation rows.
 
-Heads, optimizers and schedules are built once at a tiny size, so that their own code checks their options. What is wrong
-with a table is raised where the table is read.
+Heads, optimizers and schedules are built once at a tiny size, so that their own code checks their options. Faults of a
+table are raised where it is read.
 """
 
 from __future__ import annotations

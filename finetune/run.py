@@ -184,17 +184,17 @@ def _settings(prepared: Prepared, model: Any, emit: Listener) -> ClassifierSetti
     config, labels, encoder = prepared.config, prepared.splits.labels, prepared.encoder
     zero_shot = None
     if labels.nli is not None:
-        wanted = config.zero_shot
+        section = config.zero_shot
         zero_shot = ZeroShotSettings(
-            wanted.hypothesis_template,
+            section.hypothesis_template,
             "shared_text" if _is_shared(config) else "ordinary",
-            wanted.scorer,
-            wanted.label_embedding,
+            section.scorer,
+            section.label_embedding,
         )
-        if wanted.fit_on:
+        if section.fit_on:
             from finetune.training.score_fusion import fit as fit_fusion
 
-            fusion = fit_fusion(model, encoder, zero_shot, labels, wanted.fit_on, seed=config.seed, say=emit)
+            fusion = fit_fusion(model, encoder, zero_shot, labels, section.fit_on, seed=config.seed, say=emit)
             zero_shot = replace(zero_shot, mix=fusion)
     return ClassifierSettings(
         labels.task,

@@ -54,15 +54,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 def test_a_dry_run_refuses_what_training_refuses(
     config: Make, reviews: Any, settings: dict[str, Any], message: str
 ) -> None:
-    wanted = build(laid(config().model_dump(mode="json"), settings))
+    run_config = build(laid(config().model_dump(mode="json"), settings))
     messages = []
     for run in (prepare, train):
         with pytest.raises(FinetuneError, match=message) as caught:
-            run(wanted, reviews)
+            run(run_config, reviews)
         assert caught.value.exit_code == 2
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
-    assert not Path(wanted.out).exists() and not Path(wanted.out).with_name(".model.run").exists()
+    assert not Path(run_config.out).exists() and not Path(run_config.out).with_name(".model.run").exists()
 
 
 @pytest.mark.parametrize(

@@ -53,14 +53,14 @@ def test_a_recorded_config_gives_the_classifier_json_beside_it(name: str) -> Non
     )
     assert output_activation(settings.task, config.loss) == settings.activation
     assert config.out.endswith(f"/{name}") and not (config.overwrite or config.resume or config.allow_changed)
-    zero_shot, wanted = settings.zero_shot, config.zero_shot
+    zero_shot, section = settings.zero_shot, config.zero_shot
     if zero_shot is None:
-        assert wanted == type(wanted)() and folder.labels.nli is None
+        assert section == type(section)() and folder.labels.nli is None
         return
-    assert zero_shot.hypothesis_template == wanted.hypothesis_template
-    assert zero_shot.attention == {"alternate": "shared_text", "ordinary": "ordinary"}[wanted.attention]
-    assert (zero_shot.scorer, zero_shot.label_embedding) == (wanted.scorer, wanted.label_embedding)
-    assert (zero_shot.mix != model_folder.ScoreFusion()) == bool(wanted.fit_on)
+    assert zero_shot.hypothesis_template == section.hypothesis_template
+    assert zero_shot.attention == {"alternate": "shared_text", "ordinary": "ordinary"}[section.attention]
+    assert (zero_shot.scorer, zero_shot.label_embedding) == (section.scorer, section.label_embedding)
+    assert (zero_shot.mix != model_folder.ScoreFusion()) == bool(section.fit_on)
     assert config.data.label_names is not None and set(config.data.label_names) == set(folder.labels.names)
 
 

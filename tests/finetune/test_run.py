@@ -88,8 +88,8 @@ def test_the_same_seed_repeats_bit_equal_and_another_does_not(config: Make, revi
         train(config(out=str(tmp_path / name), seed=seed), reviews).path
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
-    one, same, other = (model_folder.sha256(run / "model.safetensors") for run in runs)
-    assert one == same != other
+    first, same, other = (model_folder.sha256(run / "model.safetensors") for run in runs)
+    assert first == same != other
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
@@ -138,14 +138,14 @@ def test_a_damaged_checkpoint_is_not_resumed_from(config: Make, reviews: Any, ha
     with pytest.raises(KeyboardInterrupt):
         train(broken, reviews, stop)
     work = Path(broken.out).with_name(".model.run")
-    found = last_good_checkpoint(work)
-    assert found is not None
+    checkpoint = last_good_checkpoint(work)
+    assert checkpoint is not None
     if harm == "flip":
-        weights = bytearray((found / "model.safetensors").read_bytes())
+        weights = bytearray((checkpoint / "model.safetensors").read_bytes())
         weights[-5] ^= 1
-        (found / "model.safetensors").write_bytes(weights)
+        (checkpoint / "model.safetensors").write_bytes(weights)
     else:
-        (found / harm).unlink()
+        (checkpoint / harm).unlink()
     assert last_good_checkpoint(work) is None
 
 
@@ -215,10 +215,10 @@ def test_training_stops_early_once_nothing_gets_better(config: Make, reviews: An
 
 def test_early_stopping_reports_the_update_and_the_metric(config: Make, reviews: Any) -> None:
     seen: list[events.Event] = []
-    wanted = config(
+    run_config = config(
         optim={"epochs": 30, "early_stopping": 2, "lr": 1e-2}, checkpoint={"best_by": "loss"}, tfidf_baseline=False
     )
-    train(wanted, reviews, seen.append)
+    train(run_config, reviews, seen.append)
     [stopped] = [event.text for event in seen if isinstance(event, events.Info) and "stopped early" in event.text]
     evaluated = [event for event in seen if isinstance(event, events.Evaluated)]
     best = min(evaluated, key=lambda event: event.metrics["loss"])
@@ -230,8 +230,8 @@ def test_early_stopping_reports_the_update_and_the_metric(config: Make, reviews:
 @pytest.mark.parametrize("name", ["macro_f1", "log_loss"])
 def test_the_best_checkpoint_is_chosen_by_any_metric(config: Make, reviews: Any, name: str) -> None:
     seen: list[events.Event] = []
-    wanted = config(checkpoint={"best_by": name}, optim={"epochs": 3, "lr": 2e-2}, tfidf_baseline=False)
-    result = train(wanted, reviews, seen.append)
+    run_config = config(checkpoint={"best_by": name}, optim={"epochs": 3, "lr": 2e-2}, tfidf_baseline=False)
+    result = train(run_config, reviews, seen.append)
     scores = [event.metrics[name] for event in seen if isinstance(event, events.Evaluated)]
     assert result.metrics[name] == pytest.approx((min if name == "log_loss" else max)(scores), abs=1e-5)
     written = json.loads((result.path / "metrics.json").read_text())
@@ -369,9 +369,9 @@ def test_evaluate_reads_any_table_and_measures_by_hand_checked_numbers(tmp_path:
     def always_a(texts: list[str], pairs: list[str] | None) -> Any:
         return np.tile([0.9, 0.1], (len(texts), 1))
 
-    found = evaluate(always_a, rows, LabelSpace("binary", ("a", "b")))
-    scored = found.measured.scored
-    assert (scored.rows, found.counts["duplicates"]) == (4, 1)
+    evaluation = evaluate(always_a, rows, LabelSpace("binary", ("a", "b")))
+    scored = evaluation.measured.scored
+    assert (scored.rows, evaluation.counts["duplicates"]) == (4, 1)
     values = scored.values()
     assert list(values)[:2] == ["accuracy", "macro_f1"]
     assert (values["accuracy"], values["macro_f1"]) == (0.5, pytest.approx(1 / 3))
@@ -386,10 +386,10 @@ def test_evaluate_gives_the_figures_by_any_column() -> None:
     from finetune.core.labels import LabelSpace
 
     rows = [{"text": f"t{i}", "label": "ab"[i % 2], "lang": "de" if i < 3 else "fr"} for i in range(6)]
-    found = evaluate(
+    evaluation = evaluate(
         lambda texts, pairs: np.tile([0.9, 0.1], (len(texts), 1)), rows, LabelSpace("binary", ("a", "b")), by="lang"
     )
-    assert {name: (part.rows, part.values()["accuracy"]) for name, part in found.by.items()} == {
+    assert {name: (part.rows, part.values()["accuracy"]) for name, part in evaluation.by.items()} == {
         "de": (3, pytest.approx(2 / 3)),
         "fr": (3, pytest.approx(1 / 3)),
     }
@@ -415,8 +415,8 @@ def test_a_run_is_logged_to_tensorboard(
 
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
     seen: list[events.Event] = []
-    wanted = config(report_to=["tensorboard"], gradients={"every": 1}, tfidf_baseline=False)
-    result = train(wanted, reviews, seen.append)
+    run_config = config(report_to=["tensorboard"], gradients={"every": 1}, tfidf_baseline=False)
+    result = train(run_config, reviews, seen.append)
     logs = result.path.with_name("model.logs")
     [run] = logs.iterdir()  # beside the model, one folder a run, and there after the run
     assert any(f"logging to {run}: tensorboard --logdir {logs}" in getattr(event, "text", "") for event in seen)
@@ -428,19 +428,19 @@ def test_a_run_is_logged_to_tensorboard(
 
 def test_trackio_keeps_a_run_on_this_disk(config: Make, reviews: Any, tmp_path: Path) -> None:
     # in a process of its own: trackio reads its folder as it is imported, and leaves a thread behind
-    wanted = config(report_to=["trackio"], gradients={"every": 1}, tfidf_baseline=False)
+    run_config = config(report_to=["trackio"], gradients={"every": 1}, tfidf_baseline=False)
     code = (
         "import json, sys\nfrom finetune.config.loading import build\nfrom finetune.run import train\n"
         "train(build(json.loads(sys.argv[1])), json.loads(sys.argv[2]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, wanted.model_dump_json(), json.dumps(reviews)],
+        [sys.executable, "-c", code, run_config.model_dump_json(), json.dumps(reviews)],
         env=os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-1000:]
-    [kept] = (tmp_path / "trackio").glob("*.db")
-    with closing(sqlite3.connect(kept)) as database:
+    [database_file] = (tmp_path / "trackio").glob("*.db")
+    with closing(sqlite3.connect(database_file)) as database:
         logged = str([row[0] for row in database.execute("select metrics from metrics")])
     assert "gradient_norm/head" in logged and "train/loss" in logged

@@ -73,19 +73,19 @@ def test_the_best_trial_becomes_the_model_and_a_later_call_adds_trials(
 def test_trials_are_compared_by_the_metric_that_chooses_checkpoints_and_keep_their_logs(
     content: dict[str, Any], reviews: Any, tmp_path: Path
 ) -> None:
-    wanted = loading.laid(content, {"checkpoint.best_by": "loss", "report_to": ["tensorboard"]})
-    found = search(wanted, 2, data=reviews)
+    space = loading.laid(content, {"checkpoint.best_by": "loss", "report_to": ["tensorboard"]})
+    result = search(space, 2, data=reviews)
     study = optuna.load_study(study_name="found", storage=f"sqlite:///{tmp_path / 'found.trials' / 'study.db'}")
     values = [trial.value for trial in study.trials if trial.value is not None]
-    assert study.direction.name == "MINIMIZE" and found.metric == "loss" and found.score == min(values)
+    assert study.direction.name == "MINIMIZE" and result.metric == "loss" and result.score == min(values)
     assert {file.name for file in (tmp_path / "found.trials" / "logs").iterdir()} == {"trial-000", "trial-001"}
-    assert search(wanted, 2, data=reviews).score == found.score
+    assert search(space, 2, data=reviews).score == result.score
 
 
 def test_the_metric_that_compares_trials_is_no_range(content: dict[str, Any], reviews: Any) -> None:
-    wanted = loading.laid(content, {"checkpoint.best_by": {"choices": ["loss", "accuracy"]}})
+    space = loading.laid(content, {"checkpoint.best_by": {"choices": ["loss", "accuracy"]}})
     with pytest.raises(ConfigError, match="checkpoint.best_by compares the trials"):
-        search(wanted, 2, data=reviews)
+        search(space, 2, data=reviews)
 
 
 def test_a_hopeless_trial_is_pruned_and_a_diverging_one_does_not_end_the_search(
@@ -113,8 +113,8 @@ def test_a_hopeless_trial_is_pruned_and_a_diverging_one_does_not_end_the_search(
     seen: list[Any] = []
     content |= {"loss": "planted", "checkpoint": {"every_steps": 3}}
     content["optim"] |= {"epochs": 3, "lr": {"low": 4e-3, "high": 6e-3}, "batch_size": 8}
-    found = search(content, 3, data=reviews, on_event=listen)
-    assert found.score == 1.0
+    result = search(content, 3, data=reviews, on_event=listen)
+    assert result.score == 1.0
     assert infos(seen)[1].startswith("trial 2 of 3: pruned with optim.lr=0.00")
     assert infos(seen)[2].startswith("trial 3 of 3: diverged with optim.lr=0.00")
     assert not list((tmp_path / "found.trials").glob("trial-*"))
@@ -184,11 +184,14 @@ def test_a_stopped_trial_does_not_count_and_the_same_command_continues(
     assert {file.name for file in trials.iterdir()} == {"study.db", "trial-000"} and not (tmp_path / "found").exists()
 
     seen.clear()
-    found = search(content, 2, data=reviews, on_event=seen.append)
-    assert len(begun) == 3 and found.trials == 2
+    result = search(content, 2, data=reviews, on_event=seen.append)
+    assert len(begun) == 3 and result.trials == 2
     assert [line.split(":")[0] for line in infos(seen)[1:]] == ["trial 2 of 2"]
-    assert found.config.auxiliary[0].knobs["weight"] in (0.5, 1.0, 1.5, 2.0)
-    assert model_folder.read(tmp_path / "found", check_hashes=True).headline == ("accuracy", pytest.approx(found.score))
+    assert result.config.auxiliary[0].knobs["weight"] in (0.5, 1.0, 1.5, 2.0)
+    assert model_folder.read(tmp_path / "found", check_hashes=True).headline == (
+        "accuracy",
+        pytest.approx(result.score),
+    )
 
 
 def test_without_optuna_a_sentence_says_what_to_install(
