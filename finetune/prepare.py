@@ -5,7 +5,8 @@ Nothing is trained or written here. `--dry-run`, the web UI's data report and `r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,7 +139,7 @@ def prepare(config: TrainConfig, data: Any = None, emit: Listener = lambda event
 
 
 def quiet() -> None:
-    """Silence the log lines and progress bars of transformers and torch; events report what matters."""
+    """Silence transformers and torch for the rest of the process; events report what matters."""
     import warnings
 
     import transformers
@@ -146,6 +147,22 @@ def quiet() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module="torch")
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence the log lines and progress bars of transformers, and restore them afterwards."""
+    from transformers.utils import logging
+
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()
 
 
 def work_folder(out: Path) -> Path:

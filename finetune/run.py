@@ -31,7 +31,7 @@ from finetune.evaluation.metrics import best_by
 from finetune.modeling.build import body_config
 from finetune.modeling.heads import STOCK
 from finetune.modeling.lora import merged
-from finetune.prepare import Prepared, prepare, tokens_of, usual_lr, work_folder
+from finetune.prepare import Prepared, prepare, quiet_transformers, tokens_of, usual_lr, work_folder
 from finetune.reports import report
 from finetune.reports.model_card import model_card
 from finetune.reports.report import ROW_NUMBERS, evaluation_json, write_evaluation
@@ -88,6 +88,8 @@ def train(
     out, work = Path(config.out), work_folder(Path(config.out))
     with ExitStack() as stack:
         emit = on_event or (stack.enter_context(EventPrinter()) if progress else lambda event: None)
+
+        stack.enter_context(quiet_transformers())
 
         # 1. Refuse an output folder that is taken. A finished run has nothing to resume.
         if config.resume and model_folder.is_finished(out):

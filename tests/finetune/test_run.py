@@ -45,7 +45,7 @@ def stock_pipeline(folder: Path, inputs: Any) -> Any:
 
 
 def test_two_labels_become_a_folder_that_transformers_reads_alone(config: Make, reviews: Any) -> None:
-    result = train(config(optim={"epochs": 3}), reviews)
+    result = train(config(optim={"epochs": 3}, plots=True), reviews)
     assert result.metrics["accuracy"] == 1.0
     folder = model_folder.read(result.path, check_hashes=True)
     assert folder.labels.names == ("no", "yes")
@@ -190,7 +190,9 @@ def test_training_from_python_prints_the_lines_of_the_command_line(
     out, err = capfd.readouterr()
     lines = err.splitlines()
     assert out == "" and "training on 54 rows, validating on 6: 7 updates (7 an epoch)" in lines
-    assert lines[0].startswith("text 'text', label 'label'") and any(line.startswith("texts: ") for line in lines)
+    assert lines[0] == "the given table: text 'text', label 'label'" and any(
+        line.startswith("texts: ") for line in lines
+    )
     assert re.search(r"^about \d+ s left, at \d+ rows/s$", err, re.MULTILINE)
     assert re.search(r"^update 7, epoch 1\.00: .*accuracy \d\.\d{4} \(best accuracy so far\)", err, re.MULTILINE)
 
