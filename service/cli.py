@@ -1,7 +1,6 @@
-"""The `rehead` command: both sides' commands in one list.
+"""The `rehead` command: the commands for training and for serving in one list.
 
-Knows: command names and where each command lives.
-Does not know: what they do; nothing heavy is imported before a command is called.
+A command's module is imported when the command is called, so that `rehead --help` stays fast.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ SERVICE_COMMANDS = {
 
 
 class _Commands(click.Group):
-    """Commands of the training side, and those of the serving side, imported by name."""
+    """A group that imports the serving commands by name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*finetune_cli.commands, *SERVICE_COMMANDS]
@@ -41,11 +40,11 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="rehead", prog_name="rehead")
 def rehead() -> None:
-    """Fine-tune text classifiers, sort texts into labels of your own, and serve both."""
+    """Fine-tune text classifiers, classify texts without training, and serve both."""
 
 
 def main(args: list[str] | None = None) -> NoReturn:
-    """The entry point: runs a command, prints errors as one line, exits with the documented codes."""
+    """Run a command; errors meant for users become one line and an exit code."""
     finetune_cli.run(rehead, args)
 
 

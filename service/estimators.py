@@ -75,7 +75,7 @@ class _FineTuned(BaseEstimator):  # type: ignore[misc]
 
         folder = Path(self.out) if self.out is not None else Path(self._temporary()) / "model"
         rows = [{"text": text, "label": value} for text, value in zip(texts, values, strict=True)]
-        result = train(self._config(folder, task), data=rows)
+        result = train(self._config(folder, task), data=rows, progress=False)
         for sentence in result.verdict.warnings:
             warnings.warn(sentence, ConvergenceWarning, stacklevel=3)
         self.folder_ = str(folder)

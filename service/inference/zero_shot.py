@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from finetune.core import hypothesis
+from finetune.core.hypothesis import fill as fill
 from finetune.core.labels import NliRoles
 from finetune.core.model_folder import ScoreFusion, Scorer
 from finetune.core.scores import Floats, log_softmax, sigmoid, softmax
 from service.errors import BadRequest
-
-BLANK = "{}"
 
 NO_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
 """Characters that nobody sees: labels that differ in these alone are the same."""
@@ -28,24 +28,13 @@ NO_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
 def check_template(template: Any) -> str:
     """Return the template if it has exactly one `{}` and no other brace.
 
-    Format codes such as `{label}`, `{0}` and the escape `{{` are refused: plain replacement, by which a template is
-    filled, would leave them as they are.
-
     Raises:
         BadRequest: it is no string, has no `{}` or several, or another brace.
     """
-    plain = isinstance(template, str) and template.count(BLANK) == 1
-    if not plain or any(brace in template.replace(BLANK, "") for brace in "{}"):
-        raise BadRequest(
-            f"the template {template!r} cannot be used: "
-            'it needs exactly one {} where the label goes and no other brace, as in "This text is about {}."'
-        )
-    return str(template)
-
-
-def fill(template: str, label: str) -> str:
-    """The hypothesis for a label, by plain replacement: braces in a label stay as they are."""
-    return template.replace(BLANK, label, 1)
+    try:
+        return hypothesis.check_template(template)
+    except ValueError as error:
+        raise BadRequest(f"the template {template!r} cannot be used: {error}") from error
 
 
 def parse_labels(labels: Any) -> tuple[str, ...]:

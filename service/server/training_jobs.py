@@ -341,28 +341,29 @@ def _look() -> dict[str, Any]:
     """What a configuration's data is like, and what training on it would be."""
     import yaml
 
-    from finetune.prepare import plan, quiet
+    from finetune.prepare import prepare, quiet
 
     _bounded(LOOK_BYTES)
     quiet()
     content = yaml.safe_load(sys.stdin.read())
-    found = plan(loading.build(content))
-    values = found.splits.train.values
+    prepared = prepare(loading.build(content))
+    splits = prepared.splits
+    values = splits.train.values
     several = [name for value in values if isinstance(value, list | tuple) for name in value]
     counts = Counter(several or [value for value in values if isinstance(value, str)])
     return {
-        "task": found.splits.labels.task,
+        "task": splits.labels.task,
         "labels": dict(counts.most_common(LABEL_NAMES_SHOWN)),
         "all_labels": len(counts),
         "rows": len(values),
-        "validation_rows": len(found.splits.validation),
-        "counts": found.splits.counts,
-        "said": found.splits.notes,
-        "fit": str(found.fit),
-        "near": str(found.near),
-        "warnings": [*found.splits.warnings, *found.fit.warnings],
-        "updates": found.regime.updates,
-        "lr": found.config.optim.lr,
+        "validation_rows": len(splits.validation),
+        "counts": splits.counts,
+        "said": splits.said,
+        "fit": str(prepared.tokenizer_report),
+        "near": str(prepared.near_duplicates),
+        "warnings": prepared.warnings,
+        "updates": prepared.batch_plan.updates,
+        "lr": prepared.config.optim.lr,
     }
 
 
