@@ -161,11 +161,13 @@ def rehead(run: Run) -> dict[str, Any]:
     from finetune.run import train
 
     overrides, since_s, folder = run.job["overrides"], time.perf_counter(), run.job["folder"]
-    given = {"base": run.base, "out": f"{run.job['scratch']}/model", "seed": run.job["seed"], "tfidf_baseline": False}
-    given |= {"data__train": f"{folder}/train.parquet", "data__validation": f"{folder}/spare.parquet"}
-    given |= {"data__text": "text", "data__label": "label", "optim__epochs": run.job["epochs"]}
-    updates = prepare(loading.load(None, overrides, **given)).batch_plan.updates
-    config = loading.load(None, overrides, **given, checkpoint__every_steps=math.ceil(updates / run.job["looks"]))
+    options = {"base": run.base, "out": f"{run.job['scratch']}/model", "seed": run.job["seed"], "tfidf_baseline": False}
+    options |= {"data__train": f"{folder}/train.parquet", "data__validation": f"{folder}/spare.parquet"}
+    options |= {"data__text": "text", "data__label": "label", "optim__epochs": run.job["epochs"]}
+    updates = prepare(loading.load(None, overrides, **options)).batch_plan.updates
+    config = loading.load(
+        None, overrides, **options, checkpoint__every_steps=math.ceil(updates / run.job["evaluations"])
+    )
     run.paused_s += time.perf_counter() - since_s
 
     def predict(folder: str, texts: list[str]) -> Any:

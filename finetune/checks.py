@@ -151,14 +151,14 @@ def _build_head(config: TrainConfig) -> None:
     model = config.model
     if model.head.name != STOCK:
         with _naming("model.head"):
-            pick(HEADS, model.head.name, model.head.knobs, what="head")(TINY_WIDTH, TINY_OUTPUTS)
+            pick(HEADS, model.head.name, model.head.options, what="head")(TINY_WIDTH, TINY_OUTPUTS)
     elif model.pooling is not None:
         raise ConfigError(
             "model.pooling does not apply to the base's own head: --set model.head=linear, or leave it out"
         )
     if model.initializer is not None:
         with _naming("model.initializer"):
-            fill = pick(INITIALIZERS, model.initializer.name, model.initializer.knobs, what="initializer")
+            fill = pick(INITIALIZERS, model.initializer.name, model.initializer.options, what="initializer")
             initialize(nn.Linear(TINY_WIDTH, TINY_OUTPUTS), fill)
 
 
@@ -168,9 +168,9 @@ def _build_optimizer(config: TrainConfig) -> None:
     optim = config.optim
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": optim.lr or 1e-4, "weight_decay": 0.0, "l2": 0.0}]
     with _naming("optim.optimizer"):
-        optimizer = pick(OPTIMIZERS, optim.optimizer.name, optim.optimizer.knobs, what="optimizer")(groups)
+        optimizer = pick(OPTIMIZERS, optim.optimizer.name, optim.optimizer.options, what="optimizer")(groups)
     with _naming("optim.schedule"):
-        pick(SCHEDULES, optim.schedule.name, optim.schedule.knobs, what="schedule")(optimizer, 1, TINY_UPDATES)
+        pick(SCHEDULES, optim.schedule.name, optim.schedule.options, what="schedule")(optimizer, 1, TINY_UPDATES)
 
 
 @contextmanager

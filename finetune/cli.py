@@ -179,7 +179,7 @@ def _dry_run(config: TrainConfig, *, full: bool) -> None:
 
 def _print_data_report(prepared: Prepared) -> None:
     splits, plan = prepared.splits, prepared.batch_plan
-    for sentence in splits.said:
+    for sentence in splits.notes:
         click.echo(f"# {sentence}")
     click.echo("# labels: " + ", ".join(splits.labels.names))
     for name, count in splits.counts.items():
@@ -221,7 +221,7 @@ def choices(table: str) -> None:
 
     fits = tasks_of(table)
     for name, function in functions(table).items():
-        options = ", ".join(f"{option}={default}" for option, default in knobs_of(function).items())
+        options = ", ".join(f"{option}={default}" for option, default in options_of(function).items())
         tasks = f"  [{', '.join(fits[name])}]" if name in fits else ""
         click.echo(f"{name}{f'  ({options})' if options else ''}{tasks}\n    {sentence_of(function)}")
 

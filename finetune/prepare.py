@@ -16,7 +16,7 @@ from finetune.config.training import Choice, TrainConfig
 from finetune.core import model_folder
 from finetune.core.errors import ConfigError, DataError
 from finetune.core.events import Info, Listener, Warned
-from finetune.core.hub import fetched
+from finetune.core.hub import download
 from finetune.core.labels import SoftLabels
 from finetune.core.target_scale import TargetScale
 from finetune.core.tokenization import TextEncoder
@@ -110,7 +110,7 @@ def prepare(config: TrainConfig, data: Any = None, emit: Listener = lambda event
 
     # 2. The table: columns, task, labels, splits.
     splits = load_splits(config.data, seed=config.seed, data=data)
-    _emit(emit, splits.said, splits.warnings)
+    _emit(emit, splits.notes, splits.warnings)
 
     # 3. The tokenizer, and the defaults that depend on base and table.
     keeps_hypothesis = splits.labels.nli is not None and splits.train.pairs is not None
@@ -124,7 +124,9 @@ def prepare(config: TrainConfig, data: Any = None, emit: Listener = lambda event
 
     # 4. Token ids and targets, and how well the tokenizer suits the texts.
     train, validation = (_examples(config, splits, encoder, name) for name in ("train", "validation"))
-    fit = tokenizer_report.look(encoder, splits.train.texts, train.tokens, base=config.base, seed=config.seed)
+    fit = tokenizer_report.tokenizer_report(
+        encoder, splits.train.texts, train.tokens, base=config.base, seed=config.seed
+    )
     near = near_duplicates.find(splits.by_name())
     splits = replace(splits, counts=splits.counts | near.counts)
     _emit(emit, [str(near), str(fit)], fit.warnings)
@@ -173,7 +175,7 @@ def work_folder(out: Path) -> Path:
 def base_of(config: TrainConfig) -> model_folder.Location:
     """Return the base model's location, downloaded from the Hub where the config names a Hub id."""
     location = model_folder.find(config.base, config.models_dir)
-    return fetched(location, config.models_dir, revision=config.model.revision)
+    return download(location, config.models_dir, revision=config.model.revision)
 
 
 def usual_lr(body: Any) -> float:

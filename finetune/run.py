@@ -197,7 +197,7 @@ def _settings(prepared: Prepared, model: Any, emit: Listener) -> ClassifierSetti
             from finetune.training.score_fusion import fit as fit_fusion
 
             fusion = fit_fusion(model, encoder, zero_shot, labels, section.fit_on, seed=config.seed, say=emit)
-            zero_shot = replace(zero_shot, mix=fusion)
+            zero_shot = replace(zero_shot, fusion=fusion)
     return ClassifierSettings(
         labels.task,
         output_activation(labels.task, config.loss),

@@ -230,7 +230,7 @@ class ZeroShotConfig(Part):
     is served with the latter."""
 
     hypothesis_template: Template = "This text is about {}."
-    """The template used when a caller gives none."""
+    """Hypothesis template for requests that have none; `{}` stands for the label."""
 
     scorer: Literal["nli", "embedding", "both"] = "nli"
     """Score of a label; `nli` is entailment, `embedding` the similarity of embeddings, `both` a fitted fusion of the

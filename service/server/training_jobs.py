@@ -358,7 +358,7 @@ def _look() -> dict[str, Any]:
         "rows": len(values),
         "validation_rows": len(splits.validation),
         "counts": splits.counts,
-        "said": splits.said,
+        "said": splits.notes,
         "fit": str(prepared.tokenizer_report),
         "near": str(prepared.near_duplicates),
         "warnings": prepared.warnings,

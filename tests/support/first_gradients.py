@@ -20,7 +20,7 @@ from finetune.core.model_folder import find
 from finetune.core.tokenization import TextEncoder
 from finetune.data.tokenized import Tokens
 from finetune.training.batch_plan import batch_plan_for
-from finetune.training.fit import Given, TrainingAttempt
+from finetune.training.fit import AttemptInputs, TrainingAttempt
 from finetune.training.trainer import Examples
 
 
@@ -57,7 +57,7 @@ def first_gradients(
     split = Examples(Tokens(texts, None, encoder), labels.targets(values))
     regime = batch_plan_for(config, split.tokens.lengths, split.targets, labels.task, None)
     fitting = TrainingAttempt(
-        config, Given(find(str(base)), labels, encoder, split, split, regime, Path(folder), lambda event: None)
+        config, AttemptInputs(find(str(base)), labels, encoder, split, split, regime, Path(folder), lambda event: None)
     )
     fitting.trainer.add_callback(Catch())
     fitting.trainer.args.set_evaluate("no")
