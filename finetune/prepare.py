@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.checks import check_choices, check_run
-from finetune.config.training import Choice, TrainConfig
+from finetune.config.training import TrainConfig
 from finetune.core import model_folder
-from finetune.core.errors import ConfigError, DataError
+from finetune.core.errors import ConfigError
 from finetune.core.hub import fetched
-from finetune.core.labels import SoftLabels
 from finetune.core.target_scale import TargetScale
 from finetune.core.tokenization import TextEncoder
 from finetune.core.weight_files import check_weights
@@ -27,7 +26,7 @@ from finetune.data.tokenized import Tokens
 from finetune.data.tokenizer_report import TokenizerReport, look
 from finetune.reports import report
 from finetune.training.batch_plan import BatchPlan, batch_plan_for
-from finetune.training.losses import default_loss, loss_for, output_activation
+from finetune.training.objective import Objective
 
 if TYPE_CHECKING:
     from finetune.training.trainer import Examples
@@ -49,6 +48,7 @@ class Plan:
     near: NearDuplicates
     lengths: report.Lengths
     regime: BatchPlan
+    objective: Objective
 
 
 def quiet() -> None:
@@ -66,9 +66,9 @@ def plan(config: TrainConfig, data: Any = None) -> Plan:
     """What `train` would do, without training."""
     base = base_of(config)
     check_choices(config)
-    config, splits, encoder = prepared(config, base, data)
-    train = examples(config, splits, encoder, "train")
-    found = plan_of(config, splits, encoder, train, base)
+    config, splits, encoder, objective = prepared(config, base, data)
+    train = examples(config, splits, objective, encoder, "train")
+    found = plan_of(config, splits, objective, encoder, train, base)
     if config.resume:
         _check_resumed(found, base, encoder, train)
     return found
@@ -84,10 +84,9 @@ def _check_resumed(planned: Plan, base: model_folder.Location, encoder: TextEnco
     from finetune.training.fit import AttemptInputs
 
     config, splits = planned.config, planned.splits
-    validation, work = examples(config, splits, encoder, "validation"), work_folder(Path(config.out))
-    given = AttemptInputs(
-        base, splits.labels, encoder, train, validation, planned.regime, work, lambda event: None, splits.target
-    )
+    validation = examples(config, splits, planned.objective, encoder, "validation")
+    work = work_folder(Path(config.out))
+    given = AttemptInputs(base, planned.objective, encoder, train, validation, planned.regime, work, lambda event: None)
     resumed_from(config, given)
 
 
@@ -96,7 +95,9 @@ def base_of(config: TrainConfig) -> model_folder.Location:
     return fetched(found, config.models_dir, revision=config.model.revision)
 
 
-def prepared(config: TrainConfig, base: model_folder.Location, data: Any) -> tuple[TrainConfig, Splits, TextEncoder]:
+def prepared(
+    config: TrainConfig, base: model_folder.Location, data: Any
+) -> tuple[TrainConfig, Splits, TextEncoder, Objective]:
     from finetune.modeling.build import base_config, body_config
 
     # the base is looked at first: a wrong name should not cost the reading of a large table
@@ -112,19 +113,19 @@ def prepared(config: TrainConfig, base: model_folder.Location, data: Any) -> tup
         if splits.labels.nli is not None and splits.train.pairs is not None
         else "longest_first",
     )
-    return _resolved(config, body_config(described), splits, encoder), splits, encoder
+    objective = Objective.of(config, splits.labels, splits.train.values, splits.target)
+    return _resolved(config, body_config(described), objective, encoder), splits, encoder, objective
 
 
-def _resolved(config: TrainConfig, base: Any, splits: Splits, encoder: TextEncoder) -> TrainConfig:
+def _resolved(config: TrainConfig, base: Any, objective: Objective, encoder: TextEncoder) -> TrainConfig:
     """The config with what was inferred written in, so that training with it repeats the run."""
-    task, shares = splits.labels.task, any(isinstance(value, SoftLabels) for value in splits.train.values)
     lr = config.optim.lr or usual_lr(base)
     head_lr = config.optim.head_lr or max(lr, min(HEAD_FASTER * lr, HEAD_LR))
     return config.model_copy(
         update={
-            "data": config.data.model_copy(update={"task": task, "max_length": encoder.max_length}),
+            "data": config.data.model_copy(update={"task": objective.labels.task, "max_length": encoder.max_length}),
             "optim": config.optim.model_copy(update={"lr": lr, "head_lr": head_lr}),
-            "loss": config.loss or Choice(name=default_loss(task, shares=shares)),
+            "loss": objective.loss,
         }
     )
 
@@ -136,7 +137,12 @@ def usual_lr(body: Any) -> float:
 
 
 def plan_of(
-    config: TrainConfig, splits: Splits, encoder: TextEncoder, train: Examples, base: model_folder.Location
+    config: TrainConfig,
+    splits: Splits,
+    objective: Objective,
+    encoder: TextEncoder,
+    train: Examples,
+    base: model_folder.Location,
 ) -> Plan:
     from finetune.training.fit import built_for
 
@@ -145,49 +151,22 @@ def plan_of(
     splits = replace(splits, counts=splits.counts | near.counts)
     lengths = report.Lengths(train.tokens.lengths.tolist(), encoder.max_length, fit.truncated)
     measured = config.optim.batch_size == "auto"
-    model = built_for(config, base, splits.labels, train.targets, splits.target).model if measured else None
+    model = built_for(config, base, objective, train.targets).model if measured else None
     regime = batch_plan_for(config, train.tokens.lengths, train.targets, splits.labels.task, model)
-    targets_of(config, splits, "validation")
+    objective.targets_of(splits.validation)
     check_run(config, base, splits, rows=regime.batches.batch_size)
-    return Plan(config, splits, fit, near, lengths, regime)
+    return Plan(config, splits, fit, near, lengths, regime, objective)
 
 
-def examples(config: TrainConfig, splits: Splits, encoder: TextEncoder, name: str) -> Examples:
-    """The rows of a split as they are trained on; raises as `targets_of` does."""
+def examples(config: TrainConfig, splits: Splits, objective: Objective, encoder: TextEncoder, name: str) -> Examples:
+    """Return the rows of a split as they are trained on; raises as `Objective.targets_of` does."""
     from finetune.training.trainer import Examples
 
-    targets = targets_of(config, splits, name)
-    return Examples(tokens_of(encoder, splits.by_name()[name]), targets)
-
-
-def targets_of(config: TrainConfig, splits: Splits, name: str) -> Any:
-    """The targets of a split's rows, as its labels encode them; numbers are standardized.
-
-    Raises:
-        ConfigError: a loss that these targets do not fit.
-        DataError: a number that the loss cannot take.
-    """
-    rows, labels = splits.by_name()[name], splits.labels
-    targets = labels.targets(rows.values)
-    loss_for(
-        labels.task,
-        config.loss,
-        shares=labels.are_shares(targets),
-        class_weights=labels.weights(config.class_weights, targets),
-        target=splits.target,
-    )
-    if output_activation(labels.task, config.loss) == "softplus" and targets.min() < 0:
-        row = int(targets.argmin())
-        chosen = config.loss.name if config.loss is not None else ""
-        raise DataError(
-            f"the number {targets[row]:g} is below 0, which loss {chosen!r} cannot take: choose another loss",
-            file=rows.source,
-            row=rows.numbers[row],
-        )
+    rows = splits.by_name()[name]
+    targets = objective.targets_of(rows)
     if splits.target is not None:
-        targets = splits.target.standardize(rows.values)
         _check_precision(config, splits.target)
-    return targets
+    return Examples(tokens_of(encoder, rows), targets)
 
 
 def _check_precision(config: TrainConfig, target: TargetScale) -> None:

@@ -22,7 +22,6 @@ from finetune.core.disk_space import CHECKPOINTS_ARE_WHOLE, GO_ON, full_disk_exp
 from finetune.core.errors import TrainingError
 from finetune.core.events import Finished, Info, Listener, Saved, Warned
 from finetune.core.model_folder import ClassifierSettings, ZeroShotSettings
-from finetune.core.scores import activate
 from finetune.core.tokenization import TextEncoder
 from finetune.data.load import Splits, load_splits
 from finetune.data.rows import Rows
@@ -39,7 +38,7 @@ from finetune.reports.model_card import model_card
 from finetune.reports.report import ROW_NUMBERS, evaluation_json, write_evaluation
 from finetune.reports.run_warnings import Verdict, verdict_of
 from finetune.training import run_lock
-from finetune.training.losses import output_activation
+from finetune.training.objective import Objective
 
 if TYPE_CHECKING:
     from finetune.training.fit import TrainedModel
@@ -95,16 +94,15 @@ def _train(config: TrainConfig, data: Any, say: Listener, out: Path, work: Path)
     # 1. everything that can be refused is refused before training
     check_choices(config)
     base = base_of(config)
-    config, splits, encoder = prepared(config, base, data)
-    labels = splits.labels
+    config, splits, encoder, objective = prepared(config, base, data)
     for sentence in splits.said:
         say(Info(sentence))
     for sentence in splits.warnings:
         say(Warned(sentence))
 
     # 2. texts to tokens, and what is known of them beforehand
-    train, validation = (examples(config, splits, encoder, name) for name in ("train", "validation"))
-    planned = plan_of(config, splits, encoder, train, base)
+    train, validation = (examples(config, splits, objective, encoder, name) for name in ("train", "validation"))
+    planned = plan_of(config, splits, objective, encoder, train, base)
     splits = planned.splits
     say(Info(str(planned.near)))
     say(Info(str(planned.fit)))
@@ -112,9 +110,7 @@ def _train(config: TrainConfig, data: Any, say: Listener, out: Path, work: Path)
         say(Warned(sentence))
 
     # 3. train the base's body under a new head, from the last good checkpoint if that is asked for
-    fitted = fit(
-        config, AttemptInputs(base, labels, encoder, train, validation, planned.regime, work, say, splits.target)
-    )
+    fitted = fit(config, AttemptInputs(base, objective, encoder, train, validation, planned.regime, work, say))
     planned = replace(planned, config=fitted.config)
     needed = sum(weight.numel() * weight.element_size() for weight in fitted.model.state_dict().values())
     with writing(work / "finished", needed, CHECKPOINTS_ARE_WHOLE):
@@ -145,13 +141,13 @@ def _finish(
         adapter = folder / "adapter" if config.model.lora.keep_adapter else None
         model = merged(model, _few_scores(encoder, splits.validation, shared=shared), adapter)
     model = _rounded(model, config.save_dtype)
-    settings = _settings(config, splits, encoder)
+    settings = _settings(config, planned.objective, encoder)
     if settings.zero_shot is not None and config.zero_shot.fit_on:
         from finetune.training.score_fusion import fit as fit_mix
 
         mix = fit_mix(model, encoder, settings.zero_shot, labels, config.zero_shot.fit_on, seed=config.seed, say=say)
         settings = replace(settings, zero_shot=replace(settings.zero_shot, mix=mix))
-    figures = _measure(config, splits, model, encoder, shared=shared, validation=validation.tokens)
+    figures = _measure(config, splits, planned.objective, model, encoder, shared=shared, validation=validation.tokens)
     verdict = verdict_of(
         config,
         labels,
@@ -193,6 +189,7 @@ def validation_rows(folder: Path) -> Rows:
 def _measure(
     config: TrainConfig,
     splits: Splits,
+    objective: Objective,
     model: Any,
     encoder: TextEncoder,
     *,
@@ -210,8 +207,7 @@ def _measure(
     found = {}
     for (name, rows), without_encoder in zip(evaluated.items(), plain, strict=True):
         tokens = validation if name == "validation" else tokens_of(encoder, rows)
-        logits = predict(model, encoder, tokens, shared=shared)
-        scores = activate(logits, output_activation(labels.task, config.loss), target=splits.target)
+        scores = objective.scores(predict(model, encoder, tokens, shared=shared))
         scored = scored_rows(labels, scores, rows, targets, extra=config.metrics)
         if without_encoder is not None:
             scored = beside_tfidf(labels, scored, without_encoder, rows)
@@ -219,8 +215,8 @@ def _measure(
     return found
 
 
-def _settings(config: TrainConfig, splits: Splits, encoder: TextEncoder) -> ClassifierSettings:
-    zero, labels = None, splits.labels
+def _settings(config: TrainConfig, objective: Objective, encoder: TextEncoder) -> ClassifierSettings:
+    zero, labels = None, objective.labels
     if labels.nli is not None:
         wanted = config.zero_shot
         zero = ZeroShotSettings(
@@ -231,11 +227,11 @@ def _settings(config: TrainConfig, splits: Splits, encoder: TextEncoder) -> Clas
         )
     return ClassifierSettings(
         labels.task,
-        output_activation(labels.task, config.loss),
+        objective.activation,
         base=config.base,
         max_length=encoder.max_length,
         zero_shot=zero,
-        target=splits.target,
+        target=objective.target_scale,
     )
 
 
@@ -262,7 +258,7 @@ def _write(
         figures["validation"],
         planned.lengths,
         fitted.history,
-        fitted.looks,
+        fitted.snapshots,
         error_rows=config.error_rows,
         with_plots=config.plots,
     )

@@ -24,8 +24,11 @@ FAST_EAGER = "fast_eager"
 """Name of `fast_eager` in transformers' AttentionInterface."""
 
 BERT_ATTENTION = frozenset(
-    "albert bert camembert data2vec-text distilbert electra ernie gte jina_embeddings_v3 mobilebert nomic_bert roberta "
-    "roberta-prelayernorm roc_bert xlm-roberta xlm-roberta-xl".split()
+    {
+        *("albert", "bert", "camembert", "data2vec-text", "distilbert", "electra", "ernie", "gte"),
+        *("jina_embeddings_v3", "mobilebert", "nomic_bert", "roberta", "roberta-prelayernorm", "roc_bert"),
+        *("xlm-roberta", "xlm-roberta-xl"),
+    }
 )
 """Model types whose eager attention computes what BERT's does, of those that train on texts."""
 
@@ -82,7 +85,8 @@ def fast_eager(
     dropout: float = 0.0,
     **rest: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Return states `[B, L, H, D]` and weights of BERT's eager attention, with fast dropout, for heads `[B, H, L, D]`."""
+    """Return states `[B, L, H, D]` and weights of BERT's eager attention with fast dropout; heads are `[B, H, L,
+    D]`."""
     scaling = query.size(-1) ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:

@@ -130,7 +130,7 @@ def test_a_rate_that_is_far_too_high_exits_with_3_and_writes_no_model(
     code, shown, told = call(table, *flags)
     assert (code, shown) == (3, "")
     last = told.splitlines()[-1]
-    assert last.startswith("error: the run diverged: the loss rose to") and "No model is written" in last
+    assert last.startswith("error: the run diverged: the loss rose to") and "No model was written" in last
     assert "vanish" not in told and "model.head" not in told and "higher" not in told
     assert not (tmp_path / "m").exists()
 
