@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from finetune.core.stripped_docstrings import allow_stripped_docstrings
+
 if TYPE_CHECKING:
     from finetune.config.training import TrainConfig
     from finetune.run import TrainResult, evaluate, train
+
+allow_stripped_docstrings("transformers")
 
 __all__ = ["TrainConfig", "TrainResult", "evaluate", "train"]
 

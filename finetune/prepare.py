@@ -28,7 +28,7 @@ from finetune.data.rows import Rows
 from finetune.data.tokenized import Tokens
 from finetune.data.tokenizer_report import TokenizerReport
 from finetune.training.batch_plan import BatchPlan, batch_plan_for
-from finetune.training.losses import default_loss, loss_for, output_activation
+from finetune.training.objective import Objective
 
 if TYPE_CHECKING:
     from finetune.training.fit import AttemptInputs
@@ -261,9 +261,8 @@ def _targets(config: TrainConfig, splits: Splits, name: str) -> Any:
             row=rows.numbers[row],
         )
     if splits.target is not None:
-        targets = splits.target.standardize(rows.values)
         _check_precision(config, splits.target)
-    return targets
+    return Examples(tokens_of(encoder, rows), targets)
 
 
 def _check_precision(config: TrainConfig, target: TargetScale) -> None:

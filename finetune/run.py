@@ -37,7 +37,7 @@ from finetune.reports.model_card import model_card
 from finetune.reports.report import ROW_NUMBERS, evaluation_json, write_evaluation
 from finetune.reports.run_warnings import Verdict, verdict_of
 from finetune.training import run_lock
-from finetune.training.losses import output_activation
+from finetune.training.objective import Objective
 
 if TYPE_CHECKING:
     from finetune.training.fit import TrainedModel
@@ -200,7 +200,7 @@ def _settings(prepared: Prepared, model: Any, emit: Listener) -> ClassifierSetti
             zero_shot = replace(zero_shot, fusion=fusion)
     return ClassifierSettings(
         labels.task,
-        output_activation(labels.task, config.loss),
+        objective.activation,
         base=config.base,
         max_length=encoder.max_length,
         zero_shot=zero_shot,

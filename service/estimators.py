@@ -143,13 +143,18 @@ class _FineTuned(BaseEstimator):  # type: ignore[misc]
         shutil.copytree(self.folder_, folder)
 
 
+def _with_parameters(docstring: str | None) -> str | None:
+    """Return a class's docstring with the parameters of `_FineTuned`; None where `python -OO` leaves none."""
+    return docstring and docstring + "".join((_FineTuned.__doc__ or "").partition("\n\n")[1:])
+
+
 class FineTunedClassifier(ClassifierMixin, _FineTuned):  # type: ignore[misc]
     """An encoder fine-tuned on labelled texts, as a scikit-learn classifier.
 
     One label a text, or several: `y` is then a list of lists of names, or an indicator matrix `[N, C]`.
     """
 
-    __doc__ += "".join((_FineTuned.__doc__ or "").partition("\n\n")[1:])
+    __doc__ = _with_parameters(__doc__)
 
     def fit(self, X: Any, y: Any) -> Self:
         """Fine-tune on texts `X` and labels `y`; a tenth of the rows is set aside to choose the best checkpoint.
@@ -199,7 +204,7 @@ class FineTunedClassifier(ClassifierMixin, _FineTuned):  # type: ignore[misc]
 class FineTunedRegressor(RegressorMixin, _FineTuned):  # type: ignore[misc]
     """An encoder fine-tuned to predict a number for a text, as a scikit-learn regressor."""
 
-    __doc__ += "".join((_FineTuned.__doc__ or "").partition("\n\n")[1:])
+    __doc__ = _with_parameters(__doc__)
 
     def fit(self, X: Any, y: Any) -> Self:
         """Fine-tune on texts `X` and numbers `y [N]`."""

@@ -98,7 +98,8 @@ def fast_eager(
     dropout: float = 0.0,
     **rest: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Return states `[B, L, H, D]` and weights of BERT's eager attention, with fast dropout, for heads `[B, H, L, D]`."""
+    """Return states `[B, L, H, D]` and weights of BERT's eager attention with fast dropout; heads are `[B, H, L,
+    D]`."""
     scaling = query.size(-1) ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:

@@ -31,7 +31,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model.lora.layers": ["nope"]}, "the body has linear layers named"),
     ({"model.lora.rank": 4, "model.freeze": 1}, "leave out model.freeze"),
     ({"loss.name": "sparse_categorical_crossentropy", "loss.label_smoothing": 2}, "label_smoothing is 2"),
-    ({"loss.name": "focal", "loss.gamma": -1}, "gamma is -1, and should be 0 or more"),
+    ({"loss.name": "focal", "loss.gamma": -1}, "gamma is -1, and must be at least 0"),
     ({"loss.name": "mean_squared_error"}, "does not fit task binary"),
     ({"optim.optimizer.name": "adamw", "optim.optimizer.beta1": 2}, "optim.optimizer: Invalid beta"),
     ({"optim.schedule.name": "reduce_on_plateau", "optim.schedule.factor": 2}, "optim.schedule: Factor should be"),

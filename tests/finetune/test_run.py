@@ -226,7 +226,7 @@ def test_early_stopping_reports_the_update_and_the_metric(config: Make, reviews:
     best = min(evaluated, key=lambda event: event.metrics["loss"])
     assert [event for event in evaluated if event.best][-1] == best and best.best_by == "loss"
     assert f"stopped early at update {evaluated[-1].update} of 210" in stopped
-    assert f"loss has not got better than {best.metrics['loss']:.4f} of update {best.update} in 2 evaluat" in stopped
+    assert f"loss has not improved on {best.metrics['loss']:.4f} of update {best.update} in 2 evaluat" in stopped
 
 
 @pytest.mark.parametrize("name", ["macro_f1", "log_loss"])

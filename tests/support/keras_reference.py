@@ -70,7 +70,7 @@ def moderate(task: str, *, shares: bool = False) -> tuple[Tensor, Tensor]:
         targets = np.abs(draw.normal(0, 3, rows))
     elif task == "multi_label":
         targets = draw.random((rows, labels)) < 0.3
-    elif shares:
+    elif soft_labels:
         targets = draw.dirichlet(np.ones(labels), rows)
         targets[:labels] = np.eye(labels)
     else:
@@ -92,7 +92,7 @@ def extreme(task: str, *, shares: bool = False) -> tuple[Tensor, Tensor]:
         logits = list(itertools.product([-BIG, 0.0, BIG], repeat=labels))
         if task == "multi_label":
             targets = list(itertools.product([0.0, 1.0], repeat=labels))
-        elif shares:
+        elif soft_labels:
             rows = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.7, 0.3, 0.0, 0.0], [0.25, 0.25, 0.5, 0.0]]
             targets = [row[:labels] for row in rows if sum(row[:labels]) == 1]
         else:
