@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.checks import check_run, check_settings
-from finetune.config.training import Choice, TrainConfig
+from finetune.config.training import TrainConfig
 from finetune.core import model_folder
-from finetune.core.errors import ConfigError, DataError
+from finetune.core.errors import ConfigError
 from finetune.core.events import Info, Listener, Warned
 from finetune.core.hub import download
-from finetune.core.labels import SoftLabels
 from finetune.core.target_scale import TargetScale
 from finetune.core.tokenization import TextEncoder
 from finetune.core.weight_files import check_weights
@@ -49,6 +48,7 @@ class Prepared:
         config: the settings, with every inferred value written in: training with them repeats the run.
         base: where the base model is.
         splits: checked rows, labels and counts.
+        objective: labels, loss, output activation and class weights.
         encoder: the base's tokenizer, at the run's maximum length.
         train: token ids and targets of the training rows.
         validation: the same of the validation rows.
@@ -60,6 +60,7 @@ class Prepared:
     config: TrainConfig
     base: model_folder.Location
     splits: Splits
+    objective: Objective
     encoder: TextEncoder
     train: Examples
     validation: Examples
@@ -77,15 +78,7 @@ class Prepared:
         from finetune.training.fit import AttemptInputs
 
         return AttemptInputs(
-            self.base,
-            self.splits.labels,
-            self.encoder,
-            self.train,
-            self.validation,
-            self.batch_plan,
-            work,
-            emit,
-            self.splits.target,
+            self.base, self.objective, self.encoder, self.train, self.validation, self.batch_plan, work, emit
         )
 
 
@@ -120,10 +113,11 @@ def prepare(config: TrainConfig, data: Any = None, emit: Listener = lambda event
         max_length=config.data.max_length,
         truncation="only_first" if keeps_hypothesis else "longest_first",
     )
-    config = _resolved(config, body_config(described), splits, encoder)
+    objective = Objective.of(config, splits.labels, splits.train.values, splits.target)
+    config = _resolved(config, body_config(described), objective, encoder)
 
     # 4. Token ids and targets, and how well the tokenizer suits the texts.
-    train, validation = (_examples(config, splits, encoder, name) for name in ("train", "validation"))
+    train, validation = (_examples(config, splits, objective, encoder, name) for name in ("train", "validation"))
     fit = tokenizer_report.tokenizer_report(
         encoder, splits.train.texts, train.tokens, base=config.base, seed=config.seed
     )
@@ -132,9 +126,9 @@ def prepare(config: TrainConfig, data: Any = None, emit: Listener = lambda event
     _emit(emit, [str(near), str(fit)], fit.warnings)
 
     # 5. Batches and updates, and the settings that depend on all of the above.
-    plan = _batch_plan(config, base, splits, train)
+    plan = _batch_plan(config, base, objective, train)
     check_run(config, base, splits, rows=plan.batches.batch_size)
-    prepared = Prepared(config, base, splits, encoder, train, validation, fit, near, plan)
+    prepared = Prepared(config, base, splits, objective, encoder, train, validation, fit, near, plan)
     if config.resume:
         _require_same_run(prepared)
     return prepared
@@ -196,28 +190,27 @@ def _emit(emit: Listener, notes: Iterable[str], warnings: Iterable[str]) -> None
         emit(Warned(sentence))
 
 
-def _resolved(config: TrainConfig, body: Any, splits: Splits, encoder: TextEncoder) -> TrainConfig:
+def _resolved(config: TrainConfig, body: Any, objective: Objective, encoder: TextEncoder) -> TrainConfig:
     """Return the config with inferred values written in, so that training with it repeats the run."""
-    task = splits.labels.task
-    soft = any(isinstance(value, SoftLabels) for value in splits.train.values)
     lr = config.optim.lr or usual_lr(body)
     head_lr = config.optim.head_lr or max(lr, min(HEAD_FASTER * lr, HEAD_LR))
+    task, max_length = objective.labels.task, encoder.max_length
     return config.model_copy(
         update={
-            "data": config.data.model_copy(update={"task": task, "max_length": encoder.max_length}),
+            "data": config.data.model_copy(update={"task": task, "max_length": max_length}),
             "optim": config.optim.model_copy(update={"lr": lr, "head_lr": head_lr}),
-            "loss": config.loss or Choice(name=default_loss(task, shares=soft)),
+            "loss": objective.loss,
         }
     )
 
 
-def _batch_plan(config: TrainConfig, base: model_folder.Location, splits: Splits, train: Examples) -> BatchPlan:
+def _batch_plan(config: TrainConfig, base: model_folder.Location, objective: Objective, train: Examples) -> BatchPlan:
     from finetune.training.fit import built_for
 
-    labels, model = splits.labels, None
+    model = None
     if config.optim.batch_size == "auto":  # measured on the model itself
-        model = built_for(config, base, labels, train.targets, splits.target).model
-    return batch_plan_for(config, train.tokens.lengths, train.targets, labels.task, model)
+        model = built_for(config, base, objective, train.targets).model
+    return batch_plan_for(config, train.tokens.lengths, train.targets, objective.labels.task, model)
 
 
 def _require_same_run(prepared: Prepared) -> None:
@@ -228,38 +221,12 @@ def _require_same_run(prepared: Prepared) -> None:
     resumed_from(prepared.config, prepared.attempt_inputs(work, lambda event: None))
 
 
-def _examples(config: TrainConfig, splits: Splits, encoder: TextEncoder, name: str) -> Examples:
-    """Return the rows of a split as they are trained on; raises as `_targets` does."""
+def _examples(config: TrainConfig, splits: Splits, objective: Objective, encoder: TextEncoder, name: str) -> Examples:
+    """Return the rows of a split as they are trained on; raises as `Objective.targets_of` does."""
     from finetune.training.trainer import Examples
 
-    targets = _targets(config, splits, name)
-    return Examples(tokens_of(encoder, splits.by_name()[name]), targets)
-
-
-def _targets(config: TrainConfig, splits: Splits, name: str) -> Any:
-    """Return the targets of a split's rows, as its labels encode them; numbers are standardized.
-
-    Raises:
-        ConfigError: a loss that these targets do not fit.
-        DataError: a number that the loss cannot take.
-    """
-    rows, labels = splits.by_name()[name], splits.labels
-    targets = labels.targets(rows.values)
-    loss_for(
-        labels.task,
-        config.loss,
-        shares=labels.are_soft(targets),
-        class_weights=labels.weights(config.class_weights, targets),
-        target=splits.target,
-    )
-    if output_activation(labels.task, config.loss) == "softplus" and targets.min() < 0:
-        row = int(targets.argmin())
-        loss = config.loss.name if config.loss is not None else ""
-        raise DataError(
-            f"the number {targets[row]:g} is below 0, which loss {loss!r} cannot take: choose another loss",
-            file=rows.source,
-            row=rows.numbers[row],
-        )
+    rows = splits.by_name()[name]
+    targets = objective.targets_of(rows)
     if splits.target is not None:
         _check_precision(config, splits.target)
     return Examples(tokens_of(encoder, rows), targets)

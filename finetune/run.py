@@ -22,7 +22,6 @@ from finetune.core.errors import TrainingError
 from finetune.core.event_printer import EventPrinter
 from finetune.core.events import Finished, Info, Listener, Saved, Warned
 from finetune.core.model_folder import ClassifierSettings, ZeroShotSettings
-from finetune.core.scores import activate
 from finetune.data.load import load_splits
 from finetune.data.rows import Rows
 from finetune.evaluation.baseline import tfidf_scores
@@ -37,7 +36,6 @@ from finetune.reports.model_card import model_card
 from finetune.reports.report import ROW_NUMBERS, evaluation_json, write_evaluation
 from finetune.reports.run_warnings import Verdict, verdict_of
 from finetune.training import run_lock
-from finetune.training.objective import Objective
 
 if TYPE_CHECKING:
     from finetune.training.fit import TrainedModel
@@ -200,7 +198,7 @@ def _settings(prepared: Prepared, model: Any, emit: Listener) -> ClassifierSetti
             zero_shot = replace(zero_shot, fusion=fusion)
     return ClassifierSettings(
         labels.task,
-        objective.activation,
+        prepared.objective.activation,
         base=config.base,
         max_length=encoder.max_length,
         zero_shot=zero_shot,
@@ -222,8 +220,7 @@ def _measure(prepared: Prepared, model: Any) -> dict[str, ScoredSplit]:
     measured = {}
     for (name, rows), tfidf in zip(evaluated.items(), baseline, strict=True):
         tokens = prepared.validation.tokens if name == "validation" else tokens_of(encoder, rows)
-        logits = predict(model, encoder, tokens, shared=_is_shared(config))
-        scores = activate(logits, output_activation(labels.task, config.loss), target=splits.target)
+        scores = prepared.objective.scores(predict(model, encoder, tokens, shared=_is_shared(config)))
         scored = scored_rows(labels, scores, rows, targets, extra=config.metrics)
         if tfidf is not None:
             scored = beside_tfidf(labels, scored, tfidf, rows)
@@ -266,7 +263,7 @@ def _write(
         measured["validation"],
         report.Lengths(prepared.train.tokens.lengths.tolist(), prepared.encoder.max_length, fit.truncated),
         trained.history,
-        trained.looks,
+        trained.snapshots,
         error_rows=config.error_rows,
         with_plots=config.plots,
     )

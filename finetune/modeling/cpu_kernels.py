@@ -24,24 +24,11 @@ FAST_EAGER = "fast_eager"
 """Name of `fast_eager` in transformers' AttentionInterface."""
 
 BERT_ATTENTION = frozenset(
-    [
-        "albert",
-        "bert",
-        "camembert",
-        "data2vec-text",
-        "distilbert",
-        "electra",
-        "ernie",
-        "gte",
-        "jina_embeddings_v3",
-        "mobilebert",
-        "nomic_bert",
-        "roberta",
-        "roberta-prelayernorm",
-        "roc_bert",
-        "xlm-roberta",
-        "xlm-roberta-xl",
-    ]
+    {
+        *("albert", "bert", "camembert", "data2vec-text", "distilbert", "electra", "ernie", "gte"),
+        *("jina_embeddings_v3", "mobilebert", "nomic_bert", "roberta", "roberta-prelayernorm", "roc_bert"),
+        *("xlm-roberta", "xlm-roberta-xl"),
+    }
 )
 """Model types whose eager attention computes what BERT's does, of those that train on texts."""
 

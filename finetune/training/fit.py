@@ -79,8 +79,8 @@ class TrainingAttempt:
     def __init__(self, config: TrainConfig, inputs: AttemptInputs, note: Note | None = None) -> None:
         from transformers import set_seed
 
-        self.config, self.given, self.say, self._is_said = config, given, given.say, False
-        labels, train, regime = given.labels, given.train, given.regime
+        self.config, self.inputs, self.say, self._is_reported = config, inputs, inputs.say, False
+        train, plan = inputs.train, inputs.batch_plan
         terms = [pick(AUXILIARY, choice.name, choice.options, what="auxiliary term") for choice in config.auxiliary]
         set_seed(config.seed)
         built = built_for(config, inputs.base, inputs.objective, train.targets)
@@ -97,14 +97,7 @@ class TrainingAttempt:
             train_seen_rows(body, train.tokens.vocabulary())
             parts = parts_of(model, built.model.base_model_prefix)
         use_fast_dropout(model)
-        self.best_by = best_by(config.checkpoint.best_by, labels.task)
-        loss = loss_for(
-            labels.task,
-            config.loss,
-            shares=labels.are_soft(train.targets),
-            class_weights=labels.weights(config.class_weights, train.targets),
-            target=given.target,
-        )
+        self.best_by = best_by(config.checkpoint.best_by, inputs.objective.labels.task)
         self.trainer = training.HeadTrainer(
             config=config,
             parts=parts,
@@ -229,10 +222,10 @@ class TrainingAttempt:
         if not np.isfinite(logits).all():
             update = self.trainer.state.global_step
             raise Diverged(not_finite("a score of the validation rows", update, self.config.optim.lr or 0.0))
-        if target is not None:
-            logits, references = target.restore(logits), target.restore(references)
-        scores = activate(logits, output_activation(task, self.config.loss), target=target)
-        if labels.are_soft(references):
+        if objective.target_scale is not None:
+            logits, references = objective.target_scale.restore(logits), objective.target_scale.restore(references)
+        scores = objective.scores(logits)
+        if objective.labels.are_soft(references):
             references = references.argmax(axis=1)
         predictions, references = decided(scores, references, task)
         values = compute(METRICS_OF_TASK[task], task, predictions, references)

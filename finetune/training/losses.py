@@ -259,7 +259,7 @@ def require_fit(task: Task, choice: Choice, *, soft_labels: bool = False) -> Non
     Raises:
         ConfigError: an unknown name or option, a value out of bounds, or a loss for other tasks (names those that fit).
     """
-    name, options = choice.name, choice.knobs
+    name, options = choice.name, choice.options
     pick(LOSSES, name, options, what="loss")
     _require_in_bounds(name, options)
     if task not in FITS[name].tasks or (soft_labels and not FITS[name].soft_labels):
@@ -289,15 +289,10 @@ def loss_for(
     Raises:
         ConfigError: as `require_fit`.
     """
-    name, knobs = (choice.name, choice.options) if choice is not None else (default_loss(task, shares=shares), {})
-    loss: Any = pick(LOSSES, name, knobs, what="loss")
-    _require_in_bounds(name, knobs)
-    if task not in FITS[name].tasks or (shares and not FITS[name].shares):
-        fitting = (other for other, fit in FITS.items() if task in fit.tasks and (fit.shares or not shares))
-        what = f"task {task}" + (" with shares of the labels as targets" if shares else "")
-        raise ConfigError(f"loss {name!r} does not fit {what}: choose one of {', '.join(fitting)}")
-    if name == "focal" and task != "multi_label" and "pos_weight" in knobs:
-        raise ConfigError("knob 'pos_weight' of loss 'focal' is for several labels at once: use class_weights")
+    choice = choice or Choice(name=default_loss(task, soft_labels=soft_labels))
+    require_fit(task, choice, soft_labels=soft_labels)
+    name, options = choice.name, choice.options
+    loss: Any = pick(LOSSES, name, options, what="loss")
     if target is not None:
         return _on_target_scale(loss, FITS[name], options, target)
     if class_weights is None:

@@ -73,7 +73,7 @@ class Objective:
             DataError: a number that the loss cannot take; names the file and the row.
         """
         targets = self.labels.targets(rows.values)
-        require_fit(self.labels.task, self.loss, soft_labels=self.labels.are_shares(targets))
+        require_fit(self.labels.task, self.loss, soft_labels=self.labels.are_soft(targets))
         if self.activation == "softplus" and targets.min() < 0:
             row = int(targets.argmin())
             raise DataError(

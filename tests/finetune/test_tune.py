@@ -187,7 +187,7 @@ def test_a_stopped_trial_does_not_count_and_the_same_command_continues(
     result = search(content, 2, data=reviews, on_event=seen.append)
     assert len(begun) == 3 and result.trials == 2
     assert [line.split(":")[0] for line in infos(seen)[1:]] == ["trial 2 of 2"]
-    assert result.config.auxiliary[0].knobs["weight"] in (0.5, 1.0, 1.5, 2.0)
+    assert result.config.auxiliary[0].options["weight"] in (0.5, 1.0, 1.5, 2.0)
     assert model_folder.read(tmp_path / "found", check_hashes=True).headline == (
         "accuracy",
         pytest.approx(result.score),

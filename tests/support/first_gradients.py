@@ -1,7 +1,7 @@
-"""The gradients of a run's first update, in one process or in several.
+"""The gradients of a run's first update, in this process or in each of several.
 
-The real Trainer is stopped where it passes gradients to the optimizer. As a script, under torch.distributed.run, the
-arguments are BASE, OUT and CASES as JSON.
+Knows: how to stop the real Trainer where it hands gradients to the optimizer.
+Does not know: any single test. As a script, under torch.distributed.run: BASE OUT, and CASES as JSON on its input.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from finetune.core.tokenization import TextEncoder
 from finetune.data.tokenized import Tokens
 from finetune.training.batch_plan import batch_plan_for
 from finetune.training.fit import AttemptInputs, TrainingAttempt
+from finetune.training.objective import Objective
 from finetune.training.trainer import Examples
 
 
 def values_of(task: str, rows: int) -> list[Any]:
-    """Return label values for a task."""
+    """Label values for a task."""
     torch.manual_seed(0)
     if task == "regression":
         return [float(value) for value in torch.rand(rows)]
@@ -38,7 +39,7 @@ def values_of(task: str, rows: int) -> list[Any]:
 def first_gradients(
     base: Path, folder: Path, name: str, task: str, *, rows: int, batch_size: int, accumulation: int = 1, **more: Any
 ) -> dict[str, torch.Tensor]:
-    """Return the gradients of the first update, by parameter name."""
+    """The gradients of the first update."""
     found: dict[str, torch.Tensor] = {}
 
     class Catch(TrainerCallback):
@@ -55,13 +56,13 @@ def first_gradients(
     encoder = TextEncoder.load(base, json.loads((Path(base) / "config.json").read_text()))
     texts = ["good film " * (1 + index % 3) for index in range(rows)]
     split = Examples(Tokens(texts, None, encoder), labels.targets(values))
-    regime = batch_plan_for(config, split.tokens.lengths, split.targets, labels.task, None)
-    fitting = TrainingAttempt(
-        config, AttemptInputs(find(str(base)), labels, encoder, split, split, regime, Path(folder), lambda event: None)
-    )
-    fitting.trainer.add_callback(Catch())
-    fitting.trainer.args.set_evaluate("no")
-    fitting.trainer.train()
+    plan = batch_plan_for(config, split.tokens.lengths, split.targets, labels.task, None)
+    objective = Objective.of(config, labels, values)
+    inputs = AttemptInputs(find(str(base)), objective, encoder, split, split, plan, Path(folder), lambda event: None)
+    attempt = TrainingAttempt(config, inputs)
+    attempt.trainer.add_callback(Catch())
+    attempt.trainer.args.set_evaluate("no")
+    attempt.trainer.train()
     return found
 
 

@@ -1,9 +1,10 @@
-"""References for losses, activations and initializers: Keras's of the same names, and definitions in float64.
+"""What losses, activations and initializers are compared with: Keras's of the same names, and definitions in float64.
 
-The definitions are written in a form that is exact at any logit. Nothing of rehead is imported here.
+Knows: how Keras wants logits, targets and kernels; every formula in a form that holds at any logit; example rows.
+Does not know: our functions.
 
-Keras clips probabilities and class proportions at its epsilon, 1e-7. Here it runs with a negligible epsilon and in
-float64 (a few of its steps stay in float32), so that the formulas are compared.
+Keras clips probabilities at its epsilon, 1e-7, and takes no label's share for less: here it runs with an epsilon
+that does not show, in float64 (though it has its own moments of float32), so that what is compared is the formula.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ Floats = npt.NDArray[np.float64]
 
 EPSILON = 1e-12
 BIG = 1e4
-"""Logits whose probabilities underflow in float32."""
+"""Logits that no float32 probability survives."""
 
-OPTIONS: dict[str, list[dict[str, float]]] = {
+KNOBS: dict[str, list[dict[str, float]]] = {
     "huber": [{}, {"delta": 0.3}, {"delta": 5.0}],
     "sparse_categorical_crossentropy": [{}, {"label_smoothing": 0.1}, {"label_smoothing": 0.5}],
     "categorical_crossentropy": [{}, {"label_smoothing": 0.1}, {"label_smoothing": 0.5}],
@@ -46,22 +47,22 @@ OPTIONS: dict[str, list[dict[str, float]]] = {
         {"gamma_pos": 2.0, "gamma_neg": 0.5, "clip": 0.2},
     ],
 }
-"""Option values to test for a loss; a loss that is not here has no options."""
+"""Knob values to try for a loss; a loss that is not here has no knobs."""
 
 
-def deviation(actual: Any, expected: Any, *, floor: float) -> float:
-    """Return the largest difference of two arrays of one shape, relative to the larger of `|expected|` and `floor`."""
-    actual, expected = np.asarray(actual, dtype=np.float64), np.asarray(expected, dtype=np.float64)
-    if actual.shape != expected.shape:
-        raise ValueError(f"shapes differ: {actual.shape} and {expected.shape}")
-    return float(np.max(np.abs(actual - expected) / np.maximum(np.abs(expected), floor)))
+def deviation(found: Any, expected: Any, *, floor: float) -> float:
+    """The largest difference of two arrays of one shape, relative to what is expected or, below it, to `floor`."""
+    found, expected = np.asarray(found, dtype=np.float64), np.asarray(expected, dtype=np.float64)
+    if found.shape != expected.shape:
+        raise ValueError(f"shapes differ: {found.shape} and {expected.shape}")
+    return float(np.max(np.abs(found - expected) / np.maximum(np.abs(expected), floor)))
 
 
 # example rows
 
 
-def moderate(task: str, *, shares: bool = False) -> tuple[Tensor, Tensor]:
-    """Return 48 rows of seeded logits (float32) and targets of the size that occurs in training."""
+def moderate(task: str, *, soft_labels: bool = False) -> tuple[Tensor, Tensor]:
+    """48 rows of seeded logits (float32) and targets, as training meets them."""
     draw = np.random.default_rng(0)
     rows, labels = 48, {"regression": 1, "binary": 2}.get(task, 5)
     logits = draw.normal(0, 2.5, (rows, labels))
@@ -78,8 +79,8 @@ def moderate(task: str, *, shares: bool = False) -> tuple[Tensor, Tensor]:
     return torch.tensor(logits, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32)
 
 
-def extreme(task: str, *, shares: bool = False) -> tuple[Tensor, Tensor]:
-    """Return every row of logits from -1e4, 0, 1e4 with every extreme target; of many labels the last never applies.
+def extreme(task: str, *, soft_labels: bool = False) -> tuple[Tensor, Tensor]:
+    """Every row of logits from -1e4, 0, 1e4, with every target at a border; of many labels the last never holds.
 
     Numbers go up to 1e13, whose cube leaves float32.
     """
@@ -98,8 +99,8 @@ def extreme(task: str, *, shares: bool = False) -> tuple[Tensor, Tensor]:
         else:
             targets = list(range(max(2, labels - 1)))
     pairs = list(itertools.product(logits, targets))
-    all_targets = torch.tensor([target for _, target in pairs])
-    return torch.tensor([list(row) for row, _ in pairs]), all_targets
+    found = torch.tensor([target for _, target in pairs])
+    return torch.tensor([list(row) for row, _ in pairs]), found
 
 
 # Keras's losses
@@ -117,23 +118,23 @@ def _precise() -> Iterator[None]:
         keras.config.set_floatx(floatx)
 
 
-def keras_loss(name: str, logits: Tensor, targets: Tensor, **options: float) -> Floats:
-    """Return Keras's loss per row `[B]`, in float64."""
+def keras_loss(name: str, logits: Tensor, targets: Tensor, **knobs: float) -> Floats:
+    """Keras's loss a row `[B]`, in float64."""
     with _precise():
-        targets = targets if targets.dtype == torch.int64 else targets.double()
-        losses: Floats = KERAS[name](logits.double(), targets, **options).cpu().numpy()
-    return losses
+        wanted = targets if targets.dtype == torch.int64 else targets.double()
+        found: Floats = KERAS[name](logits.double(), wanted, **knobs).cpu().numpy()
+    return found
 
 
 def _of_number(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda z, y, **options: function(y[:, None], z, **options)
+    return lambda z, y, **knobs: function(y[:, None], z, **knobs)
 
 
-def _of_proportions(function: Callable[..., Any], **more: Any) -> Callable[..., Any]:
-    return lambda z, y, **options: function(_proportions(z, y), z, **more, **options)
+def _of_shares(function: Callable[..., Any], **more: Any) -> Callable[..., Any]:
+    return lambda z, y, **knobs: function(_held(z, y), z, **more, **knobs)
 
 
-def _proportions(z: Tensor, y: Tensor) -> Tensor:
+def _held(z: Tensor, y: Tensor) -> Tensor:
     return y if y.dim() == 2 else torch.nn.functional.one_hot(y, z.shape[1]).double()
 
 
@@ -145,21 +146,21 @@ def _logarithmic(z: Tensor, y: Tensor) -> Any:
     return of_keras.mean_squared_logarithmic_error(y[:, None], keras.ops.softplus(z))
 
 
-def _sparse(z: Tensor, y: Tensor, **options: float) -> Any:
-    if options:  # Keras's sparse loss has no smoothing
-        return KERAS["categorical_crossentropy"](z, y, **options)
+def _sparse(z: Tensor, y: Tensor, **knobs: float) -> Any:
+    if knobs:  # Keras's sparse loss has no smoothing
+        return KERAS["categorical_crossentropy"](z, y, **knobs)
     return of_keras.sparse_categorical_crossentropy(y, z, from_logits=True)
 
 
-def _binary(z: Tensor, y: Tensor, **options: float) -> Any:
-    values, targets = (z, y) if y.dim() == 2 else (z[:, 1:] - z[:, :1], y[:, None].double())
-    return of_keras.binary_crossentropy(targets, values, from_logits=True, **options)
+def _binary(z: Tensor, y: Tensor, **knobs: float) -> Any:
+    values, wanted = (z, y) if y.dim() == 2 else (z[:, 1:] - z[:, :1], y[:, None].double())
+    return of_keras.binary_crossentropy(wanted, values, from_logits=True, **knobs)
 
 
-def _focal(z: Tensor, y: Tensor, **options: float) -> Any:
+def _focal(z: Tensor, y: Tensor, **knobs: float) -> Any:
     if y.dim() == 2:
-        return of_keras.binary_focal_crossentropy(y, z, from_logits=True, **options)
-    return of_keras.categorical_focal_crossentropy(_proportions(z, y), z, alpha=1.0, from_logits=True, **options)
+        return of_keras.binary_focal_crossentropy(y, z, from_logits=True, **knobs)
+    return of_keras.categorical_focal_crossentropy(_held(z, y), z, alpha=1.0, from_logits=True, **knobs)
 
 
 KERAS: dict[str, Callable[..., Any]] = {
@@ -169,24 +170,24 @@ KERAS: dict[str, Callable[..., Any]] = {
     "huber": _of_number(of_keras.huber),
     "log_cosh": _of_number(of_keras.log_cosh),
     "sparse_categorical_crossentropy": _sparse,
-    "categorical_crossentropy": _of_proportions(of_keras.categorical_crossentropy, from_logits=True),
-    "kullback_leibler_divergence": lambda z, y: of_keras.kl_divergence(_proportions(z, y), keras.ops.softmax(z)),
-    "categorical_hinge": _of_proportions(of_keras.categorical_hinge),
+    "categorical_crossentropy": _of_shares(of_keras.categorical_crossentropy, from_logits=True),
+    "kullback_leibler_divergence": lambda z, y: of_keras.kl_divergence(_held(z, y), keras.ops.softmax(z)),
+    "categorical_hinge": _of_shares(of_keras.categorical_hinge),
     "binary_crossentropy": _binary,
     "hinge": _of_margin(of_keras.hinge),
     "squared_hinge": _of_margin(of_keras.squared_hinge),
     "focal": _focal,
 }
-"""Loss -> Keras's function of `(z, y, **options)`; Keras has no `asymmetric`."""
+"""Loss -> `(z, y, **knobs)` by Keras; `asymmetric` is not among Keras's."""
 
 
 # definitions in float64
 
 
-def defined_loss(name: str, logits: Tensor, targets: Tensor, **options: Any) -> Floats:
-    """Return the loss per row `[B]` by its definition, in float64."""
+def defined_loss(name: str, logits: Tensor, targets: Tensor, **knobs: Any) -> Floats:
+    """The loss a row `[B]` by its definition, in float64."""
     z, y = logits.detach().double().numpy(), targets.numpy()
-    return DEFINITIONS[name](z, y if y.dtype == np.int64 else y.astype(np.float64), **options)
+    return DEFINITIONS[name](z, y if y.dtype == np.int64 else y.astype(np.float64), **knobs)
 
 
 def _log_p(z: Floats) -> Floats:
@@ -208,18 +209,18 @@ def _defined_huber(z: Floats, y: Floats, delta: float = 1.0) -> Floats:
 
 
 def _defined_crossentropy(z: Floats, y: Any, label_smoothing: float = 0.0) -> Floats:
-    p = _one_hot(z, y) * (1 - label_smoothing) + label_smoothing / z.shape[1]
-    return np.asarray(-(p * _log_p(z)).sum(axis=1))
+    soft_labels = _one_hot(z, y) * (1 - label_smoothing) + label_smoothing / z.shape[1]
+    return np.asarray(-(soft_labels * _log_p(z)).sum(axis=1))
 
 
 def _defined_divergence(z: Floats, y: Any) -> Floats:
-    p = _one_hot(z, y)
-    return np.asarray((xlogy(p, p) - p * _log_p(z)).sum(axis=1))
+    soft_labels = _one_hot(z, y)
+    return np.asarray((xlogy(soft_labels, soft_labels) - soft_labels * _log_p(z)).sum(axis=1))
 
 
 def _defined_categorical_hinge(z: Floats, y: Any) -> Floats:
-    p = _one_hot(z, y)
-    return np.maximum(0.0, 1 + ((1 - p) * z).max(axis=1) - (p * z).sum(axis=1))
+    soft_labels = _one_hot(z, y)
+    return np.maximum(0.0, 1 + ((1 - soft_labels) * z).max(axis=1) - (soft_labels * z).sum(axis=1))
 
 
 def _defined_hinge(z: Floats, y: Any) -> Floats:
@@ -227,9 +228,9 @@ def _defined_hinge(z: Floats, y: Any) -> Floats:
 
 
 def _defined_binary(z: Floats, y: Any, label_smoothing: float = 0.0, pos_weight: Any = 1.0) -> Floats:
-    values, targets = (z, y) if y.ndim == 2 else ((z[:, 1] - z[:, 0])[:, None], y[:, None])
-    targets = targets * (1 - label_smoothing) + label_smoothing / 2
-    return np.asarray(-(pos_weight * targets * _log_s(values) + (1 - targets) * _log_s(-values)).mean(axis=1))
+    values, wanted = (z, y) if y.ndim == 2 else ((z[:, 1] - z[:, 0])[:, None], y[:, None])
+    wanted = wanted * (1 - label_smoothing) + label_smoothing / 2
+    return np.asarray(-(pos_weight * wanted * _log_s(values) + (1 - wanted) * _log_s(-values)).mean(axis=1))
 
 
 def _defined_focal(z: Floats, y: Any, gamma: float = 2.0, pos_weight: Any = 1.0) -> Floats:
@@ -243,10 +244,8 @@ def _defined_focal(z: Floats, y: Any, gamma: float = 2.0, pos_weight: Any = 1.0)
 def _defined_asymmetric(
     z: Floats, y: Floats, gamma_pos: float = 1.0, gamma_neg: float = 4.0, clip: float = 0.05, pos_weight: Any = 1.0
 ) -> Floats:
-    """Return the loss of equations 4 to 7 of Ridnik et al., 2021 (arXiv 2009.14119).
-
-    L+ = (1 - p)^g+ log p for a label that applies, else L- = m^g- log(1 - m), m = max(p - clip, 0).
-    """
+    """Equations 4 to 7 of Ridnik et al., 2021 (arXiv 2009.14119): L+ = (1 - p)^g+ log p, and for a label that does not
+    hold L- = m^g- log(1 - m), m = max(p - clip, 0)."""
     p_shifted = np.maximum(np.exp(_log_s(z)) - clip, 0.0)
     log_left = np.log1p(-p_shifted) if clip else _log_s(-z)
     right = np.exp(_log_s(-z)) ** gamma_pos * _log_s(z)
@@ -275,15 +274,15 @@ DEFINITIONS: dict[str, Callable[..., Floats]] = {
 
 
 def keras_activation(name: str, values: Tensor, *, slope: float = 0.01) -> Floats:
-    """Return Keras's activation of the values, in float64; softmax over the last dimension."""
+    """Keras's activation of the values, in float64; softmax over the last dimension."""
     more: dict[str, Any] = {"gelu": {"approximate": False}, "leaky_relu": {"negative_slope": slope}}.get(name, {})
-    activations: Floats = getattr(keras.activations, name)(values.double(), **more).cpu().numpy()
-    return activations
+    found: Floats = getattr(keras.activations, name)(values.double(), **more).cpu().numpy()
+    return found
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean, standard deviation and bounds of a distribution."""
+    """What a distribution promises of its values."""
 
     mean: float
     std: float
@@ -291,62 +290,60 @@ class Spread:
     high: float = np.inf
 
 
-def keras_weight(name: str, fan_out: int, fan_in: int, **options: float) -> Floats:
-    """Return a weight `[fan_out, fan_in]` from Keras's initializer, whose kernel is `[fan_in, fan_out]`."""
+def keras_weight(name: str, fan_out: int, fan_in: int, **knobs: float) -> Floats:
+    """A weight `[fan_out, fan_in]` as Keras's initializer fills its kernel, which is `[fan_in, fan_out]`."""
     make = getattr(keras.initializers, name)
-    arguments: dict[str, Any] = {
-        {"low": "minval", "high": "maxval"}.get(option, option): v for option, v in options.items()
-    }
+    arguments: dict[str, Any] = {{"low": "minval", "high": "maxval"}.get(knob, knob): v for knob, v in knobs.items()}
     if "seed" in inspect.signature(make).parameters:
-        arguments["seed"] = 12345  # Keras draws from torch too: a seed that no test uses
+        arguments["seed"] = 12345  # Keras draws from torch too: not the stream of a small seed again
     kernel: Floats = make(**arguments)((fan_in, fan_out)).double().cpu().numpy()
     return kernel.T
 
 
-def defined_spread(name: str, fan_out: int, fan_in: int, **options: float) -> Spread:
-    """Return mean, standard deviation and bounds of a weight by the definition of an initializer."""
-    return SPREADS[name](fan_out, fan_in, **options)
+def defined_spread(name: str, fan_out: int, fan_in: int, **knobs: float) -> Spread:
+    """The mean, standard deviation and bounds that an initializer's definition gives a weight."""
+    return SPREADS[name](fan_out, fan_in, **knobs)
 
 
-TRUNCATED_STD = float(truncnorm(-2, 2).std())
-"""The standard deviation of a standard normal truncated at 2."""
+NARROWER = float(truncnorm(-2, 2).std())
+"""The standard deviation of a standard normal that is cut at 2."""
 
 
-def _truncated(stddev: float, mean: float = 0.0) -> Spread:
-    """Return the spread of a normal truncated at two of its standard deviations before truncation."""
-    return Spread(mean, stddev * TRUNCATED_STD, mean - 2 * stddev, mean + 2 * stddev)
+def _cut(stddev: float, mean: float = 0.0) -> Spread:
+    """Of a normal cut at two standard deviations, which are those from before the cut."""
+    return Spread(mean, stddev * NARROWER, mean - 2 * stddev, mean + 2 * stddev)
 
 
-def _uniform(low: float, high: float) -> Spread:
+def _flat(low: float, high: float) -> Spread:
     return Spread((low + high) / 2, (high - low) / 12**0.5, low, high)
 
 
-def _constant(value: float) -> Spread:
+def _same(value: float) -> Spread:
     return Spread(value, 0.0, value, value)
 
 
 SPREADS: dict[str, Callable[..., Spread]] = {
-    "zeros": lambda fan_out, fan_in: _constant(0.0),
-    "ones": lambda fan_out, fan_in: _constant(1.0),
-    "constant": lambda fan_out, fan_in, value: _constant(value),
+    "zeros": lambda fan_out, fan_in: _same(0.0),
+    "ones": lambda fan_out, fan_in: _same(1.0),
+    "constant": lambda fan_out, fan_in, value: _same(value),
     "random_normal": lambda fan_out, fan_in, mean=0.0, stddev=0.05: Spread(mean, stddev),
-    "random_uniform": lambda fan_out, fan_in, low=-0.05, high=0.05: _uniform(low, high),
-    "truncated_normal": lambda fan_out, fan_in, mean=0.0, stddev=0.05: _truncated(stddev, mean),
-    "glorot_normal": lambda fan_out, fan_in: _truncated((2 / (fan_in + fan_out)) ** 0.5 / TRUNCATED_STD),
-    "glorot_uniform": lambda fan_out, fan_in: _uniform(
+    "random_uniform": lambda fan_out, fan_in, low=-0.05, high=0.05: _flat(low, high),
+    "truncated_normal": lambda fan_out, fan_in, mean=0.0, stddev=0.05: _cut(stddev, mean),
+    "glorot_normal": lambda fan_out, fan_in: _cut((2 / (fan_in + fan_out)) ** 0.5 / NARROWER),
+    "glorot_uniform": lambda fan_out, fan_in: _flat(
         -((6 / (fan_in + fan_out)) ** 0.5), (6 / (fan_in + fan_out)) ** 0.5
     ),
-    "he_normal": lambda fan_out, fan_in: _truncated((2 / fan_in) ** 0.5 / TRUNCATED_STD),
-    "he_uniform": lambda fan_out, fan_in: _uniform(-((6 / fan_in) ** 0.5), (6 / fan_in) ** 0.5),
-    "lecun_normal": lambda fan_out, fan_in: _truncated((1 / fan_in) ** 0.5 / TRUNCATED_STD),
+    "he_normal": lambda fan_out, fan_in: _cut((2 / fan_in) ** 0.5 / NARROWER),
+    "he_uniform": lambda fan_out, fan_in: _flat(-((6 / fan_in) ** 0.5), (6 / fan_in) ** 0.5),
+    "lecun_normal": lambda fan_out, fan_in: _cut((1 / fan_in) ** 0.5 / NARROWER),
     "orthogonal": lambda fan_out, fan_in, gain=1.0: Spread(0.0, gain / max(fan_in, fan_out) ** 0.5, -gain, gain),
 }
 
-INITIALIZER_OPTIONS: dict[str, list[dict[str, float]]] = {
+INITIALISER_KNOBS: dict[str, list[dict[str, float]]] = {
     "constant": [{"value": 0.05}, {"value": -2.0}],
     "random_normal": [{}, {"mean": 0.5, "stddev": 0.2}],
     "random_uniform": [{}, {"low": -0.1, "high": 0.4}],
     "truncated_normal": [{}, {"mean": 0.5, "stddev": 0.2}],
     "orthogonal": [{}, {"gain": 2.0}],
 }
-"""Option values to test for an initializer; one that is not here has no options."""
+"""Knob values to try for an initializer; one that is not here has no knobs."""

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 from keras_reference import (
-    INITIALIZER_OPTIONS,
+    INITIALISER_KNOBS,
     KERAS,
-    OPTIONS,
+    KNOBS,
     defined_loss,
     defined_spread,
     deviation,
@@ -46,8 +46,8 @@ CASES = [
     )
     for name, fit in FITS.items()
     for task in fit.tasks
-    for shares in ([False, True] if fit.shares else [False])
-    for knobs in OPTIONS.get(name, [{}])
+    for soft_labels in ([False, True] if fit.soft_labels else [False])
+    for knobs in KNOBS.get(name, [{}])
 ]
 OF_KERAS = [case for case in CASES if case.values[0] in KERAS]
 LABELLED = [(name, task) for name, fit in FITS.items() for task in fit.tasks if task != "regression"]
@@ -249,7 +249,7 @@ def test_label_weights_multiply_the_knob_pos_weight(name: str) -> None:
 
 # initializers
 
-FILLS = [(name, knobs) for name in INITIALIZERS for knobs in INITIALIZER_OPTIONS.get(name, [{}])]
+FILLS = [(name, knobs) for name in INITIALIZERS for knobs in INITIALISER_KNOBS.get(name, [{}])]
 SHAPES = [(300, 200), (200, 300)]
 ALIKE = {"zeros", "ones", "constant"}
 
