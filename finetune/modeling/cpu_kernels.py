@@ -1,4 +1,4 @@
-"""What torch does slowly while it trains on a CPU, done faster: dropout, attention of short texts, fresh memory.
+"""What torch does slowly while it trains on a CPU, done faster: dropout, attention of short texts.
 
 Knows: the extension points of torch and transformers for these; what is computed stays the same.
 Does not know: which model it serves, the Trainer.
@@ -8,10 +8,7 @@ Figures are in docs/decisions.md.
 
 from __future__ import annotations
 
-import ctypes
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -103,35 +100,3 @@ def eager_of(model: Any) -> str:
     AttentionInterface.register(QUICK_EAGER, quick_eager)
     AttentionMaskInterface.register(QUICK_EAGER, eager_mask)
     return QUICK_EAGER
-
-
-USUAL = 128 * 1024
-"""glibc's own threshold in bytes, where neither was set."""
-
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-"""Names of mallopt's options, from glibc's malloc.h."""
-
-
-@contextmanager
-def memory_kept() -> Iterator[None]:
-    """While this lasts, memory is kept as `keep_memory` says; then all that is free goes back to the system."""
-    libc = keep_memory()
-    try:
-        yield
-    finally:
-        if libc is not None:
-            libc.mallopt(MMAP_THRESHOLD, USUAL)
-            libc.mallopt(TRIM_THRESHOLD, USUAL)
-            libc.malloc_trim(0)
-
-
-def keep_memory() -> Any:
-    """From now on glibc keeps memory that is freed, where by itself it gives each large tensor back to the system and
-    has the next one zeroed page by page; gives the C library, None where it is another one."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(MMAP_THRESHOLD, 2**30)
-        libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
-    except (OSError, AttributeError):
-        return None
-    return libc

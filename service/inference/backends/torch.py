@@ -6,6 +6,7 @@ Does not know: text, labels, what the logits mean.
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,6 @@ from finetune.core.attention_mask import HYPOTHESIS, LEADING, PADDING, TEXT, sha
 from finetune.core.model_folder import CUSTOM_HEAD, AttentionMode, ModelFolder
 from finetune.core.tokenization import Encoded
 from finetune.modeling.cls_only_last_layer import first_token_only
-from finetune.modeling.cpu_kernels import keep_memory
 from service.errors import BackendFailed
 from service.inference.backends.base import ON_PROCESSOR, Arrays, BatchSize, Outputs, Precision
 from service.inference.backends.one_pass import HIDDEN, OnePass
@@ -30,10 +30,6 @@ from service.inference.backends.unpadded import Bounds, Tokens, Unpadded, flash_
 
 SHARED_TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert")
 """Families whose attention takes a 4-D mask as it is; a test runs each of them."""
-
-# OpenMP's threads do not come along into a forked process, and work that waits for them would hang
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 ON_CUDA = BatchSize(tokens=2**18, rows=4096)
@@ -57,8 +53,7 @@ class TorchBackend:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().to(self._device)
         self.unpadded: Unpadded | None = None
-        if self._device.type == "cpu":
-            keep_memory()  # a tenth to a quarter faster (docs/decisions.md)
+        _use_one_thread_if_forked()
         # whether a model can be read in a quicker way is tried in float32, where it is plain to see
         one_pass = OnePass.of(self.model) if self.shared_text else None
         self.graph = one_pass if one_pass is not None and self._agrees(one_pass) else None
@@ -108,6 +103,7 @@ class TorchBackend:
 
     def run(self, inputs: Arrays, *, attention: AttentionMode, embeddings: bool) -> Outputs:
         """See `Backend.run`."""
+        _use_one_thread_if_forked()
         segments = inputs["segments"]
         if self.unpadded is not None and (attention == "shared_text" or not embeddings):
             with _failing("a batch of {} x {} tokens".format(*segments.shape)), torch.inference_mode():
@@ -126,6 +122,7 @@ class TorchBackend:
         """See `Backend.run_labels`."""
         if self.graph is None:
             raise BackendFailed("this model cannot read a text once for all labels")
+        _use_one_thread_if_forked()
         many = sum(len(pack.starts) for pack in packs)
         with _failing(f"{len(packs)} texts with {many} labels"), torch.inference_mode():
             if self.unpadded is not None:
@@ -198,6 +195,21 @@ class TorchBackend:
         return all(other is not None and np.allclose(_array(one), other, 1e-3, 1e-4) for one, other in pairs)
 
 
+_process = os.getpid()
+
+
+def _use_one_thread_if_forked() -> None:
+    """Compute on one thread in a process that was forked after this module was imported.
+
+    OpenMP's threads do not exist there, and work that waits for them would hang. Nothing is changed in the process that
+    imported this module, nor in forked processes that never compute.
+    """
+    global _process
+    if os.getpid() != _process:
+        torch.set_num_threads(1)
+        _process = os.getpid()
+
+
 @contextmanager
 def _failing(what: str) -> Iterator[None]:
     try:
@@ -211,21 +223,26 @@ def _array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bar, no remarks of transformers, no warnings: what is wrong becomes an error of ours."""
-    from transformers.utils import logging
+def quiet(*loggers: str) -> Iterator[None]:
+    """Silence progress bars, warnings and the logs of transformers and of `loggers` while this lasts."""
+    from transformers.utils import logging as transformers_logging
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    levels = {name: logging.getLogger(name).level for name in loggers}
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(level)
+        transformers_logging.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
+        for name, before in levels.items():
+            logging.getLogger(name).setLevel(before)
 
 
 def _on_cuda(config: Any, precision: Precision) -> BatchSize:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig, DebertaV2Config, RobertaConfig
 
-from finetune.modeling.cpu_kernels import QUICK_EAGER, QuickDropout, drop_quickly, dropped, eager_of, memory_kept
+from finetune.modeling.cpu_kernels import QUICK_EAGER, QuickDropout, drop_quickly, dropped, eager_of
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
 
@@ -70,16 +70,3 @@ def test_quick_attention_gives_what_eager_gives(config: Any) -> None:
 def test_a_family_with_an_attention_of_its_own_keeps_it() -> None:
     config = DebertaV2Config(**SMALL)
     assert eager_of(AutoModelForSequenceClassification.from_config(config)) == "eager"
-
-
-def test_memory_is_kept_for_a_while_and_given_back() -> None:
-    psutil = pytest.importorskip("psutil")
-    process = psutil.Process()
-    large = [torch.ones(2**22) for _ in range(8)]  # 16 MB each
-    with memory_kept():
-        del large
-        more = [torch.ones(2**22) for _ in range(8)]
-        held = process.memory_info().rss
-        del more
-        assert process.memory_info().rss > held - 64 * 2**20
-    assert process.memory_info().rss < held - 64 * 2**20
