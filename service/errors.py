@@ -34,7 +34,7 @@ class ServiceError(Exception):
         self.headers: dict[str, str] = {}
 
 
-class BadRequest(ServiceError):
+class BadRequest(ServiceError, ValueError):
     """Something in the request cannot be used."""
 
     status = 400

@@ -23,10 +23,10 @@ from finetune.core.model_folder import CUSTOM_HEAD, AttentionMode, ModelFolder
 from finetune.core.tokenization import Encoded
 from finetune.modeling.cls_only_last_layer import first_token_only
 from service.errors import BackendFailed
-from service.inference.backends.base import ON_PROCESSOR, Arrays, BatchSize, Outputs, Precision
+from service.inference.backends.base import LOGIT_TOLERANCE, ON_PROCESSOR, Arrays, BatchSize, Outputs, Precision
 from service.inference.backends.one_pass import HIDDEN, OnePass
 from service.inference.backends.packing import Flat, Packed, arrays_of, flat, flat_labels, packed
-from service.inference.backends.unpadded import Bounds, Tokens, Unpadded, flash_attention
+from service.inference.backends.unpadded import Attend, Bounds, Tokens, Unpadded, flash_attention, one_by_one
 
 SHARED_TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert")
 """Families whose attention takes a 4-D mask as it is; a test runs each of them."""
@@ -60,10 +60,11 @@ class TorchBackend:
         self.one_pass = self.graph is not None
         with first_token_only(self.model) as self._first_token_only:
             pass
-        self.model.to(DTYPES[precision])
         attend = flash_attention() if precision == "bfloat16" and self._device.type == "cuda" else None
-        if attend is not None:
-            self.unpadded = Unpadded.of(self.model, attend)
+        readable = attend is not None and self.without_padding(one_by_one) is not None
+        self.model.to(DTYPES[precision])
+        if attend is not None and readable:
+            self.unpadded = self.without_padding(attend)
         self.is_padded = self.unpadded is None
         self.batch = ON_PROCESSOR if self._device.type == "cpu" else _on_cuda(self.model.config, precision)
 
@@ -170,29 +171,84 @@ class TorchBackend:
         return {name: torch.from_numpy(array).to(self._device) for name, array in arrays.items()}
 
     def _agrees(self, one_pass: OnePass) -> bool:
-        """Whether it gives what pairs one by one give, tried on a few tokens."""
-        segments = np.array([[LEADING, TEXT, TEXT, TEXT, HYPOTHESIS, HYPOTHESIS]])
-        pair = {
-            "input_ids": np.array([[2, 5, 6, 3, 7, 3]]),
-            "token_type_ids": np.array([[0, 0, 0, 0, 1, 1]]),
-            "segments": segments,
-        }
-        if int(getattr(self.model.config, "type_vocab_size", 0) or 0) < 2:
-            del pair["token_type_ids"]
-        text = {name: array[:, :4] for name, array in pair.items()}
-        first, second = np.arange(1), np.arange(2)
-        behind = Encoded(np.array([7, 3]), second * 0 + 1, second * 0 + HYPOTHESIS, False)
-        leading = Encoded(first + 2, first, first + LEADING, False)
-        hypothesis = packed([behind], leading)
+        """Return whether a pass over text and label gives what their pair gives under the shared-text mask."""
+        pair, text, label = _trial_batches(self.model.config)
         self._first_token_only = False
         try:
             expected = self.run(pair, attention="shared_text", embeddings=True)
             with torch.inference_mode():
-                found = one_pass(**self._tensors(arrays_of(text, [hypothesis])))
-        except (RuntimeError, TypeError, AttributeError, BackendFailed):
+                outputs = Outputs(*map(_array, one_pass(**self._tensors(arrays_of(text, [label, label])))))
+        except UNREADABLE:
             return False
-        pairs = zip(found, (expected.logits, expected.embeddings), strict=True)
-        return all(other is not None and np.allclose(_array(one), other, 1e-3, 1e-4) for one, other in pairs)
+        return _are_close(outputs, expected, "float32")
+
+    def without_padding(self, attend: Attend) -> Unpadded | None:
+        """Return the model read without padding, or None where a trial gives other outputs than padded batches.
+
+        The trial runs the whole model in the precision it is in now, so that a layer with BERT's code and other numbers
+        (hooks, replaced parts, other biases) is found.
+        """
+        pair, text, label = _trial_batches(self.model.config)
+
+        def outputs() -> Iterator[Outputs]:
+            yield self.run(pair, attention="ordinary", embeddings=False)
+            if self.graph is not None:
+                yield self.run(pair, attention="shared_text", embeddings=True)
+                yield self.run_labels(text, [label, label], embeddings=True)
+                yield self.run_labels(text, [label, label], embeddings=False)
+
+        before, precision = self.unpadded, self.precision if self.model.dtype == DTYPES[self.precision] else "float32"
+        try:
+            self.unpadded = None
+            expected = list(outputs())
+            self.unpadded = unpadded = Unpadded.of(self.model, attend)
+            same = unpadded is not None and all(
+                _are_close(output, other, precision) for output, other in zip(outputs(), expected, strict=True)
+            )
+        except UNREADABLE:
+            return None
+        finally:
+            self.unpadded = before
+        return unpadded if same else None
+
+
+UNREADABLE = (RuntimeError, TypeError, AttributeError, BackendFailed)
+"""What a model raises whose layers only look like BERT's."""
+
+
+def _trial_batches(config: Any) -> tuple[dict[str, npt.NDArray[np.int64]], dict[str, npt.NDArray[np.int64]], Packed]:
+    """Return two padded pairs, their texts, and a label: a few token ids that every vocabulary has."""
+    pair = {
+        "input_ids": np.array([[2, 5, 6, 3, 7, 3], [2, 6, 3, 7, 3, 0]]),
+        "token_type_ids": np.array([[0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0]]),
+        "attention_mask": np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0]]),
+        "segments": np.array(
+            [
+                [LEADING, TEXT, TEXT, TEXT, HYPOTHESIS, HYPOTHESIS],
+                [LEADING, TEXT, TEXT, HYPOTHESIS, HYPOTHESIS, PADDING],
+            ]
+        ),
+    }
+    if int(getattr(config, "type_vocab_size", 0) or 0) < 2:
+        del pair["token_type_ids"]
+    text = {name: array[:, :4].copy() for name, array in pair.items()}
+    text["segments"][1, 3] = PADDING
+    text["attention_mask"][1, 3] = 0
+    first, second = np.arange(1), np.arange(2)
+    hypothesis = Encoded(np.array([7, 3]), second * 0 + 1, second * 0 + HYPOTHESIS, False)
+    return pair, text, packed([hypothesis], Encoded(first + 2, first, first + LEADING, False))
+
+
+def _are_close(outputs: Outputs, expected: Outputs, precision: Precision) -> bool:
+    pairs = ((outputs.logits, expected.logits), (outputs.embeddings, expected.embeddings))
+    relative = max(LOGIT_TOLERANCE[precision], 1e-3)
+    for array, other in pairs:
+        if array is None or other is None:
+            if array is not other:
+                return False
+        elif not np.allclose(array, other, relative, relative * max(0.1, float(np.abs(other).max()))):
+            return False
+    return True
 
 
 _process = os.getpid()
