@@ -33,7 +33,7 @@ sys.path[0] = str(Path(__file__).parents[1])
 from benchmarks.inference import WORKLOADS, job_of, operations, tokens_per_text
 from finetune.core.model_folder import read
 from service.inference.engine import Engine
-from service.schema import TextInput, ZeroShotQuestion
+from service.schema import TextInput, ZeroShotRequest
 from service.settings import RuntimeSettings
 
 SIZES: dict[str, dict[str, int]] = {
@@ -83,7 +83,7 @@ def busy(call: Callable[[], Any]) -> float:
 
 def asking(engine: Engine, job: dict[str, Any]) -> Callable[[Sequence[str]], list[str]]:
     """Texts to top labels."""
-    question = ZeroShotQuestion(tuple(job["labels"]), hypothesis_template=job["template"])
+    question = ZeroShotRequest(tuple(job["labels"]), hypothesis_template=job["template"])
 
     def ask(texts: Sequence[str]) -> list[str]:
         if job["labels"]:

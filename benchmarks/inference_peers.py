@@ -67,7 +67,7 @@ def rehead(job: dict[str, Any], **runtime: Any) -> tuple[Call, int]:
     """Ours, as it comes; `runtime` names another backend, `shortlist` and `pairs` another way."""
     from finetune.core.model_folder import read
     from service.inference.engine import Engine
-    from service.schema import TextInput, ZeroShotQuestion
+    from service.schema import TextInput, ZeroShotRequest
     from service.settings import RuntimeSettings
 
     shortlist, pairs = runtime.pop("shortlist", None), runtime.pop("pairs", False)
@@ -75,7 +75,7 @@ def rehead(job: dict[str, Any], **runtime: Any) -> tuple[Call, int]:
     engine = Engine.load(read(job["model"]), settings, say=lambda line: print(line, file=sys.stderr))
     if pairs:
         engine.backend.one_pass = False  # type: ignore[misc]
-    question = ZeroShotQuestion(tuple(job["labels"]), hypothesis_template=job["template"], shortlist=shortlist)
+    question = ZeroShotRequest(tuple(job["labels"]), hypothesis_template=job["template"], shortlist=shortlist)
 
     def call(texts: list[str]) -> list[Answer]:
         if job["labels"]:

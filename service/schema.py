@@ -52,7 +52,7 @@ class TextInput:
 
 
 @dataclass(frozen=True, slots=True)
-class ZeroShotQuestion:
+class ZeroShotRequest:
     """Which labels to weigh, and how. None means: as the model's folder records it."""
 
     labels: tuple[str, ...]

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from service.errors import BackendFailed, Expired, Overloaded
+from service.errors import BackendFailed, QueueTimeout, Overloaded
 
 IDLE_S = 1.0
 """Seconds without work after which the worker's thread ends; the next item starts another."""
@@ -310,7 +310,7 @@ class BatchQueue:
                     self._now = (now, batch)
                 self._changed.notify_all()
             for item in late:
-                item.job.fail(Expired("it waited longer than a request may, and the model did not see it"))
+                item.job.fail(QueueTimeout("it waited longer than a request may, and the model did not see it"))
             if batch:
                 self._compute(kind, batch)
             with self._changed:

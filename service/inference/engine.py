@@ -32,7 +32,7 @@ from service.inference.label_sets import LabelSets
 from service.inference.model_runner import Found, ModelRunner, Rows, Terms
 from service.inference.steps import Quick, Steps, afinish, finish
 from service.inference.zero_shot_scorer import Evidence, LabelEmbeddings, Started, ZeroShotScorer
-from service.schema import ATTENTION_MODES, FUNCTIONS, Answer, Function, TextInput, Work, ZeroShotQuestion, one_of
+from service.schema import ATTENTION_MODES, FUNCTIONS, Answer, Function, TextInput, Work, ZeroShotRequest, one_of
 from service.settings import RuntimeSettings
 
 ROWS_AT_ONCE = 4096
@@ -201,7 +201,7 @@ class Engine:
     def zero_shot(
         self,
         texts: Sequence[str],
-        question: ZeroShotQuestion | Sequence[ZeroShotQuestion],
+        question: ZeroShotRequest | Sequence[ZeroShotRequest],
         *,
         batch_size: int | None = None,
         apart: bool = False,
@@ -221,7 +221,7 @@ class Engine:
     async def azero_shot(
         self,
         texts: Sequence[str],
-        question: ZeroShotQuestion | Sequence[ZeroShotQuestion],
+        question: ZeroShotRequest | Sequence[ZeroShotRequest],
         *,
         batch_size: int | None = None,
         wait: bool = False,
@@ -249,7 +249,7 @@ class Engine:
         self, texts: Sequence[str], labels: Sequence[str], template: str, scorer: Scorer, attention: AttentionMode
     ) -> Evidence:
         """What the model has to say about every text and label in its template, as far as the scorer needs it."""
-        question = ZeroShotQuestion(tuple(labels), False, template, scorer, attention)
+        question = ZeroShotRequest(tuple(labels), False, template, scorer, attention)
         weigher = self._weigher(question, Terms(None, True, Work()))
         started = weigher.start(texts)
         return finish(weigher.evidence([future.result() for future in started.futures], started.known))
@@ -290,11 +290,11 @@ class Engine:
     def _zero_shot(
         self,
         texts: Sequence[str],
-        question: ZeroShotQuestion | Sequence[ZeroShotQuestion],
+        question: ZeroShotRequest | Sequence[ZeroShotRequest],
         terms: Terms,
     ) -> Steps[list[Answer]]:
         nli_model(self.folder)
-        questions = [question] * len(texts) if isinstance(question, ZeroShotQuestion) else list(question)
+        questions = [question] * len(texts) if isinstance(question, ZeroShotRequest) else list(question)
         if len(questions) != len(texts):
             raise BadRequest(f"there are {len(texts)} texts and {len(questions)} questions: give one for each, or one")
         # a list of labels and a tuple of them are the same question
@@ -302,7 +302,7 @@ class Engine:
         known = {key: replace(one, labels=zero_shot.parse_labels(one.labels)) for key, one in different.items()}
         asked = [known[id(one)] for one in questions]
         _check_texts(texts)
-        groups: dict[ZeroShotQuestion, dict[str, Answer | None]] = {}
+        groups: dict[ZeroShotRequest, dict[str, Answer | None]] = {}
         for text, one in zip(texts, asked, strict=True):
             groups.setdefault(one, {})[text] = None
         work = []
@@ -324,7 +324,7 @@ class Engine:
         yield from _overlapping(work)
         return [answer for text, one in zip(texts, asked, strict=True) if (answer := groups[one][text]) is not None]
 
-    def _weigher(self, question: ZeroShotQuestion, terms: Terms) -> ZeroShotScorer:
+    def _weigher(self, question: ZeroShotRequest, terms: Terms) -> ZeroShotScorer:
         nli = nli_model(self.folder)
         attention = self._attention(question.attention or nli[1].attention, question.scorer or nli[1].scorer)
         return ZeroShotScorer(

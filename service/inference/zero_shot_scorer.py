@@ -26,7 +26,7 @@ from service.inference import zero_shot
 from service.inference.label_sets import LabelSet, LabelSets
 from service.inference.model_runner import Found, ModelRunner, Rows, Terms
 from service.inference.steps import Steps
-from service.schema import SCORERS, ZeroShotQuestion, one_of
+from service.schema import SCORERS, ZeroShotRequest, one_of
 
 REMEMBERED_LABELS = 4096
 
@@ -95,7 +95,7 @@ class ZeroShotScorer:
         sets: LabelSets,
         embeddings: LabelEmbeddings,
         nli: tuple[NliRoles, ZeroShotSettings],
-        question: ZeroShotQuestion,
+        question: ZeroShotRequest,
         attention: AttentionMode,
         terms: Terms,
     ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -20,11 +21,12 @@ class Texts(list[str]):
 
 
 def texts_of(estimator: Any, X: Any, *, reset: bool) -> Texts:
-    """Return a text for each row, with one word for each number."""
+    """Return a text for each row, with a word and the figure for each number."""
     if isinstance(X, Texts):
         return X
     numbers = validate_data(estimator, X, reset=reset)
-    return Texts(" ".join(WORDS[place] for place in row) for row in np.digitize(numbers, [-3, -1, -0.3, 0.3, 1, 3]))
+    words = np.array(WORDS)[np.digitize(numbers, [-3, -1, -0.3, 0.3, 1, 3])]
+    return Texts(" ".join(f"{word} {value:.2f}" for word, value in zip(*row, strict=True)) for row in zip(words, numbers))
 
 
 class OnNumbers:
@@ -64,16 +66,64 @@ class RegressorOnNumbers(OnNumbers, FineTunedRegressor):
     pass
 
 
-@parametrize_with_checks([ZeroShotOnNumbers()])
+TEXTS_ARE_NOT_BLOBS = "it needs numbers that are learned well from a few rows, and these are words to the model"
+COLUMN = "a column of labels, as a frame gives it, is taken without a warning"
+DATA_ERROR = "raises finetune's DataError, which says what to do about the table, and is no ValueError"
+
+
+def expected_failures(estimator: Any) -> dict[str, str]:
+    """Return the checks that do not hold, each with the reason."""
+    failures = {"check_supervised_y_2d": COLUMN}
+    if isinstance(estimator, ZeroShotEstimator):
+        return failures | {
+            "check_classifiers_train": "it learns nothing from numbers: it knows the names of the classes only",
+            "check_methods_subset_invariance": "batches of other sizes are rounded otherwise in float32",
+        }
+    failures |= {
+        "check_fit2d_1sample": DATA_ERROR,
+        "check_fit2d_1feature": DATA_ERROR,
+    }
+    if isinstance(estimator, FineTunedRegressor):
+        return failures | {"check_regressors_train": TEXTS_ARE_NOT_BLOBS}
+    return failures | {"check_classifiers_one_label": DATA_ERROR, "check_classifiers_train": TEXTS_ARE_NOT_BLOBS}
+
+
+@parametrize_with_checks([ZeroShotOnNumbers()], expected_failed_checks=expected_failures, xfail_strict=True)
 def test_the_zero_shot_estimator_passes_scikit_learns_checks(estimator: Any, check: Any, tiny_nli: Path) -> None:
     check(estimator.set_params(model=str(tiny_nli)))
+
+
+@pytest.mark.parametrize("estimator", [FineTunedClassifier, FineTunedRegressor, ZeroShotEstimator])
+@pytest.mark.parametrize(
+    "check",
+    [
+        estimator_checks.check_estimator_cloneable,
+        estimator_checks.check_estimator_repr,
+        estimator_checks.check_estimators_unfitted,
+        estimator_checks.check_get_params_invariance,
+        estimator_checks.check_mixin_order,
+        estimator_checks.check_no_attributes_set_in_init,
+        estimator_checks.check_parameters_default_constructible,
+        estimator_checks.check_set_params,
+        estimator_checks.check_valid_tag_types,
+    ],
+    ids=lambda check: check.__name__,
+)
+def test_what_holds_before_fit_holds_of_the_estimators_themselves(estimator: Any, check: Any) -> None:
+    check(estimator.__name__, estimator())
 
 
 QUICK = {"epochs": 1, "batch_size": 16, "lr": 5e-3}
 SETTINGS = {"precision": "float32", "tfidf_baseline": False, "plots": False}
 
 
+@pytest.mark.slow  # a hundred trainings
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@parametrize_with_checks([FineTunedOnNumbers(**QUICK, settings=SETTINGS), RegressorOnNumbers(**QUICK, settings=SETTINGS)])
+@pytest.mark.filterwarnings("ignore:Mean of empty slice:RuntimeWarning")
+@parametrize_with_checks(
+    [FineTunedOnNumbers(**QUICK, settings=SETTINGS), RegressorOnNumbers(**QUICK, settings=SETTINGS)],
+    expected_failed_checks=expected_failures,
+    xfail_strict=True,
+)
 def test_the_fine_tuned_estimators_pass_scikit_learns_checks(estimator: Any, check: Any, tiny_base: Path) -> None:
     check(estimator.set_params(base=str(tiny_base)))

@@ -15,7 +15,7 @@ from service.errors import BackendFailed, BadRequest
 from service.inference.backends.base import ON_PROCESSOR, Outputs
 from service.inference.backends.torch import SHARED_TEXT_FAMILIES, TorchBackend
 from service.inference.engine import Engine
-from service.schema import TextInput, ZeroShotQuestion
+from service.schema import TextInput, ZeroShotRequest
 
 
 class CountingBackend:
@@ -55,7 +55,7 @@ def counted(tiny_topics):
 
 def test_identical_texts_are_computed_once(counted):
     engine, backend = counted
-    answers = engine.zero_shot(["a", "b", "a", "a"], ZeroShotQuestion(("x", "y"), scorer="nli"))
+    answers = engine.zero_shot(["a", "b", "a", "a"], ZeroShotRequest(("x", "y"), scorer="nli"))
     assert backend.rows == 4 and answers[0] == answers[2] == answers[3] != answers[1]
     backend.batches.clear()
     engine.classify([TextInput("a", "b"), TextInput("a", "c"), TextInput("a", "b")])
@@ -64,7 +64,7 @@ def test_identical_texts_are_computed_once(counted):
 
 def test_label_sentences_are_embedded_once_per_label_set(counted):
     engine, backend = counted
-    question = ZeroShotQuestion(("x", "y"), scorer="embedding")
+    question = ZeroShotRequest(("x", "y"), scorer="embedding")
     engine.zero_shot(["a"], question)
     assert backend.rows == 3
     engine.zero_shot(["b"], question)
@@ -73,10 +73,10 @@ def test_label_sentences_are_embedded_once_per_label_set(counted):
 
 def test_the_mixed_scorer_takes_embeddings_from_the_same_pass(counted):
     engine, backend = counted
-    engine.zero_shot(["a", "b"], ZeroShotQuestion(("x", "y"), scorer="both", attention="shared_text"))
+    engine.zero_shot(["a", "b"], ZeroShotRequest(("x", "y"), scorer="both", attention="shared_text"))
     assert backend.rows == 4 + 2 and all(attention == "shared_text" for _, attention, _ in backend.batches)
     backend.batches.clear()
-    engine.zero_shot(["a", "b"], ZeroShotQuestion(("x", "y"), scorer="both", attention="ordinary"))
+    engine.zero_shot(["a", "b"], ZeroShotRequest(("x", "y"), scorer="both", attention="ordinary"))
     assert [attention for _, attention, _ in backend.batches] == ["ordinary", "shared_text"]
 
 
@@ -158,12 +158,12 @@ def test_a_family_without_the_shared_mask_still_classifies_and_says_what_it_cann
     )
     DebertaV2ForSequenceClassification(config).save_pretrained(str(tmp_path))
     engine = Engine.load(read(tmp_path))
-    (answer,) = engine.zero_shot(["the match"], ZeroShotQuestion(("sports", "business")))
+    (answer,) = engine.zero_shot(["the match"], ZeroShotRequest(("sports", "business")))
     assert sum(one.score for one in answer.predictions) == pytest.approx(1.0)
     with pytest.raises(BadRequest, match="attention shared_text is not available for models of the family deberta-v2"):
-        engine.zero_shot(["the match"], ZeroShotQuestion(("sports", "business"), attention="shared_text"))
+        engine.zero_shot(["the match"], ZeroShotRequest(("sports", "business"), attention="shared_text"))
     with pytest.raises(BadRequest, match="scorer both is not available"):
-        engine.zero_shot(["the match"], ZeroShotQuestion(("sports", "business"), scorer="both"))
+        engine.zero_shot(["the match"], ZeroShotRequest(("sports", "business"), scorer="both"))
 
 
 def test_a_failing_runtime_is_an_error_with_its_reason(counted):
@@ -180,7 +180,7 @@ def test_a_failing_runtime_is_an_error_with_its_reason(counted):
 def test_many_threads_get_the_answers_that_one_gets(tiny_topics):
     engine = Engine.load(read(tiny_topics))
     texts = [f"the match {'good ' * index}" for index in range(12)]
-    question = ZeroShotQuestion(("sports", "business"))
+    question = ZeroShotRequest(("sports", "business"))
     expected = engine.zero_shot(texts, question)
     found = {}
 

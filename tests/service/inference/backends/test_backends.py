@@ -18,7 +18,7 @@ from service.inference.backends import base, selection
 from service.inference.backends.base import LOGIT_TOLERANCE
 from service.inference.backends.torch import TorchBackend
 from service.inference.engine import Engine
-from service.schema import TextInput, ZeroShotQuestion
+from service.schema import TextInput, ZeroShotRequest
 from service.settings import RuntimeSettings
 
 RUNTIMES = [
@@ -105,7 +105,7 @@ def test_a_row_alone_is_the_row_in_a_batch(loaded, runtime):
     + [(("onnx", "float32"), "both")],  # each graph takes the exporter seconds
 )
 def test_zero_shot_answers_are_those_of_torch_in_float32(loaded, runtime, scorer):
-    question = ZeroShotQuestion(LABELS, scorer=scorer)
+    question = ZeroShotRequest(LABELS, scorer=scorer)
     engine, reference = loaded(runtime, "topics"), loaded(("torch", "float32"), "topics")
     found, expected = (one.zero_shot(TEXTS[1:], question) for one in (engine, reference))
     if runtime[0] == "dummy":
@@ -121,7 +121,7 @@ def test_zero_shot_answers_are_those_of_torch_in_float32(loaded, runtime, scorer
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_nothing_asked_is_nothing_answered(loaded, runtime):
     assert loaded(runtime, "sentiment").classify([]) == []
-    assert loaded(runtime, "topics").zero_shot([], ZeroShotQuestion(LABELS)) == []
+    assert loaded(runtime, "topics").zero_shot([], ZeroShotRequest(LABELS)) == []
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
