@@ -126,7 +126,7 @@ def measured(name: str, size: str, job: dict[str, Any], rate: float, agree: bool
     ones = [_timed(lambda text=text: ask([text])) for text in (texts * 220)[:220]][20:]
     backend: Any = engine.backend
     backend.unpadded, backend.is_padded = None, True
-    padded = busy(lambda: asking(Engine(folder, engine._worker.encoder, backend), job)(texts[:1000]))
+    padded = busy(lambda: asking(Engine(folder, engine._runner.encoder, backend), job)(texts[:1000]))
     padded_costs = padded / len(texts[:1000]) * len(texts) / at_work
     engine.close()
     same = ""

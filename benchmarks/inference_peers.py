@@ -72,7 +72,7 @@ def rehead(job: dict[str, Any], **runtime: Any) -> tuple[Call, int]:
 
     shortlist, pairs = runtime.pop("shortlist", None), runtime.pop("pairs", False)
     settings = RuntimeSettings.from_environment(threads=job["threads"], **runtime)
-    engine = Engine.load(read(job["model"]), settings, say=lambda line: print(line, file=sys.stderr))
+    engine = Engine.load(read(job["model"]), settings, log=lambda line: print(line, file=sys.stderr))
     if pairs:
         engine.backend.one_pass = False  # type: ignore[misc]
     question = ZeroShotRequest(tuple(job["labels"]), hypothesis_template=job["template"], shortlist=shortlist)

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 from finetune.core.model_folder import AttentionMode, Scorer
 from service.errors import BadRequest
-from service.schema import Function, free_names
+from service.schema import Answer, Function, free_names
 from service.settings import BackendName, PrecisionName
 
 STREAM_ROWS = 256
@@ -116,6 +116,25 @@ def columns_of(inputs: Mapping[str, Any], answers: list[Any], keys: tuple[str, .
 def without_iterator(inputs: Any) -> Any:
     """Return an iterator's items as a list, and other inputs as they are."""
     return list(inputs) if isinstance(inputs, Iterator) else inputs
+
+
+def best_of(answer: Answer) -> LabelScore:
+    """Return the best label of an answer."""
+    return {"label": answer.best.label, "score": answer.best.score}
+
+
+def ranked(answer: Answer, top_k: int | None) -> list[LabelScore]:
+    """Return the `top_k` best labels of an answer, best first; all for None."""
+    return [{"label": item.label, "score": item.score} for item in answer.predictions[:top_k]]
+
+
+def zero_shot_result(text: str, answer: Answer) -> ZeroShotResult:
+    """Return a zero-shot answer, best label first."""
+    return {
+        "sequence": text,
+        "labels": [item.label for item in answer.predictions],
+        "scores": [item.score for item in answer.predictions],
+    }
 
 
 def _stream(inputs: Iterator[Any], answer: Callable[[list[Any]], list[Any]]) -> Iterator[Any]:

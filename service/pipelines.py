@@ -10,8 +10,9 @@ from typing import Any, Literal, Unpack, overload
 from finetune.core.model_folder import AttentionMode, ModelFolder, Scorer
 from service.errors import BadRequest
 from service.inference import zero_shot
-from service.inference.engine import Engine, nli_model
+from service.inference.engine import Engine
 from service.inference.model_store import resolve
+from service.inference.zero_shot_scorer import nli_model
 from service.pipeline_shapes import (
     ClassifierOptions,
     LabelScore,
@@ -21,13 +22,16 @@ from service.pipeline_shapes import (
     ZeroShotOptions,
     ZeroShotResult,
     answers_of,
+    best_of,
     columns_of,
     is_columns,
     is_list_of_label_lists,
+    ranked,
     rows_of,
     without_iterator,
+    zero_shot_result,
 )
-from service.schema import Answer, Function, TextInput, ZeroShotRequest
+from service.schema import Function, TextInput, ZeroShotRequest
 from service.settings import BackendName, PrecisionName, RuntimeSettings
 
 UNSET: Any = object()
@@ -142,7 +146,7 @@ class Classifier:
                 attention=attention,
                 batch_size=self.batch_size if batch_size is None else batch_size,
             )
-            return [_best(item) if top_k is UNSET else _ranked(item, top_k) for item in answers]
+            return [best_of(item) if top_k is UNSET else ranked(item, top_k) for item in answers]
 
         if is_columns(inputs):
             return columns_of(inputs, answer(rows_of(inputs)), ("label", "score"))
@@ -170,7 +174,8 @@ class Classifier:
 
         An iterator is read to its end first, and the result is a list.
         """
-        return await asyncio.to_thread(self, without_iterator(inputs), **options)
+        rows = without_iterator(inputs)
+        return await asyncio.to_thread(lambda: self(rows, **options))
 
 
 class ZeroShotClassifier:
@@ -220,9 +225,7 @@ class ZeroShotClassifier:
         return self.engine.folder
 
     @overload
-    def __call__(
-        self, sequences: str, candidate_labels: Any, **options: Unpack[ZeroShotOptions]
-    ) -> ZeroShotResult: ...
+    def __call__(self, sequences: str, candidate_labels: Any, **options: Unpack[ZeroShotOptions]) -> ZeroShotResult: ...
     @overload
     def __call__(
         self, sequences: Rows, candidate_labels: Any, **options: Unpack[ZeroShotOptions]
@@ -279,11 +282,11 @@ class ZeroShotClassifier:
             request = [ZeroShotRequest(zero_shot.parse_labels(labels), **options) for labels in candidate_labels]
         else:
             request = ZeroShotRequest(zero_shot.parse_labels(candidate_labels), **options)
-        rows_of_batch = self.batch_size if batch_size is None else batch_size
+        max_rows = self.batch_size if batch_size is None else batch_size
 
         def answer(texts: list[Any]) -> list[Any]:
-            answers = self.engine.zero_shot(texts, request, batch_size=rows_of_batch)
-            return [_zero_shot_result(text, item) for text, item in zip(texts, answers, strict=True)]
+            answers = self.engine.zero_shot(texts, request, batch_size=max_rows)
+            return [zero_shot_result(text, item) for text, item in zip(texts, answers, strict=True)]
 
         if is_columns(sequences):
             return columns_of(sequences, answer(list(sequences["text"])), ("labels", "scores"))
@@ -306,7 +309,8 @@ class ZeroShotClassifier:
 
         An iterator is read to its end first, and the result is a list.
         """
-        return await asyncio.to_thread(self, without_iterator(sequences), candidate_labels, **options)
+        rows = without_iterator(sequences)
+        return await asyncio.to_thread(lambda: self(rows, candidate_labels, **options))
 
 
 @overload
@@ -343,19 +347,3 @@ def load(
 def _engine(folder: ModelFolder, backend: BackendName | None, precision: PrecisionName | None) -> Engine:
     settings = RuntimeSettings.from_environment(backend=backend, precision=precision)
     return Engine.load(folder, settings, log=logging.getLogger("rehead").info)
-
-
-def _best(answer: Answer) -> LabelScore:
-    return {"label": answer.best.label, "score": answer.best.score}
-
-
-def _ranked(answer: Answer, top_k: int | None) -> list[LabelScore]:
-    return [{"label": item.label, "score": item.score} for item in answer.predictions[:top_k]]
-
-
-def _zero_shot_result(text: str, answer: Answer) -> ZeroShotResult:
-    return {
-        "sequence": text,
-        "labels": [item.label for item in answer.predictions],
-        "scores": [item.score for item in answer.predictions],
-    }

@@ -23,7 +23,8 @@ from service.batch.text_columns import texts_of
 from service.commands import render
 from service.errors import BadRequest
 from service.inference import zero_shot
-from service.inference.engine import Engine, nli_model
+from service.inference.engine import Engine
+from service.inference.zero_shot_scorer import nli_model
 from service.schema import TextInput, ZeroShotRequest
 
 ROWS_OF_LINES = 4096
@@ -110,7 +111,7 @@ def _answer(request: Request, folder: ModelFolder, asked: ZeroShotRequest | None
             f"{folder.path.name} is a zero-shot model with labels {shown(folder.labels.names)}",
             hint="use rehead zero-shot, or name a --text-pair column",
         )
-    engine = Engine.load(folder, say=lambda line: print(line, file=sys.stderr))
+    engine = Engine.load(folder, log=lambda line: print(line, file=sys.stderr))
 
     if table is not None and request.out is not None:
         _write(request, table, request.out, engine, asked)

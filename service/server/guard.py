@@ -30,7 +30,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BadRequest, Forbidden, Unauthorized, Overloaded, ServiceError, ShuttingDown, RateLimited
+from service.errors import BadRequest, Forbidden, Overloaded, RateLimited, ServiceError, ShuttingDown, Unauthorized
 from service.schema import Work
 from service.server.telemetry import Telemetry
 from service.settings import ServeSettings

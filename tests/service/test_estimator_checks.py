@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from service.estimators import FineTunedClassifier, FineTunedRegressor, ZeroShotEstimator
 
-WORDS = "awful bad film about good great loved".split()
+WORDS = ["awful", "bad", "film", "about", "good", "great", "loved"]
 
 
 class Texts(list[str]):
@@ -26,7 +26,8 @@ def texts_of(estimator: Any, X: Any, *, reset: bool) -> Texts:
         return X
     numbers = validate_data(estimator, X, reset=reset)
     words = np.array(WORDS)[np.digitize(numbers, [-3, -1, -0.3, 0.3, 1, 3])]
-    return Texts(" ".join(f"{word} {value:.2f}" for word, value in zip(*row, strict=True)) for row in zip(words, numbers))
+    rows = zip(words, numbers, strict=True)
+    return Texts(" ".join(f"{word} {value:.2f}" for word, value in zip(*row, strict=True)) for row in rows)
 
 
 class OnNumbers:

@@ -9,7 +9,7 @@ from typing import Any, assert_type
 from finetune import TrainConfig, TrainResult, train
 from service import Classifier, ZeroShotClassifier, load
 from service.estimators import FineTunedClassifier
-from service.pipelines import LabelScore, ZeroShotResult
+from service.pipeline_shapes import LabelScore, ZeroShotResult
 
 
 def loaded(path: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from service.errors import BackendFailed, BadRequest, RequestTimeout, Overloaded, ServiceError, ShuttingDown, TooLarge
+from service.errors import BackendFailed, BadRequest, Overloaded, RequestTimeout, ServiceError, ShuttingDown, TooLarge
 from service.schema import Answer
 from service.server.guard import call_of
 from service.server.routes.classification import RequestRunner

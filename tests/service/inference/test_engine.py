@@ -41,7 +41,7 @@ class CountingBackend:
 
 
 def embedded(engine, texts):
-    encoder = engine._worker.encoder
+    encoder = engine._runner.encoder
     inputs = encoder.pad(encoder(texts))
     return engine.backend.run(inputs, attention="shared_text", embeddings=True).embeddings.astype(np.float64)
 
@@ -49,7 +49,7 @@ def embedded(engine, texts):
 @pytest.fixture
 def counted(tiny_topics):
     engine = Engine.load(read(tiny_topics))
-    engine._worker.backend = CountingBackend(engine.backend)
+    engine._runner.backend = CountingBackend(engine.backend)
     return engine, engine.backend
 
 
@@ -86,7 +86,7 @@ def test_with_sentence_and_name_a_label_is_the_mean_direction_of_both_embeddings
     for kind in ("sentence", "sentence_and_name"):
         zero = replace(folder.settings.zero_shot, label_embedding=kind)
         engine = Engine.load(replace(folder, settings=replace(folder.settings, zero_shot=zero)))
-        by[kind] = engine.weigh(
+        by[kind] = engine.raw_scores(
             ["the match was great"], ["football", "money"], "It is {}.", "both", "shared_text"
         ).cosine
     text, sentence, name = (
@@ -110,7 +110,7 @@ def test_batches_hold_rows_of_like_length_within_the_token_budget(counted):
 
 def text_states(folder, attention, hypothesis):
     engine = Engine.load(read(folder))
-    encoder = engine._worker.encoder
+    encoder = engine._runner.encoder
     inputs = encoder.pad(encoder(["the match was great"], [hypothesis]))
     return engine.backend.run(inputs, attention=attention, embeddings=True).embeddings[0]
 

@@ -126,7 +126,7 @@ def test_a_text_scores_the_same_in_any_company(tiny_topics):
 
 def test_a_text_is_cut_once_so_that_the_longest_hypothesis_has_room(tiny_topics):
     engine = Engine.load(read(tiny_topics))
-    encoder = engine._worker.encoder
+    encoder = engine._runner.encoder
     ends = encoder.hypotheses(["It is x.", "It is a very, very, very long label."])
     longest = max(len(end) for end in ends)
     rows = encoder.before_hypotheses(["film " * 500, "film"], longest)
@@ -166,7 +166,7 @@ def test_labels_of_its_own_for_each_text_are_those_of_calls_one_by_one(tiny_topi
         assert [one.score for one in answer.predictions] == pytest.approx(
             [one.score for one in alone.predictions], abs=1e-5
         )
-    with pytest.raises(BadRequest, match="there are 4 texts and 3 questions: give one for each, or one"):
+    with pytest.raises(BadRequest, match="there are 4 texts and 3 requests"):
         engine.zero_shot(texts, questions[:3])
 
 
@@ -175,7 +175,7 @@ def test_a_shortlist_weighs_the_nearest_labels_and_no_other(tiny_topics, scorer)
     engine = Engine.load(read(tiny_topics))
     labels = tuple(f"topic {number}" for number in range(30))
     texts = ["the match was great", "money and business", "a"]
-    cosine = engine.weigh(texts, labels, "This text is about {}.", "embedding", "shared_text").cosine
+    cosine = engine.raw_scores(texts, labels, "This text is about {}.", "embedding", "shared_text").cosine
     for row, answer in enumerate(engine.zero_shot(texts, ZeroShotRequest(labels, scorer=scorer, shortlist=5))):
         nearest = {labels[number] for number in np.argsort(-cosine[row])[:5]}
         assert {one.label for one in answer.predictions if one.score > 0} == nearest
@@ -185,7 +185,7 @@ def test_a_shortlist_weighs_the_nearest_labels_and_no_other(tiny_topics, scorer)
     everything = [engine.zero_shot(texts, ZeroShotRequest(labels, scorer=scorer, shortlist=k)) for k in (None, 30, 99)]
     assert everything[0] == everything[1] == everything[2]
     for wrong in ({"shortlist": 0}, {"shortlist": 3, "attention": "ordinary"}, {"shortlist": 3, "scorer": "embedding"}):
-        with pytest.raises(BadRequest, match="a shortlist is a number from 1, for models that read a text once"):
+        with pytest.raises(BadRequest, match="shortlist must be a whole number from 1"):
             engine.zero_shot(texts, ZeroShotRequest(labels, **wrong))
 
 
