@@ -66,15 +66,15 @@ def rehead(job: dict[str, Any], **runtime: Any) -> tuple[Call, int]:
     """Load rehead with its defaults; `runtime` selects a backend, `shortlist` or `pairs` another way to compute."""
     from finetune.core.model_folder import read
     from service.inference.engine import Engine
-    from service.schema import TextInput, ZeroShotQuestion
+    from service.schema import TextInput, ZeroShotRequest
     from service.settings import RuntimeSettings
 
     shortlist, pairs = runtime.pop("shortlist", None), runtime.pop("pairs", False)
     settings = RuntimeSettings.from_environment(threads=job["threads"], **runtime)
-    engine = Engine.load(read(job["model"]), settings, say=lambda line: print(line, file=sys.stderr))
+    engine = Engine.load(read(job["model"]), settings, log=lambda line: print(line, file=sys.stderr))
     if pairs:
         engine.backend.one_pass = False  # type: ignore[misc]
-    question = ZeroShotQuestion(tuple(job["labels"]), hypothesis_template=job["template"], shortlist=shortlist)
+    question = ZeroShotRequest(tuple(job["labels"]), hypothesis_template=job["template"], shortlist=shortlist)
 
     def call(texts: list[str]) -> list[Answer]:
         if job["labels"]:

@@ -82,14 +82,14 @@ def topics(data: Path, count: int, base: str | None) -> dict[str, float]:
         texts = [row["text"] for row in rows]
         targets = np.array([list(names).index(row["label"]) for row in rows])
         hypotheses = [zero_shot.fill(recorded.hypothesis_template, word) for word in words]
-        evidence = model.engine.weigh(texts, words, recorded.hypothesis_template, "both", "shared_text")
+        evidence = model.engine.raw_scores(texts, words, recorded.hypothesis_template, "both", "shared_text")
         for scorer in ("nli", "embedding", "both"):
             scores = zero_shot.collapse(
                 evidence.logits,
                 evidence.cosine,
                 roles=model.folder.labels.nli,
                 scorer=scorer,
-                mix=recorded.fusion,
+                fusion=recorded.mix,
                 multi_label=False,
             )
             mark = " (recorded)" if scorer == recorded.scorer else ""

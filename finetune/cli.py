@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from finetune.config.choices import TABLES
-from finetune.config.command_line import SettingsCommand
-from finetune.core.event_printer import EventPrinter
+from finetune.core.allocator import keep_freed_memory
 from finetune.core.number_format import figure
 from finetune.core.tables.flags import reading_flags
 
@@ -64,6 +63,7 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
     def terminate(number: int, frame: Any) -> NoReturn:
         raise Terminated
 
+    keep_freed_memory()
     signal.signal(signal.SIGTERM, terminate)
     try:
         group.main(args=args, standalone_mode=False)

@@ -1,13 +1,11 @@
-"""Faster versions of what torch does slowly while it trains on a CPU: dropout, attention of short texts, allocation.
+"""What torch does slowly while it trains on a CPU, done faster: dropout, attention of short texts.
 
 What is computed stays the same; figures are in docs/decisions.md.
 """
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
+import inspect
 from typing import Any
 
 import torch
@@ -107,54 +105,6 @@ def eager_attention_for(model: Any) -> str:
     if model_type not in BERT_ATTENTION:
         log_off(NAME, model_type, "its attention is not BERT's")
         return "eager"
-    AttentionInterface.register(FAST_EAGER, fast_eager)
-    AttentionMaskInterface.register(FAST_EAGER, eager_mask)
-    before = model.config._attn_implementation
-    try:
-        model.set_attn_implementation("eager")
-        expected = trial_logits(model)
-        model.set_attn_implementation(FAST_EAGER)
-        reason = "" if agree(trial_logits(model), expected) else "its logits differ from those of ordinary attention"
-    except Exception as error:  # whatever another release of transformers changed, training goes on without it
-        reason = f"the trial failed with {type(error).__name__}: {error}"
-    finally:
-        model.set_attn_implementation(before)
-    if reason:
-        log_off(NAME, model_type, reason)
-    return "eager" if reason else FAST_EAGER
-
-
-DEFAULT_THRESHOLD = 128 * 1024
-"""glibc's default for both thresholds, in bytes."""
-
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-"""Numbers of mallopt's options, from glibc's malloc.h."""
-
-
-@contextmanager
-def memory_kept() -> Iterator[None]:
-    """Keep freed memory as `keep_memory` does until the context ends, then return it to the system."""
-    libc = keep_memory()
-    try:
-        yield
-    finally:
-        if libc is not None:
-            libc.mallopt(MMAP_THRESHOLD, DEFAULT_THRESHOLD)
-            libc.mallopt(TRIM_THRESHOLD, DEFAULT_THRESHOLD)
-            libc.malloc_trim(0)
-
-
-def keep_memory() -> Any:
-    """Make glibc reuse freed memory from now on: by default it returns each large tensor to the system, which zeroes
-    the next one page by page.
-
-    Returns:
-        The C library; None where it is not glibc.
-    """
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(MMAP_THRESHOLD, 2**30)
-        libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
-    except (OSError, AttributeError):
-        return None
-    return libc
+    AttentionInterface.register(QUICK_EAGER, quick_eager)
+    AttentionMaskInterface.register(QUICK_EAGER, eager_mask)
+    return QUICK_EAGER

@@ -28,6 +28,7 @@ from typing import Any, Literal
 from finetune.config import loading
 from finetune.config.training import TrainConfig
 from finetune.core import events
+from finetune.core.allocator import keep_freed_memory
 from finetune.core.errors import FinetuneError
 from finetune.core.file_lock import is_held
 from finetune.core.model_folder import find, served
@@ -291,6 +292,7 @@ def _train(folder: Path) -> int:
     """Train what the folder's config says, and write down each event."""
     parent = os.getppid()
     _bounded(TRAIN_BYTES)
+    keep_freed_memory()
 
     def terminate(number: int, frame: Any) -> None:
         raise KeyboardInterrupt

@@ -65,13 +65,50 @@ def test_without_padding_is_as_with_it(family, short, encoder, monkeypatch):
     backend = TorchBackend(sensitive_model(family), family=family)
     batches = asked(encoder, family)
     expected = list(answers(backend, batches))
-    backend.unpadded = Unpadded.of(backend.model, one_by_one)
+    backend.unpadded = backend.without_padding(one_by_one)
     assert backend.unpadded is not None
     assert max(differences(answers(backend, batches), expected)) < 1e-5
 
 
 def test_a_model_of_another_kind_is_padded():
-    assert Unpadded.of(sensitive_model("distilbert"), one_by_one) is None
+    assert Unpadded.of(tried("distilbert"), one_by_one) is None
+    assert TorchBackend(tried("distilbert"), family="distilbert").without_padding(one_by_one) is None
+
+
+def doubled(module, inputs, output):
+    return (output[0] * 2, *output[1:])
+
+
+@pytest.mark.parametrize("place", ["before loading", "after loading"])
+def test_a_model_with_berts_code_and_other_numbers_is_padded(place):
+    """A hook on a layer's attention is no part of its code."""
+    model = tried("bert")
+    attention = model.base_model.encoder.layer[1].attention.self
+    if place == "before loading":
+        attention.register_forward_hook(doubled)
+    backend = TorchBackend(model, family="bert")
+    attention.register_forward_hook(doubled)
+    assert Unpadded.of(model, one_by_one) is not None
+    assert backend.without_padding(one_by_one) is None and backend.unpadded is None
+
+
+def test_a_kernel_with_other_numbers_is_not_used():
+    backend = TorchBackend(tried("bert"), family="bert")
+
+    def wrong(*inputs):
+        attended, weights = one_by_one(*inputs)
+        return attended, weights + 1  # shows only where text and label are merged by their weights
+
+    def missing(*inputs):
+        raise RuntimeError("no kernel for this card")
+
+    assert backend.without_padding(one_by_one) is not None
+    assert backend.without_padding(wrong) is None and backend.without_padding(missing) is None
+
+
+def test_the_trial_holds_in_bfloat16_too():
+    backend = TorchBackend(tried("roberta"), family="roberta", precision="bfloat16")
+    assert backend.without_padding(one_by_one) is not None
 
 
 @on_gpu
