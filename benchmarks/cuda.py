@@ -79,8 +79,8 @@ def busy(call: Callable[[], Any]) -> float:
     return float(sum(event.self_device_time_total for event in profiled.key_averages())) / 1e6
 
 
-def asking(engine: Engine, job: dict[str, Any]) -> Callable[[Sequence[str]], list[str]]:
-    """Texts to top labels."""
+def classifier_of(engine: Engine, job: dict[str, Any]) -> Callable[[Sequence[str]], list[str]]:
+    """Return a function from texts to their top labels."""
     question = ZeroShotRequest(tuple(job["labels"]), hypothesis_template=job["template"])
 
     def classify(texts: Sequence[str]) -> list[str]:
@@ -124,8 +124,8 @@ def measure(name: str, size: str, job: dict[str, Any], rate: float, compare_floa
     single_s = [_seconds(lambda text=text: classify([text])) for text in (texts * 220)[:220]][20:]
     backend: Any = engine.backend
     backend.unpadded, backend.is_padded = None, True
-    padded = busy(lambda: asking(Engine(folder, engine._runner.encoder, backend), job)(texts[:1000]))
-    padded_costs = padded / len(texts[:1000]) * len(texts) / at_work
+    padded = busy(lambda: classifier_of(Engine(folder, engine._runner.encoder, backend), job)(texts[:1000]))
+    padded_costs = padded / len(texts[:1000]) * len(texts) / busy_s
     engine.close()
     agreement = ""
     if compare_float32:

@@ -89,7 +89,7 @@ def topics(data: Path, count: int, base: str | None) -> dict[str, float]:
                 evidence.cosine,
                 roles=model.folder.labels.nli,
                 scorer=scorer,
-                fusion=recorded.mix,
+                fusion=recorded.fusion,
                 multi_label=False,
             )
             mark = " (recorded)" if scorer == recorded.scorer else ""

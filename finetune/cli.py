@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from finetune.config.choices import TABLES
+from finetune.config.command_line import SettingsCommand
 from finetune.core.allocator import keep_freed_memory
+from finetune.core.event_printer import EventPrinter
 from finetune.core.number_format import figure
 from finetune.core.tables.flags import reading_flags
 

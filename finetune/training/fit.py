@@ -27,7 +27,7 @@ from finetune.evaluation.metrics import LOSS, METRICS_OF_TASK, best_by, compute,
 from finetune.modeling import heads
 from finetune.modeling.build import Built, body_of, build_model, head_of, start_at_prior, write_target_scale
 from finetune.modeling.cls_only_last_layer import first_token_only
-from finetune.modeling.cpu_kernels import drop_quickly
+from finetune.modeling.cpu_kernels import use_fast_dropout
 from finetune.modeling.lora import with_lora
 from finetune.modeling.trimmed_embedding import train_seen_rows, train_whole_again
 from finetune.training import trackers

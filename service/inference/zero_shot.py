@@ -26,23 +26,13 @@ NO_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
 def check_template(template: Any) -> str:
     """Return the template if it has exactly one `{}` and no other brace.
 
-    Format codes such as `{label}`, `{0}` and the escape `{{` are not accepted: `fill` replaces `{}` only.
-
     Raises:
         BadRequest: it is no string, has no `{}` or several, or another brace.
     """
-    plain = isinstance(template, str) and template.count(BLANK) == 1
-    if not plain or any(brace in template.replace(BLANK, "") for brace in "{}"):
-        raise BadRequest(
-            f"the hypothesis template {template!r} is invalid: "
-            'it needs exactly one {} where the label goes and no other brace, as in "This text is about {}."'
-        )
-    return str(template)
-
-
-def fill(template: str, label: str) -> str:
-    """Return the hypothesis for a label; braces in a label stay as they are."""
-    return template.replace(BLANK, label, 1)
+    try:
+        return hypothesis.check_template(template)
+    except ValueError as error:
+        raise BadRequest(f"the hypothesis template {template!r} is invalid: {error}") from error
 
 
 def parse_labels(labels: Any) -> tuple[str, ...]:

@@ -190,7 +190,7 @@ class ZeroShotScorer:
             cosine,
             roles=self._roles,
             scorer=self._scorer,
-            fusion=self._settings.mix,
+            fusion=self._settings.fusion,
             multi_label=self._multi_label,
         )
 

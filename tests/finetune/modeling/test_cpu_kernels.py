@@ -11,7 +11,15 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig, DebertaV2Config, RobertaConfig
 from transformers.models.bert import modeling_bert
 
-from finetune.modeling.cpu_kernels import QUICK_EAGER, QuickDropout, drop_quickly, dropped, eager_of
+from finetune.modeling.cls_only_last_layer import first_token_only
+from finetune.modeling.cpu_kernels import (
+    FAST_EAGER,
+    FastDropout,
+    eager_attention_for,
+    fast_dropout,
+    use_fast_dropout,
+)
+from finetune.modeling.fast_paths import log_off, trial_logits
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
 
@@ -71,4 +79,51 @@ def test_quick_attention_gives_what_eager_gives(config: Any) -> None:
 
 def test_a_family_with_an_attention_of_its_own_keeps_it() -> None:
     config = DebertaV2Config(**SMALL)
-    assert eager_of(AutoModelForSequenceClassification.from_config(config)) == "eager"
+    assert eager_attention_for(AutoModelForSequenceClassification.from_config(config)) == "eager"
+
+
+def test_the_fast_path_needs_no_source_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*args: Any) -> str:
+        raise OSError("could not get source code")  # what Python raises where an installation is zipped or compiled
+
+    monkeypatch.setattr(inspect, "getsource", absent)
+    model = AutoModelForSequenceClassification.from_config(BertConfig(**SMALL))
+    assert eager_attention_for(model) == FAST_EAGER
+    with first_token_only(model) as is_on:
+        assert is_on
+
+
+def test_an_attention_that_has_changed_turns_the_fast_path_off_and_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ordinary = modeling_bert.eager_attention_forward
+
+    def capped(module: Any, query: Any, key: Any, value: Any, *args: Any, **rest: Any) -> Any:
+        states, weights = ordinary(module, query, key, value, *args, **rest)
+        return 5 * torch.tanh(states), weights
+
+    monkeypatch.setattr(modeling_bert, "eager_attention_forward", capped)
+    log_off.cache_clear()
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(BertConfig(**SMALL, initializer_range=0.5))
+    with caplog.at_level("INFO", "rehead"):
+        assert [eager_attention_for(model) for _ in range(2)] == ["eager", "eager"]
+    (record,) = caplog.records
+    assert "fast attention on the CPU is off for bert: its logits differ" in record.getMessage()
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_layer_that_has_changed_turns_the_shortcut_off(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ordinary = modeling_bert.BertLayer.forward
+    monkeypatch.setattr(
+        modeling_bert.BertLayer, "forward", lambda self, *args, **rest: 2 * ordinary(self, *args, **rest)
+    )
+    log_off.cache_clear()
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(BertConfig(**SMALL, initializer_range=0.5))
+    expected = trial_logits(model)
+    with caplog.at_level("INFO", "rehead"), first_token_only(model) as is_on:
+        assert not is_on and torch.equal(trial_logits(model), expected)
+    assert "the last layer for the first token alone is off for bert: the logits differ" in caplog.text

@@ -71,8 +71,8 @@ def test_without_padding_is_as_with_it(family, short, encoder, monkeypatch):
 
 
 def test_a_model_of_another_kind_is_padded():
-    assert Unpadded.of(tried("distilbert"), one_by_one) is None
-    assert TorchBackend(tried("distilbert"), family="distilbert").without_padding(one_by_one) is None
+    assert Unpadded.of(sensitive_model("distilbert"), one_by_one) is None
+    assert TorchBackend(sensitive_model("distilbert"), family="distilbert").without_padding(one_by_one) is None
 
 
 def doubled(module, inputs, output):
@@ -82,7 +82,7 @@ def doubled(module, inputs, output):
 @pytest.mark.parametrize("place", ["before loading", "after loading"])
 def test_a_model_with_berts_code_and_other_numbers_is_padded(place):
     """A hook on a layer's attention is no part of its code."""
-    model = tried("bert")
+    model = sensitive_model("bert")
     attention = model.base_model.encoder.layer[1].attention.self
     if place == "before loading":
         attention.register_forward_hook(doubled)
@@ -93,7 +93,7 @@ def test_a_model_with_berts_code_and_other_numbers_is_padded(place):
 
 
 def test_a_kernel_with_other_numbers_is_not_used():
-    backend = TorchBackend(tried("bert"), family="bert")
+    backend = TorchBackend(sensitive_model("bert"), family="bert")
 
     def wrong(*inputs):
         attended, weights = one_by_one(*inputs)
@@ -107,7 +107,7 @@ def test_a_kernel_with_other_numbers_is_not_used():
 
 
 def test_the_trial_holds_in_bfloat16_too():
-    backend = TorchBackend(tried("roberta"), family="roberta", precision="bfloat16")
+    backend = TorchBackend(sensitive_model("roberta"), family="roberta", precision="bfloat16")
     assert backend.without_padding(one_by_one) is not None
 
 
