@@ -1,28 +1,28 @@
-"""The exception tree of the serving side.
+"""The exceptions of the serving side.
 
     ServiceError
-    ├── BadRequest      the request is wrong: names the field and what is accepted
-    │   └── WrongType   its body is not said to be JSON
-    ├── TooLarge        the request is right, and more than this server takes at once
-    ├── NotAllowed      no key, or a wrong one
-    │   └── Forbidden   asked from a place that may not ask
-    ├── ModelNotFound   no model of that name is served: names those that are
-    ├── Overloaded      more waits already than this server takes; the same request may pass in a moment
-    │   ├── Expired     it waited too long, and was let go before the model saw it
-    │   └── TooMany     this key asked more often than it may
-    ├── Draining        the server stops, and takes nothing more
-    ├── Late            the answer was not ready in time
-    └── BackendFailed   the model could not be loaded, or answered with something that is not a number
+    ├── BadRequest (also a ValueError)
+    │   └── UnsupportedMediaType
+    ├── TooLarge
+    ├── Unauthorized
+    │   └── Forbidden
+    ├── ModelNotFound
+    ├── Overloaded
+    │   ├── QueueTimeout
+    │   └── RateLimited
+    ├── ShuttingDown
+    ├── RequestTimeout
+    └── BackendFailed
 
-Every message is a sentence or two that a person can act on. `status` is what HTTP answers, `exit_code` is what
-a command leaves with.
+Every message is a sentence or two that a person can act on. `status` is the HTTP status, `code` the name in an HTTP
+body, `exit_code` the exit code of a command.
 """
 
 from __future__ import annotations
 
 
 class ServiceError(Exception):
-    """Base of every error that is shown without a traceback; `hint` says what to do about it."""
+    """Base of every error that is shown without a traceback; `hint` states what to do about it."""
 
     status = 500
     code = "error"
@@ -34,46 +34,46 @@ class ServiceError(Exception):
         self.headers: dict[str, str] = {}
 
 
-class BadRequest(ServiceError):
-    """Something in the request cannot be used."""
+class BadRequest(ServiceError, ValueError):
+    """An argument or a field of the request is invalid; the message names it and what is accepted."""
 
     status = 400
     code = "bad_request"
     exit_code = 2
 
 
-class WrongType(BadRequest):
-    """A body of another kind than JSON."""
+class UnsupportedMediaType(BadRequest):
+    """The request's content type is not JSON."""
 
     status = 415
     code = "wrong_type"
 
 
 class TooLarge(ServiceError):
-    """The request holds more than one request may."""
+    """The request exceeds a limit of this server."""
 
     status = 413
     code = "too_large"
     exit_code = 2
 
 
-class NotAllowed(ServiceError):
-    """Who asks did not show a key that opens this server."""
+class Unauthorized(ServiceError):
+    """The API key is missing or invalid."""
 
     status = 401
     code = "unauthorized"
     exit_code = 2
 
 
-class Forbidden(NotAllowed):
-    """Asked under a name or from a page that this server does not answer."""
+class Forbidden(Unauthorized):
+    """The request names a host, or comes from an origin, that is not allowed."""
 
     status = 403
     code = "forbidden"
 
 
 class ModelNotFound(ServiceError):
-    """No model of this name is served."""
+    """No model of this name is served; the message lists those that are."""
 
     status = 404
     code = "model_not_found"
@@ -81,7 +81,7 @@ class ModelNotFound(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """Too much waits already; `retry_after_s` is when it should be over."""
+    """The queue or the number of concurrent requests is at its limit; retry after `retry_after_s` seconds."""
 
     status = 429
     code = "overloaded"
@@ -92,39 +92,41 @@ class Overloaded(ServiceError):
         self.retry_after_s = retry_after_s
 
 
-class Expired(Overloaded):
-    """It waited as long as a request may wait."""
+class QueueTimeout(Overloaded):
+    """Timed out while waiting in the queue."""
 
     code = "expired"
 
 
-class TooMany(Overloaded):
-    """More requests a minute than a key may send."""
+class RateLimited(Overloaded):
+    """The client exceeded its number of requests a minute."""
 
     code = "too_many_requests"
 
 
 class ShuttingDown(ServiceError):
-    """The server is about to stop."""
+    """The server is shutting down and accepts no more requests."""
 
     status = 503
     code = "draining"
 
 
-class Late(ServiceError):
-    """The request took longer than a request may."""
+class RequestTimeout(ServiceError):
+    """Timed out before the response was complete."""
 
     status = 504
     code = "late"
 
 
-def late_after(seconds: float) -> Late:
-    """What is said of a request that took so long."""
-    return Late(f"this took longer than the {seconds:g} s that a request may take", hint="ask for less at once")
+def request_timeout(seconds: float) -> RequestTimeout:
+    """Return the error for a request that ran longer than `seconds`."""
+    return RequestTimeout(
+        f"the request exceeded the time limit of {seconds:g} s", hint="send fewer or shorter texts at once"
+    )
 
 
 class BackendFailed(ServiceError):
-    """The model itself failed, which is no fault of the request."""
+    """The model could not be loaded, failed, or returned a value that is not a number."""
 
     status = 500
     code = "backend_failed"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from finetune.core.hypothesis import check_template
 from finetune.core.tables.options import check_encoding, separator_named
 
 Task = Literal["binary", "multiclass", "multi_label", "regression"]
@@ -37,15 +38,22 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+Template = Annotated[str, AfterValidator(check_template)]
+"""A hypothesis template: exactly one `{}` where the label goes, and no other brace."""
+
+
 class RecastConfig(Part):
     """How labeled rows become (text, hypothesis, entailment or contradiction) rows to train a zero-shot model."""
 
-    templates: tuple[str, ...] = (
-        "This text is about {}.",
-        "This example is {}.",
-        "The topic is {}.",
-        "It is {}.",
-        "{}",
+    templates: tuple[Template, ...] = Field(
+        (
+            "This text is about {}.",
+            "This example is {}.",
+            "The topic is {}.",
+            "It is {}.",
+            "{}",
+        ),
+        min_length=1,
     )
     """Hypothesis templates, one drawn at random for each row; `{}` stands for the label."""
 

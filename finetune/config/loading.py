@@ -132,11 +132,16 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
     return content
 
 
-def dump(config: TrainConfig) -> str:
-    """Return the whole configuration as YAML, which `load` reads back to an equal one."""
+def dump(config: TrainConfig, *, defaults: bool = True) -> str:
+    """Return the configuration as YAML that `load` reads back to an equal one.
+
+    Args:
+        defaults: include settings that have their default value.
+    """
     import yaml
 
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    content = config.model_dump(mode="json", exclude_defaults=not defaults)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
 
 
 def laid(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

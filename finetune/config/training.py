@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from finetune.config.data import DataConfig, Part, Source
+from finetune.config.data import DataConfig, Part, Source, Template
 
 DEFAULT_ERROR_ROWS = 50
 
@@ -229,7 +229,7 @@ class ZeroShotConfig(Part):
     """Attention masks in training; `alternate` trains with the ordinary and the shared-text mask in turn, and the model
     is served with the latter."""
 
-    hypothesis_template: str = "This text is about {}."
+    hypothesis_template: Template = "This text is about {}."
     """Hypothesis template for requests that have none; `{}` stands for the label."""
 
     scorer: Literal["nli", "embedding", "both"] = "nli"
@@ -241,15 +241,6 @@ class ZeroShotConfig(Part):
 
     fit_on: tuple[Source, ...] = ()
     """Labeled tables, none of them trained on, on which the weights of the score fusion are fitted."""
-
-    @field_validator("hypothesis_template")
-    @classmethod
-    def _one_blank(cls, value: str) -> str:
-        if value.count("{}") != 1 or any(brace in value.replace("{}", "") for brace in "{}"):
-            raise ValueError(
-                'give exactly one {} where the label goes and no other brace, as in "This text is about {}."'
-            )
-        return value
 
 
 class TrainConfig(Part):

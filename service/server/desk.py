@@ -18,11 +18,11 @@ from finetune.core.model_folder import AttentionMode
 from finetune.core.tables.options import TableOptions
 from finetune.core.tokenization import without_surrogates
 from service.batch.score_table import Progress, Scored, asked, score_table, scorer
-from service.errors import BadRequest, TooLarge, late_after
+from service.errors import BadRequest, TooLarge, request_timeout
 from service.inference import zero_shot
 from service.inference.engine import Engine
 from service.inference.model_store import ModelStore
-from service.schema import Answer, Function, TextInput, Work, ZeroShotQuestion
+from service.schema import Answer, Function, TextInput, Work, ZeroShotRequest
 from service.server.explain import Word, explain
 from service.server.telemetry import Telemetry
 from service.settings import ServeSettings
@@ -109,7 +109,7 @@ class Desk:
         return answers
 
     async def zero_shot(
-        self, engine: Engine, texts: list[str], question: ZeroShotQuestion | list[ZeroShotQuestion], work: Work
+        self, engine: Engine, texts: list[str], question: ZeroShotRequest | list[ZeroShotRequest], work: Work
     ) -> list[Answer]:
         """Scores of a caller's labels; raises as `Engine.azero_shot` does."""
         answers = await engine.azero_shot(texts, question, work=work)
@@ -122,7 +122,7 @@ class Desk:
 
         def scores(texts: list[str]) -> list[float]:
             if left.is_set():
-                raise late_after(self.settings.request_seconds)
+                raise request_timeout(self.settings.request_seconds)
             inputs = [TextInput(text, item.pair) for text in texts]
             # not counted with the answers: nobody asked for these
             call = engine.aclassify(inputs, work=self.work())
@@ -141,7 +141,7 @@ class Desk:
     def score_table(
         self,
         engine: Engine,
-        question: ZeroShotQuestion | None,
+        question: ZeroShotRequest | None,
         table: Path,
         out: Path,
         *,
@@ -171,7 +171,7 @@ class Desk:
 
         Raises:
             Overloaded: the model is too busy.
-            Late: it took longer than a request may.
+            RequestTimeout: it took longer than a request may.
         """
         settings = self.settings
         try:
@@ -182,7 +182,7 @@ class Desk:
         try:
             return await asyncio.wait_for(asked, settings.request_seconds)
         except TimeoutError as error:
-            raise late_after(settings.request_seconds) from error
+            raise request_timeout(settings.request_seconds) from error
         finally:
             engine.leave(work)
 

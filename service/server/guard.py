@@ -30,7 +30,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BadRequest, Forbidden, NotAllowed, Overloaded, ServiceError, ShuttingDown, TooMany
+from service.errors import BadRequest, Forbidden, Overloaded, RateLimited, ServiceError, ShuttingDown, Unauthorized
 from service.schema import Work
 from service.server.telemetry import Telemetry
 from service.settings import ServeSettings
@@ -291,14 +291,14 @@ class Guard:
                 name = self._keys.name_of_session(cookies[SESSION].value)
         if name is None:
             what = "this key does not open the server" if key else "this server wants a key"
-            raise NotAllowed(what, hint="send it as Authorization: Bearer KEY")
+            raise Unauthorized(what, hint="send it as Authorization: Bearer KEY")
         return name
 
     def _count(self, scope: Scope, call: Call) -> dict[str, str]:
         """Headers that say how much is left.
 
         Raises:
-            TooMany, Draining.
+            RateLimited, ShuttingDown.
         """
         if self._draining() and scope["path"] not in PROBES:
             raise ShuttingDown("this server is about to stop", hint="ask another one, or again in a moment")
@@ -313,7 +313,7 @@ class Guard:
             "RateLimit-Policy": f'"requests";q={self._limit.amount};w=60',
         }
         if not passed:
-            error = TooMany(
+            error = RateLimited(
                 f"a key may send {self._limit.amount} requests a minute, and these are more",
                 hint=f"try again in {left_s} s",
                 retry_after_s=left_s,
@@ -324,7 +324,7 @@ class Guard:
 
     def _refused(self, scope: Scope, headers: Headers, error: ServiceError) -> Response:
         wants_page = scope.get("method") == "GET" and "text/html" in headers.get("accept", "")
-        if type(error) is NotAllowed and wants_page:
+        if type(error) is Unauthorized and wants_page:
             return RedirectResponse("/login", 303)
         return self._refusal(scope, error)
 
@@ -350,7 +350,7 @@ def headers_of(error: ServiceError) -> dict[str, str]:
         found["Retry-After"] = str(max(1, round(error.retry_after_s)))
     if isinstance(error, ShuttingDown):
         found |= {"Retry-After": "5", "Connection": "close"}
-    if type(error) is NotAllowed:
+    if type(error) is Unauthorized:
         found["WWW-Authenticate"] = "Bearer"
     return found
 

@@ -28,6 +28,7 @@ from typing import Any, Literal
 from finetune.config import loading
 from finetune.config.training import TrainConfig
 from finetune.core import events
+from finetune.core.allocator import keep_freed_memory
 from finetune.core.errors import FinetuneError
 from finetune.core.file_lock import is_held
 from finetune.core.model_folder import find, served
@@ -291,6 +292,7 @@ def _train(folder: Path) -> int:
     """Train what the folder's config says, and write down each event."""
     parent = os.getppid()
     _bounded(TRAIN_BYTES)
+    keep_freed_memory()
 
     def terminate(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
@@ -341,28 +343,29 @@ def _look() -> dict[str, Any]:
     """What a configuration's data is like, and what training on it would be."""
     import yaml
 
-    from finetune.prepare import plan, quiet
+    from finetune.prepare import prepare, quiet
 
     _bounded(LOOK_BYTES)
     quiet()
     content = yaml.safe_load(sys.stdin.read())
-    found = plan(loading.build(content))
-    values = found.splits.train.values
+    prepared = prepare(loading.build(content))
+    splits = prepared.splits
+    values = splits.train.values
     several = [name for value in values if isinstance(value, list | tuple) for name in value]
     counts = Counter(several or [value for value in values if isinstance(value, str)])
     return {
-        "task": found.splits.labels.task,
+        "task": splits.labels.task,
         "labels": dict(counts.most_common(LABEL_NAMES_SHOWN)),
         "all_labels": len(counts),
         "rows": len(values),
-        "validation_rows": len(found.splits.validation),
-        "counts": found.splits.counts,
-        "said": found.splits.notes,
-        "fit": str(found.fit),
-        "near": str(found.near),
-        "warnings": [*found.splits.warnings, *found.fit.warnings],
-        "updates": found.regime.updates,
-        "lr": found.config.optim.lr,
+        "validation_rows": len(splits.validation),
+        "counts": splits.counts,
+        "said": splits.notes,
+        "fit": str(prepared.tokenizer_report),
+        "near": str(prepared.near_duplicates),
+        "warnings": prepared.warnings,
+        "updates": prepared.batch_plan.updates,
+        "lr": prepared.config.optim.lr,
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from service.errors import BadRequest
-from service.schema import ZeroShotQuestion
+from service.schema import ZeroShotRequest
 from service.server.desk import Desk
 
 LABELS = ("sports", "business", "science", "politics")
@@ -44,7 +44,7 @@ def split(given: list[str] | None) -> list[str] | None:
     return None if found == (given or []) else found
 
 
-def question(desk: Desk, given: list[str] | None, several: bool, template: str | None = None) -> ZeroShotQuestion:
+def question(desk: Desk, given: list[str] | None, several: bool, template: str | None = None) -> ZeroShotRequest:
     """What is asked with these chips, also with those that are not split yet.
 
     Raises:
@@ -54,7 +54,7 @@ def question(desk: Desk, given: list[str] | None, several: bool, template: str |
     labels = desk.labels(_parts(given))
     if len(labels) < 2 and not several:
         raise BadRequest("one label leaves nothing to choose: name at least two, or let several hold at once")
-    return ZeroShotQuestion(labels, several, template)
+    return ZeroShotRequest(labels, several, template)
 
 
 def _parts(given: list[str] | None) -> list[str]:

@@ -18,9 +18,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from finetune.core.model_folder import AttentionMode
-from service.errors import BadRequest, Late, TooLarge, WrongType
+from service.errors import BadRequest, RequestTimeout, TooLarge, UnsupportedMediaType
 from service.inference.engine import Engine
-from service.schema import Answer, Function, TextInput, Work, ZeroShotQuestion
+from service.schema import Answer, Function, TextInput, Work, ZeroShotRequest
 from service.server.desk import Desk
 from service.server.guard import Call, call_of
 from service.server.routes.client_connection import while_connected
@@ -92,12 +92,12 @@ class RequestRunner:
         """The JSON of a request.
 
         Raises:
-            WrongType: it is not said to be JSON, which a page of somebody else's could send unasked.
+            UnsupportedMediaType: it is not said to be JSON, which a page of somebody else's could send unasked.
             TooLarge, BadRequest.
         """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            raise WrongType(
+            raise UnsupportedMediaType(
                 f"the body is said to be {kind[:60] or 'nothing in particular'}",
                 hint="send JSON with the header Content-Type: application/json",
             )
@@ -105,7 +105,7 @@ class RequestRunner:
             async with asyncio.timeout(BODY_S):
                 raw = await self._raw(request)
         except TimeoutError as error:
-            raise Late(f"the body did not arrive within {BODY_S:g} s") from error
+            raise RequestTimeout(f"the body did not arrive within {BODY_S:g} s") from error
         try:
             content = json.loads(raw, parse_constant=_refused, parse_float=_finite)
         except (ValueError, RecursionError) as error:
@@ -140,7 +140,7 @@ class RequestRunner:
         return await self._within(request, asked)
 
     async def zero_shot(
-        self, request: Request, engine: Engine, texts: list[str], question: ZeroShotQuestion | list[ZeroShotQuestion]
+        self, request: Request, engine: Engine, texts: list[str], question: ZeroShotRequest | list[ZeroShotRequest]
     ) -> list[Answer]:
         """Scores of a caller's labels."""
         return await self._within(request, self.desk.zero_shot(engine, texts, question, self._work(request)))

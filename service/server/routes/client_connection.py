@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from service.errors import BadRequest, late_after
+from service.errors import BadRequest, request_timeout
 
 T = TypeVar("T")
 AT_ONCE_S = 0.02
@@ -28,7 +28,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T], *, wit
 
     Raises:
         BadRequest: the caller has gone; nobody reads this answer.
-        Late: the time is over.
+        RequestTimeout: the time is over.
     """
     task = asyncio.ensure_future(work)
     leaving: asyncio.Task[None] | None = None
@@ -43,7 +43,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T], *, wit
             return task.result()
         if leaving is not None and leaving.done():
             raise BadRequest("the client left before its answer was ready")
-        raise late_after(within_s)
+        raise request_timeout(within_s)
     finally:
         waiting = [one for one in (task, leaving) if one is not None and not one.done()]
         for one in waiting:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import BadRequest
 from service.inference.engine import Engine
-from service.schema import ATTENTION_MODES, FUNCTIONS, SCORERS, Answer, TextInput, ZeroShotQuestion
+from service.schema import ATTENTION_MODES, FUNCTIONS, SCORERS, Answer, TextInput, ZeroShotRequest
 from service.server.routes.classification import RequestRunner
 
 FLAT_SINCE = (1, 1, 5)
@@ -138,7 +138,7 @@ def _options(engine: Engine, inputs: list[TextInput], parameters: Parameters) ->
 
 def _questions(
     door: RequestRunner, inputs: list[TextInput], parameters: Parameters
-) -> ZeroShotQuestion | list[ZeroShotQuestion]:
+) -> ZeroShotRequest | list[ZeroShotRequest]:
     for field in ("top_k", "function_to_apply"):
         if getattr(parameters, field) is not None:
             raise BadRequest(f"parameters.{field} does not go with parameters.candidate_labels")
@@ -146,8 +146,8 @@ def _questions(
         raise BadRequest("candidate_labels go with single texts, and there is a text_pair")
     given: Any = parameters.candidate_labels
 
-    def question(labels: Any) -> ZeroShotQuestion:
-        return ZeroShotQuestion(
+    def question(labels: Any) -> ZeroShotRequest:
+        return ZeroShotRequest(
             door.labels(labels),
             bool(parameters.multi_label),
             parameters.hypothesis_template,

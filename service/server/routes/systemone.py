@@ -17,7 +17,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import BadRequest, ServiceError
-from service.schema import TextInput, ZeroShotQuestion
+from service.schema import TextInput, ZeroShotRequest
 from service.server.guard import call_of
 from service.server.routes.classification import RequestRunner
 
@@ -98,7 +98,7 @@ def build(door: RequestRunner) -> APIRouter:
         labels = {name: _labels(question) for name, question in body.questions.items()}
         door.desk.count_labels(sum(map(len, labels.values())))
         asked = [
-            ZeroShotQuestion(door.labels(labels[name]), hypothesis_template=_template(question))
+            ZeroShotRequest(door.labels(labels[name]), hypothesis_template=_template(question))
             for name, question in body.questions.items()
         ]
         answers = await door.zero_shot(request, engine, [inputs[0].text] * len(asked), asked)

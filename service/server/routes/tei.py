@@ -15,7 +15,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from service.errors import BackendFailed, BadRequest, Late, Overloaded, ServiceError, ShuttingDown, TooLarge
+from service.errors import BackendFailed, BadRequest, Overloaded, RequestTimeout, ServiceError, ShuttingDown, TooLarge
 from service.schema import Answer
 from service.server.guard import call_of
 from service.server.routes.classification import RequestRunner
@@ -95,7 +95,7 @@ def failed(error: ServiceError) -> tuple[int, Any]:
         Overloaded: (429, "Overloaded"),
         ShuttingDown: (503, "Unhealthy"),
         BackendFailed: (424, "Backend"),
-        Late: (504, "Backend"),
+        RequestTimeout: (504, "Backend"),
     }
     status, kind = next((found for one, found in kinds.items() if isinstance(error, one)), (error.status, "Validation"))
     if type(error) in (BadRequest, TooLarge):

@@ -18,7 +18,7 @@ import gradio as gr
 from service.errors import BadRequest
 from service.inference.engine import Engine
 from service.inference.model_store import describe
-from service.schema import Answer, TextInput, ZeroShotQuestion
+from service.schema import Answer, TextInput, ZeroShotRequest
 from service.ui import label_chips, links, snippets
 from service.ui.label_chips import LABELS
 from service.ui.results import HIDDEN, guarded, report_of
@@ -144,7 +144,7 @@ async def _speed(page: Page, name: str | None) -> list[Any]:
 async def _timed(page: Page, engine: Engine, inputs: list[TextInput]) -> None:
     """An answer that nobody asked for, so it is in no count."""
     work = page.desk.work()
-    question = ZeroShotQuestion(LABELS, False)
+    question = ZeroShotRequest(LABELS, False)
     texts = [one.text for one in inputs]
     free = engine.folder.is_zero_shot
     call = engine.azero_shot(texts, question, work=work) if free else engine.aclassify(inputs, work=work)

@@ -19,7 +19,7 @@ from service.errors import BadRequest, ServiceError
 from service.inference import zero_shot
 from service.inference.engine import Engine
 from service.inference.model_store import ModelStore
-from service.schema import Answer, ZeroShotQuestion
+from service.schema import Answer, ZeroShotRequest
 from service.server.desk import Desk
 from service.ui import feedback, label_chips, links, snippets
 from service.ui.feedback import GivenAnswer
@@ -133,7 +133,7 @@ def build(page: Page, tab: gr.Tab) -> None:
         Returns:
             Topics with their scores, best first.
         """
-        answer = await _weighed(desk, model, text, ZeroShotQuestion(desk.labels(labels), multi_label))
+        answer = await _weighed(desk, model, text, ZeroShotRequest(desk.labels(labels), multi_label))
         return [{"label": one.label, "score": one.score} for one in answer.predictions]
 
     gr.api(as_tool(classify_topics, desk.telemetry), api_name="classify_topics")
@@ -202,7 +202,7 @@ async def _answer(
     return [bars(answer), note(answer), *([list(given)] if corrected else [])]
 
 
-async def _weighed(desk: Desk, model: str | None, text: str, question: ZeroShotQuestion) -> Answer:
+async def _weighed(desk: Desk, model: str | None, text: str, question: ZeroShotRequest) -> Answer:
     if not model:
         raise BadRequest("no model for labels of your own is served")
     engine = await asyncio.to_thread(desk.store.get, model)

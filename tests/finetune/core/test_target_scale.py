@@ -13,7 +13,7 @@ from finetune.core.errors import ConfigError, DataError
 from finetune.core.model_folder import read
 from finetune.core.scores import activate
 from finetune.core.target_scale import TargetScale
-from finetune.prepare import plan
+from finetune.prepare import prepare
 from finetune.run import train
 from finetune.training.losses import FITS, LOSSES, loss_for
 
@@ -121,7 +121,7 @@ def test_a_number_outside_the_bounds_is_refused_with_its_row(config: Make, revie
     rows[6]["label"] = 7.5
     with pytest.raises(DataError, match=r"row 7: the number 7.5 is outside data.bounds"):
         for seed in range(9):  # the row may fall to validation
-            plan(config(data={"bounds": [1, 5], "task": "regression"}, seed=seed), rows)
+            prepare(config(data={"bounds": [1, 5], "task": "regression"}, seed=seed), rows)
     with pytest.raises(ConfigError, match=r"data.bounds.*the lower bound first"):
         config(data={"bounds": [5, 1]})
 
@@ -135,17 +135,17 @@ def test_one_number_for_all_rows_is_no_division_by_zero(config: Make, reviews: A
 def test_numbers_that_a_saved_model_cannot_tell_apart_are_refused(config: Make, reviews: Any) -> None:
     seconds = numbers(reviews, 1.0, 1.7e9)
     with pytest.raises(ConfigError, match=r"from 1700000001 to 1700000003.*subtract a number near 170000000\d"):
-        plan(config(data=NUMBER), seconds)
-    assert plan(config(data=NUMBER), numbers(reviews, 1.0, 1e6)).splits.target is not None
+        prepare(config(data=NUMBER), seconds)
+    assert prepare(config(data=NUMBER), numbers(reviews, 1.0, 1e6)).splits.target is not None
     alike = [row | {"label": 1.7e9} for row in seconds]
-    assert plan(config(data=NUMBER), alike).splits.target is not None
+    assert prepare(config(data=NUMBER), alike).splits.target is not None
 
 
 def test_bfloat16_is_refused_where_its_three_digits_are_too_few(config: Make, reviews: Any) -> None:
     years = numbers(reviews, 1.0, 2000.0)
     with pytest.raises(ConfigError, match="save_dtype=bfloat16 keeps three digits"):
-        plan(config(save_dtype="bfloat16", data=NUMBER), years)
-    assert plan(config(save_dtype="bfloat16", data=NUMBER), numbers(reviews)).splits.target is not None
+        prepare(config(save_dtype="bfloat16", data=NUMBER), years)
+    assert prepare(config(save_dtype="bfloat16", data=NUMBER), numbers(reviews)).splits.target is not None
 
 
 def test_a_server_computes_such_numbers_in_float32(config: Make, reviews: Any) -> None:

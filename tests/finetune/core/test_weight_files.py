@@ -20,7 +20,7 @@ from finetune.core import model_folder
 from finetune.core.errors import CheckpointError
 from finetune.core.tokenization import TextEncoder
 from finetune.core.weight_files import WEIGHTS, WEIGHTS_INDEX, check_weights
-from finetune.prepare import plan
+from finetune.prepare import prepare
 
 ROWS = [{"text": f"good film {n}" if n % 2 else f"bad movie {n}", "label": "ab"[n % 2]} for n in range(40)]
 Change = Callable[[Path], Any]
@@ -99,7 +99,7 @@ def test_weights_that_cannot_be_used_are_a_sentence_with_the_way_out(
     assert "\n" not in str(caught.value)
     config = loading.load(None, [], base=str(folder), out=str(folder.parent / "out"))
     with pytest.raises(CheckpointError, match=sentence):
-        plan(config, data=ROWS)
+        prepare(config, data=ROWS)
 
 
 def test_an_adapter_without_a_config_is_an_adapter_too(folder: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_tokenizer_that_cannot_be_used_is_a_sentence(folder: Path, change: Cha
         TextEncoder.load(folder, model_folder.read(folder).config)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match=sentence):
-        plan(loading.load(None, [], base=str(folder), out=str(folder.parent / "out")), data=ROWS)
+        prepare(loading.load(None, [], base=str(folder), out=str(folder.parent / "out")), data=ROWS)
 
 
 def test_a_vocabulary_alone_makes_a_tokenizer(folder: Path) -> None:

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from service.errors import Late
+from service.errors import RequestTimeout
 from service.inference.engine import Engine
 from service.inference.model_store import ModelStore
-from service.schema import TextInput, ZeroShotQuestion
+from service.schema import TextInput, ZeroShotRequest
 from service.server.desk import CHARACTERS_AT_ONCE, Desk, _pieces
 from service.server.telemetry import Telemetry
 from service.settings import RuntimeSettings, ServeSettings
@@ -65,7 +65,7 @@ def test_an_explanation_that_nobody_waits_for_asks_no_more(desk, monkeypatch):
 
     before = asyncio.run(leave())
     assert len(asked) == before < 5
-    assert Late.status == 504
+    assert RequestTimeout.status == 504
 
 
 def test_a_table_waits_for_the_model_in_small_pieces(desk, tmp_path, monkeypatch):
@@ -78,7 +78,7 @@ def test_a_table_waits_for_the_model_in_small_pieces(desk, tmp_path, monkeypatch
 
     monkeypatch.setattr(engine, "zero_shot", noted)
     (tmp_path / "t.csv").write_text("text\n" + "a film about the market and space\n" * 100)
-    question = ZeroShotQuestion(tuple(f"label {number}" for number in range(40)))
+    question = ZeroShotRequest(tuple(f"label {number}" for number in range(40)))
     found = desk.score_table(
         engine,
         question,

@@ -408,17 +408,17 @@ def test_a_body_that_never_comes_gives_its_place_back(served, monkeypatch):
 
     engine = client.app.state.store.get("sentiment")
     assert client.post("/models/sentiment", content=slowly(), headers=JSON).status_code in (400, 504)
-    assert engine._under_way == 0 and client.post("/models/sentiment", json=ASK).status_code == 200
+    assert engine._active_calls == 0 and client.post("/models/sentiment", json=ASK).status_code == 200
 
 
 def test_a_refused_request_does_not_make_others_wait(served):
     client = served(max_tokens=30)
     assert client.post("/models/sentiment", json=ASK).status_code == 200
     engine = client.app.state.store.get("sentiment")
-    before = engine._tokens_of_a_call
+    before = engine._tokens_per_call
     long = [f"good film {n} " * 20 for n in range(20)]
     assert client.post("/models/sentiment", json={"inputs": long}).status_code == 413
-    assert engine._tokens_of_a_call <= before + 1 and engine._under_way == 0
+    assert engine._tokens_per_call <= before + 1 and engine._active_calls == 0
 
 
 def test_a_call_is_counted_at_the_model_it_asks(served):
@@ -432,13 +432,13 @@ def test_a_call_is_counted_at_the_model_it_asks(served):
         "/": {"inputs": []},
     }.items():
         client.post(path, json=body)
-        assert [engine._under_way for engine in engines] == [0, 0], path
-    engines[1]._under_way = 10_000
+        assert [engine._active_calls for engine in engines] == [0, 0], path
+    engines[1]._active_calls = 10_000
     assert (
         client.post("/v1/systemone", json={"model": "topics", "state": "a", "questions": questions}).status_code == 429
     )
     assert client.post("/models/sentiment", json=ASK).status_code == 200
-    engines[1]._under_way = 0
+    engines[1]._active_calls = 0
 
 
 def test_labels_are_counted_in_all_questions_of_a_request(served):
@@ -450,7 +450,7 @@ def test_labels_are_counted_in_all_questions_of_a_request(served):
     assert client.post("/v1/systemone", json=body).status_code == 413
 
 
-def test_the_calls_of_a_model_under_way(served, monkeypatch):
+def test_the_calls_of_a_model_in_progress(served, monkeypatch):
     begun, go_on = [], threading.Event()
 
     async def slow(self, inputs, **options):
@@ -467,12 +467,12 @@ def test_the_calls_of_a_model_under_way(served, monkeypatch):
             while len(begun) <= count:
                 time.sleep(0.01)
         refused = client.post("/models/sentiment", json=ASK)
-        assert refused.status_code == 429 and "3 calls of this model are under way" in refused.json()["error"]
+        assert refused.status_code == 429 and "at its limit with 3 calls" in refused.json()["error"]
         assert refused.headers["Retry-After"] == "1" and refused.headers["X-Request-Id"]
         assert client.post("/predict", json=ASK).json()["error_type"] == "Overloaded"
         go_on.set()
     assert client.post("/models/sentiment", json=ASK).status_code == 200
-    assert client.app.state.store.get("sentiment")._under_way == 0
+    assert client.app.state.store.get("sentiment")._active_calls == 0
 
 
 def test_the_seconds_of_a_request(served, monkeypatch):
