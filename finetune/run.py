@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.config import loading
+from finetune.config.renamed import upgraded
 from finetune.config.training import TrainConfig
 from finetune.core import model_folder
 from finetune.core.disk_space import CHECKPOINTS_ARE_WHOLE, GO_ON, full_disk_explained, writing
@@ -142,7 +143,7 @@ def validation_rows(folder: Path) -> Rows:
         ConfigError, DataError: it has no train_config.yaml, or the data is not there.
     """
     recorded = folder / model_folder.TRAIN_CONFIG
-    config = loading.build(loading.upgraded(loading.read_yaml(recorded)), str(recorded))
+    config = loading.build(upgraded(loading.read_yaml(recorded)), str(recorded))
     return load_splits(config.data, seed=config.seed).validation
 
 
