@@ -41,8 +41,8 @@ CANDIDATES: tuple[tuple[str, Precision], ...] = (
 def load(folder: ModelFolder, settings: RuntimeSettings, log: Log = lambda line: None) -> Backend:
     """Return the model of a checked folder, on the configured runtime and in the configured precision.
 
-    With `auto`, a trial on this machine decides. It runs the first time, takes some seconds, and its outcome is stored in
-    the cache folder.
+    With `auto`, a trial on this machine decides. It runs the first time, takes some seconds, and its outcome is stored
+    in the cache folder.
 
     Args:
         log: receives the progress of a trial; `why` of the backend states its outcome.
@@ -163,7 +163,7 @@ def _fastest(
 
 
 def _trial(folder: ModelFolder) -> Callable[[Backend], Outputs]:
-    """Return what backends are timed on: texts with labels for a model that reads them in one pass, else texts alone."""
+    """Return what backends are timed on: texts with labels for a model with one pass over these, else texts alone."""
     from finetune.core.tokenization import TextEncoder
     from service.inference.backends.graphs import sample
     from service.inference.backends.packing import packed

@@ -12,7 +12,7 @@ from checkpoints import save_tokenizer, tiny_family
 from finetune.core.attention_mask import TEXT
 from finetune.core.model_folder import read
 from service.errors import BackendFailed, BadRequest
-from service.inference.backends.base import ON_PROCESSOR, Outputs
+from service.inference.backends.base import CPU_BATCH, Outputs
 from service.inference.backends.torch import SHARED_TEXT_FAMILIES, TorchBackend
 from service.inference.engine import Engine
 from service.schema import TextInput, ZeroShotRequest
@@ -102,7 +102,7 @@ def test_batches_hold_rows_of_like_length_within_the_token_budget(counted):
     texts = [TextInput("a " * (1 + index % 100), "b") for index in range(300)]
     engine.classify(texts, batch_size=10_000)
     shapes = [shape for shape, _, _ in backend.batches]
-    assert all(rows * longest <= ON_PROCESSOR.tokens for rows, longest in shapes)
+    assert all(rows * longest <= CPU_BATCH.tokens for rows, longest in shapes)
     assert [longest for _, longest in shapes] == sorted((longest for _, longest in shapes), reverse=True)
     computed, given = sum(rows * longest for rows, longest in shapes), sum(4 + 1 + index % 100 for index in range(300))
     assert sum(rows for rows, _ in shapes) == 100 and computed < 1.5 * given

@@ -19,7 +19,7 @@ ROLES = NliRoles(entailment=2, contradiction=0)
 
 
 def collapse(logits, cosine=None, **more):
-    options = {"roles": ROLES, "scorer": "nli", "mix": ScoreFusion(), "multi_label": False} | more
+    options = {"roles": ROLES, "scorer": "nli", "fusion": ScoreFusion(), "multi_label": False} | more
     cosines = None if cosine is None else np.array(cosine, dtype=np.float64)
     return zero_shot.collapse(None if logits is None else np.array(logits), cosines, **options)
 

@@ -206,7 +206,7 @@ def test_a_graph_that_answers_otherwise_is_refused(tiny_sentiment, tmp_path, mon
 
     right = Graph.outputs
     monkeypatch.setattr(Graph, "outputs", lambda self, inputs: [one + 1 for one in right(self, inputs)])
-    with pytest.raises(BackendFailed, match="sentiment gives other answers on openvino than on torch"):
+    with pytest.raises(BackendFailed, match="sentiment has other outputs on openvino than on torch"):
         Engine.load(read(tiny_sentiment), RuntimeSettings(backend="openvino", precision="float32", cache=tmp_path))
     assert not list(tmp_path.rglob("*.xml"))
 
@@ -248,7 +248,7 @@ def test_a_damaged_cache_is_said_or_made_again(tiny_sentiment, tmp_path):
     selection.load(read(tiny_sentiment), settings)
     (graph,) = tmp_path.rglob("rows/openvino_model.xml")
     graph.write_text("<net")
-    with pytest.raises(BackendFailed, match="rows is damaged: delete it, and it is made again"):
+    with pytest.raises(BackendFailed, match="rows is damaged: delete it, and it is exported again"):
         selection.load(read(tiny_sentiment), settings)
     first = selection.load(read(tiny_sentiment), RuntimeSettings(backend="torch", cache=tmp_path))
     (kept,) = tmp_path.rglob("choice-*.json")
@@ -270,7 +270,7 @@ def test_auto_leaves_out_what_answers_otherwise(tiny_sentiment, tmp_path, monkey
         ({"backend": "torch", "precision": "int8"}, "the torch backend computes in float32 or bfloat16, not in int8"),
         ({"backend": "onnx", "precision": "bfloat16"}, "the onnx backend computes in float32 or int8, not in bfloat16"),
         ({"precision": "int8"}, "precision int8 needs a backend: openvino or onnx"),
-        ({"backend": "openvino", "precision": "int8"}, "has not been made for openvino in int8: rehead export"),
+        ({"backend": "openvino", "precision": "int8"}, "has not been exported to openvino in int8: rehead export"),
     ],
 )
 def test_what_cannot_be_had_is_a_sentence(tiny_sentiment, cache, given, sentence):

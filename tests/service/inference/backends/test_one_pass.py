@@ -194,7 +194,7 @@ def test_label_sets_are_kept_by_their_size(tiny_topics, monkeypatch):
     sets = engine._label_sets
     one = sets.get(("sports", "money"), "{}")
     assert sets.get(("sports", "money"), "{}") is one and sets._tokens == one.tokens > 0
-    monkeypatch.setattr("service.inference.label_sets.REMEMBERED_TOKENS", 3 * one.tokens)
+    monkeypatch.setattr("service.inference.label_sets.CACHED_TOKENS", 3 * one.tokens)
     for name in "abcdefgh":
         sets.get(("sports", name), "{}")
     assert sets._tokens == sum(found.tokens for found in sets._found.values()) <= 3 * one.tokens
