@@ -1,8 +1,4 @@
-"""The `rehead` command: both sides' commands in one list.
-
-Knows: command names and where each command lives.
-Does not know: what they do; nothing heavy is imported before a command is called.
-"""
+"""The `rehead` command: training and serving commands in one list. Nothing heavy is imported before a command runs."""
 
 from __future__ import annotations
 
@@ -27,7 +23,7 @@ SERVICE_COMMANDS = {
 
 
 class _Commands(click.Group):
-    """Commands of the training side, and those of the serving side, imported by name."""
+    """Commands of the training side, and those of the serving side, which are imported on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*finetune_cli.commands, *SERVICE_COMMANDS]
@@ -42,7 +38,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="rehead", prog_name="rehead")
 def rehead() -> None:
-    """Fine-tune text classifiers, sort texts into labels of your own, and serve both."""
+    """Fine-tune text classifiers, classify by labels of your own, and serve both."""
 
 
 KEPT_KERNELS = 256
@@ -50,7 +46,7 @@ KEPT_KERNELS = 256
 
 
 def main(args: list[str] | None = None) -> NoReturn:
-    """The entry point: runs a command, prints errors as one line, exits with the documented codes."""
+    """Run a command, print errors as one line, and exit with the documented codes."""
     # oneDNN reads it once, when OpenVINO first computes
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KEPT_KERNELS))
     finetune_cli.run(rehead, args)

@@ -187,8 +187,8 @@ def _require_discrete(labels: Sequence[Any]) -> None:
     for index, label in enumerate(labels):
         if isinstance(label, float | np.floating) and not float(label).is_integer():
             raise BadRequest(
-                f"Unknown label type: continuous. Label {index + 1} of {len(labels)} is {label}: use FineTunedRegressor, "
-                "or give the labels as strings"
+                f"Unknown label type: continuous. Label {index + 1} of {len(labels)} is {label}: use "
+                "FineTunedRegressor, or give the labels as strings"
             )
 
 

@@ -189,7 +189,7 @@ class FineTunedClassifier(ClassifierMixin, _FineTuned):  # type: ignore[misc]
         return self._ordered(self._scores(X))
 
     def decision_function(self, X: Any) -> Array:
-        """Return logits `[N, C]` in the order of `classes_`; for two labels the margin `[N]` of the second over the first."""
+        """Return logits `[N, C]` in the order of `classes_`; for two labels the margin `[N]` of the second."""
         logits = self._ordered(self._scores(X, "none"))
         return logits[:, 1] - logits[:, 0] if self._engine.folder.labels.task == "binary" else logits
 

@@ -77,7 +77,7 @@ def test_a_report_folder_that_exists_is_refused_and_untouched(table: Any, tiny_s
     kept = tmp_path / "kept.txt"
     kept.write_text("mine")
     done = evaluate(tiny_sentiment, table[0], "--report", tmp_path)
-    assert "is there already" in str(done.exception)
+    assert "exists already" in str(done.exception)
     assert kept.read_text() == "mine"
     assert not (tmp_path / "metrics.json").exists()
 
@@ -101,7 +101,7 @@ def test_two_models_stand_in_one_table_with_the_difference_and_its_interval(
     assert gap["value"] == pytest.approx(right[other] - right[tiny_sentiment])
     assert gap["low"] <= gap["value"] <= gap["high"]
     printed = CliRunner().invoke(compare.command, [str(tiny_sentiment), str(other), str(file)]).output
-    assert f"above or below {tiny_sentiment.name}" in printed
+    assert f"difference from {tiny_sentiment.name}" in printed
 
 
 def test_a_model_compared_with_itself_differs_by_nothing(table: Any, tiny_sentiment: Path) -> None:

@@ -85,8 +85,10 @@ def arrays_of(texts: Mapping[str, Ints], packs: Sequence[Packed]) -> dict[str, I
 
 
 def joined(packs: Sequence[Packed]) -> dict[str, Ints]:
-    """Return the labels of several texts as a batch of N rows: `ids`, `types`, `steps`, `owners` `[N, S]`, `text_of` `[N]`,
-    which text a row belongs to, and `starts` `[P]`, text by text."""
+    """Return the labels of several texts as a batch of N rows.
+
+    These are `ids`, `types`, `steps`, `owners` `[N, S]`, `text_of` `[N]`, the text of each row, and `starts` `[P]`.
+    """
     width = max(pack.width for pack in packs)
     counts = [len(pack.ids) for pack in packs]
 

@@ -208,7 +208,7 @@ def flash_attention() -> Attend | None:
         )
         return output, weights.transpose(0, 1) if heads_first else weights
 
-    # a trial on a few tokens: whether the kernel exists, and the order of log-sum-exp's dimensions, in which versions differ
+    # a trial on a few tokens: whether the kernel exists, and which dimension of log-sum-exp is first (versions differ)
     trial = torch.linspace(-1, 1, 5 * 2 * 16, device="cuda").reshape(5, 2, 16).to(torch.bfloat16)
     bounds = Bounds(torch.tensor([0, 3, 5], device="cuda", dtype=torch.int32), 3, 5)
     expected = one_by_one(trial, trial, trial, bounds, bounds)
