@@ -66,7 +66,7 @@ def graph_of(name: GraphName, folder: ModelFolder, backend: TorchBackend) -> Ite
         if backend.graph is None:
             raise BackendFailed(f"{folder.path.name} cannot read a text once for all labels")
         module = backend.graph if name == "one_pass" else backend.graph.without_embeddings()
-        yield Graph(module, [_labelled(encoder, *shape) for shape in ((3, 7, 40), (1, 1, 1), (2, 40, 3))])
+        yield Graph(module, [_labeled(encoder, *shape) for shape in ((3, 7, 40), (1, 1, 1), (2, 40, 3))])
         return
     trials = [_rows(encoder, words) for words in ((6, 2, 9), (1,), (30, 3, 11, 30))]
     with first_token_only(backend.model):
@@ -89,7 +89,7 @@ def _rows(encoder: TextEncoder, words: Sequence[int]) -> dict[str, npt.NDArray[n
     return padded
 
 
-def _labelled(encoder: TextEncoder, texts: int, labels: int, words: int) -> dict[str, npt.NDArray[np.int64]]:
+def _labeled(encoder: TextEncoder, texts: int, labels: int, words: int) -> dict[str, npt.NDArray[np.int64]]:
     ends = encoder.hypotheses([sample(2 + number % 3) for number in range(labels)])
     rows = encoder.before_hypotheses([sample(words + number) for number in range(texts)], max(map(len, ends)))
     return arrays_of(encoder.pad(rows), [packed(ends, rows[0])] * texts)
