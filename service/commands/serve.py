@@ -1,8 +1,4 @@
-"""`rehead serve`: the page and the API.
-
-Knows: how a setting becomes an option.
-Does not know: any setting, how anything is served.
-"""
+"""`rehead serve`: the web UI and the API; every field of the server settings is an option."""
 
 from __future__ import annotations
 
@@ -17,11 +13,13 @@ import click
 
 
 class _Settings(click.Command):
-    """A command with an option for each field of the settings, whose sentence is its help; they are read when they are
-    wanted: the list of all commands takes no time for pydantic."""
+    """A command with an option for each field of the settings, whose docstring is its help.
+
+    The fields are read on demand: the list of all commands does not import pydantic.
+    """
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """The options, and --help."""
+        """Return the options and --help."""
         if not self.params:
             self.params = list(_options())
         return super().get_params(ctx)
@@ -33,32 +31,32 @@ def _options() -> Iterator[click.Option]:
     for name, field in ServeSettings.model_fields.items():
         kinds = (field.annotation, *get_args(field.annotation))
         choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
-        told: dict[str, Any] = {"help": field.description}
+        attributes: dict[str, Any] = {"help": field.description}
         if field.annotation is bool:
-            told["is_flag"] = True
+            attributes["is_flag"] = True
         elif choices:
-            told["type"] = click.Choice(choices)
+            attributes["type"] = click.Choice(choices)
         elif name in LISTS:
-            told |= {"multiple": True, "metavar": "NAME"}
+            attributes |= {"multiple": True, "metavar": "NAME"}
         elif Path in kinds:
-            told["type"] = click.Path(path_type=Path)
+            attributes["type"] = click.Path(path_type=Path)
         else:
-            told["type"] = next((kind for kind in (int, float) if kind in kinds), str)
+            attributes["type"] = next((kind for kind in (int, float) if kind in kinds), str)
         if field.default not in (None, False, ()):
-            told["help"] += f"  [default: {field.default}]"
-        yield click.Option([f"--{name.replace('_', '-')}", name], **told)
+            attributes["help"] += f"  [default: {field.default}]"
+        yield click.Option([f"--{name.replace('_', '-')}", name], **attributes)
 
 
 @click.command(cls=_Settings)
 def command(**given: Any) -> None:
-    """Serve the page and the API until Ctrl-C. The environment can set each option: REHEAD_PORT and so on."""
+    """Serve the web UI and the API until Ctrl-C. The environment can set each option: REHEAD_PORT and so on."""
     from service.app import serve
     from service.settings import ServeSettings
 
-    # what is not on the command line may stand in the environment
-    said = {name: value for name, value in given.items() if not (value is None or value is False or value == ())}
-    serve(ServeSettings.from_environment(**said), say=click.echo)
-    # threads of native libraries are still there, and once in fourteen times their end was taken for a crash
+    # options that are not on the command line may be set in the environment
+    options = {name: value for name, value in given.items() if not (value is None or value is False or value == ())}
+    serve(ServeSettings.from_environment(**options), say=click.echo)
+    # native threads still run, and once in fourteen exits their end crashed the process
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
