@@ -66,7 +66,7 @@ def check_choices(config: TrainConfig) -> None:
         _check_metrics(config, config.data.task)
     _check_lora(model)
     if model.head.name != STOCK and config.zero_shot.attention == "alternate":
-        raise ConfigError("zero_shot.attention=alternate wants the base's own head: leave out model.head")
+        raise ConfigError("zero_shot.attention=alternate requires the base's own head: leave out model.head")
 
 
 def _check_lora(model: ModelConfig) -> None:
@@ -153,7 +153,9 @@ def _build_head(config: TrainConfig) -> None:
         with _refused("model.head"):
             pick(HEADS, model.head.name, model.head.knobs, what="head")(TINY_WIDTH, TINY_OUTPUTS)
     elif model.pooling is not None:
-        raise ConfigError("model.pooling is for heads of ours: --set model.head=linear, or leave it out")
+        raise ConfigError(
+            "model.pooling requires model.head=linear or mlp: set one of them, or leave model.pooling out"
+        )
     if model.initializer is not None:
         with _refused("model.initializer"):
             fill = pick(INITIALIZERS, model.initializer.name, model.initializer.knobs, what="initializer")

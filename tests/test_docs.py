@@ -57,8 +57,8 @@ def test_the_training_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
             assert done.exit_code == 0, f"{command}: {done.output} {done.exception!r}"
             printed[command[-1] if command[-2] == "--out" else " ".join(command[1:3])] = done.output
     assert "training 1,155 of 22,566,531 weights: head 1,155" in printed["models/frozen"]
-    assert "their units will stay alike" in printed["models/zeros"]
-    assert "batch normalisation over 8 rows a batch is noisy" in printed["models/norm"]
+    assert "their units stay identical" in printed["models/zeros"]
+    assert "batch normalization over 8 rows a batch is noisy" in printed["models/norm"]
     assert "gradients vanish" in printed["models/deep"] and "auto-recovery 1 of 2" in printed["models/mended"]
     assert "[binary, multiclass, multi_label]" in printed["choices losses"]
     assert "best of 2 trials" in printed["search search.yaml"]

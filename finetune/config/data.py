@@ -161,7 +161,7 @@ class DataConfig(Part):
     """Mark before the fraction of the numbers in a label column of text; None finds it."""
 
     license: str | None = None
-    """Licence of the texts, for the model card."""
+    """License of the texts, for the model card."""
 
     validation_size: float | int = 0.1
     """Share (below 1) or number of training rows set aside for validation where none is given."""

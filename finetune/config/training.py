@@ -291,7 +291,7 @@ class TrainConfig(Part):
     """For models trained on entailment labels."""
 
     license: str | None = None
-    """Licence of the finished model by the Hub's name for it (apache-2.0, mit, cc-by-sa-4.0, other), for its card."""
+    """License of the finished model by the Hub's name for it (apache-2.0, mit, cc-by-sa-4.0, other), for its card."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of training; auto takes bfloat16 autocast where the processor has it."""

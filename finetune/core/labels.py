@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,6 @@ from finetune.core.errors import ConfigError, DataError
 from finetune.core.label_text import name_of, natural_key
 
 Task = Literal["binary", "multiclass", "multi_label", "regression"]
-TASKS: tuple[Task, ...] = get_args(Task)
 
 PROBLEM_TYPES: dict[Task, str] = {
     "binary": "single_label_classification",
@@ -165,7 +164,7 @@ class LabelSpace:
         if wanted == "none":
             return None
         if self.task == "regression":
-            raise ConfigError("class_weights wants labels, and the task is regression")
+            raise ConfigError("class_weights requires labels, and the task is regression")
         if isinstance(wanted, Mapping):
             wanted = {name_of(name): weight for name, weight in wanted.items()}
             unknown = [name for name in wanted if name not in self.names]
