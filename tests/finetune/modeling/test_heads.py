@@ -45,7 +45,7 @@ def test_an_mlp_has_the_layers_that_were_asked_for() -> None:
 def test_a_head_that_there_is_not_is_refused_in_a_sentence(tiny_base: Path, head: Any, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         build_model(find(str(tiny_base)), LABELS, ModelConfig(head=Choice(**head)))
-    with pytest.raises(ConfigError, match="pooling is for heads of ours"):
+    with pytest.raises(ConfigError, match="pooling requires model.head"):
         build_model(find(str(tiny_base)), LABELS, ModelConfig(pooling="mean"))
 
 
@@ -53,13 +53,15 @@ def test_batch_normalization_wants_rows() -> None:
     head = HEADS["mlp"](4, 2, norm="batch")
     assert warnings_of(head, 16, alike=False) == []
     assert "raise optim.batch_size to 16 or more" in warnings_of(head, 8, alike=False)[0]
-    with pytest.raises(ConfigError, match="no statistics of one row: raise optim.batch_size, or --set model.head.norm"):
+    with pytest.raises(
+        ConfigError, match="cannot be computed over one row: raise optim.batch_size, or --set model.head.norm"
+    ):
         warnings_of(head, 1, alike=False)
-    assert "their units will stay alike" in warnings_of(HEADS["mlp"](4, 2), 32, alike=True)[0]
+    assert "their units stay identical" in warnings_of(HEADS["mlp"](4, 2), 32, alike=True)[0]
     assert warnings_of(HEADS["linear"](4, 2), 32, alike=True) == []
 
 
-def test_an_initialiser_fills_the_head_and_leaves_the_body(tiny_base: Path) -> None:
+def test_an_initializer_fills_the_head_and_leaves_the_body(tiny_base: Path) -> None:
     location = find(str(tiny_base))
     body = build_model(location, LABELS).model.base_model.state_dict()
     wanted = ModelConfig(head=Choice(name="mlp", hidden=[5]), initializer=Choice(name="constant", value=0.25))

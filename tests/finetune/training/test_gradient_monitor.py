@@ -42,7 +42,7 @@ def test_a_stack_of_sigmoids_from_zeros_is_symmetric(config: Make, reviews: Any)
         tfidf_baseline=False,
     )
     heard, result = run(wanted, reviews)
-    assert "their units will stay alike" in warned(heard)
+    assert "their units stay identical" in warned(heard)
     assert "all units of head.0, head.3" in warned(heard)
     assert "--set model.initializer=glorot_uniform" in warned(heard)
     looks = [json.loads(line) for line in (result.path / "report" / "gradients.jsonl").read_text().splitlines()]

@@ -101,7 +101,7 @@ def test_weights_are_counted_on_training_rows_only_and_by_name() -> None:
     assert several.weights("balanced", np.array([[1, 0]] * 3 + [[0, 1]])) == pytest.approx([1 / 3, 3])
     with pytest.raises(ConfigError, match="there is no label 'd' \\(labels: a, b, c\\)"):
         space.weights({"d": 1.0}, targets)
-    with pytest.raises(ConfigError, match="wants labels, and the task is regression"):
+    with pytest.raises(ConfigError, match="requires labels, and the task is regression"):
         LabelSpace("regression", ("score",)).weights("balanced", np.zeros(3))
 
 
