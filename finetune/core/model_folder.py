@@ -259,14 +259,6 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def safetensors_header(file: Path) -> dict[str, Any]:
-    """Return the header of a safetensors file: names, dtypes and shapes of its tensors."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header: dict[str, Any] = json.loads(stream.read(length))
-    return header
-
-
 def _settings(file: Path, stored: dict[str, Any] | None, labels: LabelSpace) -> ClassifierSettings:
     zero = ZeroShotSettings() if labels.nli is not None else None
     if stored is None:

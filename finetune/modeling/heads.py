@@ -14,7 +14,7 @@ NORMS: dict[str, Callable[[int], nn.Module] | None] = {"none": None, "batch": nn
 
 STOCK = "stock"
 FEWEST_ROWS = 16
-"""Rows in a batch from which batch normalization's statistics are worth something."""
+"""Rows in a batch from which batch normalization's statistics are reliable."""
 
 
 def stock(width: int, outputs: int) -> nn.Module:
@@ -41,8 +41,8 @@ def mlp(
     if not all(isinstance(width, int) and width > 0 for width in widths):
         raise ConfigError(f"model.head.hidden is {hidden!r}, and must be a list of positive integers such as [256, 64]")
     if norm not in NORMS:
-        raise ConfigError(f"head mlp has no normalization {norm!r}: choose one of {', '.join(NORMS)}")
-    make, normalise = pick(ACTIVATIONS, activation, {}, what="activation"), NORMS[norm]
+        raise ConfigError(f"model.head.norm: there is no normalization {norm!r}. Choose one of {', '.join(NORMS)}")
+    make, normalize = pick(ACTIVATIONS, activation, {}, what="activation"), NORMS[norm]
     layers: list[nn.Module] = []
     for before, after in zip([width, *widths], widths, strict=False):
         layers.append(nn.Linear(before, after))
@@ -59,17 +59,17 @@ def warnings_of(head: nn.Module, rows: int, *, alike: bool) -> list[str]:
         alike: whether all its initial weights are equal.
 
     Raises:
-        ConfigError: batch normalization of single rows.
+        ConfigError: batch normalization with batches of one row.
     """
     warnings = []
     if any(isinstance(layer, nn.BatchNorm1d) for layer in head.modules()):
         if rows < 2:
             raise ConfigError(
-                "batch normalization has no statistics of one row: raise optim.batch_size, or "
+                "batch normalization cannot be computed over one row: raise optim.batch_size, or "
                 "--set model.head.norm=layer"
             )
         if rows < FEWEST_ROWS:
-            said.append(
+            warnings.append(
                 f"batch normalization over {rows} rows a batch is noisy: raise optim.batch_size to {FEWEST_ROWS} or "
                 "more, or --set model.head.norm=layer"
             )

@@ -137,9 +137,10 @@ def weight_decay_of(config: OptimConfig) -> float:
 
 
 def optimizer_for(model: nn.Module, parts: Parts, config: OptimConfig) -> Optimizer:
-    """The chosen optimizer over `groups_of` a model; an L2 penalty is added to the gradients before each step."""
+    """Return the config's optimizer over `groups_of` a model; an L2 penalty is added to the gradients before each
+    step."""
     make = pick(OPTIMIZERS, config.optimizer.name, config.optimizer.options, what="optimizer")
-    made = make(groups_of(model, parts, config))
+    optimizer = make(groups_of(model, parts, config))
     if config.l2:
         optimizer.register_step_pre_hook(_penalize)
     return optimizer
@@ -162,10 +163,10 @@ def schedule_for(
         lower_is_better: whether the metric of `reduce_on_plateau` falls as the model improves.
     """
     make = pick(SCHEDULES, config.schedule.name, config.schedule.options, what="schedule")
-    made = make(optimizer, warmup, updates)
-    if lower_is_better and isinstance(made, ReduceLROnPlateau):
-        return ReduceLROnPlateau(optimizer, mode="min", factor=made.factor, patience=made.patience)
-    return made
+    schedule = make(optimizer, warmup, updates)
+    if lower_is_better and isinstance(schedule, ReduceLROnPlateau):
+        return ReduceLROnPlateau(optimizer, mode="min", factor=schedule.factor, patience=schedule.patience)
+    return schedule
 
 
 def adamw(groups: Groups, *, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:

@@ -120,7 +120,10 @@ def test_the_validation_rows_of_a_model_are_read_again(tiny_base, tmp_path, cach
     [
         (["--int8"], "--int8 and --check need each other: name a labeled table"),
         (["--check", "CHECK"], "--int8 and --check need each other"),
-        (["--int8", "--check", "CHECK", "--calibrate", "CHECK"], "are the same file: accuracy must be measured on other rows"),
+        (
+            ["--int8", "--check", "CHECK", "--calibrate", "CHECK"],
+            "are the same file: accuracy must be measured on other rows",
+        ),
         (["--int8", "--check", "CHECK"], "validation split cannot be read .*train_config.yaml.*: name a table with"),
         (["--int8", "--check", "missing.csv", "--calibrate", "OTHER"], "missing.csv"),
     ],

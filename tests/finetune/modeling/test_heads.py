@@ -36,8 +36,11 @@ def test_an_mlp_has_the_layers_that_were_asked_for() -> None:
 @pytest.mark.parametrize(
     ("head", "sentence"),
     [
-        ({"name": "mlp", "norm": "bach"}, "no normalization 'bach': choose one of none, batch, layer"),
-        ({"name": "mlp", "hidden": "wide"}, "wants widths such as hidden=\\[256, 64\\], not 'wide'"),
+        ({"name": "mlp", "norm": "bach"}, "no normalization 'bach'. Choose one of none, batch, layer"),
+        (
+            {"name": "mlp", "hidden": "wide"},
+            "hidden is 'wide', and must be a list of positive integers such as \\[256, 64\\]",
+        ),
         ({"name": "mlp", "activation": "rleu"}, "unknown activation 'rleu': did you mean 'relu'"),
         ({"name": "deep"}, "unknown head 'deep'"),
     ],
@@ -49,7 +52,7 @@ def test_a_head_that_there_is_not_is_refused_in_a_sentence(tiny_base: Path, head
         build_model(find(str(tiny_base)), LABELS, ModelConfig(pooling="mean"))
 
 
-def test_batch_normalization_wants_rows() -> None:
+def test_batch_normalization_requires_several_rows() -> None:
     head = HEADS["mlp"](4, 2, norm="batch")
     assert warnings_of(head, 16, alike=False) == []
     assert "raise optim.batch_size to 16 or more" in warnings_of(head, 8, alike=False)[0]

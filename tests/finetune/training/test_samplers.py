@@ -99,7 +99,7 @@ def test_settings_that_cannot_be_are_refused(config: Make, reviews: Any) -> None
     with pytest.raises(ConfigError, match="batch_size' is 0: give a number of rows from 1 up, `full` or `auto`"):
         config(optim={"batch_size": 0})
     numbers = [{"text": row["text"], "label": index / 7} for index, row in enumerate(reviews)]
-    with pytest.raises(ConfigError, match="sampler=balanced wants labels, and the task is regression"):
+    with pytest.raises(ConfigError, match="sampler=balanced requires labels, and the task is regression"):
         prepare(config(optim={"sampler": "balanced"}), numbers)
 
 
