@@ -1,28 +1,29 @@
 """The exception tree of the serving side.
 
     ServiceError
-    ├── BadRequest      the request is wrong: names the field and what is accepted
-    │   └── WrongType   its body is not said to be JSON
-    ├── TooLarge        the request is right, and more than this server takes at once
-    ├── NotAllowed      no key, or a wrong one
-    │   └── Forbidden   asked from a place that may not ask
-    ├── ModelNotFound   no model of that name is served: names those that are
-    ├── Overloaded      more waits already than this server takes; the same request may pass in a moment
-    │   ├── Expired     it waited too long, and was let go before the model saw it
-    │   └── TooMany     this key asked more often than it may
-    ├── Draining        the server stops, and takes nothing more
-    ├── Late            the answer was not ready in time
-    └── BackendFailed   the model could not be loaded, or answered with something that is not a number
+    ├── BadRequest        invalid request: names the field and what is accepted
+    │   ├── EmptyInput    no text to classify
+    │   └── WrongType     the content type is not JSON
+    ├── TooLarge          valid, but over a limit of this server
+    │   └── BodyTooLarge  the body has too many bytes
+    ├── NotAllowed        no API key, or an invalid one
+    │   └── Forbidden     host or origin not allowed
+    ├── ModelNotFound     no model of that name is served: names those that are
+    ├── Overloaded        at capacity; the same request may succeed in a moment
+    │   ├── Expired       queue timeout: dropped before the model ran it
+    │   └── TooMany       rate limit of the key exceeded
+    ├── ShuttingDown      the server drains and accepts no more requests
+    ├── Late              deadline exceeded
+    └── BackendFailed     the model could not be loaded, or its output is not finite
 
-Every message is a sentence or two that a person can act on. `status` is what HTTP answers, `exit_code` is what
-a command leaves with.
+Every message is a sentence or two that a person can act on. `status` is the HTTP status, `exit_code` that of a command.
 """
 
 from __future__ import annotations
 
 
 class ServiceError(Exception):
-    """Base of every error that is shown without a traceback; `hint` says what to do about it."""
+    """Base of every error that is shown without a traceback; `hint` says what to do."""
 
     status = 500
     code = "error"
@@ -35,30 +36,38 @@ class ServiceError(Exception):
 
 
 class BadRequest(ServiceError):
-    """Something in the request cannot be used."""
+    """Invalid request."""
 
     status = 400
     code = "bad_request"
     exit_code = 2
 
 
+class EmptyInput(BadRequest):
+    """The request holds no text."""
+
+
 class WrongType(BadRequest):
-    """A body of another kind than JSON."""
+    """The content type is not JSON."""
 
     status = 415
     code = "wrong_type"
 
 
 class TooLarge(ServiceError):
-    """The request holds more than one request may."""
+    """The request exceeds a size limit."""
 
     status = 413
     code = "too_large"
     exit_code = 2
 
 
+class BodyTooLarge(TooLarge):
+    """The request body exceeds the limit in bytes."""
+
+
 class NotAllowed(ServiceError):
-    """Who asks did not show a key that opens this server."""
+    """No API key, or an invalid one."""
 
     status = 401
     code = "unauthorized"
@@ -66,7 +75,7 @@ class NotAllowed(ServiceError):
 
 
 class Forbidden(NotAllowed):
-    """Asked under a name or from a page that this server does not answer."""
+    """The host or the origin is not allowed."""
 
     status = 403
     code = "forbidden"
@@ -81,7 +90,7 @@ class ModelNotFound(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """Too much waits already; `retry_after_s` is when it should be over."""
+    """At capacity; `retry_after_s` is when to try again."""
 
     status = 429
     code = "overloaded"
@@ -93,38 +102,38 @@ class Overloaded(ServiceError):
 
 
 class Expired(Overloaded):
-    """It waited as long as a request may wait."""
+    """Timed out in the queue, before the model ran it."""
 
     code = "expired"
 
 
 class TooMany(Overloaded):
-    """More requests a minute than a key may send."""
+    """Rate limit of the key exceeded."""
 
     code = "too_many_requests"
 
 
 class ShuttingDown(ServiceError):
-    """The server is about to stop."""
+    """The server is shutting down."""
 
     status = 503
     code = "draining"
 
 
 class Late(ServiceError):
-    """The request took longer than a request may."""
+    """The deadline of the request passed."""
 
     status = 504
     code = "late"
 
 
 def late_after(seconds: float) -> Late:
-    """What is said of a request that took so long."""
-    return Late(f"this took longer than the {seconds:g} s that a request may take", hint="ask for less at once")
+    """Return the error of a request that exceeded its deadline."""
+    return Late(f"the request took longer than the {seconds:g} s it may take", hint="send less in one request")
 
 
 class BackendFailed(ServiceError):
-    """The model itself failed, which is no fault of the request."""
+    """The model failed; the request is not at fault."""
 
     status = 500
     code = "backend_failed"

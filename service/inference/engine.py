@@ -21,7 +21,7 @@ from finetune.core.labels import NliRoles, shown
 from finetune.core.model_folder import AttentionMode, ModelFolder, Scorer, ZeroShotSettings
 from finetune.core.scores import Activation, Floats, activate
 from finetune.core.tokenization import TextEncoder
-from service.errors import BadRequest, Overloaded
+from service.errors import BadRequest
 from service.inference import zero_shot
 from service.inference.backends import selection
 from service.inference.backends.base import Backend
@@ -41,9 +41,6 @@ BATCHES_AT_ONCE = 4
 
 QUICK_CHARACTERS = 2000
 """Characters of texts, or of labels, that are tokenized where a caller awaits, without another thread."""
-
-TAKEN_ON = 0.5
-"""Share of a call's patience that what is under way may take: what comes in together is counted before it is known."""
 
 PARTS_AT_ONCE = 2
 """Parts of a call that are under way together: while one is computed, the next is tokenized."""
@@ -66,7 +63,6 @@ class Engine:
         self.folder = folder
         self._worker = ModelRunner(encoder, backend, folder.path.name, renewed=renewed, seen=seen)
         self._rows_at_once = max(ROWS_AT_ONCE, BATCHES_AT_ONCE * backend.batch.rows)
-        self._under_way, self._tokens_of_a_call = 0, 0.0
         self._label_sets = LabelSets(encoder)
         self._label_embeddings = LabelEmbeddings(self._worker)
 
@@ -124,30 +120,9 @@ class Engine:
         """Tokens that wait for the model."""
         return self._worker.waiting
 
-    def enter(self, patience_s: float, most: int) -> None:
-        """Count a call in that is on its way; `leave` counts it out.
-
-        Args:
-            patience_s: seconds that a call may wait.
-            most: calls that may be under way together.
-
-        Raises:
-            Overloaded: too many are under way, or they will take so long that this one would wait for longer.
-        """
-        waiting = max(self._worker.seconds(self._under_way * self._tokens_of_a_call), self._worker.seconds())
-        if self._under_way >= most or (self._under_way and waiting > patience_s * TAKEN_ON):
-            raise Overloaded(
-                f"{self._under_way} calls of this model are under way already, which is as much as it takes on",
-                hint="try again in a moment",
-                retry_after_s=max(1.0, waiting),
-            )
-        self._under_way += 1
-
-    def leave(self, work: Work | None) -> None:
-        """A call that was counted in is over."""
-        self._under_way -= 1
-        if work is not None and work.tokens:
-            self._tokens_of_a_call += 0.05 * (work.tokens - self._tokens_of_a_call)
+    def expected_seconds(self, tokens: float | None = None) -> float:
+        """Return the seconds that `tokens` will take, or those that wait; 0 before the first batch."""
+        return self._worker.seconds(tokens)
 
     def close(self) -> None:
         """Finish what waits, take nothing more, and let go of the model."""
