@@ -56,7 +56,7 @@ class ModelEntry(ResponseBody):
 class Classifier(ResponseBody):
     """Label ids, as text-embeddings-inference reports them."""
 
-    id2label: dict[str, str]
+    id2label: dict[int, str]
     """Label names by id."""
     label2id: dict[str, int]
     """Ids by label name."""
