@@ -40,6 +40,7 @@ from service.ui import theme
 from service.ui.restrictions import (
     FORM_BYTES,
     GradioRestrictions,
+    delete_folder,
     delete_old_files,
     replace_traceback_printing,
     restrict,
@@ -153,7 +154,10 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
         # libuv accepts one connection per socket in each turn of its loop: under load, thousands would wait
         with contextlib.ExitStack() as others:
             sockets = [listener, *(others.enter_context(listener.dup()) for _ in range(ACCEPTED_AT_ONCE - 1))]
-            _Server(config, say, app).run(sockets=sockets)
+            try:
+                _Server(config, say, app).run(sockets=sockets)
+            finally:
+                delete_folder()
 
 
 def _load(runtime: RuntimeSettings, telemetry: Telemetry, say: Say, folder: ModelFolder) -> Engine:

@@ -70,6 +70,12 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
     return created
 
 
+def delete_folder() -> None:
+    """Delete the folder of uploads and downloads; the next call of `folder` makes another."""
+    _folder().cleanup()
+    _folder.cache_clear()
+
+
 def folder() -> Path:
     """Return the folder of uploads and downloads, which is this process's own and deleted with it."""
     return Path(_folder().name).resolve()

@@ -30,7 +30,7 @@ DROPPED = {
 
 
 def report(data: Mapping[str, Any]) -> str:
-    """Return the data report of a table (`Jobs.look`) as HTML."""
+    """Return the data report of a table (`Jobs.data_report`) as HTML."""
     largest = max(data["labels"].values(), default=1)
     rows = "".join(
         f'<tr><td>{escape(name)}</td><td>{count:,}</td><td><meter min="0" max="{largest}" value="{count}" '

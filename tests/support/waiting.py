@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-DEADLINE_S = 60.0
+DEADLINE_S = 300.0
+"""Long enough for a loaded machine; only a failing test waits for it."""
 
 
 def until(condition: Callable[[], object], what: str = "the condition") -> None:

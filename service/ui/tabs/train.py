@@ -299,7 +299,7 @@ def _reporting_data(page: Page, jobs: Jobs) -> Any:
             return ['<div class="rehead-note">Select the text column and the label column.</div>']
         table, config = _config(page, jobs, values, named=False)
         try:
-            data = await _in_turn(lambda: page.admission.background(jobs.look, config))
+            data = await _in_turn(lambda: page.admission.background(jobs.data_report, config))
         except BadRequest as error:
             raise BadRequest(table_upload.without_place(str(error), table)) from error
         return [training_view.report(data)]
