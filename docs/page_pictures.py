@@ -1,9 +1,6 @@
-"""Takes the pictures of docs/page.md: `python docs/page_pictures.py REVIEWS NEW`, two tables with a column `text`.
+"""Take the screenshots of docs/page.md: `python docs/page_pictures.py REVIEWS NEW`, two tables with a column `text`.
 
-Knows: the story that the page tells, with a real server and a real browser.
-Does not know: how the page works.
-
-REVIEWS has a column `label` too: a model is trained of it on the page, and NEW is scored with that model.
+REVIEWS has a column `label` as well: the page trains a model on it, and scores NEW with that model.
 """
 
 from __future__ import annotations
@@ -26,24 +23,24 @@ HERE = Path(__file__).parent / "pictures" / "page"
 FLAGS = ["--no-sandbox", "--disable-gpu"]
 WIDTHS = {"desktop": (1200, 800), "phone": (390, 800)}
 TABS = ("Sentiment", "Topics", "Batch", "Train", "Models")
-COLOURS = 128
+COLORS = 128
 SECONDS = 900
 NAME = "reviews"
 
 
 def taken(page: Any, name: str) -> None:
-    """A picture of the whole page, small enough to keep."""
+    """Save a screenshot of the whole page, in few colors."""
     page.evaluate("document.activeElement.blur()")
     page.mouse.move(0, 0)
     page.wait_for_timeout(900)
     file = HERE / f"{name}.png"
     page.screenshot(path=file, full_page=True)
     with Image.open(file) as picture:
-        picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
+        picture.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def said(page: Any, place: str, words: str) -> None:
-    """Wait until a place says these words."""
+    """Wait until an element contains these words."""
     page.wait_for_function(
         "([place, words]) => document.querySelector(place)?.innerText.includes(words)",
         arg=[place, words],
@@ -52,10 +49,10 @@ def said(page: Any, place: str, words: str) -> None:
 
 
 def train(page: Any, table: Path) -> None:
-    """The story's first half: a table becomes a model."""
+    """Train a model on a table."""
     page.get_by_role("tab", name="Train").click()
     page.set_input_files("#train-upload input[type=file]", str(table))
-    said(page, "#train-report", "rows to train on")
+    said(page, "#train-report", "training rows")
     page.fill("#train-name textarea, #train-name input", NAME)
     taken(page, "story-table")
     page.click("#train-start")
@@ -93,7 +90,7 @@ def shown(page: Any, tab: str, new: Path) -> None:
 
 
 def main() -> None:
-    """Start a server, tell the story, take the pictures."""
+    """Start a server, use the page, take the screenshots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reviews", type=Path)
     parser.add_argument("new", type=Path)

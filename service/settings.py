@@ -93,7 +93,7 @@ class ServeSettings(BaseModel):
     """The precision of every model; default is REHEAD_PRECISION, else selected with the runtime."""
 
     api_key_file: Path | None = None
-    """A file of API keys, one per line, as `name = key` or a key alone; REHEAD_API_KEYS may hold more, comma-separated."""
+    """A file of API keys, one per line: `name = key` or a key alone. REHEAD_API_KEYS may hold more, comma-separated."""
 
     no_auth: bool = False
     """Allow access without an API key on addresses that other machines can reach."""

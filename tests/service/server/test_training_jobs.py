@@ -88,10 +88,10 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(jobs, settings, tmp_path):
 def test_a_run_ends_with_its_server(settings, tmp_path, tiny_base):
     table = write_table(tmp_path / "films.csv")
     program = (
-        "import sys, time; from pathlib import Path; from service.server.training_jobs import Jobs\n"
+        "import signal; from pathlib import Path; from service.server.training_jobs import Jobs\n"
         f"jobs = Jobs(Path({str(tmp_path / 'models')!r}), ({str(tiny_base)!r},))\n"
         f"config = jobs.config('films', {settings | {'optim.epochs': 5000}!r}, Path({str(table)!r}))\n"
-        "jobs.start('films', config); print(jobs._running[1].pid, flush=True); time.sleep(600)"
+        "jobs.start('films', config); print(jobs._running[1].pid, flush=True); signal.pause()"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     child = int(parent.stdout.readline())
@@ -175,7 +175,7 @@ def test_an_event_that_is_half_written_is_not_read_yet(jobs, tmp_path):
 
 
 def test_one_table_is_looked_at_at_a_time_and_a_server_that_ends_does_not_wait(jobs, settings, tmp_path, monkeypatch):
-    sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
+    sleeping = [sys.executable, "-c", "import threading; threading.Event().wait()"]
     monkeypatch.setattr("service.server.training_jobs._command", lambda *words: sleeping)
     config = jobs.config(None, settings, write_table(tmp_path / "films.csv"))
     with ThreadPoolExecutor() as pool:
