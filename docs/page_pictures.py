@@ -53,7 +53,7 @@ def train(page: Any, table: Path) -> None:
     """Train a model on a table in the Train tab."""
     page.get_by_role("tab", name="Train").click()
     page.set_input_files("#train-upload input[type=file]", str(table))
-    wait_for_text(page, "#train-report", "rows to train on")
+    wait_for_text(page, "#train-report", "training rows")
     page.fill("#train-name textarea, #train-name input", NAME)
     take_screenshot(page, "story-table")
     page.click("#train-start")

@@ -1,8 +1,4 @@
-"""The server: store, routes and page in one FastAPI app, and the process that runs it.
-
-Knows: what belongs to a server, in which order it starts and stops, how errors leave it.
-Does not know: any wire dialect, and what the page looks like.
-"""
+"""The server: models, routes and page in one FastAPI app, and the process that runs it."""
 
 from __future__ import annotations
 
@@ -24,40 +20,52 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from finetune.core.errors import FinetuneError
 from finetune.core.model_folder import ModelFolder
 from service.errors import BackendFailed, BadRequest, ServiceError
 from service.inference.engine import Engine
 from service.inference.model_store import ModelStore, describe
-from service.server.desk import Desk
+from service.server.admission import Admission
+from service.server.auth import ApiKeys, check_exposure
 from service.server.feedback import Feedback
-from service.server.guard import ApiKeys, Guard, check_exposure
+from service.server.middleware import RequestMiddleware
 from service.server.routes import docs, error_responses, health, huggingface, login, metrics, systemone, tei, vllm
-from service.server.routes.classification import RequestRunner
 from service.server.telemetry import Telemetry, quiet_libraries
 from service.server.training_jobs import Jobs
 from service.settings import RuntimeSettings, ServeSettings
 from service.ui import build as page
 from service.ui import theme
-from service.ui.restrictions import FORM_BYTES, GradioRestrictions, closed, sweeping, without_tracebacks
+from service.ui.restrictions import (
+    FORM_BYTES,
+    GradioRestrictions,
+    delete_folder,
+    delete_old_files,
+    replace_traceback_printing,
+    restrict,
+)
 
 Say = Callable[[str], None]
 ACCEPTED_AT_ONCE = 32
 DRAIN_S = 0.5
-"""Seconds in which a server that is told to end says so to whoever asks, before it listens no more."""
+"""Seconds in which a server that shuts down answers new requests with 503, before it closes its sockets."""
+
 KEEP_ALIVE_S = 30
-"""Seconds that an idle connection is kept; longer than most clients keep theirs, so that these close first."""
+"""Seconds that an idle connection stays open; longer than in most clients, so that clients close first."""
 
 
 def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Say | None = None) -> FastAPI:
-    """The app: models load when it starts; `say` hears what was loaded, `log` each line of the log.
+    """Return the app; models load when it starts.
+
+    Args:
+        say: receives progress lines, such as which models were loaded.
+        log: receives each line of the log; default is standard error.
 
     Raises:
-        ModelNotFound: the default model is not served, or nothing is.
-        BadRequest: keys that cannot be used, a server that would be open to a network, a folder that is not there.
-        CheckpointError: a base to train from that leads nowhere.
+        ModelNotFound: the default model is not served, or no model is.
+        BadRequest: invalid keys, a server that would be open to a network, or a folder that does not exist.
+        CheckpointError: a base to train from does not exist.
     """
     keys = ApiKeys.read(settings)
     check_exposure(settings, keys)
@@ -66,41 +74,45 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
     store = ModelStore(settings.models, partial(_load, runtime, telemetry, say), default=settings.default)
     store.pin_default()
     if settings.tables is not None and not settings.tables.is_dir():
-        raise BadRequest(f"there is no folder {settings.tables}: --tables names one of tables that the page offers")
+        raise BadRequest(f"there is no folder {settings.tables}: set --tables to a folder of tables")
     jobs = Jobs(settings.models, settings.bases) if settings.allow_training else None
     feedback = Feedback(settings.feedback, settings.max_feedback_rows) if settings.feedback is not None else None
+    admission = Admission(store, settings, telemetry)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(_preload, store, say)
         gc.collect()
-        gc.freeze()  # what is loaded now stays: looking through it for cycles would hold every thread up
-        swept = asyncio.ensure_future(sweeping())
+        gc.freeze()  # loaded models stay: a collection that walks through them would stop every thread
+        cleanup = asyncio.ensure_future(delete_old_files())
         yield
-        swept.cancel()
+        cleanup.cancel()
         if jobs is not None:
             await run_in_threadpool(jobs.close)
+        await run_in_threadpool(admission.close)
         for name in store.loaded():
             await run_in_threadpool(store.get(name).close)
 
-    app = _Guarded(title="rehead", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.state.store = store
-    desk = Desk(store, settings, telemetry)
-    door = RequestRunner(desk)
+    app = _App(title="rehead", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.store, app.state.admission = store, admission
+    _connect(app, admission, keys)
+    _mount_page(app, admission, page.build(admission, has_key=bool(keys), jobs=jobs, feedback=feedback))
+    return app
 
-    def draining() -> bool:
-        return bool(getattr(app.state, "draining", False))
 
+def _connect(app: _App, admission: Admission, keys: ApiKeys) -> None:
+    """Add routes, error handlers and middleware."""
+    settings = admission.settings
     routers = (
-        *(dialect.build(door) for dialect in DIALECTS),
-        health.build(store, draining),
-        metrics.build(telemetry),
+        *(dialect.build(admission) for dialect in DIALECTS),
+        health.build(admission),
+        metrics.build(admission.telemetry),
         docs.build(app),
         login.build(keys),
     )
     for router in routers:
         app.include_router(router)
-    own = frozenset(route.path for router in routers for route in router.routes if isinstance(route, APIRoute))
+    paths = frozenset(route.path for router in routers for route in router.routes if isinstance(route, APIRoute))
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -108,33 +120,19 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
         )
-    app.gate = GradioRestrictions(
-        app.open,
-        max_body_bytes=settings.max_body_bytes,
-        max_upload_bytes=settings.max_upload_bytes,
-        refusal=error_responses.response,
-    )
-    app.guard = Guard(
-        app.unguarded,
-        settings=settings,
-        keys=keys,
-        telemetry=telemetry,
-        refusal=error_responses.response,
-        routes=own,
-        draining=draining,
-        enter=door.enter,
-    )
     for kind, handler in ERROR_HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    _mount_page(app, desk, page.build(desk, has_key=bool(keys), jobs=jobs, feedback=feedback))
-    return app
+    restricted = GradioRestrictions(app.inner, admission=admission, refusal=error_responses.response)
+    app.outer = RequestMiddleware(
+        restricted, admission=admission, keys=keys, refusal=error_responses.response, routes=paths
+    )
 
 
 def serve(settings: ServeSettings, *, say: Say) -> None:
-    """Run the server until it is told to stop; `say` hears the address once it answers.
+    """Run the server until a signal stops it; `say` receives the address once it answers.
 
     Raises:
-        BadRequest: the address cannot be listened on, or a setting that cannot be used.
+        BadRequest: the address cannot be bound, or a setting is invalid.
         ModelNotFound, BackendFailed: there is nothing to serve.
     """
     with _listen(settings.host, settings.port) as listener:
@@ -151,12 +149,15 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
             ssl_keyfile=settings.tls_key,
         )
         quiet_libraries()  # after the configuration, which sets levels of its own
-        # uvicorn sends itself the signal again once it has stopped: to be told to end is no failure
+        # uvicorn raises the signal again once it has stopped; a requested shutdown is no failure
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        # libuv takes one new connection of a socket in each turn of its loop: under load, thousands would wait for long
+        # libuv accepts one connection per socket in each turn of its loop: under load, thousands would wait
         with contextlib.ExitStack() as others:
             sockets = [listener, *(others.enter_context(listener.dup()) for _ in range(ACCEPTED_AT_ONCE - 1))]
-            _Server(config, say, app).run(sockets=sockets)
+            try:
+                _Server(config, say, app).run(sockets=sockets)
+            finally:
+                delete_folder()
 
 
 def _load(runtime: RuntimeSettings, telemetry: Telemetry, say: Say, folder: ModelFolder) -> Engine:
@@ -168,41 +169,38 @@ def _load(runtime: RuntimeSettings, telemetry: Telemetry, say: Say, folder: Mode
     return engine
 
 
-def _mount_page(app: FastAPI, desk: Desk, blocks: gradio.Blocks) -> None:
-    """The page at `/`, behind the routes that the app has already."""
-    without_tracebacks(partial(desk.telemetry.crash, "page"))
+def _mount_page(app: FastAPI, admission: Admission, blocks: gradio.Blocks) -> None:
+    """Mount the page at `/`, after the routes that the app has already."""
+    settings = admission.settings
+    replace_traceback_printing(partial(admission.telemetry.crash, "page"))
     gradio.mount_gradio_app(
         app,
-        closed(blocks),
+        restrict(blocks),
         path="/",
         footer_links=[],
         run_history=False,
         ssr_mode=False,
-        app_kwargs={"max_body_size": desk.settings.max_upload_bytes + FORM_BYTES},  # the gate holds others to less
-        max_file_size=desk.settings.max_upload_bytes,
-        mcp_server=desk.settings.mcp,
+        # the bound of an upload; GradioRestrictions holds all other bodies to max_body_bytes
+        app_kwargs={"max_body_size": settings.max_upload_bytes + FORM_BYTES},
+        max_file_size=settings.max_upload_bytes,
+        mcp_server=settings.mcp,
         theme=theme.theme(),
         css=theme.CSS,
     )
 
 
-class _Guarded(FastAPI):
-    """The app behind its guard, which stands before all middleware: under load, most it does is refuse."""
+class _App(FastAPI):
+    """The app inside `outer`, which runs before all middleware of FastAPI: under load, most requests end there."""
 
-    guard: Guard
-    gate: GradioRestrictions
+    outer: ASGIApp
 
-    async def unguarded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """What a request meets that the guard let through."""
-        await self.gate(scope, receive, send)
-
-    async def open(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The app itself."""
+    async def inner(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request that was let through."""
         await super().__call__(scope, receive, send)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A request."""
-        await self.guard(scope, receive, send)
+        """Handle a request."""
+        await self.outer(scope, receive, send)
 
 
 class _Server(uvicorn.Server):  # type: ignore[misc]  # pyproject skips uvicorn's types
@@ -216,12 +214,12 @@ class _Server(uvicorn.Server):  # type: ignore[misc]  # pyproject skips uvicorn'
             host, port = sockets[0].getsockname()[:2]
             shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
             scheme = "https" if self.config.is_ssl else "http"
-            rooms = "page at /, API at /models/NAME, its description at /docs"
-            self._say(f"rehead answers at {scheme}://{shown}:{port}   ({rooms})")
+            paths = "web UI at /, API at /models/NAME, API reference at /docs"
+            self._say(f"rehead answers at {scheme}://{shown}:{port}   ({paths})")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # new requests are refused from here on; those under way end, and streams of open pages are cut off
-        self._app.state.draining = True
+        # from here on new requests are refused; running ones end, and streams of open pages are closed
+        self._app.state.admission.draining = True
         await asyncio.sleep(DRAIN_S)
         await super().shutdown(sockets)
 
@@ -233,12 +231,12 @@ def _preload(store: ModelStore[Engine], say: Say) -> None:
             continue
         engine = store.get(name)
         entry = describe(name, engine.folder)
-        labels = "any labels you name" if entry["task"] == "zero-shot" else ", ".join(entry["labels"][:8])
+        labels = "any labels" if entry["task"] == "zero-shot" else ", ".join(entry["labels"][:8])
         runtime = f"{engine.backend.name} in {engine.backend.precision}"
         say(f"loaded {name}: {entry['task']}, {labels}")
         say(f"    by {engine.backend.why or runtime}")
     if not store.loaded():
-        raise BackendFailed("none of the models can be loaded")
+        raise BackendFailed("no model could be loaded")
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -248,7 +246,7 @@ def _listen(host: str, port: int) -> socket.socket:
             listener = on_failure.enter_context(socket.socket(family, kind, protocol))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            on_failure.pop_all()  # from here on the caller closes it
+            on_failure.pop_all()  # the caller closes it
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise BadRequest(f"port {port} of {host} is in use: choose another with --port") from error
@@ -261,7 +259,7 @@ async def _service_error(request: Request, error: Any) -> Response:
 
 
 async def _finetune_error(request: Request, error: Any) -> Response:
-    # a served folder went bad; no caller can mend that
+    # a served folder became invalid: not the client's fault
     return error_responses.response(request.scope, BackendFailed(str(error)))
 
 
@@ -279,8 +277,8 @@ async def _invalid(request: Request, error: Any) -> Response:
 
 
 async def _crash(request: Request, error: Any) -> Response:
-    # the guard writes down where; what the error says stays here, for it may hold what a caller sent
-    failed = ServiceError(f"the server failed ({type(error).__name__}); its log says more")
+    # RequestMiddleware logs where it was raised; the message may quote what a client sent, so it is not returned
+    failed = ServiceError(f"internal server error ({type(error).__name__}); see the server's log")
     failed.code = "crash"
     return error_responses.response(request.scope, failed)
 

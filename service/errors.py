@@ -2,8 +2,10 @@
 
     ServiceError
     ├── BadRequest (also a ValueError)
+    │   ├── EmptyInput
     │   └── UnsupportedMediaType
     ├── TooLarge
+    │   └── BodyTooLarge
     ├── Unauthorized
     │   └── Forbidden
     ├── ModelNotFound
@@ -42,6 +44,10 @@ class BadRequest(ServiceError, ValueError):
     exit_code = 2
 
 
+class EmptyInput(BadRequest):
+    """The request holds no text."""
+
+
 class UnsupportedMediaType(BadRequest):
     """The request's content type is not JSON."""
 
@@ -55,6 +61,10 @@ class TooLarge(ServiceError):
     status = 413
     code = "too_large"
     exit_code = 2
+
+
+class BodyTooLarge(TooLarge):
+    """The request body exceeds the limit in bytes."""
 
 
 class Unauthorized(ServiceError):

@@ -1,8 +1,4 @@
-"""Everything an operator can set about a server.
-
-Knows: names, defaults, ranges, and the sentence that explains each.
-Does not know: how a setting is put to use.
-"""
+"""The settings of a runtime and of a server; each field's sentence is its help on the command line."""
 
 from __future__ import annotations
 
@@ -22,34 +18,36 @@ PrecisionName = Literal["auto", "float32", "bfloat16", "int8"]
 
 
 class RuntimeSettings(BaseModel):
-    """What a model is computed with. Each can be set by an environment variable: REHEAD_BACKEND and so on."""
+    """The runtime of a model. Each field can be set by an environment variable: REHEAD_BACKEND and so on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     backend: BackendName = "auto"
-    """The runtime; auto takes whichever is measured to be fastest on this machine at equal answers."""
+    """The runtime; auto selects the one that is measured to be fastest on this machine with equal answers."""
 
     precision: PrecisionName = "auto"
-    """What it computes in; auto is chosen with the runtime, and never int8."""
+    """The precision; auto is selected with the runtime, and is never int8."""
 
     threads: int = Field(default_factory=lambda: _threads(), ge=1)
-    """Threads of one model; as many as there are processors for this process, or as OMP_NUM_THREADS says."""
+    """Threads of one model; default is OMP_NUM_THREADS, else the processors of this process."""
 
     cache: Path = Field(default_factory=lambda: _cache())
-    """The folder of models made for a runtime, and of what was measured."""
+    """The folder of converted models and of measurements."""
 
     @classmethod
-    def from_environment(cls, **given: Any) -> Self:
-        """Settings from REHEAD_BACKEND, REHEAD_PRECISION, REHEAD_THREADS and REHEAD_CACHE; what is given here and is
-        not None goes before.
+    def from_environment(cls, **values: Any) -> Self:
+        """Return settings from REHEAD_BACKEND, REHEAD_PRECISION, REHEAD_THREADS and REHEAD_CACHE.
+
+        Args:
+            values: override the environment, unless None.
 
         Raises:
-            BadRequest: a value that is none of those accepted.
+            BadRequest: a value is not accepted.
         """
-        return _settings(cls, given)
+        return _settings(cls, values)
 
     def exact(self) -> Self:
-        """The same, on torch in float32 where nothing was asked for: exact, and nothing to prepare."""
+        """Return the same settings, with torch and float32 in place of auto: exact, and nothing to convert."""
         return self.model_copy(
             update={
                 "backend": "torch" if self.backend == "auto" else self.backend,
@@ -59,9 +57,9 @@ class RuntimeSettings(BaseModel):
 
 
 def _threads() -> int:
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked) > 0:
-        return int(asked)
+    configured = os.environ.get("OMP_NUM_THREADS", "")
+    if configured.isdecimal() and int(configured) > 0:
+        return int(configured)
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
@@ -72,7 +70,7 @@ def _cache() -> Path:
 
 
 class ServeSettings(BaseModel):
-    """What `rehead serve` runs with."""
+    """The settings of `rehead serve`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -80,116 +78,119 @@ class ServeSettings(BaseModel):
     """The address to listen on."""
 
     port: int = Field(default=7860, ge=0, le=65535)
-    """The port to listen on; 0 takes a free one."""
+    """The port to listen on; 0 selects a free one."""
 
     models: Path = Path("models")
-    """The folder of models to serve, beside those that ship."""
+    """The folder of models to serve, in addition to those that ship."""
 
     default: str | None = None
-    """The model that answers at `/`; else `sentiment`, else the first name."""
+    """The model that answers at `/`; default is `sentiment`, else the first name."""
 
     backend: BackendName | None = None
-    """The runtime of every model; what the environment says, else the fastest on this machine."""
+    """The runtime of every model; default is REHEAD_BACKEND, else the fastest on this machine."""
 
     precision: PrecisionName | None = None
-    """What models are computed in; what the environment says, else chosen with the runtime."""
+    """The precision of every model; default is REHEAD_PRECISION, else selected with the runtime."""
 
     api_key_file: Path | None = None
-    """A file of keys that open the server, a line each, `name = key` or a key alone. REHEAD_API_KEYS holds the same."""
+    """A file of API keys, one per line: `name = key` or a key alone. REHEAD_API_KEYS may hold more, comma-separated."""
 
     no_auth: bool = False
-    """Listen on other addresses than this machine's own without a key."""
+    """Allow access without an API key on addresses that other machines can reach."""
 
     tls_cert: Path | None = None
-    """The certificate (PEM) to serve https with."""
+    """The TLS certificate (PEM)."""
 
     tls_key: Path | None = None
-    """Its private key (PEM)."""
+    """The private key of the TLS certificate (PEM)."""
 
     allowed_hosts: tuple[str, ...] = ()
-    """Names under which the server is asked, beside the one it listens on; without a key, others are refused."""
+    """Host names that clients may use, in addition to --host; others are refused where there is no API key."""
 
     cors_origins: tuple[str, ...] = ()
-    """Web pages, as https://example.org, whose scripts may ask; none where it is left out."""
+    """Origins whose scripts may send requests, such as https://example.org; default is none."""
 
     mcp: bool = False
-    """Offer classify_sentiment and classify_topics as tools to language models, at /gradio_api/mcp (extra `mcp`)."""
+    """Offer classify_sentiment and classify_topics as MCP tools, at /gradio_api/mcp (extra `mcp`)."""
 
     allow_training: bool = False
-    """Let the page train models, in a process beside the server, into the folder of models."""
+    """Allow training in the web UI, in a process beside the server, into the folder of models."""
 
     bases: tuple[str, ...] = ()
-    """Encoders that the page may train from: served names, folders or Hub ids; every served model if none is named."""
+    """Base models for training in the web UI: served names, folders or Hub ids; default is every served model."""
 
     tables: Path | None = None
-    """A folder of tables that the page offers beside what is uploaded."""
+    """A folder of tables that the web UI offers in addition to uploads."""
 
     feedback: Path | None = None
-    """A JSON Lines file that corrected answers are appended to; without it the page asks for none."""
+    """A JSON Lines file that corrected answers are appended to; without it the web UI collects none."""
 
     max_feedback_rows: int = Field(default=10_000, ge=1)
-    """Corrected answers that the file may hold."""
+    """Corrected answers that the file may hold at most."""
 
     max_upload_bytes: int = Field(default=50_000_000, ge=1024)
-    """Bytes that a table uploaded on the page may have."""
+    """Largest upload in the web UI, in bytes."""
 
     max_body_bytes: int = Field(default=2_000_000, ge=1024)
-    """Bytes a request body may have."""
+    """Largest request body, in bytes."""
 
     max_texts: int = Field(default=32, ge=1)
-    """Texts one request may hold."""
+    """Texts of one request."""
 
     max_characters: int = Field(default=20_000, ge=1)
-    """Characters one text may have."""
+    """Characters of one text."""
 
     max_labels: int = Field(default=1000, ge=1)
-    """Candidate labels one request may hold."""
+    """Candidate labels of one request."""
 
     max_tokens: int = Field(default=65_536, ge=1)
-    """Tokens of work one request may ask for: its texts, and its labels as often as they are computed."""
+    """Tokens of one request: its texts, and its labels as often as they are computed."""
 
     max_concurrent: int = Field(default=128, ge=1)
-    """Requests that may be under way for one model."""
+    """Requests of one model that may run at once."""
 
     queue_seconds: float = Field(default=2.0, gt=0)
-    """Seconds a request may wait for the model; one that would wait longer is refused at once."""
+    """Queue timeout in seconds; a request that would wait longer is refused at once."""
 
     request_seconds: float = Field(default=30.0, gt=0)
-    """Seconds a request may take."""
+    """Deadline of a request in seconds."""
 
     requests_per_minute: int = Field(default=0, ge=0)
-    """Requests a minute that a key may send, or an address where there is no key; 0 for any number."""
+    """Rate limit per API key, or per address where there is no key; 0 is unlimited."""
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert and tls_key go together: give both, or neither")
+            raise ValueError("tls_cert and tls_key go together: set both, or neither")
         return self
 
     @classmethod
-    def from_environment(cls, **given: Any) -> Self:
-        """Settings from REHEAD_HOST, REHEAD_MAX_TEXTS and so on; what is given here and is not None goes before.
+    def from_environment(cls, **values: Any) -> Self:
+        """Return settings from REHEAD_HOST, REHEAD_MAX_TEXTS and so on.
+
+        Args:
+            values: override the environment, unless None.
 
         Raises:
-            BadRequest: a value that is none of those accepted.
+            BadRequest: a value is not accepted.
         """
-        return _settings(cls, given, skipped=("backend", "precision"))
+        return _settings(cls, values, skipped=("backend", "precision"))
 
 
-def _settings(kind: type[M], given: dict[str, Any], *, skipped: Collection[str] = ()) -> M:
+def _settings(kind: type[M], values: dict[str, Any], *, skipped: Collection[str] = ()) -> M:
     names = {field: f"REHEAD_{field.upper()}" for field in kind.model_fields if field not in skipped}
-    found: dict[str, Any] = {field: os.environ[name] for field, name in names.items() if os.environ.get(name)}
-    found = {
+    content: dict[str, Any] = {field: os.environ[name] for field, name in names.items() if os.environ.get(name)}
+    content = {
         field: [part.strip() for part in value.split(",")] if field in LISTS else value
-        for field, value in found.items()
+        for field, value in content.items()
     }
-    found |= {field: value for field, value in given.items() if value is not None}
+    content |= {field: value for field, value in values.items() if value is not None}
     try:
-        return kind.model_validate(found)
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:
             raise BadRequest(first["msg"].removeprefix("Value error, ")) from error
         field = str(first["loc"][0])
-        where = field if given.get(field) is not None else names.get(field, field)
-        raise BadRequest(f"{where} cannot be {found.get(field)!r}: {first['msg']}") from error
+        where = field if values.get(field) is not None else names.get(field, field)
+        raise BadRequest(f"{where} cannot be {content.get(field)!r}: {first['msg']}") from error

@@ -1,25 +1,30 @@
-"""`rehead serve`: the web UI and the API; every field of the server settings is an option."""
+"""`rehead serve`: the web UI and the API. Each field of ServeSettings is an option."""
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import click
 
+MODEL_THREADS = "rehead-"
+"""Prefix of the names of threads that run models (service/inference/batch_queue.py)."""
+
+JOIN_TIMEOUT_S = 1.0
+
 
 class _Settings(click.Command):
-    """A command with an option for each field of the settings, whose docstring is its help.
+    """A command with one option for each field of the settings.
 
-    The fields are read on demand: the list of all commands does not import pydantic.
+    They are read when they are needed: `rehead --help` need not import pydantic.
     """
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Return the options and --help."""
+        """Return the options, and --help."""
         if not self.params:
             self.params = list(_options())
         return super().get_params(ctx)
@@ -31,33 +36,46 @@ def _options() -> Iterator[click.Option]:
     for name, field in ServeSettings.model_fields.items():
         kinds = (field.annotation, *get_args(field.annotation))
         choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
-        attributes: dict[str, Any] = {"help": field.description}
+        option: dict[str, Any] = {"help": field.description}
         if field.annotation is bool:
-            attributes["is_flag"] = True
+            option["is_flag"] = True
         elif choices:
-            attributes["type"] = click.Choice(choices)
+            option["type"] = click.Choice(choices)
         elif name in LISTS:
-            attributes |= {"multiple": True, "metavar": "NAME"}
+            option |= {"multiple": True, "metavar": "NAME"}
         elif Path in kinds:
-            attributes["type"] = click.Path(path_type=Path)
+            option["type"] = click.Path(path_type=Path)
         else:
-            attributes["type"] = next((kind for kind in (int, float) if kind in kinds), str)
+            option["type"] = next((kind for kind in (int, float) if kind in kinds), str)
         if field.default not in (None, False, ()):
-            attributes["help"] += f"  [default: {field.default}]"
-        yield click.Option([f"--{name.replace('_', '-')}", name], **attributes)
+            option["help"] += f"  [default: {field.default}]"
+        yield click.Option([f"--{name.replace('_', '-')}", name], **option)
 
 
 @click.command(cls=_Settings)
-def command(**given: Any) -> None:
+def command(**options: Any) -> None:
     """Serve the web UI and the API until Ctrl-C. The environment can set each option: REHEAD_PORT and so on."""
     from service.app import serve
     from service.settings import ServeSettings
 
-    # options that are not on the command line may be set in the environment
-    options = {name: value for name, value in given.items() if not (value is None or value is False or value == ())}
-    serve(ServeSettings.from_environment(**options), say=click.echo)
-    # native threads still run, and once in fourteen exits their end crashed the process
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    # an option that is not on the command line may be set in the environment
+    values = {name: value for name, value in options.items() if not (value is None or value is False or value == ())}
+    serve(ServeSettings.from_environment(**values), say=click.echo)
+    leave_hung_threads()
+
+
+def leave_hung_threads() -> None:
+    """End the process at once where a thread hangs in a model; return where all of them have ended.
+
+    A thread in native code cannot be stopped. When such a call returns while the interpreter shuts down, CPython (below
+    3.14, gh-87135) ends its thread by unwinding C++ frames, which aborts the process.
+    """
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith(MODEL_THREADS)]
+    for thread in threads:
+        thread.join(JOIN_TIMEOUT_S)
+    hung = [thread.name for thread in threads if thread.is_alive()]
+    if hung:
+        click.echo(f"exiting while a model call hangs (threads: {', '.join(hung)})", err=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from finetune.core.model_folder import AttentionMode, ModelFolder, Scorer
 from finetune.core.scores import Activation, Floats, activate
 from finetune.core.tokenization import TextEncoder
-from service.errors import BadRequest, Overloaded
+from service.errors import BadRequest
 from service.inference import zero_shot
 from service.inference.backends import selection
 from service.inference.backends.base import Backend
@@ -33,10 +33,6 @@ PART_BATCHES = 4
 
 INLINE_CHARACTERS = 2000
 """Characters of texts, or of labels, that are tokenized on the event loop instead of in another thread."""
-
-ADMITTED_SHARE = 0.5
-"""Share of the queue timeout that active calls may take: calls that arrive together are counted before their tokens
-are."""
 
 PARTS_AT_ONCE = 2
 """Parts of a call that are in progress together: while one is computed, the next is tokenized."""
@@ -59,7 +55,6 @@ class Engine:
         self.folder = folder
         self._runner = ModelRunner(encoder, backend, folder.path.name, reload=reload, on_batch=on_batch)
         self._part_rows = max(PART_ROWS, PART_BATCHES * backend.batch.rows)
-        self._active_calls, self._tokens_per_call = 0, 0.0
         self._label_sets = LabelSets(encoder)
         self._label_embeddings = LabelEmbeddings(self._runner)
 
@@ -117,31 +112,9 @@ class Engine:
         """Tokens in the queue."""
         return self._runner.queued_tokens
 
-    def enter(self, queue_timeout_s: float, max_calls: int) -> None:
-        """Count a new call; `leave` must follow.
-
-        Args:
-            queue_timeout_s: seconds that a call may be queued.
-            max_calls: maximum calls in progress.
-
-        Raises:
-            Overloaded: too many calls are in progress, or this one would be queued for longer.
-        """
-        expected = max(self._runner.seconds(self._active_calls * self._tokens_per_call), self._runner.seconds())
-        too_slow = self._active_calls > 0 and expected > queue_timeout_s * ADMITTED_SHARE
-        if self._active_calls >= max_calls or too_slow:
-            raise Overloaded(
-                f"this model is at its limit with {self._active_calls} calls in progress",
-                hint="try again in a moment",
-                retry_after_s=max(1.0, expected),
-            )
-        self._active_calls += 1
-
-    def leave(self, work: Work | None) -> None:
-        """Count a call out again."""
-        self._active_calls -= 1
-        if work is not None and work.tokens:
-            self._tokens_per_call += 0.05 * (work.tokens - self._tokens_per_call)
+    def expected_seconds(self, tokens: float | None = None) -> float:
+        """Return the seconds that `tokens` will take, or those in the queue; 0 before the first batch."""
+        return self._runner.seconds(tokens)
 
     def close(self) -> None:
         """Finish what is queued, accept nothing more, and release the model."""

@@ -1,30 +1,36 @@
-"""Which words decided: what becomes of a label's score where a word is left out.
+"""Word importance: how much each word of a text adds to the score of a label.
 
-Knows: what a word is, how captum asks for texts without some of them.
-Does not know: models; it is handed a function from texts to scores.
-
-Occlusion: Zeiler and Fergus, Visualizing and Understanding Convolutional Networks (2014). It needs no gradients, so it
-is true of whatever runtime answers. Taken of log-odds, for a score near 1 hardly moves.
+Occlusion (Zeiler and Fergus, Visualizing and Understanding Convolutional Networks, 2014): each word is left out in
+turn. It needs no gradients, so it holds for every runtime. Weights are differences of log-odds, since a score near 1
+hardly moves.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-ONE_SIGN = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-WORD = re.compile(rf"[{ONE_SIGN}]|[^\s{ONE_SIGN}]+")
-"""What stands between blanks; where a script sets none, a sign."""
+from service.errors import request_timeout
+from service.inference.engine import Engine
+from service.schema import TextInput, Work
+from service.server.admission import Admission
 
-MOST_WORDS = 128
-AT_ONCE = 32
-"""Texts that are asked for together."""
+CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+WORD = re.compile(rf"[{CJK}]|[^\s{CJK}]+")
+"""A word: what stands between blanks; in a script without blanks, one character."""
 
-SURE = 1e-6
+MAX_WORDS = 128
+BATCH = 32
+"""Texts that are scored in one call."""
+
+EPSILON = 1e-6
+"""Distance from 0 and 1 that scores are clipped to before their log-odds are taken."""
 
 Scores = Callable[[list[str]], Sequence[float]]
 
@@ -39,41 +45,64 @@ class Word:
     weight: float
 
 
-def explain(text: str, scores: Scores) -> list[Word]:
-    """What each word adds to the score of a label; of a long text, its first `MOST_WORDS` words.
+async def explain(admission: Admission, engine: Engine, item: TextInput, label: str) -> list[Word]:
+    """Return the importance of each word of a text for a label; raises as `Admission.run` does."""
+    loop, cancelled = asyncio.get_running_loop(), threading.Event()
+    deadline_s = admission.settings.request_seconds
+
+    def scores(texts: list[str]) -> list[float]:
+        if cancelled.is_set():
+            raise request_timeout(deadline_s)
+        inputs = [TextInput(text, item.pair) for text in texts]
+        # straight to the engine: these answers are no predictions, so they are in no metric
+        call = engine.aclassify(inputs, work=admission.limits.work())
+        answers = asyncio.run_coroutine_threadsafe(call, loop).result(deadline_s)
+        return [answer.scores[answer.labels.index(label)] for answer in answers]
+
+    async def importance(*, work: Work) -> list[Word]:
+        try:
+            return await admission.background(word_importance, item.text, scores)
+        finally:
+            cancelled.set()
+
+    return await admission.run(engine, importance)
+
+
+def word_importance(text: str, scores: Scores) -> list[Word]:
+    """Return what each word adds to the score of a label; of a long text, its first `MAX_WORDS` words.
 
     Args:
-        scores: gives the label's score of each text, at most `AT_ONCE` of them.
+        scores: returns the label's score of each text, for at most `BATCH` texts.
     """
     import torch
     from captum.attr import FeatureAblation
 
-    places = [found.span() for found in WORD.finditer(text)][:MOST_WORDS]
+    places = [match.span() for match in WORD.finditer(text)][:MAX_WORDS]
     if not places:
         return []
-    found: dict[bytes, float] = {}
+    scored: dict[bytes, float] = {}
 
-    def log_odds(kept: Any) -> Any:
-        rows = kept.numpy().astype(bool)
-        values = np.asarray(scores([_without(text, places, row) for row in rows]), dtype=np.float64)
-        found.update((row.tobytes(), float(value)) for row, value in zip(rows, values, strict=True))
-        sure = np.clip(values, SURE, 1 - SURE)
-        return torch.from_numpy(np.log(sure / (1 - sure)))
+    def log_odds(masks: Any) -> Any:
+        rows = masks.numpy().astype(bool)
+        values = np.asarray(scores([_masked(text, places, row) for row in rows]), dtype=np.float64)
+        scored.update((row.tobytes(), float(value)) for row, value in zip(rows, values, strict=True))
+        clipped = np.clip(values, EPSILON, 1 - EPSILON)
+        return torch.from_numpy(np.log(clipped / (1 - clipped)))
 
     ones = torch.ones((1, len(places)))
-    weights = FeatureAblation(log_odds).attribute(ones, perturbations_per_eval=AT_ONCE)[0].tolist()
+    weights = FeatureAblation(log_odds).attribute(ones, perturbations_per_eval=BATCH)[0].tolist()
     words = []
     for number, ((begin, end), weight) in enumerate(zip(places, weights, strict=True)):
-        kept = np.ones(len(places), dtype=bool)
-        kept[number] = False
-        words.append(Word(begin, end, found[kept.tobytes()], weight))
+        mask = np.ones(len(places), dtype=bool)
+        mask[number] = False
+        words.append(Word(begin, end, scored[mask.tobytes()], weight))
     return words
 
 
-def _without(text: str, places: list[tuple[int, int]], kept: Any) -> str:
-    """The text without the words that are not kept."""
+def _masked(text: str, places: list[tuple[int, int]], mask: Any) -> str:
+    """Return the text without the words where the mask is False."""
     parts, at = [], 0
-    for (begin, end), stays in zip(places, kept, strict=True):
+    for (begin, end), stays in zip(places, mask, strict=True):
         parts.append(text[at : end if stays else begin])
         at = end
     return "".join([*parts, text[at:]])

@@ -1,8 +1,4 @@
-"""Corrected answers, kept in a JSON Lines file that `rehead finetune` reads.
-
-Knows: the file, how large it may become.
-Does not know: models, the page.
-"""
+"""Corrected answers, in a JSON Lines file that `rehead finetune` reads."""
 
 from __future__ import annotations
 
@@ -20,17 +16,17 @@ from service.errors import BadRequest
 
 
 class Feedback:
-    """Rows of `text` and `label`, with the model's name, what it said, its score and the time beside them.
+    """Rows of `text` and `label`, with the model's name, its prediction, its score and the time.
 
     Raises:
-        BadRequest: a file that cannot be written to, or whose name does not end in .jsonl.
+        BadRequest: the file cannot be written, or its name does not end in .jsonl.
     """
 
-    def __init__(self, file: Path, most_rows: int) -> None:
-        self.file, self._most = file, most_rows
+    def __init__(self, file: Path, max_rows: int) -> None:
+        self.file, self._max_rows = file, max_rows
         self._lock = threading.Lock()
         if file.suffix.lower() != ".jsonl":
-            raise BadRequest(f"{file}: a file of corrections is JSON Lines: its name should end in .jsonl")
+            raise BadRequest(f"{file}: corrections are written as JSON Lines, so the name should end in .jsonl")
         try:
             with file.open("a+", encoding="utf-8", newline="\n") as stream:
                 stream.seek(0)
@@ -42,12 +38,12 @@ class Feedback:
             raise BadRequest(f"{file} cannot hold corrections ({error})") from error
 
     def by_model(self) -> dict[str, int]:
-        """How many are kept of each model's answers."""
-        found = Counter(str(row.get("model")) for row in self._read())
-        return dict(sorted(found.items()))
+        """Return the number of corrections by model."""
+        counts = Counter(str(row.get("model")) for row in self._read())
+        return dict(sorted(counts.items()))
 
     def write(self, model: str, out: Path) -> None:
-        """Write those of one model to a file: what different models are corrected in is seldom one task."""
+        """Write the corrections of one model to a file: different models are seldom corrected for the same task."""
         rows = [row for row in self._read() if row.get("model") == model]
         out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
@@ -59,11 +55,11 @@ class Feedback:
                     if isinstance(row, dict):
                         yield row
 
-    def keep(self, text: str, label: str | list[str], *, model: str, predicted: str, score: float) -> int:
-        """Append a row (several labels as a list); how many there are now.
+    def add(self, text: str, label: str | list[str], *, model: str, predicted: str, score: float) -> int:
+        """Append a row (several labels as a list) and return the number of rows.
 
         Raises:
-            BadRequest: the file is full, or cannot be written to.
+            BadRequest: the file is full, or cannot be written.
         """
         row = {
             "text": without_surrogates(text),
@@ -74,8 +70,10 @@ class Feedback:
         }
         line = json.dumps(row | {"at": datetime.now(UTC).isoformat(timespec="seconds")}, ensure_ascii=False)
         with self._lock:
-            if self._rows >= self._most:
-                raise BadRequest(f"{self._most} corrections are kept, which is the limit: train with them first")
+            if self._rows >= self._max_rows:
+                raise BadRequest(
+                    f"the file holds {self._max_rows} corrections, which is the limit: train on them first"
+                )
             try:
                 with self.file.open("a", encoding="utf-8") as stream:
                     stream.write(line + "\n")

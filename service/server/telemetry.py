@@ -1,7 +1,6 @@
-"""What the server counts and what it writes down: Prometheus metrics, and a line of JSON for every request.
+"""Prometheus metrics, and one line of JSON for every request.
 
-Knows: the names of metrics, what a log line may hold.
-Does not know: HTTP. It never sees a text, a label of a caller's own, a key or a token.
+No text, candidate label, key or token may ever be passed to it.
 """
 
 from __future__ import annotations
@@ -23,49 +22,49 @@ TOKENS = (16, 64, 256, 1024, 4096, 16384, 65536)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 256, 1024)
 TENTHS = tuple(tenth / 10 for tenth in range(1, 11))
 LABELS_COUNTED = 100
-"""Labels of a model that are counted by name; the rest are counted together."""
+"""Labels of a model that are counted by name; all others are counted as `others`."""
 
 
 class Telemetry:
-    """The counts of one server.
+    """The metrics and the log of one server.
 
     Args:
-        write: takes a log line; default is standard error.
+        write: writes a log line; default is to standard error.
     """
 
     def __init__(self, write: Callable[[str], None] | None = None) -> None:
         self._write = write or _to_standard_error
         self.registry = CollectorRegistry()
         own: Any = {"registry": self.registry, "namespace": "rehead"}
-        self._requests = Counter("requests", "Requests that were answered.", ("route", "model", "code"), **own)
-        self._refused = Counter("refused", "Requests that were refused.", ("reason",), **own)
-        self._seconds = Histogram("seconds", "Where a request's time goes.", ("stage",), buckets=SECONDS, **own)
+        self._requests = Counter("requests", "Requests answered.", ("route", "model", "code"), **own)
+        self._refused = Counter("refused", "Requests refused.", ("reason",), **own)
+        self._seconds = Histogram("seconds", "Seconds of a request by stage.", ("stage",), buckets=SECONDS, **own)
         self._batch_rows = Histogram("batch_rows", "Rows of a batch.", ("model",), buckets=ROWS, **own)
         self._batch_tokens = Histogram("batch_tokens", "Tokens of a batch.", ("model",), buckets=TOKENS, **own)
         self._batch_seconds = Histogram("batch_seconds", "Seconds of a batch.", ("model",), buckets=SECONDS, **own)
-        self._waiting = Gauge("waiting_tokens", "Tokens that wait for a model.", ("model",), **own)
-        self._truncated = Counter("truncated_texts", "Texts that were cut.", ("model",), **own)
-        self._labels = Counter("labels", "Top labels, of a model's own.", ("model", "label"), **own)
+        self._waiting = Gauge("waiting_tokens", "Tokens in a model's queue.", ("model",), **own)
+        self._truncated = Counter("truncated_texts", "Texts truncated.", ("model",), **own)
+        self._labels = Counter("labels", "Top labels, of a model's own labels.", ("model", "label"), **own)
         self._scores = Histogram("top_score", "Scores of top labels.", ("model",), buckets=TENTHS, **own)
-        self._restarts = Counter("model_restarts", "Models that were loaded anew.", ("model",), **own)
+        self._restarts = Counter("model_restarts", "Times a model was restarted.", ("model",), **own)
 
     def loaded(self, model: str, waiting: Callable[[], int]) -> None:
-        """A model that is served from now on; its restarts are counted from 0."""
+        """Register a model that is served from now on, with 0 restarts."""
         self._waiting.labels(model).set_function(waiting)
         self._restarts.labels(model)
 
     def batch(self, model: str, batch: Batch) -> None:
-        """A batch that was computed."""
+        """Count a batch."""
         self._batch_rows.labels(model).observe(batch.rows)
         self._batch_tokens.labels(model).observe(batch.tokens)
         self._batch_seconds.labels(model).observe(batch.seconds)
 
     def restarted(self, model: str) -> None:
-        """A model that was loaded anew."""
+        """Count a restart of a model."""
         self._restarts.labels(model).inc()
 
     def answers(self, model: str, answers: Sequence[Answer], *, own_labels: Sequence[str] | None) -> None:
-        """What a model said; its labels are counted where they are the model's own, for a caller's are the caller's."""
+        """Count answers; top labels only where they are the model's own, since a client's labels may be private."""
         for answer in answers:
             best = answer.best
             if own_labels is not None:
@@ -78,7 +77,7 @@ class Telemetry:
     def request(
         self,
         *,
-        identity: str,
+        request_id: str,
         key: str,
         route: str,
         model: str,
@@ -87,13 +86,13 @@ class Telemetry:
         reason: str,
         work: Work | None,
     ) -> None:
-        """A request that was answered or refused: counted, and written down."""
+        """Count and log a request that was answered or refused."""
         self._requests.labels(route, model, str(code)).inc()
         if reason:
             self._refused.labels(reason).inc()
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "request_id": identity,
+            "request_id": request_id,
             "key": key,
             "route": route,
             "model": model,
@@ -105,24 +104,24 @@ class Telemetry:
         self._seconds.labels("request").observe(seconds)
         if work is not None and work.tokens:
             stages = {"queue": work.waiting_s, "tokenizing": work.tokenizing_s, "inference": work.computing_s}
-            for stage, took in stages.items():
-                self._seconds.labels(stage).observe(took)
-            line |= {"tokens": work.tokens} | {f"{stage}_s": round(took, 6) for stage, took in stages.items()}
+            for stage, seconds_taken in stages.items():
+                self._seconds.labels(stage).observe(seconds_taken)
+            line |= {"tokens": work.tokens} | {f"{stage}_s": round(taken, 6) for stage, taken in stages.items()}
         self._write(json.dumps(line))
 
-    def crash(self, identity: str, error: BaseException) -> None:
-        """A fault of ours, where it happened; its message stays out, since it may hold what a caller sent."""
+    def crash(self, request_id: str, error: BaseException) -> None:
+        """Log where an unexpected exception was raised; without its message, which may quote what a client sent."""
         places = []
         trace = error.__traceback__
         while trace is not None:
             code = trace.tb_frame.f_code
             places.append(f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno} {code.co_name}")
             trace = trace.tb_next
-        line = {"request_id": identity, "crash": type(error).__name__, "at": places[-12:]}
+        line = {"request_id": request_id, "crash": type(error).__name__, "at": places[-12:]}
         self._write(json.dumps(line))
 
     def page(self) -> bytes:
-        """The metrics in Prometheus' text form."""
+        """Return the metrics in the Prometheus text format."""
         return generate_latest(self.registry)
 
 
@@ -131,6 +130,6 @@ def _to_standard_error(line: str) -> None:
 
 
 def quiet_libraries() -> None:
-    """No log line of a library about requests: it may hold what a caller sent."""
+    """Silence libraries that log requests: their lines may quote what a client sent."""
     for name in ("uvicorn.access", "uvicorn.error", "gradio", "httpx", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

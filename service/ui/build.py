@@ -1,8 +1,4 @@
-"""The page, put together.
-
-Knows: which tabs there are, what stands outside of them.
-Does not know: what happens in a tab, how anything looks (look.py).
-"""
+"""The web UI: its tabs, and what stands outside of them."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import secrets
 
 import gradio as gr
 
-from service.server.desk import Desk
+from service.server.admission import Admission
 from service.server.feedback import Feedback
 from service.server.training_jobs import Jobs
 from service.ui import links
@@ -23,28 +19,28 @@ LABEL_SETS = "rehead-label-sets"
 HEADER = """
 <div class="rehead-header">
   <h1>rehead</h1>
-  <p>Text classifiers, running on this machine. The same answers come from the <a href="/docs">API</a></p>
+  <p>Text classifiers that run on this machine, also as an <a href="/docs">HTTP API</a></p>
 </div>
 """
 
 
 def build(
-    desk: Desk, *, has_key: bool = False, jobs: Jobs | None = None, feedback: Feedback | None = None
+    admission: Admission, *, has_key: bool = False, jobs: Jobs | None = None, feedback: Feedback | None = None
 ) -> gr.Blocks:
-    """The page itself."""
-    folder()  # each component takes its place for files from the environment
+    """Return the page."""
+    folder()  # sets the environment variable from which each component takes its folder for files
     with gr.Blocks(title="rehead", analytics_enabled=False) as blocks:
         gr.HTML(HEADER)
         token = secrets.token_urlsafe(32)
-        asked = gr.Textbox(token, visible=False)
-        # the word that gradio wants is no secret: it only has to stay the same
+        token_field = gr.Textbox(token, visible=False)
+        # the secret that Gradio requires protects nothing here: it only has to stay the same
         label_sets = gr.BrowserState([], storage_key=LABEL_SETS, secret=LABEL_SETS)
-        page = Page(blocks, desk, has_key, jobs, feedback, asked, label_sets, token)
+        page = Page(blocks, admission, has_key, jobs, feedback, token_field, label_sets, token)
         with gr.Tabs(overflow_behavior="wrap") as tabs:
-            for title, part in TABS.items():
-                with gr.Tab(title, id=part.NAME) as tab:
-                    part.build(page, tab)
-        links.open_tab(blocks, tabs, [part.NAME for part in TABS.values()])
+            for title, module in TABS.items():
+                with gr.Tab(title, id=module.NAME) as tab:
+                    module.build(page, tab)
+        links.open_tab(blocks, tabs, [module.NAME for module in TABS.values()])
     return blocks
 
 

@@ -1,8 +1,4 @@
-"""Thumbs, and the right label where an answer was wrong.
-
-Knows: the buttons, when they appear.
-Does not know: any tab, where corrections are kept.
-"""
+"""Feedback on an answer: thumbs, and the right label where an answer was wrong."""
 
 from __future__ import annotations
 
@@ -13,13 +9,17 @@ import gradio as gr
 
 from service.errors import BadRequest
 from service.server.feedback import Feedback
-from service.ui.results import SAME, guarded
+from service.ui.results import SAME, reporting
 from service.ui.tab import Page
 
 
 class GivenAnswer(NamedTuple):
-    """An answer that may be corrected: `labels` are those to choose from; where several may hold, `held` are those that
-    the model says do, else it is None."""
+    """An answer that may be corrected.
+
+    Attributes:
+        labels: the labels to choose from.
+        held: the predicted labels of a model that may predict several; None for other models.
+    """
 
     text: str
     model: str
@@ -30,65 +30,65 @@ class GivenAnswer(NamedTuple):
 
 
 def build(page: Page, tab: str) -> gr.State | None:
-    """The row of buttons; its state holds a `GivenAnswer` as a list, or None. None where corrections are off."""
-    kept = page.feedback
-    if kept is None:
+    """Add the buttons and return the state that holds a `GivenAnswer` as a list; None where feedback is off."""
+    store = page.feedback
+    if store is None:
         return None
-    given = gr.State(None)
+    state = gr.State(None)
     with gr.Row(visible=False, elem_id=f"{tab}-corrections") as row:
         gr.HTML('<div class="rehead-note">Is this right?</div>', padding=False)
         right = gr.Button("👍 Yes", size="sm", scale=0, min_width=90, elem_id=f"{tab}-right")
         wrong = gr.Button("👎 No", size="sm", scale=0, min_width=90, elem_id=f"{tab}-wrong")
-    with gr.Row(visible=False, equal_height=True) as choice:
-        label = gr.Dropdown([], label="The right label", elem_id=f"{tab}-correct-label")
-        keep = gr.Button("Keep", scale=0, min_width=90, elem_id=f"{tab}-keep")
-    said = gr.HTML(visible=False, padding=False, elem_id=f"{tab}-kept")
+    with gr.Row(visible=False, equal_height=True) as correction:
+        label = gr.Dropdown([], label="Correct label", elem_id=f"{tab}-correct-label")
+        save = gr.Button("Save", scale=0, min_width=90, elem_id=f"{tab}-keep")
+    status = gr.HTML(visible=False, padding=False, elem_id=f"{tab}-kept")
     problem = gr.HTML(visible=False, padding=False)
 
-    def shown(one: list[Any] | None) -> list[Any]:
-        return [gr.update(visible=one is not None), gr.update(visible=False), gr.update(visible=False)]
+    def shown(values: list[Any] | None) -> list[Any]:
+        return [gr.update(visible=values is not None), gr.update(visible=False), gr.update(visible=False)]
 
-    def offered(one: list[Any] | None) -> list[Any]:
-        if one is None:
+    def offered(values: list[Any] | None) -> list[Any]:
+        if values is None:
             return [gr.skip(), gr.skip()]
-        found = GivenAnswer(*one)
-        several = found.held is not None
-        return [gr.update(visible=True), gr.update(choices=found.labels, multiselect=several, value=found.held)]
+        answer = GivenAnswer(*values)
+        several = answer.held is not None
+        return [gr.update(visible=True), gr.update(choices=answer.labels, multiselect=several, value=answer.held)]
 
-    async def agree(token: str, one: list[Any] | None) -> list[Any]:
+    async def agree(token: str, values: list[Any] | None) -> list[Any]:
         page.check(token)
-        found = _asked(one)
-        if found.held == []:
-            raise BadRequest("no label holds here: press No, and say which do")
-        return _kept(kept, found, found.held or found.predicted)
+        answer = _answer(values)
+        if answer.held == []:
+            raise BadRequest("no label was predicted: press No, and select the correct ones")
+        return _saved(store, answer, answer.held or answer.predicted)
 
-    async def correct(token: str, one: list[Any] | None, label: Any) -> list[Any]:
+    async def correct(token: str, values: list[Any] | None, label: Any) -> list[Any]:
         page.check(token)
-        found = _asked(one)
-        chosen = label if isinstance(label, list) else [label]
-        if not chosen or not all(name in found.labels for name in chosen):
-            raise BadRequest("choose the right label first")
-        return _kept(kept, found, label)
+        answer = _answer(values)
+        names = label if isinstance(label, list) else [label]
+        if not names or not all(name in answer.labels for name in names):
+            raise BadRequest("select the correct label first")
+        return _saved(store, answer, label)
 
-    outputs: list[Any] = [said, row, choice]
-    given.change(shown, [given], [row, choice, said], api_name=False, show_progress="hidden")
-    wrong.click(offered, [given], [choice, label], api_name=False, show_progress="hidden")
+    outputs: list[Any] = [status, row, correction]
+    state.change(shown, [state], [row, correction, status], api_name=False, show_progress="hidden")
+    wrong.click(offered, [state], [correction, label], api_name=False, show_progress="hidden")
     for event, act, inputs in (
-        (right.click, agree, [page.asked, given]),
-        (keep.click, correct, [page.asked, given, label]),
+        (right.click, agree, [page.token_field, state]),
+        (save.click, correct, [page.token_field, state, label]),
     ):
-        handler: Callable[..., Any] = guarded(act, page.desk.telemetry, otherwise=[SAME] * 3)
+        handler: Callable[..., Any] = reporting(act, page.admission.telemetry, otherwise=[SAME] * 3)
         event(handler, inputs, [*outputs, problem], api_name=False)
-    return given
+    return state
 
 
-def _asked(one: list[Any] | None) -> GivenAnswer:
-    if one is None:
+def _answer(values: list[Any] | None) -> GivenAnswer:
+    if values is None:
         raise BadRequest("there is no answer yet")
-    return GivenAnswer(*one)
+    return GivenAnswer(*values)
 
 
-def _kept(kept: Feedback, given: GivenAnswer, label: Any) -> list[Any]:
-    many = kept.keep(given.text, label, model=given.model, predicted=given.predicted, score=given.score)
-    told = f'<div class="rehead-note" role="status">Kept, with {many - 1} others. Thank you.</div>'
-    return [gr.update(value=told, visible=True), gr.update(visible=False), gr.update(visible=False)]
+def _saved(store: Feedback, answer: GivenAnswer, label: Any) -> list[Any]:
+    count = store.add(answer.text, label, model=answer.model, predicted=answer.predicted, score=answer.score)
+    note = f'<div class="rehead-note" role="status">Saved. The file holds {count} corrections.</div>'
+    return [gr.update(value=note, visible=True), gr.update(visible=False), gr.update(visible=False)]

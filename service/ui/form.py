@@ -1,8 +1,4 @@
-"""A setting of a training run as a component of the page, made of its field in TrainConfig.
-
-Knows: which component suits which type; that a field left at its default is not said.
-Does not know: what a setting does (its own sentence says it), which settings a tab shows.
-"""
+"""A setting of a training run as a Gradio component, built from its field in TrainConfig."""
 
 from __future__ import annotations
 
@@ -29,14 +25,14 @@ TABLES = {
     "optim.optimizer": "optimizers",
     "optim.schedule": "schedules",
 }
-"""Setting -> the table that it is chosen from."""
+"""Setting -> the table of its choices."""
 
 SUGGESTED = {"data.encoding": ENCODINGS, "data.separator": (",", ";", "tab", "|")}
-"""Setting -> values that are offered; others may be written."""
+"""Setting -> suggested values; others are accepted."""
 
 
 def field_at(path: str) -> FieldInfo:
-    """The field of TrainConfig at a dotted key."""
+    """Return the field of TrainConfig at a dotted key."""
     model: type[BaseModel] = TrainConfig
     *parents, last = path.split(".")
     for parent in parents:
@@ -47,10 +43,10 @@ def field_at(path: str) -> FieldInfo:
 
 
 def component(path: str, prefix: str, *, brief: bool = False) -> Component:
-    """The component for a setting; choices of tables come later, through `choices_of`.
+    """Return the component of a setting; choices of tables are added by `choices_of`.
 
     Args:
-        brief: say only how its sentence begins.
+        brief: show only the beginning of its description.
     """
     field = field_at(path)
     kinds = _kinds(field.annotation)
@@ -61,8 +57,8 @@ def component(path: str, prefix: str, *, brief: bool = False) -> Component:
     info = re.split(r"[:;]", info)[0].rstrip(".") + "." if brief else info
     common: dict[str, Any] = {"label": label, "info": info, "elem_id": f"{prefix}-{path.replace('.', '-')}"}
     if path in TABLES:
-        chosen = default.name if isinstance(default, Choice) else AUTOMATIC
-        return gr.Dropdown([chosen], value=chosen, **common)
+        selected = default.name if isinstance(default, Choice) else AUTOMATIC
+        return gr.Dropdown([selected], value=selected, **common)
     if path in SUGGESTED:
         return gr.Dropdown([AUTOMATIC, *SUGGESTED[path]], value=AUTOMATIC, allow_custom_value=True, **common)
     if bool in kinds:
@@ -83,7 +79,7 @@ def component(path: str, prefix: str, *, brief: bool = False) -> Component:
 
 
 def choices_of(paths: Sequence[str], tables: Mapping[str, Mapping[str, str]]) -> list[Any]:
-    """Updates that fill the components of `paths` which are chosen from a table, in their order."""
+    """Return updates with the choices of those `paths` that have a table, in their order."""
     updates = []
     for path in paths:
         if path in TABLES:
@@ -93,8 +89,8 @@ def choices_of(paths: Sequence[str], tables: Mapping[str, Mapping[str, str]]) ->
 
 
 def settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What was filled in, by dotted key, without what is empty or left at its default."""
-    found = {}
+    """Return the filled-in values by dotted key, without empty ones and defaults."""
+    changed = {}
     for path, value in values.items():
         default = field_at(path).default
         same = default.name if isinstance(default, Choice) else default
@@ -105,8 +101,8 @@ def settings(values: Mapping[str, Any]) -> dict[str, Any]:
             value = int(value)
         if isinstance(value, float | int) and same is not None and not isinstance(same, str) and value == same:
             continue
-        found[f"{path}.name" if path in TABLES and path != "model.pooling" else path] = value
-    return found
+        changed[f"{path}.name" if path in TABLES and path != "model.pooling" else path] = value
+    return changed
 
 
 def _kinds(annotation: Any) -> list[Any]:
@@ -117,6 +113,6 @@ def _kinds(annotation: Any) -> list[Any]:
 
 
 def number_or_word(text: str) -> Any:
-    """A number where the text is one, else the text."""
-    found = number(text)
-    return text if found is None else int(found) if float(found).is_integer() and "." not in text else found
+    """Return the number that a text spells, else the text."""
+    value = number(text)
+    return text if value is None else int(value) if float(value).is_integer() and "." not in text else value

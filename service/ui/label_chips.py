@@ -1,8 +1,4 @@
-"""Labels as chips that can be removed: typed or pasted, one at a time or many with commas between them.
-
-Knows: the field, how what is pasted becomes chips, what is asked with them.
-Does not know: any tab.
-"""
+"""Labels as removable chips: typed or pasted, one at a time or several with commas between them."""
 
 from __future__ import annotations
 
@@ -13,14 +9,14 @@ import gradio as gr
 
 from service.errors import BadRequest
 from service.schema import ZeroShotRequest
-from service.server.desk import Desk
+from service.server.limits import RequestLimits
 
 LABELS = ("sports", "business", "science", "politics")
-INFO = "Type a label and press Enter; several at once with commas between them. A chip is removed by its cross."
+INFO = "Type a label and press Enter, or several with commas between them."
 
 
 def field(elem_id: str, value: Sequence[str] = (), *, visible: bool = True) -> gr.Dropdown:
-    """The field, connected."""
+    """Return the connected field."""
     labels = gr.Dropdown(
         list(value),
         value=list(value),
@@ -31,34 +27,36 @@ def field(elem_id: str, value: Sequence[str] = (), *, visible: bool = True) -> g
         visible=visible,
         elem_id=elem_id,
     )
-    # in two steps: an update of the field itself, even one that says nothing, is a change of it again
+    # in two steps: any update of the field, even an empty one, is a change of it again
     parts = gr.State(None)
     labels.change(split, [labels], [parts], api_name=False, show_progress="hidden")
     parts.change(_taken, [parts], [labels], api_name=False, show_progress="hidden")
     return labels
 
 
-def split(given: list[str] | None) -> list[str] | None:
-    """Chips that hold commas or line ends as several chips, each once; None where there is nothing to split."""
-    found = _parts(given)
-    return None if found == (given or []) else found
+def split(chips: list[str] | None) -> list[str] | None:
+    """Return chips that hold commas or line ends as several chips, each once; None where there is nothing to split."""
+    parts = _parts(chips)
+    return None if parts == (chips or []) else parts
 
 
-def question(desk: Desk, given: list[str] | None, several: bool, template: str | None = None) -> ZeroShotRequest:
-    """What is asked with these chips, also with those that are not split yet.
+def question(
+    limits: RequestLimits, chips: list[str] | None, several: bool, template: str | None = None
+) -> ZeroShotRequest:
+    """Return the zero-shot question of these chips, also of those that are not split yet.
 
     Raises:
-        BadRequest: no label, or one with nothing beside it.
+        BadRequest: no label, or a single one of which exactly one must be true.
         TooLarge: too many.
     """
-    labels = desk.labels(_parts(given))
+    labels = limits.labels(_parts(chips))
     if len(labels) < 2 and not several:
-        raise BadRequest("one label leaves nothing to choose: name at least two, or let several hold at once")
+        raise BadRequest("one label leaves nothing to choose: add another, or allow several labels per text")
     return ZeroShotRequest(labels, several, template)
 
 
-def _parts(given: list[str] | None) -> list[str]:
-    parts = [part.strip() for chip in given or [] for part in str(chip).replace("\n", ",").split(",")]
+def _parts(chips: list[str] | None) -> list[str]:
+    parts = [part.strip() for chip in chips or [] for part in str(chip).replace("\n", ",").split(",")]
     return list(dict.fromkeys(part for part in parts if part))
 
 

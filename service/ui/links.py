@@ -1,8 +1,4 @@
-"""Links that bring a tab's fields back. What is in them stays in the browser: it stands behind the #.
-
-Knows: how fields are written into an address and read out of it.
-Does not know: any tab.
-"""
+"""Links that restore the fields of a tab. Values stand behind the #, so they never reach a server."""
 
 from __future__ import annotations
 
@@ -41,10 +37,10 @@ OPEN = """() => {
 
 
 def build(blocks: gr.Blocks, tab: str, fields: Mapping[str, Component]) -> None:
-    """A button that makes a link, and what reads one when the page is opened."""
+    """Add a button that copies a link, and the event that reads one when the page is opened."""
     names, own = json.dumps(list(fields)), json.dumps(tab)
     with gr.Row():
-        button = gr.Button("Link to this", size="sm", scale=0, min_width=140, elem_id=f"{tab}-link")
+        button = gr.Button("Copy link", size="sm", scale=0, min_width=120, elem_id=f"{tab}-link")
         link = gr.Textbox(
             visible=False,
             interactive=False,
@@ -59,5 +55,5 @@ def build(blocks: gr.Blocks, tab: str, fields: Mapping[str, Component]) -> None:
 
 
 def open_tab(blocks: gr.Blocks, tabs: gr.Tabs, names: list[str]) -> None:
-    """Open the tab that a link names."""
+    """Add the event that opens the tab that a link names."""
     blocks.load(None, None, [tabs], js=OPEN % json.dumps(names), api_name=False)

@@ -1,8 +1,4 @@
-"""The same training run as a command, a YAML file and Python, as text.
-
-Knows: the flags of `rehead finetune`, how a configuration is written.
-Does not know: the page.
-"""
+"""A training run as a command, a YAML file or Python."""
 
 from __future__ import annotations
 
@@ -32,25 +28,25 @@ FLAGS = {
 
 
 def command(table: str, settings: Mapping[str, Any]) -> str:
-    """The run as `rehead finetune` takes it."""
-    said = [f"rehead finetune {shlex.quote(table)}"]
+    """Return the run as a `rehead finetune` command."""
+    parts = [f"rehead finetune {shlex.quote(table)}"]
     for key, value in settings.items():
         if key == "data.label" and isinstance(value, list | tuple):
-            said += [f"--label {shlex.quote(str(column))}" for column in value]
+            parts += [f"--label {shlex.quote(str(column))}" for column in value]
             continue
-        said.append(
+        parts.append(
             f"{FLAGS[key]} {shlex.quote(str(value))}" if key in FLAGS else f"--set {shlex.quote(f'{key}={value}')}"
         )
-    return " \\\n  ".join(said)
+    return " \\\n  ".join(parts)
 
 
 def as_yaml(table: str, settings: Mapping[str, Any]) -> str:
-    """The run as a file for `rehead finetune --config`."""
+    """Return the run as a file for `rehead finetune --config`."""
     return yaml.safe_dump(_content(table, settings), sort_keys=False, allow_unicode=True)
 
 
 def as_python(table: str, settings: Mapping[str, Any]) -> str:
-    """The run as the Python door takes it."""
+    """Return the run as a Python program."""
     arguments = ",\n".join(f"    {key}={value!r}" for key, value in _content(table, settings).items())
     imported = "from finetune import TrainConfig, train"
     return f"{imported}\n\nresult = train(TrainConfig(\n{arguments},\n))\nprint(result.metrics)"
@@ -61,4 +57,4 @@ def _content(table: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 WRITERS = {"command": ("shell", command), "YAML": ("yaml", as_yaml), "Python": ("python", as_python)}
-"""Way -> the language it is shown in, and what writes it."""
+"""Format -> the language of its syntax highlighting, and its writer."""

@@ -1,8 +1,4 @@
-"""How an answer, or a problem, appears on the page.
-
-Knows: bars, words that decided, the red sentence, what is said of a model.
-Does not know: any tab.
-"""
+"""Answers, errors and model descriptions as HTML and component updates."""
 
 from __future__ import annotations
 
@@ -27,15 +23,16 @@ T = TypeVar("T")
 
 SAME = gr.skip()
 HIDDEN = gr.update(value=None, visible=False)
-NO_SCORES = '<div class="rehead-note">The scores appear here.</div>'
+INTERNAL_ERROR = "internal server error; see the server's log"
+NO_SCORES = '<div class="rehead-note">Scores appear here.</div>'
 
 
 def about(store: ModelStore[Engine], name: str | None) -> str:
-    """One line about a model, as HTML."""
+    """Return one line about a model, as HTML."""
     if not name:
-        return '<div class="rehead-about">No model of this kind is served.</div>'
+        return '<div class="rehead-about">No model of this kind is available.</div>'
     entry = describe(name, store.folder(name))
-    labels = "any labels that you name" if entry["task"] == "zero-shot" else ", ".join(entry["labels"][:12])
+    labels = "any labels" if entry["task"] == "zero-shot" else ", ".join(entry["labels"][:12])
     parts = [labels, f"from {entry['base']}", f"{entry['size_bytes'] / 1e6:.0f} MB"]
     if entry["metric"]:
         parts.append(f"{entry['metric']['name']} {figure(entry['metric']['value'])}")
@@ -43,10 +40,10 @@ def about(store: ModelStore[Engine], name: str | None) -> str:
 
 
 def report_of(store: ModelStore[Engine], name: str | None) -> tuple[str, list[tuple[Any, str]]]:
-    """A model's figures as an HTML table, and its pictures with their captions."""
+    """Return a model's metrics as an HTML table, and its plots with captions."""
     folder = store.folder(name) if name else None
     if folder is None or not (folder.metrics or {}).get("metrics"):
-        return '<div class="rehead-note">This model\'s folder holds no report.</div>', []
+        return '<div class="rehead-note">This model has no evaluation report.</div>', []
     metrics: Mapping[str, Any] = folder.metrics or {}
     others = [(title, metrics.get(key) or {}) for title, key in (("baseline", "baseline"), ("TF-IDF", "tfidf"))]
     others = [(title, values) for title, values in others if values]
@@ -61,31 +58,31 @@ def report_of(store: ModelStore[Engine], name: str | None) -> tuple[str, list[tu
         for metric, entry in metrics["metrics"].items()
     ]
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    words = f"On {metrics['rows']} rows that were set aside from training."
+    rows_note = f"Measured on {metrics['rows']} rows that were held out from training."
     table = f'<table class="rehead-report"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return f'<div class="rehead-wide">{table}</div><div class="rehead-note">{words}</div>', _pictures(folder)
+    return f'<div class="rehead-wide">{table}</div><div class="rehead-note">{rows_note}</div>', _plots(folder)
 
 
-def _pictures(folder: ModelFolder) -> list[tuple[Any, str]]:
+def _plots(folder: ModelFolder) -> list[tuple[Any, str]]:
     from PIL import Image
 
-    found = []
+    plots = []
     for file in folder.report_figures:
         try:
-            with Image.open(file) as picture:
-                found.append((picture.copy(), file.stem.replace("_", " ")))
+            with Image.open(file) as plot:
+                plots.append((plot.copy(), file.stem.replace("_", " ")))
         except OSError:
-            continue  # a damaged picture is no reason to hide the others
-    return found
+            continue  # the other plots can still be shown
+    return plots
 
 
-def guarded(
+def reporting(
     act: Callable[..., Coroutine[Any, Any, Sequence[Any]]],
     telemetry: Telemetry,
     *,
     otherwise: Sequence[Any],
 ) -> Callable[..., Coroutine[Any, Any, list[Any]]]:
-    """The handler `act` with a sentence after its outputs: empty, or what was wrong, behind `otherwise`."""
+    """Return the handler `act` with an error as one more output: hidden, or shown behind `otherwise`."""
 
     async def handler(*arguments: Any) -> list[Any]:
         try:
@@ -96,10 +93,10 @@ def guarded(
     return handler
 
 
-def streamed(
+def reporting_stream(
     act: Callable[..., AsyncIterator[Sequence[Any]]], telemetry: Telemetry, *, otherwise: Sequence[Any]
 ) -> Callable[..., AsyncIterator[list[Any]]]:
-    """As `guarded`, for a handler that shows how far it is."""
+    """Return what `reporting` does, for a handler that yields its progress."""
 
     async def handler(*arguments: Any) -> AsyncIterator[list[Any]]:
         try:
@@ -112,75 +109,77 @@ def streamed(
 
 
 def problem(error: Exception, telemetry: Telemetry) -> Any:
-    """What was wrong, as an update of the red sentence; what is our fault goes to the log."""
-    said = str(error)
+    """Return an error as an update of the error field; an unexpected exception goes to the log."""
+    message = str(error)
     if not isinstance(error, ServiceError | FinetuneError):
         telemetry.crash("page", error)
-        said = "the server failed; its log says more"
-    sentence = said[:1].upper() + said[1:] if said.split(" ")[0].isalpha() else said  # a file's name stays
+        message = INTERNAL_ERROR
+    starts_with_word = message.split(" ")[0].isalpha()  # and not with the name of a file
+    sentence = message[:1].upper() + message[1:] if starts_with_word else message
     return gr.update(value=f'<div class="rehead-problem" role="alert">{escape(sentence)}</div>', visible=True)
 
 
 def as_tool(act: Callable[..., Coroutine[Any, Any, T]], telemetry: Telemetry) -> Callable[..., Coroutine[Any, Any, T]]:
-    """The function `act` for callers who are programs: what is wrong is told as gradio tells it."""
+    """Return the function `act` for the Gradio API: errors are raised as `gr.Error`."""
 
     @functools.wraps(act)
     async def tool(*arguments: Any, **named: Any) -> T:
         try:
             return await act(*arguments, **named)
         except (ServiceError, FinetuneError) as error:
-            raise gr.Error(str(error), print_exception=False) from error  # a traceback would hold what was sent
+            raise gr.Error(str(error), print_exception=False) from error  # a traceback would quote the request
         except Exception as error:
             telemetry.crash("page", error)
-            raise gr.Error("the server failed; its log says more", print_exception=False) from None
+            raise gr.Error(INTERNAL_ERROR, print_exception=False) from None
 
     return tool
 
 
 def bars(answer: Answer, *, number: bool = False) -> Any:
-    """An answer as an update of a `gr.Label`: scores by label, or the plain number of a regression."""
-    scores = {one.label: one.score for one in answer.predictions}
+    """Return an answer as an update of a `gr.Label`: scores by label, or the plain number of a regression."""
+    scores = {prediction.label: prediction.score for prediction in answer.predictions}
     return gr.update(value=f"{answer.best.score:.6g}" if number else scores, visible=True)
 
 
 def note(answer: Answer) -> Any:
-    """What there is to say about an answer, as an update of the HTML below it."""
-    sentence = '<div class="rehead-note">The text is longer than the model reads; its end was cut off.</div>'
+    """Return the remark on an answer, as an update of the HTML below it."""
+    sentence = '<div class="rehead-note">The text is longer than the model reads; its end was truncated.</div>'
     return gr.update(value=sentence if answer.truncated else "", visible=answer.truncated)
 
 
-def decided(text: str, label: str, score: float, words: Sequence[Word]) -> str:
-    """A text as HTML, its words shaded by what they add to the label's score; in words, too: colours tell little."""
+def importance(text: str, label: str, score: float, words: Sequence[Word]) -> str:
+    """Return a text as HTML with its words shaded by importance; also in words, since color alone is not accessible."""
     if not words:
         return ""
-    most = max(abs(word.weight) for word in words) or 1.0
+    largest = max(abs(word.weight) for word in words) or 1.0
     parts, at = [], 0
     for word in words:
-        share, side = abs(word.weight) / most, "for" if word.weight >= 0 else "against"
-        told = f"without it, {label} has {word.without:.3f}"
+        relative, side = abs(word.weight) / largest, "for" if word.weight >= 0 else "against"
+        title = f"without this word, the score of {label} is {word.without:.3f}"
         parts.append(escape(text[at : word.begin]))
         shown = escape(text[word.begin : word.end])
-        parts.append(
-            f'<span class="rehead-word rehead-{side}" style="--share:{share:.2f}" title="{escape(told)}">{shown}</span>'
-        )
+        style = f"--weight:{relative:.2f}"
+        parts.append(f'<span class="rehead-word rehead-{side}" style="{style}" title="{escape(title)}">{shown}</span>')
         at = word.end
     rest = escape(text[at:])
     lists = "".join(
-        _strongest(title, text, sorted(some, key=lambda word: -abs(word.weight))[:5])
-        for title, some in (
+        _strongest(title, text, sorted(side, key=lambda word: -abs(word.weight))[:5])
+        for title, side in (
             (f"For {label}", [word for word in words if word.weight > 0]),
-            ("Against it", [word for word in words if word.weight < 0]),
+            (f"Against {label}", [word for word in words if word.weight < 0]),
         )
     )
-    explained = (
-        f"What {escape(label)} ({score:.3f}) rests on: each word was left out in turn. "
-        "Shaded words speak for it, underlined ones against it."
+    legend = (
+        f"Word importance for {escape(label)} (score {score:.3f}): each word was left out in turn. "
+        "Shaded words raise the score, underlined words lower it."
     )
-    return f'<div class="rehead-words">{"".join(parts)}{rest}</div><div class="rehead-note">{explained}</div>{lists}'
+    return f'<div class="rehead-words">{"".join(parts)}{rest}</div><div class="rehead-note">{legend}</div>{lists}'
 
 
 def _strongest(title: str, text: str, words: Sequence[Word]) -> str:
     if not words:
         return ""
-    told = ", ".join(f"<b>{escape(text[word.begin : word.end])}</b> ({word.without:.3f} without it)" for word in words)
-    return f'<div class="rehead-note">{escape(title)}: {told}</div>'
+    listed = ", ".join(
+        f"<b>{escape(text[word.begin : word.end])}</b> (score {word.without:.3f} without it)" for word in words
+    )
+    return f'<div class="rehead-note">{escape(title)}: {listed}</div>'

@@ -1,8 +1,4 @@
-"""How the same is asked from a program: curl, Python and JavaScript, as text.
-
-Knows: the HTTP API's shape, the Python door, the stock clients.
-Does not know: any tab.
-"""
+"""The request of a tab as a program: curl, Python or JavaScript."""
 
 from __future__ import annotations
 
@@ -21,29 +17,30 @@ KEY = "YOUR_KEY"
 
 
 def snippet(language: str, address: str, model: str, text: str, parameters: dict[str, Any], *, has_key: bool) -> str:
-    """A program that asks `model` about `text`; `parameters` are those of the Hugging Face inference API."""
+    """Return a program that classifies `text`; `parameters` are those of the Hugging Face inference API."""
     body = {"inputs": text} | ({"parameters": parameters} if parameters else {})
     url = f"{address.rstrip('/')}/models/{model}"
     return WRITERS[language](url, model, body, has_key)
 
 
 def of_model(page: Page, language: str, address: str, model: str | None, text: str, labels: Sequence[str]) -> str:
-    """A program that asks a model, with these labels where it takes labels of one's own."""
-    free = bool(model) and model in page.desk.store.names() and page.desk.store.folder(str(model)).is_zero_shot
-    parameters = {"candidate_labels": list(labels)} if free else {}
+    """Return a program for a model, with these labels if it is a zero-shot model."""
+    store = page.admission.store
+    zero_shot = bool(model) and model in store.names() and store.folder(str(model)).is_zero_shot
+    parameters = {"candidate_labels": list(labels)} if zero_shot else {}
     return snippet(language, address, model or "sentiment", text, parameters, has_key=page.has_key)
 
 
 def build(
     tab: str, inputs: list[Any], write: Callable[..., str], languages: Mapping[str, str] = MappingProxyType(LANGUAGES)
 ) -> None:
-    """A folded piece of the tab with the snippet, written anew when it is unfolded or another language is chosen.
+    """Add a collapsed section with the snippet, rewritten when it is expanded or another language is selected.
 
     Args:
-        write: gets the language, the server's address and the inputs' values.
-        languages: what can be chosen -> what it is shown as.
+        write: called with the language, the server's address and the inputs' values.
+        languages: name -> language of the syntax highlighting.
     """
-    with gr.Accordion("Ask from a program", open=False, elem_id=f"{tab}-snippet") as folded:
+    with gr.Accordion("Use via API", open=False, elem_id=f"{tab}-snippet") as section:
         language = gr.Radio(
             list(languages), value=next(iter(languages)), label="Language", show_label=False, elem_id=f"{tab}-language"
         )
@@ -53,7 +50,7 @@ def build(
         value = write(language, str(request.request.base_url), *values)
         return gr.update(value=value, language=languages[language])
 
-    for event in (folded.expand, language.change):
+    for event in (section.expand, language.change):
         event(show, [language, *inputs], [code], api_name=False, show_progress="hidden")
 
 
@@ -65,15 +62,15 @@ def _curl(url: str, model: str, body: dict[str, Any], has_key: bool) -> str:
 
 def _python(url: str, model: str, body: dict[str, Any], has_key: bool) -> str:
     key = f", api_key={KEY!r}" if has_key else ""
-    said = [f"from huggingface_hub import InferenceClient\n\nclient = InferenceClient(model={url!r}{key})"]
+    lines = [f"from huggingface_hub import InferenceClient\n\nclient = InferenceClient(model={url!r}{key})"]
     options = dict(body.get("parameters", {}))
     if "candidate_labels" not in options:
-        said.append(f"print(client.text_classification({body['inputs']!r}))")
+        lines.append(f"print(client.text_classification({body['inputs']!r}))")
     else:
         labels = options.pop("candidate_labels")
-        more = "".join(f",\n    {name}={value!r}" for name, value in options.items())
-        said.append(f"print(client.zero_shot_classification(\n    {body['inputs']!r},\n    {labels!r}{more},\n))")
-    return "\n".join(said)
+        arguments = "".join(f",\n    {name}={value!r}" for name, value in options.items())
+        lines.append(f"print(client.zero_shot_classification(\n    {body['inputs']!r},\n    {labels!r}{arguments},\n))")
+    return "\n".join(lines)
 
 
 def _javascript(url: str, model: str, body: dict[str, Any], has_key: bool) -> str:

@@ -1,8 +1,4 @@
-"""How the page looks.
-
-Knows: colours, fonts, the page's own style sheet; that it must not ask the network for anything.
-Does not know: what is on the page.
-"""
+"""Colors, fonts and the style sheet of the page; nothing may be loaded from the network."""
 
 from __future__ import annotations
 
@@ -53,8 +49,8 @@ table, .virtual-row { font-family: inherit !important; }
 .rehead-finished b { color: var(--link-text-color); }
 .rehead-words { line-height: 1.9; font-size: 1.02rem; padding: .4rem .2rem; }
 .rehead-word { border-radius: 4px; padding: .12em .2em; }
-.rehead-for { background: color-mix(in srgb, #14b8a6 calc(var(--share) * 55%), transparent); }
-.rehead-against { border-bottom: 3px solid color-mix(in srgb, #ea580c calc(var(--share) * 100%), transparent);
+.rehead-for { background: color-mix(in srgb, #14b8a6 calc(var(--weight) * 55%), transparent); }
+.rehead-against { border-bottom: 3px solid color-mix(in srgb, #ea580c calc(var(--weight) * 100%), transparent);
   border-radius: 0; }
 .rehead-cards { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); }
 .rehead-card { border: 1px solid var(--border-color-primary); border-radius: 10px; padding: .8rem 1rem;
@@ -72,7 +68,7 @@ table, .virtual-row { font-family: inherit !important; }
 
 
 def theme() -> gr.themes.Base:
-    """Quiet colours, and fonts that every system has: a font from elsewhere would be a request to elsewhere."""
+    """Return the theme; its fonts are those of the system, since a web font would be a request to another server."""
     look = gr.themes.Soft(
         primary_hue="teal", secondary_hue="teal", neutral_hue="slate", font=SYSTEM_FONTS, font_mono=MONO_FONTS
     )

@@ -202,4 +202,4 @@ def test_https_and_a_key(start_server, tiny_models, tmp_path):
                 for key in ([], ["-H", "Authorization: Bearer a-long-enough-key"])]  # fmt: skip
     finally:
         server.stop()
-    assert "wants a key" in json.loads(done[0])["error"] and len(json.loads(done[1])[0]) == 2
+    assert "API key required" in json.loads(done[0])["error"] and len(json.loads(done[1])[0]) == 2

@@ -96,7 +96,7 @@ def test_the_inference_client_can_ask_what_is_served_and_whether_it_answers(foun
 
 def test_the_server_says_what_it_loaded_before_its_address(server):
     assert "loaded sentiment: binary, negative, positive" in server.lines
-    assert "loaded topics: zero-shot, any labels you name" in server.lines
+    assert "loaded topics: zero-shot, any labels" in server.lines
     assert server.lines[-1].startswith("rehead answers at http://127.0.0.1:")
 
 

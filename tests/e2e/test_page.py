@@ -179,7 +179,7 @@ def test_the_words_that_decided_are_those_whose_loss_changes_the_score(page, tin
     for number, one in enumerate(shown):
         rest = " ".join(word for place, word in enumerate(text.split()) if place != number)
         without = next(found["score"] for found in classifier(rest, top_k=None) if found["label"] == label)
-        told = re.fullmatch(rf"without it, {label} has ([0-9.]+)", one.get_attribute("title"))
+        told = re.fullmatch(rf"without this word, the score of {label} is ([0-9.]+)", one.get_attribute("title"))
         assert float(told[1]) == pytest.approx(without, abs=0.02)
 
 
@@ -246,7 +246,7 @@ def test_a_correction_is_kept_for_the_text_that_was_answered(opened, workshop):
     right = next(one for one in ("negative", "positive") if one != best)
     page.get_by_role("option", name=right).click()
     page.click("#sentiment-keep")
-    page.wait_for_function("document.querySelector('#sentiment-kept')?.innerText.includes('Kept')")
+    page.wait_for_function("document.querySelector('#sentiment-kept')?.innerText.includes('Saved')")
     row = json.loads((workshop.home / "corrections.jsonl").read_text().splitlines()[-1])
     assert (row["text"], row["label"], row["predicted"]) == ("a film that was answered", right, best)
     assert not [line for line in workshop.log if "answered" in line]

@@ -66,14 +66,14 @@ def test_a_table_is_scored_as_the_command_line_scores_it(opened, workshop, tmp_p
     upload(page, "batch", table)
     assert "00123" in page.inner_text("#batch-preview")
     page.click("#batch-score")
-    said(page, "#batch-problem", "Choose the column that holds the texts")
+    said(page, "#batch-problem", "Select the text column")
     choose(page, "#batch-column", "what")
     page.check("#batch-every input")
     page.click("#batch-score")
     got = download(page)
     assert got.suggested_filename.endswith("-scored.csv")
     said(page, "#batch-progress", f"{len(TEXTS)} rows in")
-    said(page, "#batch-progress", "1 of them could not be scored")
+    said(page, "#batch-progress", "1 with an error")
     score(workshop.home / "models" / "sentiment", table, tmp_path / "out.csv", text="what", all_scores=True)
     found, wanted = (rows_of(file.read_text(encoding="utf-8")) for file in (got.path(), tmp_path / "out.csv"))
     assert [list(row) for row in found] == [list(row) for row in wanted]
@@ -134,7 +134,7 @@ def test_a_long_table_is_stopped_or_left_and_a_third_is_refused_meanwhile(opened
         upload(page, "batch", table)
         page.click("#batch-score")
         if page is not pages[2]:
-            said(page, "#batch-progress", "a second")
+            said(page, "#batch-progress", "rows/s")
     said(pages[2], "#batch-problem", "Other tables are being scored")
     pages[0].click("#batch-stop")
     said(pages[0], "#batch-progress", "Stopped")
@@ -143,9 +143,9 @@ def test_a_long_table_is_stopped_or_left_and_a_third_is_refused_meanwhile(opened
     while time.monotonic() < end:
         pages[2].click("#batch-score")
         pages[2].wait_for_timeout(500)
-        if "a second" in (pages[2].inner_text("#batch-progress") or ""):
+        if "rows/s" in (pages[2].inner_text("#batch-progress") or ""):
             break
-    said(pages[2], "#batch-progress", "a second")
+    said(pages[2], "#batch-progress", "rows/s")
     pages[2].click("#batch-stop")
     said(pages[2], "#batch-progress", "Stopped")
 
@@ -175,9 +175,9 @@ def test_a_table_becomes_a_model_which_is_in_the_other_tabs_then(opened, worksho
     page.wait_for_selector("#train-report table", timeout=SECONDS * 1000)
     assert page.input_value("#train-text input") == "text" and page.input_value("#train-label input") == "label"
     report = page.inner_text("#train-report")
-    assert re.search(r"no\s+29", report) and "58 rows to train on, 6 set aside" in report.replace("\n", " ")
+    assert re.search(r"no\s+29", report) and "58 training rows, 6 validation rows" in report.replace("\n", " ")
     page.click("#train-start")
-    said(page, "#train-problem", "Give the new model a name")
+    said(page, "#train-problem", "Enter a name for the new model")
     name = "#train-name textarea, #train-name input"
     page.fill(name, "sentiment")
     page.click("#train-start")
@@ -279,7 +279,7 @@ def test_what_trains_or_keeps_is_only_for_the_page_itself(workshop):
                 json.loads(line[5:]) for line in stream.read().decode().splitlines() if line.startswith("data:")
             ]
         done = next(one for one in messages if one["msg"] == "process_completed")
-        assert "only for the page itself" in json.dumps(done["output"]), button
+        assert "only the page itself may do this" in json.dumps(done["output"]), button
     assert (workshop.home / "corrections.jsonl").read_text() == before
 
 
@@ -300,7 +300,7 @@ def test_two_models_are_compared_on_the_same_texts_and_one_is_timed(opened, work
     for text, one, other in zip(texts, first, second, strict=True):
         assert re.search(rf"{text}\s+{one['label']}\s+0\.\d+\s+{other['labels'][0]}\s+0\.\d+", shown), shown
     page.click("#models-measure")
-    said(page, "#models-speed", "texts a second")
+    said(page, "#models-speed", "texts/s")
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 
@@ -12,3 +14,31 @@ def nothing_ships(tmp_path_factory):
         empty = tmp_path_factory.mktemp("nothing_ships")
         patch.setattr("finetune.core.model_folder.shipped_dir", lambda: empty)
         yield
+
+
+@pytest.fixture
+def served(tiny_models, monkeypatch):
+    """Start servers with the settings given and return their clients; `client.lines` holds their log."""
+    from starlette.testclient import TestClient
+
+    from service.app import create_app
+    from service.settings import ServeSettings
+
+    clients = []
+
+    def start(base_url="http://127.0.0.1", keys="", **settings):
+        monkeypatch.setenv("REHEAD_API_KEYS", keys)
+        lines = []
+
+        async def build():
+            return create_app(ServeSettings(models=tiny_models, **settings), log=lines.append)
+
+        client = TestClient(asyncio.run(build()), base_url=base_url, raise_server_exceptions=False)
+        client.__enter__()
+        client.lines = lines
+        clients.append(client)
+        return client
+
+    yield start
+    for client in clients:
+        client.__exit__(None, None, None)

@@ -1,7 +1,4 @@
-"""`GET /docs`: the API on one page that needs nothing from the network.
-
-Knows: how to lay out an OpenAPI description as plain HTML.
-Does not know: any route in particular.
+"""`GET /docs`: the OpenAPI description as one page that loads nothing from the network.
 
 FastAPI's own page loads its script from a content delivery network, so it stays blank on a machine without one.
 """
@@ -40,7 +37,7 @@ EXAMPLES: dict[str, list[tuple[str, dict[str, Any]]]] = {
 
 
 def build(app: FastAPI) -> APIRouter:
-    """The page over the app's own OpenAPI description (`/openapi.json`)."""
+    """Return the route; the page shows `/openapi.json`."""
     router = APIRouter(include_in_schema=False)
 
     @router.get("/docs")
@@ -59,14 +56,14 @@ def _page(description: dict[str, Any]) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>rehead API</title><style>{STYLE}</style>'
         "<h1>rehead API</h1><p>Errors answer <code>{&quot;error&quot;: &quot;...&quot;}</code> with a matching status. "
-        'The same as data: <a href="/openapi.json">/openapi.json</a>. The page: <a href="/">/</a>.</p>'
+        'OpenAPI description: <a href="/openapi.json">/openapi.json</a>. Web UI: <a href="/">/</a>.</p>'
         f"{''.join(parts)}</html>"
     )
 
 
 def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
-    rows = "".join(_fields(body, body.get("$defs", {})))
+    rows = "".join(_fields(body))
     examples = "".join(f"<pre>{escape(_curl(address, content))}</pre>" for address, content in EXAMPLES.get(path, []))
     return (
         f"<h2><b>{method.upper()}</b> <code>{escape(path)}</code> {escape(operation.get('summary', ''))}</h2>"
@@ -74,13 +71,13 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
     )
 
 
-def _fields(schema: dict[str, Any], definitions: dict[str, Any], prefix: str = "") -> list[str]:
+def _fields(schema: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return table rows for the fields of a schema and of the objects inside it."""
     rows = []
     for name, field in schema.get("properties", {}).items():
         rows.append(f"<tr><td><code>{prefix}{name}</code></td><td>{_text(field)}</td></tr>")
         for choice in field.get("anyOf", []):
-            inner = definitions.get(choice.get("$ref", "").rpartition("/")[2])
-            rows += _fields(inner, definitions, f"{prefix}{name}.") if inner else []
+            rows += _fields(choice, f"{prefix}{name}.")
     return rows
 
 

@@ -1,8 +1,4 @@
-"""How an error looks on the wire: in the dialect of the address that was asked.
-
-Knows: which dialect says errors in its own way.
-Does not know: why anything failed.
-"""
+"""Errors as HTTP responses, in the dialect of the path."""
 
 from __future__ import annotations
 
@@ -12,34 +8,48 @@ from typing import Any
 from starlette.responses import JSONResponse
 from starlette.types import Scope
 
-from service.errors import ServiceError
-from service.server.guard import CALL, headers_of
+from service.errors import Overloaded, ServiceError, ShuttingDown, Unauthorized
+from service.server.admission import RECORD
 from service.server.routes import systemone, tei
 
 SHAPES: dict[str, Callable[[ServiceError], tuple[int, Any]]] = {
     "/predict": tei.failed,
     "/v1/systemone": systemone.failed,
 }
+MAX_HEADER_LENGTH = 500
 
 
 def response(scope: Scope, error: ServiceError) -> JSONResponse:
-    """The answer to a request that failed; elsewhere it is `{"error": ..., "request_id": ...}`."""
-    call = scope.get(CALL)
-    if call is not None:
-        call.reason = error.code
+    """Return the response for an error: `{"error": ..., "request_id": ...}`, unless the path has a shape of its own."""
+    record = scope.get(RECORD)
+    if record is not None:
+        record.error_code = error.code
     shape = SHAPES.get(scope["path"])
     status, content = shape(error) if shape is not None else (error.status, {"error": str(error)})
-    if call is not None and "error" in content:
-        content["request_id"] = call.identity
-    plain = "".join(one if one.isprintable() else " " for one in str(error))
-    one_line = " ".join(plain.split()).encode("ascii", "replace").decode("ascii")
-    return JSONResponse(_clean(content), status, headers=headers_of(error) | {"X-Error-Message": one_line[:500]})
+    if record is not None and "error" in content:
+        content["request_id"] = record.request_id
+    printable = "".join(character if character.isprintable() else " " for character in str(error))
+    line = " ".join(printable.split()).encode("ascii", "replace").decode("ascii")
+    headers = _headers(error) | {"X-Error-Message": line[:MAX_HEADER_LENGTH]}
+    return JSONResponse(_without_surrogates(content), status, headers=headers)
 
 
-def _clean(content: Any) -> Any:
-    """Without the lone surrogates that no answer can hold."""
+def _headers(error: ServiceError) -> dict[str, str]:
+    """Return the headers of an error, whatever the dialect."""
+    headers = dict(error.headers)
+    if isinstance(error, Overloaded):
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    if isinstance(error, ShuttingDown):
+        headers |= {"Retry-After": "5", "Connection": "close"}
+    if type(error) is Unauthorized:
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
+
+
+def _without_surrogates(content: Any) -> Any:
+    """Return the content with lone surrogates, which UTF-8 cannot encode, as question marks."""
     if isinstance(content, str):
         return content.encode("utf-8", "replace").decode("utf-8")
     if isinstance(content, dict):
-        return {_clean(key): _clean(value) for key, value in content.items()}
-    return [_clean(one) for one in content] if isinstance(content, list) else content
+        return {_without_surrogates(key): _without_surrogates(value) for key, value in content.items()}
+    return [_without_surrogates(item) for item in content] if isinstance(content, list) else content

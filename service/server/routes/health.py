@@ -1,52 +1,117 @@
-"""Whether the server lives, can answer, and what it serves.
-
-Knows: what probes and clients ask, and at which address.
-Does not know: how anything is answered.
-"""
+"""Probes, and the list of served models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Response
 
-from service.inference.engine import Engine
-from service.inference.model_store import ModelStore, describe
+from service.inference.model_store import describe
+from service.server.admission import Admission
+from service.server.routes.openapi import ResponseBody, errors
 
 
-def build(store: ModelStore[Engine], draining: Callable[[], bool]) -> APIRouter:
-    """The probes, and the descriptions of models."""
-    router = APIRouter(tags=["status"])
+class Health(ResponseBody):
+    """The answer of a probe."""
+
+    status: str
+    """`ok`, or why the server cannot answer."""
+
+
+class ModelHealth(ResponseBody):
+    """The answer of a model's probe."""
+
+    status: str
+    """`ok`."""
+    models: list[str]
+    """The model's name."""
+
+
+class Metric(ResponseBody):
+    """A figure of a model's evaluation."""
+
+    name: str
+    """The metric."""
+    value: float
+    """Its value."""
+
+
+class ModelEntry(ResponseBody):
+    """A served model."""
+
+    name: str
+    """The served name."""
+    task: str
+    """`binary`, `multiclass`, `multi_label`, `regression`, `zero-shot` ..."""
+    labels: list[str]
+    """Label names, in the order of the model's outputs."""
+    base: str
+    """The checkpoint or model type it was made from."""
+    size_bytes: int
+    """Bytes of the model folder."""
+    metric: Metric | None
+    """The headline metric; null where none was recorded."""
+
+
+class Classifier(ResponseBody):
+    """Label ids, as text-embeddings-inference reports them."""
+
+    id2label: dict[int, str]
+    """Label names by id."""
+    label2id: dict[str, int]
+    """Ids by label name."""
+
+
+class ModelType(ResponseBody):
+    """The kind of a model, as text-embeddings-inference reports it."""
+
+    classifier: Classifier
+    """The labels of a classifier."""
+
+
+class ModelInfo(ModelEntry):
+    """A served model with its label ids."""
+
+    model_id: str
+    """The served name."""
+    model_type: ModelType
+    """Label ids."""
+
+
+def build(admission: Admission) -> APIRouter:
+    """Return the routes of probes and model descriptions."""
+    router = APIRouter(tags=["status"], responses=errors())
+    store = admission.store
 
     # async, so that a probe never waits for a worker thread behind requests that compute
 
     async def health(response: Response) -> dict[str, Any]:
-        """200 once at least one model can answer; 503 before, and while the server stops."""
-        problem = "about to stop" if draining() else "" if store.loaded() else "no model is loaded"
+        """200 once at least one model can answer; 503 before, and while the server shuts down."""
+        problem = "shutting down" if admission.draining else "" if store.loaded() else "no model is loaded"
         response.status_code = 503 if problem else 200
         return {"status": problem or "ok"}
 
-    router.add_api_route("/health", health, summary="Can it answer?")
-    router.add_api_route("/health/ready", health, summary="Can it answer? (for orchestrators)")
+    unready: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "The server cannot answer."}}
+    for path, summary in (("/health", "Readiness"), ("/health/ready", "Readiness, for orchestrators")):
+        router.add_api_route(path, health, summary=summary, response_model=Health, responses=unready)
 
-    @router.get("/health/live", summary="Is the process alive?")
+    @router.get("/health/live", summary="Liveness", response_model=Health)
     async def live() -> dict[str, str]:
         """200 as long as the process runs."""
         return {"status": "ok"}
 
-    @router.get("/models", summary="What is served")
+    @router.get("/models", summary="Served models", response_model=list[ModelEntry])
     def models() -> list[dict[str, Any]]:
-        """Every model that is loaded, with its task and labels."""
+        """Every loaded model, with its task and labels."""
         return [describe(name, store.get(name).folder) for name in store.loaded()]
 
-    @router.get("/models/{name}/health", summary="Can this model answer?")
+    @router.get("/models/{name}/health", summary="Readiness of a model", response_model=ModelHealth)
     def model_health(name: str) -> dict[str, Any]:
-        """200 once the model is loaded; loads it if need be."""
+        """200 once the model is loaded; loads it if necessary."""
         store.get(name)
         return {"status": "ok", "models": [name]}
 
-    @router.get("/models/{name}/info", summary="What a model is")
+    @router.get("/models/{name}/info", summary="Description of a model", response_model=ModelInfo)
     def info(name: str) -> dict[str, Any]:
         """The model's task, labels, base, size and headline metric."""
         folder = store.get(name).folder

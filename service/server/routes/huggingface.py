@@ -1,10 +1,7 @@
 """The Hugging Face inference API: `POST /models/{name}`, and `POST /` for the default model.
 
-Knows: the bodies that clients of that API send, and the shapes they want back.
-Does not know: how scores come about.
-
-Clients are right here, not the published schema: text classification answers a list of lists, zero-shot a flat
-list, and an object of lists for huggingface_hub below 1.1.5.
+Its clients are right where they differ from the published schema: text classification returns a list of lists,
+zero-shot classification a flat list, and an object of lists for huggingface_hub below 1.1.5.
 """
 
 from __future__ import annotations
@@ -20,31 +17,33 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.errors import BadRequest
 from service.inference.engine import Engine
 from service.schema import ATTENTION_MODES, FUNCTIONS, SCORERS, Answer, TextInput, ZeroShotRequest
-from service.server.routes.classification import RequestRunner
+from service.server.admission import Admission
+from service.server.limits import RequestLimits
+from service.server.routes.openapi import LabelScore, ResponseBody, errors, request_body
 
 FLAT_SINCE = (1, 1, 5)
-"""The huggingface_hub release that began to read zero-shot answers as a flat list."""
+"""The first huggingface_hub release that reads zero-shot answers as a flat list."""
 
 
 class Parameters(BaseModel):
-    """How to answer; `candidate_labels` makes it a zero-shot question."""
+    """Options; `candidate_labels` makes the request a zero-shot one."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     top_k: int | None = Field(default=None, ge=1)
-    """How many labels to give for each text; all of them where it is left out."""
+    """Labels to return for each text; default is all of them."""
     function_to_apply: str | None = Field(default=None, json_schema_extra={"enum": list(FUNCTIONS)})
-    """What turns logits into scores; what the model's task wants where it is left out."""
+    """The function that turns logits into scores; default is that of the model's task."""
     candidate_labels: list[str] | list[list[str]] | str | None = None
-    """Labels of your own, as a list or one string with commas between them; or a list of them for each text."""
+    """Labels of your own, as a list or a comma-separated string; or one list for each text."""
     multi_label: bool | None = None
-    """Whether several of your labels may hold at once."""
+    """Whether several labels may be true at once."""
     hypothesis_template: str | None = None
-    """The sentence a label is put into, with exactly one `{}`."""
+    """The sentence that a label is inserted into, with exactly one `{}`."""
     scorer: str | None = Field(default=None, json_schema_extra={"enum": list(SCORERS)})
-    """What your labels are weighed by; what the model records where it is left out."""
+    """The scorer of your labels; default is what the model records."""
     attention: str | None = Field(default=None, json_schema_extra={"enum": list(ATTENTION_MODES)})
-    """The attention mask; what the model records where it is left out."""
+    """The attention mode; default is what the model records."""
 
 
 class Body(BaseModel):
@@ -55,42 +54,54 @@ class Body(BaseModel):
     inputs: Any
     """A text, `{"text": ..., "text_pair": ...}`, or a list of these."""
     parameters: Parameters | None = None
-    """How to answer."""
+    """Options."""
     model: str | None = None
-    """Sent by some clients; the address names the model."""
+    """Sent by some clients and ignored; the path names the model."""
     options: dict[str, Any] | None = None
-    """Sent by some clients for the hosted service (`wait_for_model`, `use_cache`); nothing here to wait for."""
+    """Sent by some clients for the hosted service (`wait_for_model`, `use_cache`) and ignored."""
 
 
+class ZeroShotLists(ResponseBody):
+    """A zero-shot answer as huggingface_hub below 1.1.5 reads it."""
+
+    sequence: str
+    """The text."""
+    labels: list[str]
+    """Labels, best first."""
+    scores: list[float]
+    """Their scores."""
+
+
+Answers = list[list[LabelScore]] | list[LabelScore] | ZeroShotLists | list[ZeroShotLists]
 ZERO_SHOT_ONLY = ("multi_label", "hypothesis_template", "scorer")
-OPENAPI = {"requestBody": {"required": True, "content": {"application/json": {"schema": Body.model_json_schema()}}}}
+OPENAPI = request_body(Body)
 
 
-def build(door: RequestRunner) -> APIRouter:
-    """The routes of this dialect."""
-    router = APIRouter(tags=["classify"])
+def build(admission: Admission) -> APIRouter:
+    """Return the routes of this dialect."""
+    router = APIRouter(tags=["classify"], responses=errors())
 
     async def answer(name: str | None, request: Request) -> Response:
-        engine = await door.engine(request, name)
-        body = _parsed(await door.body(request))
-        parameters, many = body.parameters or Parameters(), isinstance(body.inputs, list)
-        inputs = door.inputs(body.inputs if many else [body.inputs])
+        engine = await admission.engine(request, name)
+        body = _parsed(await admission.limits.json(request))
+        parameters, is_list = body.parameters or Parameters(), isinstance(body.inputs, list)
+        inputs = admission.limits.inputs(body.inputs if is_list else [body.inputs])
         if parameters.candidate_labels is None:
             options = _options(engine, inputs, parameters)
-            answers = await door.classify(request, engine, inputs, **options)
-            return _response([_labels(one, parameters.top_k) for one in answers], answers)
-        questions = _questions(door, inputs, parameters)
-        answers = await door.zero_shot(request, engine, [item.text for item in inputs], questions)
+            answers = await admission.classify(engine, inputs, request=request, **options)
+            return _response([_labels(row, parameters.top_k) for row in answers], answers)
+        questions = _questions(admission.limits, inputs, parameters)
+        answers = await admission.zero_shot(engine, [item.text for item in inputs], questions, request=request)
         agent = request.headers.get("user-agent", "")
-        shaped = [_zero_shot_shape(one, item.text, agent) for one, item in zip(answers, inputs, strict=True)]
-        return _response(shaped if many else shaped[0], answers)
+        rows = [_zero_shot_shape(row, item.text, agent) for row, item in zip(answers, inputs, strict=True)]
+        return _response(rows if is_list else rows[0], answers)
 
-    @router.post("/models/{name}", openapi_extra=OPENAPI, summary="Classify with a model")
+    @router.post("/models/{name}", openapi_extra=OPENAPI, summary="Classify with a model", response_model=Answers)
     async def named(name: str, request: Request) -> Response:
         """Scores of the model's labels (a list for each text), or of `candidate_labels` for an NLI model."""
         return await answer(name, request)
 
-    @router.post("/", openapi_extra=OPENAPI, summary="Classify with the default model")
+    @router.post("/", openapi_extra=OPENAPI, summary="Classify with the default model", response_model=Answers)
     async def default(request: Request) -> Response:
         """The same, for the default model."""
         return await answer(None, request)
@@ -111,10 +122,10 @@ def _parsed(content: Any) -> Body:
 
 
 def _unknown(place: tuple[int | str, ...]) -> str:
-    """What to say of a key that a request may not have, with the nearest that it may."""
+    """Return the error message for an unknown key, with the nearest known one."""
     name, inside = str(place[-1]), place[0] == "parameters"
     known = list(Parameters.model_fields if inside else Body.model_fields)
-    close = difflib.get_close_matches(name, known, n=1) or [one for one in known if name and one.startswith(name)]
+    close = difflib.get_close_matches(name, known, n=1) or [key for key in known if name and key.startswith(name)]
     if not inside and name in Parameters.model_fields:
         hint = f"it goes inside parameters: {{'inputs': ..., 'parameters': {{{name!r}: ...}}}}"
     else:
@@ -127,7 +138,7 @@ def _unknown(place: tuple[int | str, ...]) -> str:
 def _options(engine: Engine, inputs: list[TextInput], parameters: Parameters) -> dict[str, Any]:
     for field in ZERO_SHOT_ONLY:
         if getattr(parameters, field) is not None:
-            raise BadRequest(f"parameters.{field} goes with parameters.candidate_labels, and there are none")
+            raise BadRequest(f"parameters.{field} goes with parameters.candidate_labels, which is missing")
     if engine.folder.is_zero_shot and any(item.pair is None for item in inputs):
         raise BadRequest(
             f"{engine.folder.path.name} is a zero-shot model: send parameters.candidate_labels, or pairs of text and "
@@ -137,51 +148,51 @@ def _options(engine: Engine, inputs: list[TextInput], parameters: Parameters) ->
 
 
 def _questions(
-    door: RequestRunner, inputs: list[TextInput], parameters: Parameters
+    limits: RequestLimits, inputs: list[TextInput], parameters: Parameters
 ) -> ZeroShotRequest | list[ZeroShotRequest]:
     for field in ("top_k", "function_to_apply"):
         if getattr(parameters, field) is not None:
             raise BadRequest(f"parameters.{field} does not go with parameters.candidate_labels")
     if any(item.pair is not None for item in inputs):
         raise BadRequest("candidate_labels go with single texts, and there is a text_pair")
-    given: Any = parameters.candidate_labels
+    labels: Any = parameters.candidate_labels
 
-    def question(labels: Any) -> ZeroShotRequest:
+    def question(names: Any) -> ZeroShotRequest:
         return ZeroShotRequest(
-            door.labels(labels),
+            limits.labels(names),
             bool(parameters.multi_label),
             parameters.hypothesis_template,
             parameters.scorer,  # type: ignore[arg-type]
             parameters.attention,  # type: ignore[arg-type]
         )
 
-    if isinstance(given, str) or not given or isinstance(given[0], str):
-        return question(given)
-    if len(given) != len(inputs):
-        raise BadRequest(f"candidate_labels holds {len(given)} lists, and inputs {len(inputs)} texts")
-    door.desk.count_labels(sum(map(len, given)))
-    return [question(labels) for labels in given]
+    if isinstance(labels, str) or not labels or isinstance(labels[0], str):
+        return question(labels)
+    if len(labels) != len(inputs):
+        raise BadRequest(f"candidate_labels holds {len(labels)} lists, and inputs {len(inputs)} texts")
+    limits.check_label_count(sum(map(len, labels)))
+    return [question(names) for names in labels]
 
 
 def _labels(answer: Answer, top_k: int | None = None) -> list[dict[str, Any]]:
     cut = {"truncated": True} if answer.truncated else {}
-    return [{"label": one.label, "score": one.score} | cut for one in answer.predictions[:top_k]]
+    return [{"label": row.label, "score": row.score} | cut for row in answer.predictions[:top_k]]
 
 
 def _zero_shot_shape(answer: Answer, text: str, agent: str) -> Any:
-    found = re.search(r"hf_hub/(\d+)\.(\d+)\.(\d+)", agent)
-    if found is None or tuple(int(part) for part in found.groups()) >= FLAT_SINCE:
+    version = re.search(r"hf_hub/(\d+)\.(\d+)\.(\d+)", agent)
+    if version is None or tuple(int(part) for part in version.groups()) >= FLAT_SINCE:
         return _labels(answer)
     return {
         "sequence": text,
-        "labels": [one.label for one in answer.predictions],
-        "scores": [one.score for one in answer.predictions],
+        "labels": [row.label for row in answer.predictions],
+        "scores": [row.score for row in answer.predictions],
     }
 
 
 def _response(content: Any, answers: list[Answer]) -> Response:
-    cut = sum(one.truncated for one in answers)
-    warning = f"truncation; {cut} of {len(answers)} texts were longer than the model reads, and were cut"
+    cut = sum(answer.truncated for answer in answers)
+    warning = f"truncation; {cut} of {len(answers)} texts were longer than the model reads and were truncated"
     return Response(
         json.dumps(content, ensure_ascii=False, allow_nan=False),
         media_type="application/json",

@@ -1,20 +1,22 @@
-"""`GET /metrics`: the server's counts in Prometheus' form."""
+"""`GET /metrics`: the server's metrics in the Prometheus text format."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from service.server.routes.openapi import errors
 from service.server.telemetry import Telemetry
 
 
 def build(telemetry: Telemetry) -> APIRouter:
-    """The route."""
-    router = APIRouter(tags=["status"])
+    """Return the route."""
+    router = APIRouter(tags=["status"], responses=errors())
 
-    @router.get("/metrics", summary="Counts, for Prometheus")
+    @router.get("/metrics", summary="Metrics, for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
-        """Requests, refusals, seconds, batches, the queue, what models answered."""
+        """Requests, refusals, seconds, batches, the queue, predicted labels and scores."""
         return Response(telemetry.page(), media_type=CONTENT_TYPE_LATEST)
 
     return router

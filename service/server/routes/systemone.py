@@ -1,10 +1,7 @@
-"""Typed questions about a state: `POST /v1/systemone`, as transformers serves it.
+"""Typed questions about a state, as transformers serves them: `POST /v1/systemone`.
 
-Knows: its bodies, which labels a question means, the arithmetic of its answers.
-Does not know: how scores come about.
-
-A choice or a score is a zero-shot question whose labels are the options; a noul (yes or no) asks for one label alone,
-or for the two that its criteria describe. Instructions come before the label in its sentence.
+A choice or a score is a zero-shot question whose labels are the options; a noul (yes or no) has one label, or the two
+that its criteria describe. Instructions come before the label in its sentence.
 """
 
 from __future__ import annotations
@@ -17,9 +14,9 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import BadRequest, ServiceError
-from service.schema import TextInput, ZeroShotRequest
-from service.server.guard import call_of
-from service.server.routes.classification import RequestRunner
+from service.schema import ZeroShotRequest
+from service.server.admission import Admission, record_of
+from service.server.routes.openapi import ResponseBody, errors, request_body
 
 Content = str | dict[str, Any] | list[Any]
 
@@ -35,7 +32,7 @@ class Choice(_Strict):
     criteria: dict[str, Content | None] = Field(min_length=1)
     """Options, each with a description or null."""
     instructions: Content | None = None
-    """What is asked."""
+    """The question."""
 
 
 class Score(_Strict):
@@ -45,7 +42,7 @@ class Score(_Strict):
     criteria: list[Content] = Field(min_length=1)
     """Levels, the lowest first."""
     instructions: Content | None = None
-    """What is asked."""
+    """The question."""
 
 
 class Noul(_Strict):
@@ -55,14 +52,14 @@ class Noul(_Strict):
     criteria: dict[Literal["true", "false"], Content | None] | None = None
     """What yes and no mean."""
     instructions: Content | None = None
-    """What is asked."""
+    """The question."""
 
 
 class Body(_Strict):
     """A request with typed questions."""
 
     state: str | dict[str, Any] | list[Any]
-    """What is asked about: a text, or data that is read as JSON."""
+    """What the questions are about: a text, or data, which the model reads as JSON."""
     questions: dict[str, Annotated[Choice | Score | Noul, Field(discriminator="type")]] = Field(
         min_length=1, max_length=64
     )
@@ -71,11 +68,86 @@ class Body(_Strict):
     """A served zero-shot model."""
 
 
-OPENAPI = {"requestBody": {"required": True, "content": {"application/json": {"schema": Body.model_json_schema()}}}}
+class ChoiceAnswer(ResponseBody):
+    """The answer to a choice."""
+
+    type: Literal["choice"]
+    """The kind of the question."""
+    choice: str
+    """The most probable option."""
+    confidence: float
+    """How far its probability exceeds a blind guess, from 0 to 1."""
+    probabilities: dict[str, float]
+    """Probabilities by option."""
+
+
+class ScoreAnswer(ResponseBody):
+    """The answer to a score."""
+
+    type: Literal["score"]
+    """The kind of the question."""
+    score: float
+    """The expected level; levels count from 0."""
+    legend: dict[str, Any]
+    """Criteria by level."""
+    confidence: float
+    """How concentrated the probabilities are, from 0 to 1."""
+    probabilities: dict[str, float]
+    """Probabilities by level."""
+
+
+class NoulAnswer(ResponseBody):
+    """The answer to a yes-or-no question."""
+
+    type: Literal["noul"]
+    """The kind of the question."""
+    noul: float
+    """The probability of yes."""
+
+
+class Usage(ResponseBody):
+    """Tokens of the request."""
+
+    input_tokens: int
+    """Tokens of the state and the questions."""
+    output_tokens: int
+    """Always 0."""
+
+
+class Answers(ResponseBody):
+    """The answers to all questions."""
+
+    model: str
+    """The served name."""
+    answers: dict[str, ChoiceAnswer | ScoreAnswer | NoulAnswer]
+    """Answers by the name of the question."""
+    usage: Usage
+    """Tokens of the request."""
+
+
+class ErrorDetail(ResponseBody):
+    """What is wrong at one place of the body."""
+
+    loc: list[str | int]
+    """The place."""
+    msg: str
+    """What is wrong."""
+    type: str
+    """The kind of the error."""
+
+
+class SystemOneError(ResponseBody):
+    """An error."""
+
+    detail: str | list[ErrorDetail]
+    """What is wrong, as a sentence or for each place."""
+
+
+OPENAPI = request_body(Body)
 
 
 class Unprocessable(BadRequest):
-    """A body that is not what this dialect takes; `detail` says where."""
+    """A body that does not match the schema; `detail` says where."""
 
     status = 422
 
@@ -84,69 +156,70 @@ class Unprocessable(BadRequest):
         self.detail = detail
 
 
-def build(door: RequestRunner) -> APIRouter:
-    """The route of this dialect."""
-    router = APIRouter(tags=["System One"])
+def build(admission: Admission) -> APIRouter:
+    """Return the route of this dialect."""
+    router = APIRouter(tags=["System One"], responses=errors(SystemOneError))
+    summary = "Answer typed questions about a text"
 
-    @router.post("/v1/systemone", openapi_extra=OPENAPI, summary="Typed questions about a text")
+    @router.post("/v1/systemone", openapi_extra=OPENAPI, summary=summary, response_model=Answers)
     async def systemone(request: Request) -> Response:
         """An answer to each question, with the probabilities of its options."""
-        body = _parsed(await door.body(request))
-        engine = await door.engine(request, body.model)
+        limits = admission.limits
+        body = _parsed(await limits.json(request))
+        engine = await admission.engine(request, body.model)
         state = body.state if isinstance(body.state, str) else json.dumps(body.state, ensure_ascii=False)
-        inputs: list[TextInput] = door.inputs([state])
+        (item,) = limits.inputs([state])
         labels = {name: _labels(question) for name, question in body.questions.items()}
-        door.desk.count_labels(sum(map(len, labels.values())))
-        asked = [
-            ZeroShotRequest(door.labels(labels[name]), hypothesis_template=_template(question))
+        limits.check_label_count(sum(map(len, labels.values())))
+        questions = [
+            ZeroShotRequest(limits.labels(labels[name]), hypothesis_template=_template(question))
             for name, question in body.questions.items()
         ]
-        answers = await door.zero_shot(request, engine, [inputs[0].text] * len(asked), asked)
-        scores = [list(one.scores) for one in answers]
-        call = call_of(request)
-        found = {
-            "model": call.model,
+        answers = await admission.zero_shot(engine, [item.text] * len(questions), questions, request=request)
+        record = record_of(request)
+        content = {
+            "model": record.model,
             "answers": {
-                name: answer_of(question, one)
-                for (name, question), one in zip(body.questions.items(), scores, strict=True)
+                name: answer_of(question, answer.scores)
+                for (name, question), answer in zip(body.questions.items(), answers, strict=True)
             },
-            "usage": {"input_tokens": call.work.tokens if call.work is not None else 0, "output_tokens": 0},
+            "usage": {"input_tokens": record.work.tokens if record.work is not None else 0, "output_tokens": 0},
         }
-        # names come back as they were sent, lone surrogates among them: escaped, any can be sent
-        return Response(json.dumps(found, allow_nan=False), media_type="application/json")
+        # ASCII: question names are returned as they were sent, and may hold lone surrogates
+        return Response(json.dumps(content, allow_nan=False), media_type="application/json")
 
     return router
 
 
 def failed(error: ServiceError) -> tuple[int, Any]:
-    """An error as this dialect says it: a status and a body."""
+    """Return the status and the body of an error in this dialect."""
     detail: Any = error.detail if isinstance(error, Unprocessable) else str(error)
     return error.status, {"detail": detail}
 
 
 def answer_of(question: Choice | Score | Noul, probabilities: Sequence[float]) -> dict[str, Any]:
-    """The answer to a question, of the probabilities of its options in their order; of a noul's yes comes first.
+    """Return the answer to a question from the probabilities of its options, in their order; a noul's yes comes first.
 
-    A choice's confidence is how far its probability stands above that of a blind guess; a score's how much nearer the
-    probabilities lie to the likeliest level than if all were alike.
+    The confidence of a choice is how far its probability exceeds that of a blind guess; of a score, how much closer
+    the probabilities are to the most probable level than uniform ones.
     """
-    many = len(probabilities)
+    count = len(probabilities)
     if isinstance(question, Noul):
         return {"type": "noul", "noul": probabilities[0]}
-    options = list(question.criteria) if isinstance(question, Choice) else [str(level) for level in range(many)]
+    options = list(question.criteria) if isinstance(question, Choice) else [str(level) for level in range(count)]
     by_option = dict(zip(options, probabilities, strict=True))
-    best = max(range(many), key=probabilities.__getitem__)
+    best = max(range(count), key=probabilities.__getitem__)
     if isinstance(question, Choice):
-        guess = 1 / many
-        confidence = 1.0 if many == 1 else max(0.0, (probabilities[best] - guess) / (1 - guess))
+        guess = 1 / count
+        confidence = 1.0 if count == 1 else max(0.0, (probabilities[best] - guess) / (1 - guess))
         return {"type": "choice", "choice": options[best], "confidence": confidence, "probabilities": by_option}
-    distance = sum(one * abs(level - best) for level, one in enumerate(probabilities))
-    blind = sum(abs(level - (many - 1) / 2) for level in range(many)) / many
+    distance = sum(p * abs(level - best) for level, p in enumerate(probabilities))
+    blind = sum(abs(level - (count - 1) / 2) for level in range(count)) / count
     return {
         "type": "score",
-        "score": sum(level * one for level, one in enumerate(probabilities)),
+        "score": sum(level * p for level, p in enumerate(probabilities)),
         "legend": dict(zip(options, question.criteria, strict=True)),
-        "confidence": 1.0 if many == 1 else max(0.0, 1 - distance / blind),
+        "confidence": 1.0 if count == 1 else max(0.0, 1 - distance / blind),
         "probabilities": by_option,
     }
 
@@ -156,15 +229,15 @@ def _parsed(content: Any) -> Body:
         return Body.model_validate(content)
     except ValidationError as error:
         detail = [
-            {"loc": ["body", *one["loc"]], "msg": one["msg"], "type": one["type"]}
-            for one in error.errors(include_url=False, include_input=False, include_context=False)[:20]
+            {"loc": ["body", *item["loc"]], "msg": item["msg"], "type": item["type"]}
+            for item in error.errors(include_url=False, include_input=False, include_context=False)[:20]
         ]
         raise Unprocessable("the body is not a System One request", detail) from error
 
 
 def _labels(question: Choice | Score | Noul) -> list[str]:
     if isinstance(question, Choice):
-        return [f"{name}: {_text(one)}" if one else name for name, one in question.criteria.items()]
+        return [f"{name}: {_text(text)}" if text else name for name, text in question.criteria.items()]
     if isinstance(question, Score):
         return [_text(level) for level in question.criteria]
     criteria = question.criteria or {}
@@ -175,7 +248,7 @@ def _labels(question: Choice | Score | Noul) -> list[str]:
 
 
 def _template(question: Choice | Score | Noul) -> str | None:
-    """The sentence of a label; None for the model's own."""
+    """Return the template of a question; None for the model's own."""
     instructions = _text(question.instructions).replace("{", "(").replace("}", ")")
     if not instructions:
         return None

@@ -1,8 +1,5 @@
 """text-embeddings-inference: `POST /predict`, and `GET /info`.
 
-Knows: the bodies that clients of that server send, and the shapes they want back.
-Does not know: how scores come about.
-
 The same `{"inputs": ["a", "b"]}` that means two texts to the Hugging Face inference API means one pair here.
 """
 
@@ -15,13 +12,38 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from service.errors import BackendFailed, BadRequest, Overloaded, RequestTimeout, ServiceError, ShuttingDown, TooLarge
-from service.schema import Answer
-from service.server.guard import call_of
-from service.server.routes.classification import RequestRunner
+from service.errors import (
+    BackendFailed,
+    BadRequest,
+    BodyTooLarge,
+    EmptyInput,
+    Overloaded,
+    RequestTimeout,
+    ServiceError,
+    ShuttingDown,
+    TooLarge,
+    UnsupportedMediaType,
+)
+from service.schema import Answer, Function
+from service.server.admission import Admission, record_of
+from service.server.routes.health import ModelType
+from service.server.routes.openapi import LabelScore, ResponseBody, errors, request_body
 
 VERSION = "1.8"
-"""The release of text-embeddings-inference whose routes these are."""
+"""The release of text-embeddings-inference whose API this is."""
+
+KINDS: dict[type[ServiceError], tuple[int, str]] = {
+    EmptyInput: (400, "Empty"),
+    UnsupportedMediaType: (415, "Validation"),
+    BodyTooLarge: (413, "Validation"),
+    BadRequest: (422, "Validation"),
+    TooLarge: (422, "Validation"),
+    Overloaded: (429, "Overloaded"),
+    ShuttingDown: (503, "Unhealthy"),
+    BackendFailed: (424, "Backend"),
+    RequestTimeout: (504, "Backend"),
+}
+"""Error -> status and error_type; a subclass stands before its base."""
 
 
 class Body(BaseModel):
@@ -32,46 +54,86 @@ class Body(BaseModel):
     inputs: Any
     """A text; a list of two texts, which is one pair; or a list of lists of one or two texts."""
     truncate: bool | None = None
-    """Whether to cut what is too long (the default), or to refuse it."""
+    """Whether to truncate a text that is too long (default), or to refuse it."""
     truncation_direction: Literal["left", "right"] = "right"
-    """The side that is cut; only `right` is offered."""
+    """The side that is truncated; only `right` is supported."""
     raw_scores: bool = False
-    """Give logits."""
+    """Return logits."""
 
 
-OPENAPI = {"requestBody": {"required": True, "content": {"application/json": {"schema": Body.model_json_schema()}}}}
+class TeiError(ResponseBody):
+    """An error."""
+
+    error: str
+    """What is wrong, and what to do."""
+    error_type: Literal["Empty", "Validation", "Overloaded", "Unhealthy", "Backend"]
+    """The kind of the error, as text-embeddings-inference names it."""
+    request_id: str
+    """The id of the request."""
 
 
-def build(door: RequestRunner) -> APIRouter:
-    """The routes of this dialect, for the default model."""
-    router = APIRouter(tags=["text-embeddings-inference"])
+class Info(ResponseBody):
+    """The default model and the limits of the server."""
 
-    @router.post("/predict", openapi_extra=OPENAPI, summary="Classify, as text-embeddings-inference does")
+    model_id: str
+    """The served name."""
+    model_sha: None
+    """Not recorded."""
+    model_dtype: str
+    """The precision of the runtime."""
+    model_type: ModelType
+    """Label ids."""
+    max_concurrent_requests: int
+    """Requests of one model that may run at once."""
+    max_input_length: int
+    """Tokens that the model reads of a text."""
+    max_batch_tokens: int
+    """Tokens of one batch."""
+    max_client_batch_size: int
+    """Texts of one request."""
+    auto_truncate: bool
+    """True: long texts are truncated."""
+    tokenization_workers: int
+    """Always 1."""
+    version: str
+    """The release of text-embeddings-inference that this API follows."""
+
+
+Predictions = list[LabelScore] | list[list[LabelScore]]
+OPENAPI = request_body(Body)
+
+
+def build(admission: Admission) -> APIRouter:
+    """Return the routes of this dialect, for the default model."""
+    router = APIRouter(tags=["text-embeddings-inference"], responses=errors(TeiError))
+    summary = "Classify, in the dialect of text-embeddings-inference"
+
+    @router.post("/predict", openapi_extra=OPENAPI, summary=summary, response_model=Predictions)
     async def predict(request: Request) -> Response:
         """All labels of a text or pair, best first; a list of these for a batch."""
         begin = time.perf_counter()
-        engine = await door.engine(request)
-        body = _parsed(await door.body(request))
-        many, given = _read(body.inputs)
-        inputs = door.inputs(given)
+        engine = await admission.engine(request)
+        body = _parsed(await admission.limits.json(request))
+        is_batch, items = _read(body.inputs)
+        inputs = admission.limits.inputs(items)
         if engine.folder.is_zero_shot and any(item.pair is None for item in inputs):
-            raise BadRequest(f"{engine.folder.path.name} weighs pairs of texts: send two texts, or choose --default")
-        function: Any = "none" if body.raw_scores else "default"
-        answers = await door.classify(request, engine, inputs, function=function)
-        if body.truncate is False and any(one.truncated for one in answers):
+            raise BadRequest(f"{engine.folder.path.name} scores pairs of texts: send two texts, or set --default")
+        function: Function = "none" if body.raw_scores else "default"
+        answers = await admission.classify(engine, inputs, request=request, function=function)
+        if body.truncate is False and any(answer.truncated for answer in answers):
             raise BadRequest("a text is longer than the model reads", hint="send truncate: true, or a shorter text")
-        shaped = [_labels(one) for one in answers]
+        rows = [_labels(answer) for answer in answers]
         return Response(
-            json.dumps(shaped if many else shaped[0], ensure_ascii=False, allow_nan=False),
+            json.dumps(rows if is_batch else rows[0], ensure_ascii=False, allow_nan=False),
             media_type="application/json",
             headers=_times(request, time.perf_counter() - begin),
         )
 
-    @router.get("/info", summary="The default model and the limits, as text-embeddings-inference says them")
+    @router.get("/info", summary="The default model and the limits", response_model=Info, responses=errors())
     async def info(request: Request) -> dict[str, Any]:
-        """What the default model is, and what a request may hold."""
-        engine = await door.engine(request)
-        folder, settings = engine.folder, door.settings
+        """The default model, and what a request may hold."""
+        engine = await admission.engine(request)
+        folder, settings = engine.folder, admission.settings
         return {
             "model_id": folder.path.name,
             "model_sha": None,
@@ -90,19 +152,10 @@ def build(door: RequestRunner) -> APIRouter:
 
 
 def failed(error: ServiceError) -> tuple[int, Any]:
-    """An error as this dialect says it: a status and a body."""
-    kinds: dict[type[ServiceError], tuple[int, str]] = {
-        Overloaded: (429, "Overloaded"),
-        ShuttingDown: (503, "Unhealthy"),
-        BackendFailed: (424, "Backend"),
-        RequestTimeout: (504, "Backend"),
-    }
-    status, kind = next((found for one, found in kinds.items() if isinstance(error, one)), (error.status, "Validation"))
-    if type(error) in (BadRequest, TooLarge):
-        empty = "is an empty list" in str(error)
-        body = "the body has more than" in str(error)
-        status, kind = (400, "Empty") if empty else (413 if body else 422, "Validation")
-    return status, {"error": str(error), "error_type": kind}
+    """Return the status and the body of an error in this dialect."""
+    kinds = (pair for kind, pair in KINDS.items() if isinstance(error, kind))
+    status, error_type = next(kinds, (error.status, "Validation"))
+    return status, {"error": str(error), "error_type": error_type}
 
 
 def _parsed(content: Any) -> Body:
@@ -114,34 +167,36 @@ def _parsed(content: Any) -> Body:
         first = error.errors(include_url=False, include_input=False)[0]
         raise BadRequest(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     if body.truncation_direction == "left":
-        raise BadRequest("texts are cut on the right here: leave truncation_direction out")
+        raise BadRequest("truncation_direction left is not supported: leave it out")
     return body
 
 
 def _read(inputs: Any) -> tuple[bool, list[Any]]:
-    """Whether it is a batch, and its texts and pairs."""
+    """Return whether the inputs are a batch, and its texts and pairs."""
     if isinstance(inputs, str):
         return False, [inputs]
-    if isinstance(inputs, list) and all(isinstance(one, str) for one in inputs):
-        return False, [_one(inputs)] if inputs else []
-    if isinstance(inputs, list) and all(isinstance(one, list) for one in inputs):
-        return True, [_one(one) for one in inputs]
+    if isinstance(inputs, list) and all(isinstance(item, str) for item in inputs):
+        return False, [_item(inputs)] if inputs else []
+    if isinstance(inputs, list) and all(isinstance(item, list) for item in inputs):
+        return True, [_item(item) for item in inputs]
     raise BadRequest('inputs must be a text, ["a", "b"] for a pair, or [["a"], ["a", "b"]] for a batch')
 
 
-def _one(texts: list[Any]) -> Any:
+def _item(texts: list[Any]) -> Any:
     if len(texts) not in (1, 2) or not all(isinstance(text, str) for text in texts):
-        raise BadRequest(f"a list of {len(texts)} is no text and no pair", hint='send ["a"], ["a", "b"] or a batch')
+        raise BadRequest(
+            f"a list of {len(texts)} is neither a text nor a pair", hint='send ["a"], ["a", "b"] or a batch'
+        )
     return texts[0] if len(texts) == 1 else {"text": texts[0], "text_pair": texts[1]}
 
 
 def _labels(answer: Answer) -> list[dict[str, Any]]:
     cut = {"truncated": True} if answer.truncated else {}
-    return [{"score": one.score, "label": one.label} | cut for one in answer.predictions]
+    return [{"score": row.score, "label": row.label} | cut for row in answer.predictions]
 
 
 def _times(request: Request, seconds: float) -> dict[str, str]:
-    work = call_of(request).work
+    work = record_of(request).work
     if work is None:
         return {}
     return {

@@ -1,8 +1,4 @@
-"""The vLLM shape: `POST /v1/classify`.
-
-Knows: its bodies and answers; class names travel too.
-Does not know: how scores come about.
-"""
+"""vLLM's classification API: `POST /v1/classify`. Label names are returned beside the probabilities."""
 
 from __future__ import annotations
 
@@ -15,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.errors import BadRequest
 from service.schema import Answer
-from service.server.guard import call_of
-from service.server.routes.classification import RequestRunner
+from service.server.admission import Admission, record_of
+from service.server.routes.openapi import ResponseBody, errors, request_body
 
 
 class Body(BaseModel):
@@ -25,44 +21,91 @@ class Body(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     model: str | None = None
-    """A served name; the default model where it is left out."""
+    """A served name; default is the default model."""
     input: str | list[str]
     """A text, or a list of texts."""
 
 
-OPENAPI = {"requestBody": {"required": True, "content": {"application/json": {"schema": Body.model_json_schema()}}}}
+class Item(ResponseBody):
+    """The answer to one text."""
+
+    index: int
+    """The place of the text in `input`."""
+    label: str
+    """The most probable label."""
+    probs: list[float]
+    """Probabilities, in the order of `labels`."""
+    num_classes: int
+    """The number of labels."""
+    truncated: bool = False
+    """True where the text was longer than the model reads; left out otherwise."""
 
 
-def build(door: RequestRunner) -> APIRouter:
-    """The route of this dialect."""
-    router = APIRouter(tags=["vLLM"])
+class Usage(ResponseBody):
+    """Tokens of the request."""
 
-    @router.post("/v1/classify", openapi_extra=OPENAPI, summary="Classify, as vLLM does")
+    prompt_tokens: int
+    """Tokens of the texts."""
+    total_tokens: int
+    """The same."""
+    completion_tokens: int
+    """Always 0."""
+
+
+class Classification(ResponseBody):
+    """The answers to all texts."""
+
+    id: str
+    """`classify-` and the id of the request."""
+    object: str
+    """Always `list`."""
+    created: int
+    """Unix time in seconds."""
+    model: str
+    """The served name."""
+    data: list[Item]
+    """One item for each text."""
+    labels: list[str]
+    """Label names."""
+    usage: Usage
+    """Tokens of the request."""
+
+
+OPENAPI = request_body(Body)
+
+
+def build(admission: Admission) -> APIRouter:
+    """Return the route of this dialect."""
+    router = APIRouter(tags=["vLLM"], responses=errors())
+    summary = "Classify, in the dialect of vLLM"
+
+    @router.post("/v1/classify", openapi_extra=OPENAPI, summary=summary, response_model=Classification)
     async def classify(request: Request) -> Response:
-        """The likeliest label of each text and the probabilities of all, in the order of `labels`."""
-        content = await door.body(request)
+        """The most probable label of each text and the probabilities of all, in the order of `labels`."""
+        content = await admission.limits.json(request)
         try:
             body = Body.model_validate(content)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             raise BadRequest(f"{'.'.join(map(str, first['loc'])) or 'the body'}: {first['msg']}") from error
-        engine = await door.engine(request, body.model)
+        engine = await admission.engine(request, body.model)
         if engine.folder.is_zero_shot:
-            raise BadRequest(f"{engine.folder.path.name} is a zero-shot model: ask it at /models/NAME with labels")
-        inputs = door.inputs([body.input] if isinstance(body.input, str) else body.input)
-        answers = await door.classify(request, engine, inputs)
-        call = call_of(request)
-        tokens = call.work.tokens if call.work is not None else 0
-        found = {
-            "id": f"classify-{call.identity}",
+            name = engine.folder.path.name
+            raise BadRequest(f"{name} is a zero-shot model: send it labels at /models/{name}")
+        inputs = admission.limits.inputs([body.input] if isinstance(body.input, str) else body.input)
+        answers = await admission.classify(engine, inputs, request=request)
+        record = record_of(request)
+        tokens = record.work.tokens if record.work is not None else 0
+        content = {
+            "id": f"classify-{record.request_id}",
             "object": "list",
             "created": int(time.time()),
-            "model": call.model,
+            "model": record.model,
             "data": [_item(index, answer) for index, answer in enumerate(answers)],
             "labels": engine.folder.labels.names,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0},
         }
-        return Response(json.dumps(found, ensure_ascii=False, allow_nan=False), media_type="application/json")
+        return Response(json.dumps(content, ensure_ascii=False, allow_nan=False), media_type="application/json")
 
     return router
 

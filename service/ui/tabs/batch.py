@@ -1,8 +1,4 @@
-"""The Batch tab: a table in, the same table with predictions out.
-
-Knows: this tab's components, how far a table is shown to be.
-Does not know: the other tabs, how a table is scored.
-"""
+"""The Batch tab: a table in, the same table with predictions out."""
 
 from __future__ import annotations
 
@@ -24,18 +20,19 @@ from finetune.core.errors import FinetuneError
 from finetune.core.tables.chunks import chunks
 from finetune.core.tables.options import ENCODINGS
 from service.batch.score_table import Scored
-from service.errors import BadRequest, Overloaded, ServiceError, TooLarge
+from service.errors import BadRequest, ServiceError, TooLarge
+from service.server.table_scoring import score_upload
 from service.ui import form, label_chips, links, restrictions, snippets, table_upload
 from service.ui.label_chips import LABELS
-from service.ui.results import HIDDEN, streamed
+from service.ui.results import HIDDEN, reporting_stream
 from service.ui.tab import Page
 
 NAME = "batch"
-LOOK_S = 0.25
-SHOWN = 20
-LONGEST_S = 1800
-TIMES_UPLOAD = 4
-"""How many times as large as an upload the scored table may be."""
+PROGRESS_INTERVAL_S = 0.25
+ROWS_SHOWN = 20
+MAX_SECONDS = 1800
+OUTPUT_RATIO = 4
+"""How many times as large as the largest upload the scored table may be."""
 
 KINDS = {"CSV": ".csv", "JSON Lines": ".jsonl", "Parquet": ".parquet"}
 EXAMPLE = """id,text
@@ -44,31 +41,31 @@ EXAMPLE = """id,text
 3,"It starts slowly, but the last act makes up for everything."
 4,The central bank raised interest rates again.
 """
-ASKED = "A warm, funny film with a terrific cast."
-WAITING = '<div class="rehead-note">Upload a table, choose its column of texts, and score it.</div>'
+EXAMPLE_TEXT = "A warm, funny film with a terrific cast."
+WAITING = '<div class="rehead-note">Upload a table, select its text column, and score it.</div>'
 
 
 def build(page: Page, tab: gr.Tab) -> None:
-    """Lay out the tab inside the block that is open, and connect it."""
+    """Lay out the tab in the open block, and connect it."""
     names = page.names()
     first = next(iter(names), None)
     with gr.Row(equal_height=False):
         with gr.Column(scale=5):
             fields = table_upload.build(page, tab, NAME)
             example = gr.Button("Try an example table", size="sm", elem_id="batch-example")
-            column = gr.Dropdown([], label="Column of the text", elem_id="batch-column")
+            column = gr.Dropdown([], label="Text column", elem_id="batch-column")
             encoding = gr.Dropdown(
                 [form.AUTOMATIC, *ENCODINGS],
                 value=form.AUTOMATIC,
-                label="Encoding of the table",
-                info="Found by itself; name it where the text looks wrong.",
+                label="Encoding",
+                info="Detected automatically; set it if the preview looks wrong.",
                 allow_custom_value=True,
                 elem_id="batch-encoding",
             )
             model = gr.Dropdown(names, value=first, label="Model", elem_id="batch-model")
             labels = label_chips.field("batch-labels", LABELS, visible=False)
-            several = gr.Checkbox(label="Several labels may hold at once", visible=False, elem_id="batch-several")
-            every = gr.Checkbox(label="A column for each label's score", elem_id="batch-every")
+            several = gr.Checkbox(label="Allow several labels per text", visible=False, elem_id="batch-several")
+            every = gr.Checkbox(label="Add a column for each label's score", elem_id="batch-every")
             kind = gr.Radio(list(KINDS), value="CSV", label="Download as", elem_id="batch-kind")
             with gr.Row():
                 score = gr.Button("Score the table", variant="primary", elem_id="batch-score")
@@ -78,7 +75,7 @@ def build(page: Page, tab: gr.Tab) -> None:
             progress = gr.HTML(WAITING, padding=False, elem_id="batch-progress")
             download = gr.DownloadButton("Download", visible=False, variant="primary", elem_id="batch-download")
             result = gr.Dataframe(
-                label="The first rows with their predictions",
+                label="Preview with predictions",
                 interactive=False,
                 visible=False,
                 wrap=True,
@@ -86,16 +83,17 @@ def build(page: Page, tab: gr.Tab) -> None:
                 elem_id="batch-result",
             )
 
-    def program(way: str, address: str, model: str | None, labels: list[str] | None) -> str:
-        free = bool(model) and page.desk.store.folder(str(model)).is_zero_shot
-        if way != "command":
-            return snippets.of_model(page, way, address, model, ASKED, labels or LABELS)
-        asked = f"rehead zero-shot table.csv --labels {shlex.quote(','.join(labels or LABELS))}"
-        return f"{asked if free else f'rehead predict {model} table.csv'} -o scored.csv"
+    def program(language: str, address: str, model: str | None, labels: list[str] | None) -> str:
+        if language != "command":
+            return snippets.of_model(page, language, address, model, EXAMPLE_TEXT, labels or LABELS)
+        if _is_zero_shot(page, model):
+            names = shlex.quote(",".join(labels or LABELS))
+            return f"rehead zero-shot table.csv --labels {names} -o scored.csv"
+        return f"rehead predict {model} table.csv -o scored.csv"
 
     snippets.build(NAME, [model, labels], program, {"command": "shell"} | snippets.LANGUAGES)
-    kept = {"model": model, "labels": labels, "several": several, "scores": every, "kind": kind}
-    links.build(page.blocks, NAME, kept)
+    linked = {"model": model, "labels": labels, "several": several, "scores": every, "kind": kind}
+    links.build(page.blocks, NAME, linked)
 
     texts, _ = table_upload.wanted_columns()
     shown = example.click(
@@ -108,23 +106,17 @@ def build(page: Page, tab: gr.Tab) -> None:
     table_upload.connect(page, fields, [column], (texts,), more=(shown.then,), reading=(encoding,))
 
     def for_model(name: str | None) -> list[Any]:
-        free = name is not None and page.desk.store.folder(name).is_zero_shot
-        return [gr.update(visible=free), gr.update(visible=free)]
+        zero_shot = _is_zero_shot(page, name)
+        return [gr.update(visible=zero_shot), gr.update(visible=zero_shot)]
 
     for event in (model.change, page.blocks.load):
         event(for_model, [model], [labels, several], api_name=False, show_progress="hidden")
-    act = streamed(
-        partial(_score, page), page.desk.telemetry, otherwise=[WAITING, HIDDEN, HIDDEN, gr.update(visible=False)]
-    )
-    asked = [*fields.inputs, column, model, labels, several, every, kind, encoding]
-    event = score.click(
-        act,
-        asked,
-        [progress, download, result, stop, problem],
-        api_name=False,
-        show_progress="hidden",
-    )
-    # what is said of it comes once it has ended: until then it may show how far it is
+    hidden = [WAITING, HIDDEN, HIDDEN, gr.update(visible=False)]
+    act = reporting_stream(partial(_score, page), page.admission.telemetry, otherwise=hidden)
+    inputs = [*fields.inputs, column, model, labels, several, every, kind, encoding]
+    outputs = [progress, download, result, stop, problem]
+    event = score.click(act, inputs, outputs, api_name=False, show_progress="hidden")
+    # the status line is replaced only after the event has ended: until then it may still show progress
     ended = stop.click(None, None, None, cancels=[event], api_name=False)
     ended.then(
         lambda: ['<div class="rehead-note">Stopped.</div>', gr.update(visible=False)],
@@ -134,6 +126,10 @@ def build(page: Page, tab: gr.Tab) -> None:
         show_progress="hidden",
     )
     tab.select(lambda: gr.update(choices=page.names()), None, [model], api_name=False, show_progress="hidden")
+
+
+def _is_zero_shot(page: Page, model: str | None) -> bool:
+    return bool(model) and page.admission.store.folder(str(model)).is_zero_shot
 
 
 async def _score(
@@ -152,94 +148,110 @@ async def _score(
     if table is None:
         raise BadRequest("there is no table yet: upload one, or try the example")
     if not column:
-        raise BadRequest("choose the column that holds the texts")
+        raise BadRequest("select the text column")
     if not model:
-        raise BadRequest("no model is served")
-    desk, options = page.desk, table_upload.options_of(encoding)
-    engine = await asyncio.to_thread(desk.store.get, model)
+        raise BadRequest("no model is available")
+    admission = page.admission
+    engine = await asyncio.to_thread(admission.store.get, model)
     question = None
     if engine.folder.is_zero_shot:
-        question = label_chips.question(desk, labels, several)
-    most = desk.settings.max_upload_bytes
-    if not page.slots.acquire(blocking=False):
-        raise Overloaded("other tables are being scored", hint="try again in a moment")
-    try:
-        restrictions.check_room(await desk.aside(restrictions.sweep), TIMES_UPLOAD, most)
-        out = restrictions.place() / f"{table.stem[:60]}-scored{KINDS.get(kind, '.csv')}"
-        done: list[tuple[int, float]] = [(0, 0.0)]
-        stopped, begin = threading.Event(), time.monotonic()
-
-        def note(rows: int, share: float) -> None:
-            done[0] = rows, share
-            if stopped.is_set():
-                raise BadRequest("stopped")
-            if restrictions.taken(out.parent) > TIMES_UPLOAD * most or time.monotonic() - begin > LONGEST_S:
-                raise TooLarge("this is more than the page scores", hint="rehead predict scores a table of any size")
-
+        question = label_chips.question(admission.limits, labels, several)
+    with admission.table():
+        admission.check_storage(await admission.background(restrictions.clean_up), files=OUTPUT_RATIO)
+        out = restrictions.new_folder() / f"{table.stem[:60]}-scored{KINDS.get(kind, '.csv')}"
+        progress = _Progress(out, OUTPUT_RATIO * admission.settings.max_upload_bytes)
         work = asyncio.ensure_future(
-            desk.aside(
+            admission.background(
                 partial(
-                    desk.score_table,
+                    score_upload,
                     *(engine, question, table, out),
                     text=column,
                     all_scores=every,
-                    progress=note,
-                    options=options,
+                    progress=progress,
+                    max_characters=admission.settings.max_characters,
+                    options=table_upload.options_of(encoding),
                 )
             )
         )
         try:
             while not work.done():
-                rows, share = done[0]
-                yield [_bar(rows, share, time.monotonic() - begin), gr.skip(), gr.skip(), gr.update(visible=True)]
-                await asyncio.wait({work}, timeout=LOOK_S)
-            found = work.result()
-            head = await desk.aside(_first_rows, out, found)
+                yield [progress.bar(), gr.skip(), gr.skip(), gr.update(visible=True)]
+                await asyncio.wait({work}, timeout=PROGRESS_INTERVAL_S)
+            scored = work.result()
+            preview = await admission.background(_first_rows, out, scored)
         except (FinetuneError, ServiceError) as error:
             raise BadRequest(table_upload.without_place(str(error), table)) from error
         finally:
-            stopped.set()
+            progress.stopped.set()
             if not work.done() or work.exception() is not None:
-                await asyncio.wait({work})  # what it has written goes once it writes no more
+                await asyncio.wait({work})  # until it writes no more
                 shutil.rmtree(out.parent, ignore_errors=True)
-    finally:
-        page.slots.release()
     yield [
-        _told(found, time.monotonic() - begin),
+        _summary(scored, progress.seconds),
         gr.update(value=str(out), visible=True, label=f"Download {out.name}"),
-        gr.update(**head),
+        gr.update(**preview),
         gr.update(visible=False),
     ]
 
 
-def _bar(rows: int, share: float, seconds: float) -> str:
-    rate = rows / seconds if seconds > 0 else 0.0
-    left = f", about {seconds * (1 - share) / share:.0f} s left" if share > 0.02 and rows else ""
-    told = f"{rows:,} rows, {rate:,.0f} a second{left}" if rows else "Reading the table ..."
-    return (
-        f'<div role="status" class="rehead-note"><progress max="1" value="{share:.3f}" aria-label="Share of the table '
-        f'that is scored"></progress> {told}</div>'
-    )
+class _Progress:
+    """The progress of a table, called from the thread that scores it; raises once the table must stop."""
+
+    def __init__(self, out: Path, max_bytes: int) -> None:
+        self.stopped = threading.Event()
+        self._out, self._max_bytes = out, max_bytes
+        self._begin, self._rows, self._share = time.monotonic(), 0, 0.0
+
+    def __call__(self, rows: int, share: float) -> None:
+        """Record the rows and the share of the table that are scored.
+
+        Raises:
+            BadRequest: the table was stopped.
+            TooLarge: the output is too large, or took too long.
+        """
+        self._rows, self._share = rows, share
+        if self.stopped.is_set():
+            raise BadRequest("stopped")
+        if restrictions.used_bytes(self._out.parent) > self._max_bytes or self.seconds > MAX_SECONDS:
+            raise TooLarge("the table is too large for this page", hint="rehead predict scores a table of any size")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the table was begun."""
+        return time.monotonic() - self._begin
+
+    def bar(self) -> str:
+        """Return the progress as HTML."""
+        rows, share, seconds = self._rows, self._share, self.seconds
+        rate = rows / seconds if seconds > 0 else 0.0
+        left = f", about {seconds * (1 - share) / share:.0f} s left" if share > 0.02 and rows else ""
+        text = f"{rows:,} rows, {rate:,.0f} rows/s{left}" if rows else "Reading the table ..."
+        return (
+            f'<div role="status" class="rehead-note"><progress max="1" value="{share:.3f}" '
+            f'aria-label="Share of the table that is scored"></progress> {text}</div>'
+        )
 
 
-def _told(found: Scored, seconds: float) -> str:
-    errors = f", {found.errors} of them could not be scored (column error says why)" if found.errors else ""
-    warnings = "".join(f" Warning: {warning}." for warning in found.warnings)
-    told = f"{found.rows:,} rows in {seconds:.1f} s{errors}.{warnings}"
-    return f'<div role="status" class="rehead-note">{escape(told)}</div>'
+def _summary(scored: Scored, seconds: float) -> str:
+    errors = f", {scored.errors} with an error (see the column error)" if scored.errors else ""
+    warnings = "".join(f" Warning: {warning}." for warning in scored.warnings)
+    text = f"{scored.rows:,} rows in {seconds:.1f} s{errors}.{warnings}"
+    return f'<div role="status" class="rehead-note">{escape(text)}</div>'
 
 
-def _first_rows(out: Path, found: Scored) -> dict[str, Any]:
-    table = chunks(out, SHOWN)
-    first = next(table.parts)[:SHOWN]
-    new = [column for column in found.columns if column in table.columns and any(row.get(column) for row in first)]
-    columns = [*new, *(column for column in table.columns if column not in found.columns)][: table_upload.COLUMNS_SHOWN]
-    rows = [[_shown(row.get(column), rounded=column in new) for column in columns] for row in first]
+def _first_rows(out: Path, scored: Scored) -> dict[str, Any]:
+    """Return an update that shows the first rows, predictions first."""
+    table = chunks(out, ROWS_SHOWN)
+    first = next(table.parts)[:ROWS_SHOWN]
+    new = [column for column in scored.columns if column in table.columns and any(row.get(column) for row in first)]
+    own = (column for column in table.columns if column not in scored.columns)
+    columns = [*new, *own][: table_upload.COLUMNS_SHOWN]
+    rows = [[_cell(row.get(column), rounded=column in new) for column in columns] for row in first]
     return table_upload.as_shown(columns, rows)
 
 
-def _shown(cell: Any, *, rounded: bool) -> str:
+def _cell(value: Any, *, rounded: bool) -> str:
     with suppress(TypeError, ValueError):
         if rounded:
-            return f"{float(cell):.3f}"
-    return "" if cell is None else str(cell)
+            return f"{float(value):.3f}"
+    return "" if value is None else str(value)

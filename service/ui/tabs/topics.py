@@ -1,8 +1,4 @@
-"""The Topics tab: a text and labels of your own.
-
-Knows: this tab's components and what its buttons do.
-Does not know: the other tabs, HTTP.
-"""
+"""The Topics tab: zero-shot classification of a text by labels of your own."""
 
 from __future__ import annotations
 
@@ -20,11 +16,11 @@ from service.inference import zero_shot
 from service.inference.engine import Engine
 from service.inference.model_store import ModelStore
 from service.schema import Answer, ZeroShotRequest
-from service.server.desk import Desk
+from service.server.admission import Admission
 from service.ui import feedback, label_chips, links, snippets
 from service.ui.feedback import GivenAnswer
 from service.ui.label_chips import LABELS
-from service.ui.results import HIDDEN, NO_SCORES, SAME, about, as_tool, bars, guarded, note
+from service.ui.results import HIDDEN, NO_SCORES, SAME, about, as_tool, bars, note, reporting
 from service.ui.tab import Page
 
 NAME = "topics"
@@ -38,39 +34,39 @@ EXAMPLES = (
     ],
     ["My card was charged twice and nobody answers the phone.", ["billing", "customer service", "delivery"], True],
 )
-PREVIEWED = 5
-MOST_SETS = 50
+HYPOTHESES_SHOWN = 5
+MAX_SETS = 50
 
 
 def build(page: Page, tab: gr.Tab) -> None:
-    """Lay out the tab inside the block that is open, and connect it."""
-    desk = page.desk
+    """Lay out the tab in the open block, and connect it."""
+    admission = page.admission
     names = partial(page.names, lambda folder: folder.is_zero_shot)
     first = next(iter(names()), None)
     with gr.Row(equal_height=False):
         with gr.Column(scale=5):
             model = gr.Dropdown(names(), value=first, label="Model", elem_id="topics-model")
-            line = gr.HTML(about(desk.store, first), padding=False)
+            line = gr.HTML(about(admission.store, first), padding=False)
             text = gr.Textbox(
                 label="Text", lines=4, max_lines=14, placeholder="Type or paste a text ...", elem_id="topics-text"
             )
             labels = label_chips.field("topics-labels", LABELS)
             _sets(page, labels)
-            several = gr.Checkbox(label="Several labels may hold at once", elem_id="topics-several")
+            several = gr.Checkbox(label="Allow several labels per text", elem_id="topics-several")
             template = gr.Textbox(
-                label="Template",
-                info="The sentence a label is put into, with exactly one {}.",
-                value=_template(desk.store, first),
+                label="Hypothesis template",
+                info="The sentence that a label is inserted into, with exactly one {}.",
+                value=_template(admission.store, first),
                 max_lines=1,
                 elem_id="topics-template",
             )
             preview = gr.HTML(_preview(template.value, list(LABELS)), padding=False, elem_id="topics-preview")
             classify = gr.Button("Classify", variant="primary", elem_id="topics-classify")
             examples = gr.Examples(
-                [list(one) for one in EXAMPLES],
+                [list(example) for example in EXAMPLES],
                 inputs=[text, labels, several],
                 label="Examples",
-                example_labels=[str(one[0]) for one in EXAMPLES],
+                example_labels=[str(example[0]) for example in EXAMPLES],
                 cache_examples=False,
             )
         with gr.Column(scale=4):
@@ -85,10 +81,10 @@ def build(page: Page, tab: gr.Tab) -> None:
     ) -> str:
         parameters: dict[str, Any] = {"candidate_labels": labels or list(LABELS)}
         parameters |= {"multi_label": True} if several else {}
-        if template != _template(desk.store, model):
+        if template != _template(admission.store, model):
             parameters["hypothesis_template"] = template
-        asked = text.strip() or str(EXAMPLES[0][0])
-        return snippets.snippet(language, address, model or NAME, asked, parameters, has_key=page.has_key)
+        text = text.strip() or str(EXAMPLES[0][0])
+        return snippets.snippet(language, address, model or NAME, text, parameters, has_key=page.has_key)
 
     snippets.build(NAME, [model, *question], program)
     fields = {"model": model, "text": text, "labels": labels, "several": several, "template": template}
@@ -96,10 +92,10 @@ def build(page: Page, tab: gr.Tab) -> None:
 
     shown = [scores, remark, *([given] if given is not None else [])]
     cleared = [HIDDEN, HIDDEN, *([None] if given is not None else [])]
-    act = guarded(partial(_answer, desk, given is not None), desk.telemetry, otherwise=cleared)
+    act = reporting(partial(_answer, admission, given is not None), admission.telemetry, otherwise=cleared)
     for event in (classify.click, text.submit, examples.load_input_event.then):
         event(act, [model, *question], [*shown, problem], api_name=False)
-    # gradio's `input` of a text field is a key press, and a paste is none. One event, one at a time: the answers of two
+    # Gradio's `input` event of a text field is a key press, and a paste is none. One event, one at a time: two updates
     # could arrive in either order, and the older one would stay
     gr.on(
         [template.change, labels.change],
@@ -113,7 +109,7 @@ def build(page: Page, tab: gr.Tab) -> None:
     )
 
     def describe_model(name: str | None, labels: list[str]) -> tuple[str, str, str]:
-        return about(desk.store, name), (own := _template(desk.store, name)), _preview(own, labels)
+        return about(admission.store, name), (own := _template(admission.store, name)), _preview(own, labels)
 
     model.change(describe_model, [model, labels], [line, template, preview], api_name=False, show_progress="hidden")
     tab.select(lambda: gr.update(choices=names()), None, [model], api_name=False, show_progress="hidden")
@@ -122,92 +118,98 @@ def build(page: Page, tab: gr.Tab) -> None:
     async def classify_topics(
         text: str, labels: list[str], multi_label: bool = False, model: str = first or ""
     ) -> list[dict[str, Any]]:
-        """Sort a text into topics that you name; the model needs no examples of them.
+        """Classify a text by topics of your own; the model needs no examples of them.
 
         Args:
-            text: the text to sort.
+            text: the text to classify.
             labels: the topics to choose from, as words or short phrases.
-            multi_label: whether several topics may hold at once.
+            multi_label: whether several topics may be true at once.
             model: the name of a served zero-shot model.
 
         Returns:
             Topics with their scores, best first.
         """
-        answer = await _weighed(desk, model, text, ZeroShotRequest(desk.labels(labels), multi_label))
-        return [{"label": one.label, "score": one.score} for one in answer.predictions]
+        question = ZeroShotRequest(admission.limits.labels(labels), multi_label)
+        answer = await _classified(admission, model, text, question)
+        return [{"label": row.label, "score": row.score} for row in answer.predictions]
 
-    gr.api(as_tool(classify_topics, desk.telemetry), api_name="classify_topics")
+    gr.api(as_tool(classify_topics, admission.telemetry), api_name="classify_topics")
 
 
 def _sets(page: Page, labels: gr.Dropdown) -> None:
-    """Sets of labels, kept by name in the browser and nowhere else."""
-    kept = page.label_sets
-    with gr.Accordion("Label sets kept in this browser", open=False, elem_id="topics-sets"):
+    """Add named sets of labels, stored in the browser and nowhere else."""
+    stored = page.label_sets
+    with gr.Accordion("Label sets (stored in this browser)", open=False, elem_id="topics-sets"):
         with gr.Row(equal_height=True):
-            chosen = gr.Dropdown([], label="Take the set", elem_id="topics-set")
-            delete = gr.Button("Delete it", size="sm", scale=0, min_width=100, elem_id="topics-set-delete")
+            selection = gr.Dropdown([], label="Load a set", elem_id="topics-set")
+            delete = gr.Button("Delete", size="sm", scale=0, min_width=100, elem_id="topics-set-delete")
         with gr.Row(equal_height=True):
-            name = gr.Textbox(label="Keep these labels as", max_lines=1, elem_id="topics-set-name")
-            keep = gr.Button("Keep", size="sm", scale=0, min_width=100, elem_id="topics-set-keep")
+            name = gr.Textbox(label="Save these labels as", max_lines=1, elem_id="topics-set-name")
+            save = gr.Button("Save", size="sm", scale=0, min_width=100, elem_id="topics-set-keep")
         problem = gr.HTML(visible=False, padding=False)
 
-    async def kept_as(sets: list[Any] | None, name: str, labels: list[str]) -> list[Any]:
-        if not (called := name.strip()[:64]) or not labels:
-            raise BadRequest("give the set a name, and at least one label")
-        found = [*[one for one in sets or [] if one[0] != called], [called, labels]][-MOST_SETS:]
-        return [found, gr.update(choices=[one[0] for one in found], value=called), ""]
+    def options(sets: list[Any] | None, **more: Any) -> Any:
+        return gr.update(choices=[title for title, _ in sets or []], **more)
+
+    async def saved(sets: list[Any] | None, name: str, labels: list[str]) -> list[Any]:
+        if not (title := name.strip()[:64]) or not labels:
+            raise BadRequest("enter a name for the set, and at least one label")
+        sets = [*[entry for entry in sets or [] if entry[0] != title], [title, labels]][-MAX_SETS:]
+        return [sets, options(sets, value=title), ""]
 
     def without(sets: list[Any], name: str | None) -> list[Any]:
-        found = [one for one in sets if one[0] != name]
-        return [found, gr.update(choices=[one[0] for one in found], value=None)]
+        sets = [entry for entry in sets if entry[0] != name]
+        return [sets, options(sets, value=None)]
 
-    def taken(sets: list[Any], name: str | None) -> Any:
-        found = next((one[1] for one in sets if one[0] == name), None)
-        return gr.skip() if found is None else gr.update(value=found, choices=found)
+    def loaded(sets: list[Any], name: str | None) -> Any:
+        names = next((entry[1] for entry in sets if entry[0] == name), None)
+        return gr.skip() if names is None else gr.update(value=names, choices=names)
 
-    handler = guarded(kept_as, page.desk.telemetry, otherwise=[SAME] * 3)
-    keep.click(handler, [kept, name, labels], [kept, chosen, name, problem], api_name=False)
-    delete.click(without, [kept, chosen], [kept, chosen], api_name=False, show_progress="hidden")
-    chosen.input(taken, [kept, chosen], [labels], api_name=False, show_progress="hidden")
-    kept.change(  # also once the browser has read it
-        lambda sets: gr.update(choices=[one[0] for one in sets or []]),
-        [kept],
-        [chosen],
-        api_name=False,
-        show_progress="hidden",
-    )
+    handler = reporting(saved, page.admission.telemetry, otherwise=[SAME] * 3)
+    save.click(handler, [stored, name, labels], [stored, selection, name, problem], api_name=False)
+    delete.click(without, [stored, selection], [stored, selection], api_name=False, show_progress="hidden")
+    selection.input(loaded, [stored, selection], [labels], api_name=False, show_progress="hidden")
+    # fires once the browser has read its storage, too
+    stored.change(lambda sets: options(sets), [stored], [selection], api_name=False, show_progress="hidden")
 
 
 def _preview(template: str, labels: list[str] | None) -> str:
-    """The sentences that will be tested, or what is wrong with the template."""
+    """Return the hypotheses as HTML, or what is wrong with the template."""
     try:
         zero_shot.check_template(template)
     except ServiceError as error:
         return f'<div class="rehead-note">{escape(str(error))}</div>'
-    found = labels or []
-    shown = "".join(f"<li>{escape(zero_shot.fill(template, label))}</li>" for label in found[:PREVIEWED])
-    rest = f"<li>and {len(found) - PREVIEWED} more</li>" if len(found) > PREVIEWED else ""
-    return f'<div class="rehead-note">Each of these is held against the text:<ul>{shown}{rest}</ul></div>'
+    names = labels or []
+    shown = "".join(f"<li>{escape(zero_shot.fill(template, name))}</li>" for name in names[:HYPOTHESES_SHOWN])
+    hidden = len(names) - HYPOTHESES_SHOWN
+    rest = f"<li>and {hidden} more</li>" if hidden > 0 else ""
+    return f'<div class="rehead-note">Hypotheses tested against the text:<ul>{shown}{rest}</ul></div>'
 
 
 async def _answer(
-    desk: Desk, corrected: bool, model: str | None, text: str, labels: list[str], several: bool, template: str
+    admission: Admission,
+    has_feedback: bool,
+    model: str | None,
+    text: str,
+    labels: list[str],
+    several: bool,
+    template: str,
 ) -> list[Any]:
     if not text.strip():
         raise BadRequest("there is no text yet: type one, or pick an example")
-    question = label_chips.question(desk, labels, several, template)
-    answer = await _weighed(desk, model, text, question)
-    holding = held(answer, {}) if several else None
-    given = GivenAnswer(text, str(model), list(question.labels), answer.best.label, answer.best.score, holding)
-    return [bars(answer), note(answer), *([list(given)] if corrected else [])]
+    question = label_chips.question(admission.limits, labels, several, template)
+    answer = await _classified(admission, model, text, question)
+    predicted = held(answer, {}) if several else None
+    given = GivenAnswer(text, str(model), list(question.labels), answer.best.label, answer.best.score, predicted)
+    return [bars(answer), note(answer), *([list(given)] if has_feedback else [])]
 
 
-async def _weighed(desk: Desk, model: str | None, text: str, question: ZeroShotRequest) -> Answer:
+async def _classified(admission: Admission, model: str | None, text: str, question: ZeroShotRequest) -> Answer:
     if not model:
-        raise BadRequest("no model for labels of your own is served")
-    engine = await asyncio.to_thread(desk.store.get, model)
-    (item,), work = desk.inputs([text]), desk.work()
-    (answer,) = await desk.counted(engine, work, desk.zero_shot(engine, [item.text], question, work))
+        raise BadRequest("no zero-shot model is available")
+    engine = await asyncio.to_thread(admission.store.get, model)
+    (item,) = admission.limits.inputs([text])
+    (answer,) = await admission.zero_shot(engine, [item.text], question)
     return answer
 
 

@@ -1,16 +1,13 @@
-"""The Train tab: a table becomes a model.
-
-Knows: this tab's components, which settings are shown.
-Does not know: the other tabs, how a run is drawn (runs.py), how training works or is kept alive (jobs.py).
-"""
+"""The Train tab: a table becomes a model."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import gradio as gr
 from gradio.components import Component
@@ -19,7 +16,7 @@ from finetune.config.training import TrainConfig
 from service.errors import BadRequest, Overloaded
 from service.server.training_jobs import Job, Jobs
 from service.ui import form, links, recipes, snippets, table_upload, training_view
-from service.ui.results import SAME, guarded
+from service.ui.results import SAME, reporting
 from service.ui.tab import Page
 
 T = TypeVar("T")
@@ -33,14 +30,14 @@ MORE = (
     *("data.label_columns", "data.label_names"),
 )
 SETTINGS = (*FIRST, *MORE)
-LOOK_S, TURN_S = 1.5, 30.0
+REFRESH_S, REPORT_TIMEOUT_S = 1.5, 30.0
 OFF = """
 <div class="rehead-empty" id="train-off"><h2>Training is off on this server</h2>
-<p>Whoever runs it can switch it on: <code>rehead serve --allow-training</code></p></div>
+<p>Its operator can enable it: <code>rehead serve --allow-training</code></p></div>
 """
-EMPTY = '<div class="rehead-note">Upload a table with a column of texts and a column of labels.</div>'
-ASKED = "It broke on the second day."
-IDLE = '<div class="rehead-note">Nothing has been trained yet.</div>'
+EMPTY = '<div class="rehead-note">Upload a table with a text column and a label column.</div>'
+EXAMPLE_TEXT = "It broke on the second day."
+IDLE = '<div class="rehead-note">No model has been trained yet.</div>'
 
 
 GOOD = ("loved", "enjoyed", "admired", "cherished", "praised", "adored")
@@ -52,26 +49,73 @@ EXAMPLE = "text,label\n" + "".join(
     for words, label in ((GOOD, "positive"), (BAD, "negative"))
     for word in words
 )
-"""A table to try the tab with, made up: 96 sentences."""
+"""An example table of 96 made-up sentences."""
+
+
+@dataclass(frozen=True)
+class _Components:
+    """The components of the tab; `settings` by dotted key of TrainConfig."""
+
+    table: table_upload.Fields
+    example: gr.Button
+    text: gr.Dropdown
+    label: gr.Dropdown
+    report: gr.HTML
+    name: gr.Textbox
+    base: gr.Dropdown
+    settings: dict[str, Component]
+    loss_options: gr.Textbox
+    start: gr.Button
+    stop: gr.Button
+    problem: gr.HTML
+
+    @property
+    def inputs(self) -> list[Any]:
+        """Return the inputs of a handler, in the order that `_settings` reads."""
+        fields = (self.text, self.label, self.name, self.base, self.loss_options)
+        return [*self.table.inputs, *fields, *self.settings.values()]
 
 
 def build(page: Page, tab: gr.Tab) -> None:
-    """Lay out the tab inside the block that is open, and connect it."""
+    """Lay out the tab in the open block, and connect it."""
     if page.jobs is None:
         gr.HTML(OFF, padding=False)
         return
-    jobs, telemetry = page.jobs, page.desk.telemetry
+    parts = _data_and_model(page, tab, page.jobs)
+    run = _run_section()
+    _connect_run(page, page.jobs, parts, run)
+    _connect_report(page, page.jobs, parts)
+    _recipe_section(page, parts)
+
+    def program(language: str, address: str, name: str) -> str:
+        return snippets.of_model(page, language, address, name.strip() or "reviews", EXAMPLE_TEXT, ())
+
+    snippets.build(NAME, [parts.name], program)
+    linked = {"name": parts.name, "base": parts.base, "loss_options": parts.loss_options, **parts.settings}
+    links.build(page.blocks, NAME, linked)
+    jobs = page.jobs
+    tab.select(
+        lambda: [gr.update(choices=list(jobs.bases)), *form.choices_of(SETTINGS, jobs.choices())],
+        None,
+        [parts.base, *(component for path, component in parts.settings.items() if path in form.TABLES)],
+        api_name=False,
+        show_progress="hidden",
+    )
+
+
+def _data_and_model(page: Page, tab: gr.Tab, jobs: Jobs) -> _Components:
+    """Lay out the sections Data and Model."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=5):
-            gr.HTML('<h2 class="rehead-step">1. The table</h2>', padding=False)
-            fields = table_upload.build(page, tab, NAME, corrections=True)
+            gr.HTML('<h2 class="rehead-step">1. Data</h2>', padding=False)
+            table = table_upload.build(page, tab, NAME, corrections=True)
             example = gr.Button("Try an example table", size="sm", elem_id="train-example")
             with gr.Row():
-                text = gr.Dropdown([], label="Column of the text", elem_id="train-text")
-                label = gr.Dropdown([], label="Column of the label", elem_id="train-label")
+                text = gr.Dropdown([], label="Text column", elem_id="train-text")
+                label = gr.Dropdown([], label="Label column", elem_id="train-label")
             report = gr.HTML(EMPTY, padding=False, elem_id="train-report")
         with gr.Column(scale=5):
-            gr.HTML('<h2 class="rehead-step">2. The model</h2>', padding=False)
+            gr.HTML('<h2 class="rehead-step">2. Model</h2>', padding=False)
             with gr.Row():
                 name = gr.Textbox(
                     label="Name of the new model",
@@ -83,31 +127,36 @@ def build(page: Page, tab: gr.Tab) -> None:
                 base = gr.Dropdown(
                     list(jobs.bases),
                     value=next(iter(jobs.bases), None),
-                    label="Base",
-                    info="The encoder to start from.",
+                    label="Base model",
+                    info="The encoder to fine-tune.",
                     elem_id="train-base",
                 )
-            components: dict[str, Component] = {}
+            settings: dict[str, Component] = {}
             with gr.Row():
-                components |= {path: form.component(path, NAME, brief=True) for path in FIRST[:2]}
+                settings |= {path: form.component(path, NAME, brief=True) for path in FIRST[:2]}
             with gr.Row():
-                components |= {path: form.component(path, NAME, brief=True) for path in FIRST[2:]}
+                settings |= {path: form.component(path, NAME, brief=True) for path in FIRST[2:]}
             with gr.Accordion("More settings", open=False, elem_id="train-more"):
-                knobs = gr.Textbox(
-                    label="Knobs of the loss",
+                loss_options = gr.Textbox(
+                    label="Options of the loss",
                     info="As name=value, with commas between them; rehead choices losses lists them.",
                     placeholder="gamma=2",
                     max_lines=1,
-                    elem_id="train-knobs",
+                    elem_id="train-loss-options",
                 )
                 for first, second in zip(MORE[::2], MORE[1::2], strict=True):
                     with gr.Row():
-                        components |= {path: form.component(path, NAME) for path in (first, second)}
+                        settings |= {path: form.component(path, NAME) for path in (first, second)}
             with gr.Row():
                 start = gr.Button("Train", variant="primary", elem_id="train-start")
                 stop = gr.Button("Stop", variant="stop", visible=False, elem_id="train-stop")
             problem = gr.HTML(visible=False, padding=False, elem_id="train-problem")
-    gr.HTML('<h2 class="rehead-step">3. The run</h2>', padding=False)
+    return _Components(table, example, text, label, report, name, base, settings, loss_options, start, stop, problem)
+
+
+def _run_section() -> list[Any]:
+    """Lay out the section Training; return the outputs of `_drawn` up to the gradients."""
+    gr.HTML('<h2 class="rehead-step">3. Training</h2>', padding=False)
     status = gr.HTML(IDLE, padding=False, elem_id="train-status")
     with gr.Row():
         losses = gr.LinePlot(
@@ -124,96 +173,88 @@ def build(page: Page, tab: gr.Tab) -> None:
             x="update",
             y="score",
             color="metric",
-            title="Scores on validation rows",
+            title="Validation scores",
             height=220,
             visible=False,
             elem_id="train-scores",
         )
-    with gr.Accordion("Gradients, layer by layer", open=False, visible=False, elem_id="train-gradients") as health:
-        layers = gr.HTML(padding=False)
-    with gr.Accordion("The same run as command, YAML or Python", open=False, elem_id="train-recipe") as recipe:
-        way = gr.Radio(list(recipes.WRITERS), value="command", label="As", show_label=False, elem_id="train-way")
-        code = gr.Code(
-            language="shell", label="The run", interactive=False, wrap_lines=True, elem_id="train-recipe-code"
-        )
+    with gr.Accordion("Gradients by layer", open=False, visible=False, elem_id="train-gradients") as section:
+        gradients = gr.HTML(padding=False)
+    return [status, losses, scores, section, gradients]
 
-    def program(language: str, address: str, name: str) -> str:
-        return snippets.of_model(page, language, address, name.strip() or "reviews", ASKED, ())
 
-    snippets.build(NAME, [name], program)
-    chosen = [*components.values()]
-    kept = {"name": name, "base": base, "knobs": knobs, **dict(zip(SETTINGS, chosen, strict=True))}
-    links.build(page.blocks, NAME, kept)
-
-    asked: list[Any] = [*fields.inputs, text, label, name, base, knobs, *chosen]
-    run: list[Any] = [status, losses, scores, health, layers, stop]
-    timer = gr.Timer(LOOK_S, active=False)
-    begin = guarded(_starting(page, jobs), telemetry, otherwise=[SAME] * (len(run) + 1))
-    end = guarded(_stopping(page, jobs), telemetry, otherwise=[SAME] * (len(run) + 1))
-    looked = guarded(_looking(page, jobs), telemetry, otherwise=[EMPTY])
+def _connect_run(page: Page, jobs: Jobs, parts: _Components, run: list[Any]) -> None:
+    """Connect the buttons Train and Stop, and refresh the section Training while a run lasts."""
+    timer = gr.Timer(REFRESH_S, active=False)
+    outputs = [*run, parts.stop, timer]
+    telemetry, same = page.admission.telemetry, [SAME] * len(outputs)
+    begin = reporting(_starting(page, jobs), telemetry, otherwise=same)
+    end = reporting(_stopping(page, jobs), telemetry, otherwise=same)
 
     def drawn() -> list[Any]:
         return _drawn(jobs.latest())
 
-    start.click(begin, [page.asked, *asked], [*run, timer, problem], api_name=False)
-    stop.click(end, [page.asked], [*run, timer, problem], api_name=False)
-    timer.tick(drawn, None, [*run, timer], api_name=False, show_progress="hidden")
-    page.blocks.load(drawn, None, [*run, timer], api_name=False, show_progress="hidden")
-    shown = example.click(
-        lambda: table_upload.example("example-labelled.csv", EXAMPLE),
-        None,
-        fields.inputs,
-        api_name=False,
-        show_progress="hidden",
-    )
-    reading = tuple(components[path] for path in form.SUGGESTED)
-    for event in table_upload.connect(
-        page, fields, [text, label], table_upload.wanted_columns(), more=(shown.then,), reading=reading
-    ):
-        event.then(looked, [page.asked, *asked], [report, problem], api_name=False)
-    gr.on(
-        [text.input, label.input],
-        looked,
-        [page.asked, *asked],
-        [report, problem],
-        api_name=False,
-        trigger_mode="always_last",
-    )
+    parts.start.click(begin, [page.token_field, *parts.inputs], [*outputs, parts.problem], api_name=False)
+    parts.stop.click(end, [page.token_field], [*outputs, parts.problem], api_name=False)
+    timer.tick(drawn, None, outputs, api_name=False, show_progress="hidden")
+    page.blocks.load(drawn, None, outputs, api_name=False, show_progress="hidden")
 
-    from_tables = [component for path, component in components.items() if path in form.TABLES]
-    tab.select(
-        lambda: [gr.update(choices=list(jobs.bases)), *form.choices_of(SETTINGS, jobs.choices())],
+
+def _connect_report(page: Page, jobs: Jobs, parts: _Components) -> None:
+    """Show the data report whenever the table or its columns change."""
+    inputs, outputs = [page.token_field, *parts.inputs], [parts.report, parts.problem]
+    reported = reporting(_reporting_data(page, jobs), page.admission.telemetry, otherwise=[EMPTY])
+    shown = parts.example.click(
+        lambda: table_upload.example("example-labeled.csv", EXAMPLE),
         None,
-        [base, *from_tables],
+        parts.table.inputs,
         api_name=False,
         show_progress="hidden",
     )
+    reading = tuple(cast("gr.Dropdown", parts.settings[path]) for path in form.SUGGESTED)
+    columns, wanted = [parts.text, parts.label], table_upload.wanted_columns()
+    for event in table_upload.connect(page, parts.table, columns, wanted, more=(shown.then,), reading=reading):
+        event.then(reported, inputs, outputs, api_name=False)
+    gr.on([parts.text.input, parts.label.input], reported, inputs, outputs, api_name=False, trigger_mode="always_last")
+
+
+def _recipe_section(page: Page, parts: _Components) -> None:
+    """Lay out and connect the section with the run as command, YAML and Python."""
+    with gr.Accordion("This run as a command, YAML or Python", open=False, elem_id="train-recipe") as section:
+        way = gr.Radio(list(recipes.WRITERS), value="command", label="As", show_label=False, elem_id="train-way")
+        code = gr.Code(
+            language="shell", label="Recipe", interactive=False, wrap_lines=True, elem_id="train-recipe-code"
+        )
 
     async def written(way: str, *values: Any) -> list[Any]:
         table, settings = _settings(page, values)
         language, write = recipes.WRITERS[way]
         return [gr.update(value=write(table.name if table else "table.csv", settings), language=language)]
 
-    recipe_of = guarded(written, telemetry, otherwise=[SAME])
-    for event in (recipe.expand, way.change):
-        event(recipe_of, [way, *asked], [code, problem], api_name=False, show_progress="hidden")
+    handler = reporting(written, page.admission.telemetry, otherwise=[SAME])
+    for event in (section.expand, way.change):
+        event(handler, [way, *parts.inputs], [code, parts.problem], api_name=False, show_progress="hidden")
 
 
 def _settings(page: Page, values: Sequence[Any]) -> tuple[Path | None, dict[str, Any]]:
-    """The table, and the settings by dotted key, as the fields say."""
-    upload, offered, text, label, name, base, knobs, *chosen = values
+    """Return the table and the settings by dotted key, from the values of `_Components.inputs`.
+
+    Raises:
+        BadRequest: an option of the loss that does not read name=value.
+    """
+    upload, offered, text, label, name, base, loss_options, *filled = values
     table = table_upload.path_of(page, upload, offered)
-    found: dict[str, Any] = {"base": base}
-    found |= {f"data.{key}": value for key, value in (("text", text), ("label", label)) if value}
-    found |= form.settings(dict(zip(SETTINGS, chosen, strict=True)))
-    if "data.label_columns" in found:
-        found.pop("data.label", None)
-    for knob in filter(None, (part.strip() for part in (knobs or "").split(","))):
-        key, equals, value = knob.partition("=")
+    settings: dict[str, Any] = {"base": base}
+    settings |= {f"data.{key}": value for key, value in (("text", text), ("label", label)) if value}
+    settings |= form.settings(dict(zip(SETTINGS, filled, strict=True)))
+    if "data.label_columns" in settings:
+        settings.pop("data.label", None)
+    for option in filter(None, (part.strip() for part in (loss_options or "").split(","))):
+        key, equals, value = option.partition("=")
         if not equals or not key.strip().isidentifier() or key.strip() == "name":
-            raise BadRequest(f"the knob {knob!r} should read name=value, for example gamma=2")
-        found[f"loss.{key.strip()}"] = form.number_or_word(value.strip())
-    return table, found | {"out": f"models/{(name or '').strip() or 'reviews'}"}
+            raise BadRequest(f"the loss option {option!r} should read name=value, for example gamma=2")
+        settings[f"loss.{key.strip()}"] = form.number_or_word(value.strip())
+    return table, settings | {"out": f"models/{(name or '').strip() or 'reviews'}"}
 
 
 def _config(page: Page, jobs: Jobs, values: Sequence[Any], *, named: bool) -> tuple[Path, TrainConfig]:
@@ -222,7 +263,7 @@ def _config(page: Page, jobs: Jobs, values: Sequence[Any], *, named: bool) -> tu
         raise BadRequest("there is no table yet: upload one")
     name = (values[4] or "").strip()
     if named and not name:
-        raise BadRequest("give the new model a name")
+        raise BadRequest("enter a name for the new model")
     return table, jobs.config(name if named else None, settings, table)
 
 
@@ -231,7 +272,7 @@ def _starting(page: Page, jobs: Jobs) -> Any:
         page.check(token)
         _, config = _config(page, jobs, values, named=True)
         name = Path(config.out).name
-        await page.desk.aside(jobs.start, name, config)
+        await page.admission.background(jobs.start, name, config)
         return _drawn(jobs.job(name))
 
     return start
@@ -242,44 +283,44 @@ def _stopping(page: Page, jobs: Jobs) -> Any:
         page.check(token)
         job = jobs.latest()
         if job is not None:
-            await page.desk.aside(jobs.stop, job.name)
+            await page.admission.background(jobs.stop, job.name)
         return _drawn(jobs.latest())
 
     return stop
 
 
-def _looking(page: Page, jobs: Jobs) -> Any:
-    async def look(token: str, *values: Any) -> list[Any]:
+def _reporting_data(page: Page, jobs: Jobs) -> Any:
+    async def report(token: str, *values: Any) -> list[Any]:
         page.check(token)
         if table_upload.path_of(page, values[0], values[1]) is None:
             return [EMPTY]
         settings = _settings(page, values)[1]
         if "data.text" not in settings or not {"data.label", "data.label_columns"} & settings.keys():
-            return ['<div class="rehead-note">Choose the columns of the text and of the label.</div>']
+            return ['<div class="rehead-note">Select the text column and the label column.</div>']
         table, config = _config(page, jobs, values, named=False)
         try:
-            found = await _in_turn(lambda: page.desk.aside(jobs.look, config))
+            data = await _in_turn(lambda: page.admission.background(jobs.data_report, config))
         except BadRequest as error:
             raise BadRequest(table_upload.without_place(str(error), table)) from error
-        return [training_view.report(found)]
+        return [training_view.report(data)]
 
-    return look
+    return report
 
 
-async def _in_turn(look: Callable[[], Awaitable[T]]) -> T:
-    """What comes of a look, after those of others."""
-    end = time.monotonic() + TURN_S
+async def _in_turn(report: Callable[[], Awaitable[T]]) -> T:
+    """Return a data report, after those that are being made for other tables."""
+    end = time.monotonic() + REPORT_TIMEOUT_S
     while True:
         try:
-            return await look()
+            return await report()
         except Overloaded:
             if time.monotonic() > end:
                 raise
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(REFRESH_S)
 
 
 def _drawn(job: Job | None) -> list[Any]:
-    """A run as updates of its status, curves, gradients, the Stop button and the timer."""
+    """Return a run as updates of its status, curves, gradients, the Stop button and the timer."""
     if job is None:
         hidden = gr.update(visible=False)
         return [IDLE, hidden, hidden, hidden, SAME, hidden, gr.update(active=False)]

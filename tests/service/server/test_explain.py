@@ -1,4 +1,4 @@
-"""Which words decided: held against a score that is known in closed form, and against a real model."""
+"""Word importance, against a score that is known in closed form and against a real model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 
 from service import Classifier
-from service.server.explain import AT_ONCE, MOST_WORDS, explain
+from service.server.explain import BATCH, MAX_WORDS, word_importance
 
 WEIGHTS = {"great": 2.0, "dull,": -1.5, "film": 0.25}
 
@@ -19,7 +19,7 @@ def known(texts):
 
 def test_a_words_weight_is_what_it_adds_to_the_log_odds():
     text = "a  great film,\nnot dull, \tfilm "
-    words = explain(text, known)
+    words = word_importance(text, known)
     assert [text[word.begin : word.end] for word in words] == text.split()
     expected = [WEIGHTS.get(word, 0.0) for word in text.split()]
     assert [word.weight for word in words] == pytest.approx(expected, abs=1e-6)
@@ -33,15 +33,15 @@ def test_texts_are_asked_for_a_few_at_a_time_and_a_long_text_in_part():
         asked.append(len(texts))
         return known(texts)
 
-    words = explain("film " * (MOST_WORDS + 50), counting)
-    assert len(words) == MOST_WORDS and max(asked) <= AT_ONCE
-    assert sum(asked) == MOST_WORDS + 1
-    assert explain(" \n", counting) == []
+    words = word_importance("film " * (MAX_WORDS + 50), counting)
+    assert len(words) == MAX_WORDS and max(asked) <= BATCH
+    assert sum(asked) == MAX_WORDS + 1
+    assert word_importance(" \n", counting) == []
 
 
 def test_a_script_without_blanks_is_taken_sign_by_sign():
     text = "映画は great だった"
-    assert [text[word.begin : word.end] for word in explain(text, known)] == [
+    assert [text[word.begin : word.end] for word in word_importance(text, known)] == [
         "映",
         "画",
         "は",
@@ -59,7 +59,7 @@ def test_scores_of_a_real_model(tiny_sentiment):
     def scores(texts):
         return [next(one["score"] for one in found if one["label"] == label) for found in classifier(texts, top_k=None)]
 
-    words = explain("a warm and funny film", scores)
+    words = word_importance("a warm and funny film", scores)
     for number, word in enumerate(words):
         rest = " ".join(one for place, one in enumerate(["a", "warm", "and", "funny", "film"]) if place != number)
         assert word.without == pytest.approx(scores([rest])[0], abs=2e-3)  # blanks left behind do not count

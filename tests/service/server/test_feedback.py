@@ -19,7 +19,7 @@ def test_corrections_are_rows_that_training_reads(tmp_path):
     kept = Feedback(tmp_path / "corrections.jsonl", 100)
     for number in range(20):
         label = ("negative", "positive")[number % 2]
-        assert kept.keep(f"line one\nline {number} \u2028 é", label, **SAID) == number + 1
+        assert kept.add(f"line one\nline {number} \u2028 é", label, **SAID) == number + 1
     first = json.loads((tmp_path / "corrections.jsonl").read_text(encoding="utf-8").split("\n")[0])
     assert first["text"].startswith("line one\nline 0") and first["predicted"] == "positive"
     splits = load_splits(DataConfig(train=str(tmp_path / "corrections.jsonl")), seed=1)
@@ -30,12 +30,12 @@ def test_the_file_is_capped_also_after_a_restart_and_from_many_threads(tmp_path)
     file = tmp_path / "corrections.jsonl"
     kept = Feedback(file, 50)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: kept.keep(f"text {number}", "a", **SAID), range(50)))
+        list(pool.map(lambda number: kept.add(f"text {number}", "a", **SAID), range(50)))
     assert len({json.loads(line)["text"] for line in file.read_text().splitlines()}) == 50
     for again in (kept, Feedback(file, 50)):
-        with pytest.raises(BadRequest, match="50 corrections are kept, which is the limit"):
-            again.keep("one more", "a", **SAID)
-    assert Feedback(file, 51).keep("one more", "a", **SAID) == 51
+        with pytest.raises(BadRequest, match="the file holds 50 corrections, which is the limit"):
+            again.add("one more", "a", **SAID)
+    assert Feedback(file, 51).add("one more", "a", **SAID) == 51
 
 
 def test_a_file_that_cannot_be_used_is_said_when_the_server_starts(tmp_path):
@@ -49,7 +49,7 @@ def test_a_line_that_was_not_ended_and_a_text_that_is_no_unicode_harm_nothing(tm
     file = tmp_path / "corrections.jsonl"
     file.write_text('{"text": "before", "label": "a", "model": "m"}\nnot json', encoding="utf-8")
     kept = Feedback(file, 10)
-    assert kept.keep("half \ud800", "b", **SAID) == 3
+    assert kept.add("half \ud800", "b", **SAID) == 3
     assert kept.by_model() == {"m": 1, "sentiment": 1}
     kept.write("sentiment", tmp_path / "out.jsonl")
     (row,) = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,8 +19,7 @@ from service.app import create_app
 from service.errors import BadRequest, Overloaded
 from service.server.training_jobs import FOLDER, Jobs
 from service.settings import ServeSettings
-
-SECONDS = 90
+from tests.support import waiting
 
 
 def write_table(file, rows=64):
@@ -44,20 +42,15 @@ def settings(tiny_base):
 
 
 def until(jobs, name, wanted):
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        job = jobs.job(name)
-        if wanted(job):
-            return job
-        time.sleep(0.1)
-    raise AssertionError(f"{name} is {job.state} after {SECONDS} s: {job.events[-3:]}")
+    waiting.until(lambda: wanted(jobs.job(name)), f"the run {name}")
+    return jobs.job(name)
 
 
 def test_a_run_tells_what_happens_and_leaves_a_model(jobs, settings, tmp_path):
     table = write_table(tmp_path / "films.csv")
     config = jobs.config("films", settings | {"loss.name": "focal", "loss.gamma": 3}, table)
     jobs.start("films", config)
-    with pytest.raises(Overloaded, match="films is being trained: one runs at a time"):
+    with pytest.raises(Overloaded, match="films is being trained, and one run trains at a time"):
         jobs.start("others", jobs.config("others", settings, table))
     job = until(jobs, "films", lambda job: job.state != "running")
     assert job.state == "finished" and jobs.latest() == job
@@ -95,10 +88,10 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(jobs, settings, tmp_path):
 def test_a_run_ends_with_its_server(settings, tmp_path, tiny_base):
     table = write_table(tmp_path / "films.csv")
     program = (
-        "import sys, time; from pathlib import Path; from service.server.training_jobs import Jobs\n"
+        "import signal; from pathlib import Path; from service.server.training_jobs import Jobs\n"
         f"jobs = Jobs(Path({str(tmp_path / 'models')!r}), ({str(tiny_base)!r},))\n"
         f"config = jobs.config('films', {settings | {'optim.epochs': 5000}!r}, Path({str(table)!r}))\n"
-        "jobs.start('films', config); print(jobs._running[1].pid, flush=True); time.sleep(600)"
+        "jobs.start('films', config); print(jobs._running[1].pid, flush=True); signal.pause()"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     child = int(parent.stdout.readline())
@@ -109,10 +102,7 @@ def test_a_run_ends_with_its_server(settings, tmp_path, tiny_base):
         parent.send_signal(signal.SIGKILL)
         parent.wait()
         parent.stdout.close()
-    end = time.monotonic() + SECONDS
-    while os.path.exists(f"/proc/{child}") and time.monotonic() < end:  # noqa: PTH110 (a process, no file)
-        time.sleep(0.1)
-    assert not os.path.exists(f"/proc/{child}")  # noqa: PTH110
+    waiting.until(lambda: not os.path.exists(f"/proc/{child}"), "the end of the run")  # noqa: PTH110 (no file)
     assert jobs.latest().state == "stopped"
 
 
@@ -164,7 +154,7 @@ def test_a_run_that_a_command_is_making_is_not_touched(jobs, settings, tmp_path)
 
 def test_the_folders_of_old_runs_go(jobs, settings, tmp_path, monkeypatch):
     monkeypatch.setattr("service.server.training_jobs._command", lambda *words: [sys.executable, "-c", ""])
-    monkeypatch.setattr("service.server.training_jobs.MOST_KEPT", 3)
+    monkeypatch.setattr("service.server.training_jobs.MAX_RUNS", 3)
     table = write_table(tmp_path / "films.csv")
     for name in ("one", "two", "three", "four"):
         jobs.start(name, jobs.config(name, settings, table))
@@ -179,36 +169,35 @@ def test_an_event_that_is_half_written_is_not_read_yet(jobs, tmp_path):
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("base: a\nout: b\n")
     (folder / "events.jsonl").write_text(
-        '{"event": "Said", "text": "a"}\n{"event": "Evaluated", "update": 1, "epoch": 1.0, "metrics": {"accuracy": 1.0}'
+        '{"event": "Info", "text": "a"}\n{"event": "Evaluated", "update": 1, "epoch": 1.0, "metrics": {"accuracy": 1.0}'
     )
     assert [type(one) for one in jobs.job("films").events] == [events.Info]
 
 
 def test_one_table_is_looked_at_at_a_time_and_a_server_that_ends_does_not_wait(jobs, settings, tmp_path, monkeypatch):
-    sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
+    sleeping = [sys.executable, "-c", "import threading; threading.Event().wait()"]
     monkeypatch.setattr("service.server.training_jobs._command", lambda *words: sleeping)
     config = jobs.config(None, settings, write_table(tmp_path / "films.csv"))
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(jobs.look, config)
-        while not jobs._asked:
-            time.sleep(0.01)
-        with pytest.raises(Overloaded, match="another table is being looked at"):
-            jobs.look(config)
-        begin = time.monotonic()
+        first = pool.submit(jobs.data_report, config)
+        waiting.until(lambda: jobs._queries, "the data report is being made")
+        with pytest.raises(Overloaded, match="another data report is being made"):
+            jobs.data_report(config)
+        (child,) = jobs._queries
         jobs.close()
-        with pytest.raises(RuntimeError, match="the training side left"):
+        with pytest.raises(RuntimeError, match="the training process exited with"):
             first.result()
-    assert time.monotonic() - begin < 10
+    assert child.returncode == -signal.SIGKILL  # it did not sleep to its end
 
 
 @pytest.mark.parametrize(
     ("name", "changed", "said"),
     [
-        ("", {}, "a model's name has letters"),
-        ("../films", {}, "a model's name has letters"),
-        (".films", {}, "a model's name has letters"),
-        ("films", {"base": "/etc"}, "does not train from '/etc'"),
-        ("films", {"base": "google/bert"}, "does not train from 'google/bert'"),
+        ("", {}, "a model's name consists of"),
+        ("../films", {}, "a model's name consists of"),
+        (".films", {}, "a model's name consists of"),
+        ("films", {"base": "/etc"}, "base model '/etc' is not allowed"),
+        ("films", {"base": "google/bert"}, "base model 'google/bert' is not allowed"),
     ],
 )
 def test_names_and_bases_that_are_not_offered_are_refused(jobs, settings, tmp_path, name, changed, said):
@@ -220,7 +209,7 @@ def test_bases_and_tables_that_are_not_there_are_said_when_the_server_starts(tmp
     monkeypatch.delenv("REHEAD_API_KEYS", raising=False)
     with pytest.raises(CheckpointError, match="holds no model"):
         Jobs(tmp_path, (str(tmp_path),))
-    with pytest.raises(BadRequest, match="there is no folder .*none: --tables"):
+    with pytest.raises(BadRequest, match="there is no folder .*none: set --tables"):
         create_app(ServeSettings(models=tiny_models, tables=tmp_path / "none"))
 
 
@@ -233,7 +222,7 @@ def test_a_look_at_a_table_says_what_is_in_it(jobs, settings, tmp_path):
     table = write_table(tmp_path / "films.csv", 40)
     with table.open("a") as stream:
         stream.write(",yes\ngood film 0,yes\n")
-    found = jobs.look(jobs.config("films", settings, table))
+    found = jobs.data_report(jobs.config("films", settings, table))
     assert found["task"] == "binary" and sum(found["labels"].values()) == found["rows"] == 36
     assert found["counts"]["empty_texts"] == 1 and found["counts"]["duplicates"] == 1
     assert found["updates"] == 2 * -(-36 // 8)

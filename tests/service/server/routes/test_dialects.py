@@ -53,7 +53,7 @@ def test_tei_says_how_long_things_took(client):
     headers = predict(client, "good film").headers
     assert int(headers["x-compute-tokens"]) == 4
     times = [int(headers[f"x-{name}-time"]) for name in ("compute", "queue", "tokenization", "inference")]
-    assert 0 <= max(times[1:]) <= times[0] + 1 < 10_000
+    assert 0 <= max(times[1:]) <= times[0] + 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,141 @@
+"""Size limits of one request: bytes, JSON elements, texts, characters, labels, tokens. Nothing here counts requests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from finetune.core.tokenization import without_surrogates
+from service.errors import BadRequest, BodyTooLarge, EmptyInput, RequestTimeout, TooLarge, UnsupportedMediaType
+from service.inference import zero_shot
+from service.schema import TextInput, Work
+from service.settings import ServeSettings
+
+BODY_TIMEOUT_S = 5.0
+"""Seconds within which a body must arrive: its request counts as running meanwhile."""
+
+
+class RequestLimits:
+    """The limits of a server's settings; each method returns what it checked."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._settings = settings
+
+    async def json(self, request: Request) -> Any:
+        """Return the parsed JSON body of a request.
+
+        Raises:
+            WrongType: the content type is not JSON; a foreign web page cannot send JSON without a CORS preflight.
+            BodyTooLarge, TooLarge: more bytes, or a longer list or object, than a request may hold.
+            BadRequest: the body is not JSON.
+            Late: the body did not arrive in time.
+        """
+        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if content_type != "application/json":
+            raise UnsupportedMediaType(
+                f"unsupported content type {content_type[:60]!r}",
+                hint="send JSON with the header Content-Type: application/json",
+            )
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                raw = await self._body(request)
+        except TimeoutError as error:
+            raise RequestTimeout(f"the request body did not arrive within {BODY_TIMEOUT_S:g} s") from error
+        try:
+            content = json.loads(raw, parse_constant=_refuse_constant, parse_float=_finite)
+        except (ValueError, RecursionError) as error:
+            raise BadRequest(f"the request body is not JSON ({error})") from error
+        self._check_lengths(content)
+        return content
+
+    def inputs(self, items: Sequence[Any]) -> list[TextInput]:
+        """Return texts and pairs, lone surrogates replaced.
+
+        Raises:
+            EmptyInput, BadRequest: there is none, or an item is not a text.
+            TooLarge: too many, or one that is too long; before anything is tokenized.
+        """
+        if not items:
+            raise EmptyInput("inputs is an empty list: send at least one text")
+        if len(items) > self._settings.max_texts:
+            raise TooLarge(f"inputs holds {len(items)} texts, and a request may hold {self._settings.max_texts}")
+        inputs = []
+        for number, item in enumerate(map(TextInput.of, items), 1):
+            for text in (item.text, item.pair or ""):
+                if len(text) > self._settings.max_characters:
+                    limit = self._settings.max_characters
+                    raise TooLarge(f"text {number} has {len(text)} characters, and a text may have {limit}")
+            pair = None if item.pair is None else without_surrogates(item.pair)
+            inputs.append(TextInput(without_surrogates(item.text), pair))
+        return inputs
+
+    def labels(self, labels: Any) -> tuple[str, ...]:
+        """Return candidate labels, from a list or a comma-separated string, lone surrogates replaced.
+
+        Raises:
+            BadRequest: there is none, or one is not a label.
+            TooLarge: too many, or one that is too long; before anything else is done with them.
+        """
+        is_list = isinstance(labels, list | tuple)
+        self.check_label_count(labels.count(",") + 1 if isinstance(labels, str) else len(labels) if is_list else 1)
+        names = zero_shot.parse_labels(labels)
+        for name in names:
+            if len(name) > self._settings.max_characters:
+                limit = self._settings.max_characters
+                raise TooLarge(f"a label has {len(name)} characters, and a label may have {limit}")
+        return tuple(map(without_surrogates, names))
+
+    def check_label_count(self, count: int) -> None:
+        """Raise TooLarge for more labels than a request may hold in all its questions."""
+        if count > self._settings.max_labels:
+            raise TooLarge(f"there are {count} candidate_labels, and a request may hold {self._settings.max_labels}")
+
+    def work(self) -> Work:
+        """Return the budget of one request: tokens, and seconds in the queue."""
+        return Work(self._settings.max_tokens, self._settings.queue_seconds)
+
+    def _check_lengths(self, content: Any) -> None:
+        """Refuse lists and objects longer than any useful one: validating each wrong element would cost minutes."""
+        limit = max(self._settings.max_texts, self._settings.max_labels) + 1
+        stack = [content]
+        while stack:
+            item = stack.pop()
+            if isinstance(item, dict | list):
+                if len(item) > limit:
+                    kind = "a list" if isinstance(item, list) else "an object"
+                    raise TooLarge(f"the request body holds {kind} of {len(item)} items, and the limit is {limit - 1}")
+                stack += item.values() if isinstance(item, dict) else item
+
+    async def _body(self, request: Request) -> bytes:
+        limit = self._settings.max_body_bytes
+        too_large = BodyTooLarge(f"the request body has more than {limit} bytes, which is the limit")
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > limit:
+            raise too_large
+        parts, size = [], 0
+        try:
+            async for part in request.stream():
+                size += len(part)
+                if size > limit:
+                    raise too_large
+                parts.append(part)
+        except ClientDisconnect as error:
+            raise BadRequest("client disconnected before its request was complete") from error
+        return b"".join(parts)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return value

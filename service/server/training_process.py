@@ -1,0 +1,129 @@
+"""Child processes of `training_jobs`: `train FOLDER`, `report` (of the configuration on standard input), `choices`."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from finetune.config import loading
+from finetune.core import events
+from finetune.core.errors import FinetuneError
+from service.server.training_jobs import CONFIG, EVENTS, OUTPUT
+
+LABELS_SHOWN = 20
+REPORT_BYTES, TRAIN_BYTES = 2**30, 2**34
+"""Largest file that a child may write: a small compressed table can unpack to a very large one."""
+
+NICE = 5
+"""Niceness of the children: the server's answers go first."""
+
+
+def _train(folder: Path) -> int:
+    """Train with the folder's configuration and write its events; return the exit code."""
+    parent = os.getppid()
+    _limit_resources(TRAIN_BYTES)
+
+    def terminate(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    stopped: list[int] = []
+
+    def stop_once() -> None:
+        """Stop as `Jobs.stop` does, once: a second signal would not wait for the checkpoint."""
+        if not stopped:
+            stopped.append(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, terminate)
+    with (folder / EVENTS).open("a", encoding="utf-8", buffering=1) as stream:
+
+        def record(event: events.Event) -> None:
+            stream.write(json.dumps({"event": type(event).__name__, **asdict(event)}) + "\n")
+            if os.getppid() != parent:
+                stop_once()  # the server has ended
+
+        try:
+            from finetune.prepare import quiet
+            from finetune.run import train
+
+            quiet()
+            train(loading.load(folder / CONFIG), on_event=record)
+        except FinetuneError as error:
+            record(events.Failed(str(error)))
+            return error.exit_code
+        except KeyboardInterrupt:
+            return 130
+        except Exception as error:
+            record(events.Failed(f"training failed ({type(error).__name__}); see {folder / OUTPUT}"))
+            raise
+    return 0
+
+
+def _limit_resources(max_file_bytes: int) -> None:
+    """Lower the priority of this process, and limit the size of the files it writes."""
+    with suppress(ImportError, OSError, ValueError, AttributeError):  # not available on Windows
+        import resource
+
+        os.nice(NICE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
+
+
+def _report() -> dict[str, Any]:
+    """Return the data report of the configuration on standard input, as `Jobs.data_report` describes it."""
+    import yaml
+
+    from finetune.prepare import prepare, quiet
+
+    _limit_resources(REPORT_BYTES)
+    quiet()
+    prepared = prepare(loading.build(yaml.safe_load(sys.stdin.read())))
+    splits, values = prepared.splits, prepared.splits.train.values
+    several = [name for value in values if isinstance(value, list | tuple) for name in value]
+    counts = Counter(several or [value for value in values if isinstance(value, str)])
+    return {
+        "task": splits.labels.task,
+        "labels": dict(counts.most_common(LABELS_SHOWN)),
+        "all_labels": len(counts),
+        "rows": len(values),
+        "validation_rows": len(splits.validation),
+        "counts": splits.counts,
+        "fit": str(prepared.tokenizer_report),
+        "near": str(prepared.near_duplicates),
+        "warnings": prepared.warnings,
+        "updates": prepared.batch_plan.updates,
+        "lr": prepared.config.optim.lr,
+    }
+
+
+def _choices() -> dict[str, dict[str, str]]:
+    from finetune.config.choices import TABLES, sentences
+
+    return {name: sentences(name) for name in TABLES}
+
+
+def main() -> int:
+    """Run the command of the arguments; return the exit code."""
+    if sys.argv[1] == "train":
+        return _train(Path(sys.argv[2]))
+    try:
+        content: dict[str, Any] = _report() if sys.argv[1] == "report" else _choices()
+    except FinetuneError as error:
+        content = {"problem": str(error)}
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        content = {"problem": f"the table unpacks to more than {REPORT_BYTES} bytes"}
+    print(json.dumps(content))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

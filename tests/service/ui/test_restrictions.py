@@ -1,0 +1,172 @@
+"""What untrusted clients reach of Gradio: no files, no addresses, bounded uploads, nothing in a log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import traceback
+from pathlib import Path
+
+import gradio.queueing
+import gradio.route_utils
+import gradio.routes
+import pytest
+
+from service.server.admission import UPLOADS_STORED, Admission
+from service.settings import ServeSettings
+from service.ui import restrictions
+
+JSON = {"Content-Type": "application/json"}
+CANARY = "canary-7f3a"
+
+
+def test_the_bytes_of_a_body_of_the_page(served):
+    client = served(max_body_bytes=2000)
+    content = json.dumps({"data": ["a film"]}).encode()
+    found = [
+        client.post("/gradio_api/call/classify_sentiment", content=content.ljust(size), headers=JSON).status_code
+        for size in (1999, 2000, 2001)
+    ]
+    assert found == [200, 200, 413]
+
+
+def test_the_page_hands_out_no_file_and_fetches_no_address(served, tmp_path, capsys):
+    client = served()
+    (tmp_path / "secret").write_text(CANARY)
+    for path in (str(tmp_path / "secret"), "https://127.0.0.1:9/x", "/etc/passwd"):
+        named = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        for data in (["x", [named], False, "topics"], [named, ["a"], False, "topics"], [{"deep": [named]}]):
+            answer = client.post("/gradio_api/call/classify_topics", json={"data": data})
+            assert answer.status_code == 400 and "not an upload to this server" in answer.json()["error"]
+        escaped = json.dumps({"data": [named]}).replace("gradio.FileData", "gradio\\u002eFileData").encode()
+        assert client.post("/gradio_api/call/classify_topics", content=escaped, headers=JSON).status_code == 400
+        assert client.get(f"/gradio_api/file={path}").status_code in (403, 404)
+    addresses = ("file=https://127.0.0.1:9/x", "file=http%3A//127.0.0.1:9/x", "proxy=https://x.hf.space/")
+    routes = ("uploads", "stream/a/b/c", "deep_link", "component_server", "monitoring")
+    for closed in addresses + routes:
+        assert client.get(f"/gradio_api/{closed}").status_code == 403, closed
+        assert client.post(f"/gradio_api/{closed}", files={"files": b"a"}).status_code == 403, closed
+    for closed in ("/file=/etc/passwd", "/proxy=https://x.hf.space/", "/upload", "/monitoring"):
+        assert client.get(closed).status_code == 403, closed
+
+
+def uploaded(client, content, name="t.csv"):
+    answer = client.post("/gradio_api/upload", files={"files": (name, content)})
+    return answer.json()[0] if answer.status_code == 200 else answer.status_code
+
+
+def test_the_bytes_of_an_upload(served, monkeypatch):
+    monkeypatch.setattr(
+        "service.server.admission.UPLOADS_STORED", 10_000
+    )  # uploads of earlier tests take room in this process
+    client = served(max_upload_bytes=200_000)
+    assert [isinstance(uploaded(client, b"a" * size), str) for size in (199_999, 200_000)] == [True, True]
+    assert uploaded(client, b"a" * 200_001) == 413
+    assert uploaded(client, b"a" * 300_000) == 413
+
+
+def test_an_upload_may_be_named_and_nothing_beside_it(served, tmp_path):
+    client = served()
+    path = uploaded(client, b"text\na film\n")
+    (tmp_path / "secret").write_text(CANARY)
+
+    def ask(**named):
+        body = {"data": [named | {"meta": {"_type": "gradio.FileData"}}], "fn_index": 0, "session_hash": "a"}
+        return client.post("/gradio_api/call/classify_sentiment", json=body).status_code
+
+    assert ask(path=path) == 200
+    folder = path.rpartition("/")[0]
+    for other in (folder, f"{folder}/../../secret", f"{folder}/none.csv", str(tmp_path / "secret"), f"{path}\0", "", 7):
+        assert ask(path=other) == 400, other
+    (link := tmp_path / "link").symlink_to(tmp_path / "secret")
+    assert ask(path=str(link)) == 400
+    assert ask(path=path, is_stream=True) == 400 and ask(path=path, more="a") == 400
+
+
+def test_uploads_are_bounded_together_and_the_old_ones_are_deleted(served, monkeypatch):
+    client = served(max_upload_bytes=100_000)
+    stored = (restrictions.clean_up() + 250_000) / 100_000
+    monkeypatch.setattr("service.server.admission.UPLOADS_STORED", stored)
+    assert isinstance(first := uploaded(client, b"a" * 100_000), str)
+    assert isinstance(uploaded(client, b"b" * 90_000), str)
+    assert uploaded(client, b"c") == 429
+    (restrictions.folder() / "tmp1234").write_bytes(b"a part of an upload that never came to its end")
+    monkeypatch.setattr(restrictions, "UPLOAD_LIFETIME_S", -1.0)
+    assert isinstance(uploaded(client, b"c"), str)
+    assert not Path(first).exists() and not (restrictions.folder() / "tmp1234").exists()
+
+
+def test_uploads_that_are_still_arriving_are_counted(monkeypatch):
+    refused = []
+
+    def refusal(scope, error):
+        async def answer(scope, receive, send):
+            refused.append(error)
+
+        return answer
+
+    async def many():
+        arriving = []
+
+        async def never_done(scope, receive, send):
+            arriving.append(1)
+            await asyncio.Event().wait()
+
+        count = UPLOADS_STORED + 3
+        monkeypatch.setattr(restrictions, "clean_up", lambda: 0)
+        admission = Admission(None, ServeSettings(max_upload_bytes=1024), None)
+        middleware = restrictions.GradioRestrictions(never_done, admission=admission, refusal=refusal)
+        scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": []}
+        calls = [asyncio.ensure_future(middleware(scope, None, None)) for _ in range(count)]
+        while len(arriving) + len(refused) < count:
+            await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert admission.uploads == 0
+        admission.close()
+
+    asyncio.run(asyncio.wait_for(many(), 60))
+    assert len(refused) == 3 and all("storage is full" in str(error) for error in refused)
+
+
+def test_nobody_goes_past_the_pages_queue(served):
+    client = served()
+    events = client.get("/config").json()["dependencies"]
+    queued = [one["id"] for one in events if one["queue"] is not False and one["backend_fn"]]
+    assert len(queued) > 20
+    for number in queued:
+        answer = client.post("/gradio_api/run/predict", json={"data": [], "fn_index": number})
+        assert answer.status_code == 404, number
+    for name in ("classify_topics", "classify_sentiment"):
+        assert client.post(f"/gradio_api/run/{name}", json={"data": ["a"]}).status_code == 404
+
+
+def test_what_is_wrong_on_the_page_is_in_no_log(served, capsys):
+    client = served()
+    for data in ([CANARY], [CANARY, CANARY], [CANARY, "sentiment", CANARY], [[CANARY]], [{"a": CANARY}]):
+        for name in ("classify_sentiment", "classify_topics"):
+            begun = client.post(f"/gradio_api/call/{name}", json={"data": data}).json()
+            client.get(f"/gradio_api/call/{name}/{begun['event_id']}")
+    captured = capsys.readouterr()
+    assert CANARY not in captured.out + captured.err + "".join(client.lines)
+
+
+def test_gradio_reports_exceptions_and_keeps_the_rest_of_the_traceback_module():
+    modules = (gradio.queueing, gradio.routes, gradio.route_utils)
+    before, reported = [module.traceback for module in modules], []
+    try:
+        restrictions.replace_traceback_printing(reported.append)
+        for module in modules:
+            try:
+                raise ZeroDivisionError(CANARY)
+            except ZeroDivisionError as error:
+                module.traceback.print_exc()
+                assert reported.pop() is error
+                assert CANARY in module.traceback.format_exc()
+            assert module.traceback.extract_tb is traceback.extract_tb
+            with pytest.raises(AttributeError):
+                _ = module.traceback.no_such_function
+    finally:
+        for module, original in zip(modules, before, strict=True):
+            module.traceback = original
