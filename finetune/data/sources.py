@@ -17,10 +17,12 @@ from finetune.config.data import DataConfig, Source
 from finetune.core.errors import DataError
 from finetune.core.label_text import is_missing
 from finetune.core.labels import shown
+from finetune.core.tables.arrow_file import Records
 from finetune.core.tables.columns import LABEL_NAMES, TEXT_NAMES, by_clean_name, matching_column, obvious_column
-from finetune.core.tables.files import SUFFIXES, Table, read_table
+from finetune.core.tables.files import read_table
+from finetune.core.tables.formats import SUFFIXES, format_of
 from finetune.core.tables.options import TableOptions
-from finetune.core.tables.spool import Records
+from finetune.core.tables.table import Table
 from finetune.data.label_cells import flag_of
 from finetune.data.tables_in_memory import SPLIT_NAMES, splits_in_memory
 
@@ -178,7 +180,8 @@ def _flag_columns_hint(table: Table, columns: Sequence[str]) -> str:
 
 def _layout_hint(table: Table) -> str:
     """What to say where the columns of a CSV or TSV file may have been read wrongly."""
-    if Path(table.name).suffix.lower() not in (".csv", ".tsv"):
+    table_format = format_of(table.name)
+    if table_format is None or "separator" not in table_format.options:
         return ""
     if len(table.columns) == 1:
         return ". This is the only column: if the table has more, name the mark between them with --separator"

@@ -19,8 +19,8 @@ from typing import Any
 from finetune.core.disk_space import FULL
 from finetune.core.file_lock import held
 from finetune.core.model_folder import write_json
-from finetune.core.tables.files import SUFFIXES
-from service.batch.sinks import Sink
+from finetune.core.tables.formats import OUTPUT_SUFFIXES
+from finetune.core.tables.table_format import TableWriter
 from service.errors import BadRequest, ServiceError
 
 
@@ -37,8 +37,8 @@ def check_place(out: Path, table: Path) -> None:
     Raises:
         BadRequest: unknown suffix, no such folder, a folder, or the input itself.
     """
-    if out.suffix.lower() not in SUFFIXES:
-        raise BadRequest(f"{out}: the output's suffix must be one of {', '.join(SUFFIXES)}")
+    if out.suffix.lower() not in OUTPUT_SUFFIXES:
+        raise BadRequest(f"{out}: the output's suffix must be one of {', '.join(OUTPUT_SUFFIXES)}")
     if not out.parent.is_dir():
         raise BadRequest(f"{out}: there is no folder {out.parent}")
     if out.is_dir():
@@ -87,16 +87,16 @@ class Unfinished:
         self._fresh = self._file.with_name(f"{self._file.name}.new")
         self._identity = json.loads(json.dumps(identity))
 
-    def resume(self, sink: Sink) -> tuple[int, int]:
+    def resume(self, writer: TableWriter) -> tuple[int, int]:
         """Rows and errors of an earlier run with the same table and question, if there was one."""
         try:
             found = json.loads(self._file.read_text(encoding="utf-8"))
             if found["identity"] == self._identity:
-                sink.resume(found["mark"])
+                writer.resume(found["mark"])
                 return int(found["rows"]), int(found["errors"])
         except (OSError, ValueError, KeyError, TypeError):
             pass  # nothing that can be gone on with
-        sink.discard()
+        writer.discard()
         return 0, 0
 
     def keep(self, rows: int, errors: int, mark: dict[str, Any]) -> None:

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.core.errors import FinetuneError
 from finetune.core.model_folder import CLASSIFIER, TOKENIZER_FILES
-from finetune.core.tables.chunks import Chunks, Row, chunks
+from finetune.core.tables.files import open_writer, stream_table
+from finetune.core.tables.formats import FORMATS
 from finetune.core.tables.options import TableOptions
+from finetune.core.tables.table import Row, TableStream
+from finetune.core.tables.table_format import TableWriter
 from service.batch.output_file import Unfinished, check_output, check_place, disk_full, is_no_room, locked
-from service.batch.sinks import LinesSink, ParquetSink, Sink
-from service.batch.text_arguments import LINES, lines
 from service.batch.text_columns import column_of, problem_of
 from service.errors import BackendFailed, BadRequest, ServiceError
 from service.inference import zero_shot
@@ -200,17 +201,17 @@ def score_table(
     check_place(out, table)
     with locked(out):
         check_output(out, table, overwrite=overwrite)  # under the lock: a run may just have ended
-        is_lines = table.suffix.lower() == LINES
-        source = lines(table, asked.rows, options) if is_lines else chunks(table, asked.rows, options)
+        source = stream_table(table, asked.rows, options, FORMATS)
         column = column_of(source.name, source.columns, text)
         if text_pair is not None:
             text_pair = column_of(source.name, source.columns, text_pair)
         fresh = _fresh(asked, all_scores)
         names = free_names(fresh, source.columns)
-        sink = _sink(out, source, {names[name]: kind for name, kind in fresh.items()}, neutral=not keep_formulas)
+        types = source.types | {names[name]: kind for name, kind in fresh.items()}
+        writer = open_writer(out, types, escape_formulas=not keep_formulas)
         what = [asked.identity, column, text_pair, all_scores, keep_formulas, _signature(table), repr(options)]
         kept = Unfinished(out, what)
-        run = _Run(out, source, sink, kept, names, progress)
+        run = _Run(out, source, writer, kept, names, progress)
         run.write(asked.rows, lambda part: _made(part, column, text_pair, answers, asked, all_scores))
         return Scored(run.rows, run.errors, list(names.values()), source.note, run.before, source.warnings)
 
@@ -223,25 +224,31 @@ class _Run:
     """
 
     def __init__(
-        self, out: Path, source: Chunks, sink: Sink, kept: Unfinished, names: Mapping[str, str], progress: Progress
+        self,
+        out: Path,
+        source: TableStream,
+        writer: TableWriter,
+        kept: Unfinished,
+        names: Mapping[str, str],
+        progress: Progress,
     ) -> None:
-        self._out, self._source, self._sink, self._kept = out, source, sink, kept
+        self._out, self._source, self._writer, self._kept = out, source, writer, kept
         self._names, self._progress = names, progress
-        self.before, self.errors = kept.resume(sink)
+        self.before, self.errors = kept.resume(writer)
         self.rows, self._share = self.before, 0.0
 
     def write(self, rows: int, make: Callable[[list[Row]], list[Row]]) -> None:
         """Write what `make` gives for each chunk of so many rows, and put the output in place."""
-        parts = (part for number, part in enumerate(self._source.parts) if number * rows >= self.before)
+        parts = (part for number, part in enumerate(self._source.chunks) if number * rows >= self.before)
         try:
             for part, made in _under_way(parts, make):
                 self._add(part, made)
-            self._sink.finish()
+            self._writer.finish()
         except BaseException as error:
-            self._sink.close()
-            size = self._sink.size()
+            self._writer.close()
+            size = self._writer.size()
             if self.rows == 0:
-                self._sink.discard()
+                self._writer.discard()
             if isinstance(error, OSError) and is_no_room(error):
                 raise disk_full(error, self._out, self.rows, self._share, size) from error
             raise
@@ -249,10 +256,10 @@ class _Run:
 
     def _add(self, part: list[Row], made: list[Row]) -> None:
         new = [{self._names[name]: cells.get(name) for name in self._names} for cells in made]
-        self._sink.write([row | cells for row, cells in zip(part, new, strict=True)])
+        self._writer.write([row | cells for row, cells in zip(part, new, strict=True)])
         errors = self.errors + sum(bool(cells["error"]) for cells in made)
-        self._kept.keep(self.rows + len(part), errors, self._sink.mark())
-        self.rows, self.errors, self._share = self.rows + len(part), errors, self._source.read()
+        self._kept.keep(self.rows + len(part), errors, self._writer.mark())
+        self.rows, self.errors, self._share = self.rows + len(part), errors, self._source.fraction_read()
         self._progress(self.rows, self._share)
 
 
@@ -346,14 +353,6 @@ def held(answer: Answer, thresholds: Mapping[str, float]) -> list[str]:
 def thresholds_of(engine: Engine) -> dict[str, float]:
     """Scores from which a model's own labels hold, by label, where its folder records them."""
     return dict(zip(engine.folder.labels.names, engine.folder.settings.thresholds or (), strict=False))
-
-
-def _sink(out: Path, source: Chunks, fresh: dict[str, pyarrow.DataType], *, neutral: bool) -> Sink:
-    if out.suffix.lower() != ".parquet":
-        return LinesSink(out, [*source.columns, *fresh], neutral=neutral)
-    import pyarrow
-
-    return ParquetSink(out, pyarrow.schema([*source.kinds.items(), *fresh.items()]))
 
 
 def _signature(table: Path) -> list[Any]:

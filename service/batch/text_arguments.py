@@ -8,19 +8,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 
-from finetune.core.errors import DataError
-from finetune.core.tables.chunks import Chunks, Row
-from finetune.core.tables.files import SUFFIXES
-from finetune.core.tables.options import TableOptions
-from finetune.core.tables.text_encoding import encoding_of
+from finetune.core.tables.formats import FORMATS, SUFFIXES, TEXT_SUFFIXES
 from service.errors import BadRequest
-
-LINES = ".txt"
-"""The suffix of a file of one text a line."""
 
 STANDARD_INPUT = "-"
 
@@ -69,72 +61,13 @@ def meant(arguments: Sequence[str]) -> Path | list[str]:
     return list(arguments)
 
 
-def lines(path: Path, rows: int, options: TableOptions | None = None) -> Chunks:
-    """A file of one text a line as a table with the column `text`, in chunks of so many rows; blank lines are skipped.
-
-    Raises:
-        DataError: the file is empty, holds no text, or is a table by its look.
-    """
-    import pyarrow
-
-    if path.stat().st_size == 0:
-        raise DataError("the file is empty", file=str(path))
-    options = options or TableOptions()
-    if options.separator is not None or not options.header:
-        raise DataError(
-            "a .txt file is read as one text a line, without columns: leave out --separator and --no-header, or "
-            "rename it to .csv",
-            file=str(path),
-        )
-    encoding, note = encoding_of(path, options.encoding)
-    count = blank = 0
-    first: list[str] = []
-    for line in _lines(path, encoding):
-        count, blank = count + bool(line.strip()), blank + (not line.strip())
-        first += [line] if line.strip() and len(first) < SAMPLE else []
-    if not count:
-        raise DataError("the file holds no text", file=str(path))
-    _check_no_table(first, path)
-    skipped = f", {blank} blank lines skipped" if blank else ""
-    done = [0]
-
-    def parts() -> Iterator[list[Row]]:
-        texts = (line for line in _lines(path, encoding) if line.strip())
-        while part := [{"text": text} for text in islice(texts, rows)]:
-            done[0] += len(part)
-            yield part
-
-    notes = ", ".join(filter(None, [f"one text a line: {count} texts{skipped}", note]))
-    return Chunks(str(path), ["text"], {"text": pyarrow.string()}, parts(), lambda: done[0] / count, notes)
-
-
-SAMPLE = 50
-"""Lines of a .txt file that are looked at for the columns of a table."""
-
-
-def _check_no_table(first: list[str], path: Path) -> None:
-    tabs = {line.count("\t") for line in first}
-    if len(first) > 1 and len(tabs) == 1 and tabs != {0}:
-        raise DataError(
-            "each line holds tabs, as a table does, and a .txt file is read as one text a line: rename it to .tsv, "
-            "with the names of its columns in the first line",
-            file=str(path),
-        )
-
-
-def _lines(path: Path, encoding: str) -> Iterator[str]:
-    with path.open(encoding=encoding, newline="\n") as stream:
-        for line in stream:
-            yield line.rstrip("\r\n")
-
-
 def looks_like_file(argument: str) -> bool:
     """Whether an argument ends like a file, or is a single word that begins like a path."""
     word = argument.strip().strip("'\"").strip()
     if "\n" in word or len(word) > LONGEST_NAME:
         return False
     suffix = Path(word).suffix.lower()
-    if suffix in (*SUFFIXES, LINES, *UNREAD):
+    if suffix in (*FORMATS, *UNREAD):
         return True
     if len(word.split()) != 1:
         return False
@@ -154,15 +87,15 @@ def _exists(argument: str) -> bool:
 def _file(argument: str) -> Path:
     path = Path(argument)
     suffix = path.suffix.lower()
-    readable = f"predict and zero-shot read {', '.join(SUFFIXES)}, and {LINES} with one text a line"
+    readable = f"predict and zero-shot read {', '.join(SUFFIXES)}, and {', '.join(TEXT_SUFFIXES)} with one text a line"
     if path.is_dir():
         raise BadRequest(f"{path} is a folder: name one file in it; {AS_TEXT}")
     if not path.exists():
         raise BadRequest(f"there is no file {path}: an argument that ends like a file is read as one; {AS_TEXT}")
-    if suffix not in (*SUFFIXES, LINES):
+    if suffix not in FORMATS:
         way = f"{UNREAD[suffix]}; " if suffix in UNREAD else ""
         raise BadRequest(f"the file {path} cannot be read: {readable}; {way}{AS_TEXT}")
-    if suffix == LINES and not path.is_file():
+    if suffix in TEXT_SUFFIXES and not path.is_file():
         raise BadRequest(f"{path} is no regular file")
     return path
 

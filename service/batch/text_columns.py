@@ -12,7 +12,7 @@ from typing import Any
 
 from finetune.core.labels import shown
 from finetune.core.tables.columns import TEXT_NAMES, is_header, matching_column, obvious_column
-from finetune.core.tables.files import Table
+from finetune.core.tables.table import Table
 from service.errors import BadRequest
 from service.inference.zero_shot import NO_WIDTH
 from service.schema import TextInput

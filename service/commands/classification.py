@@ -14,11 +14,13 @@ from typing import Any
 
 from finetune.core.labels import shown
 from finetune.core.model_folder import ModelFolder
-from finetune.core.tables.files import Table, read_table
+from finetune.core.tables.files import read_table
+from finetune.core.tables.formats import FORMATS, TEXT_SUFFIXES
 from finetune.core.tables.options import TableOptions
+from finetune.core.tables.table import Table
 from service.batch import score_table
 from service.batch.output_file import DiskFull, check_output, is_no_room
-from service.batch.text_arguments import LINES, lines, looks_like_file, meant
+from service.batch.text_arguments import looks_like_file, meant
 from service.batch.text_columns import texts_of
 from service.commands import render
 from service.errors import BadRequest
@@ -26,7 +28,6 @@ from service.inference import zero_shot
 from service.inference.engine import Engine, nli_model
 from service.schema import TextInput, ZeroShotQuestion
 
-ROWS_OF_LINES = 4096
 MISSING_TEXT = "fill it in, or pass -o OUT: then the other rows are scored, and this one gets its error"
 
 
@@ -129,11 +130,9 @@ def _answer(request: Request, folder: ModelFolder, asked: ZeroShotQuestion | Non
 
 def _read(file: Path, options: TableOptions) -> Table:
     """The table in a file, or a file of one text a line as a table; what was found out of it is printed."""
-    if file.suffix.lower() == LINES:
-        found = lines(file, ROWS_OF_LINES, options)
-        print(f"{file}: {found.note}", file=sys.stderr)
-        return Table(found.columns, [row for part in found.parts for row in part], str(file))
-    table = read_table(file, options)
+    table = read_table(file, options, FORMATS)
+    if file.suffix.lower() in TEXT_SUFFIXES:
+        print(f"{file}: {table.note}", file=sys.stderr)
     for warning in table.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return table

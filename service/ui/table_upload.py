@@ -15,9 +15,9 @@ from typing import Any
 import gradio as gr
 
 from finetune.core.errors import FinetuneError
-from finetune.core.tables.chunks import chunks
 from finetune.core.tables.columns import LABEL_NAMES, TEXT_NAMES, obvious_column
-from finetune.core.tables.files import SUFFIXES
+from finetune.core.tables.files import stream_table
+from finetune.core.tables.formats import SUFFIXES
 from finetune.core.tables.options import TableOptions
 from service.errors import BadRequest
 from service.ui import restrictions
@@ -208,9 +208,10 @@ def without_place(sentence: str, path: Path) -> str:
 
 def _head(path: Path, options: TableOptions) -> tuple[list[str], list[list[str]], str | None]:
     """A table's columns, its first rows and what was found out about it."""
-    found = chunks(path, PREVIEWED, options)
-    rows = next(found.parts)[:PREVIEWED]
-    return found.columns, [[_cell(row.get(name)) for name in found.columns[:COLUMNS_SHOWN]] for row in rows], found.note
+    table = stream_table(path, PREVIEWED, options)
+    columns = table.columns
+    rows = next(table.chunks)[:PREVIEWED]
+    return columns, [[_cell(row.get(name)) for name in columns[:COLUMNS_SHOWN]] for row in rows], table.note
 
 
 def _cell(value: Any) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import codecs
 import difflib
 from dataclasses import dataclass
-from pathlib import Path
 
-from finetune.core.errors import ConfigError, DataError
+from finetune.core.errors import ConfigError
 
 ENCODINGS = (
     *("utf-8", "utf-16", "cp1252", "cp1250", "cp1251", "koi8-r", "gb18030", "big5", "shift_jis", "euc-jp", "euc-kr"),
@@ -20,8 +19,6 @@ SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
 NO_ENCODINGS = ("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7")
 """Codecs of Python that no table is written in; some take the square of a file's size."""
-
-SEPARATED, TEXT_FILES = (".csv", ".tsv"), (".csv", ".tsv", ".jsonl")
 
 
 @dataclass(frozen=True)
@@ -50,22 +47,14 @@ class TableOptions:
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
-    def check_suits(self, file: Path) -> None:
-        """Refuse options that files of this kind do not have.
-
-        Raises:
-            DataError: an encoding for Parquet, a separator or `header=False` for JSON Lines or Parquet.
-        """
-        suffix = file.suffix.lower()
-        for what, is_given, suffixes in (
-            ("--encoding is", self.encoding is not None, TEXT_FILES),
-            ("--separator is", self.separator is not None, SEPARATED),
-            ("--no-header is", not self.header, SEPARATED),
-        ):
-            if is_given and suffix not in suffixes:
-                raise DataError(
-                    f"{what} for {', '.join(suffixes)} files, and this is a {suffix} file: leave it out", file=str(file)
-                )
+    def named(self) -> list[str]:
+        """Return the names of the options that are not left to detection."""
+        names = {
+            "encoding": self.encoding is not None,
+            "separator": self.separator is not None,
+            "header": not self.header,
+        }
+        return [name for name, is_named in names.items() if is_named]
 
 
 def check_encoding(name: str) -> str:

@@ -79,7 +79,7 @@ def judged(
     file: Path,
     *,
     spaced: bool = False,
-    after: int = 0,
+    skipped: int = 0,
     has_header: bool = True,
 ) -> Verdict:
     """The verdict on a file's lines, from its header on.
@@ -87,12 +87,12 @@ def judged(
     Args:
         width: cells that a row has.
         spaced: whether blanks follow separators.
-        after: lines that were left out before.
+        skipped: lines before the header that `lines` lacks.
 
     Raises:
         DataError: quotes that do not pair in a file that cannot be read without them; names the line.
     """
-    found = _evidence(lines, separator, width, spaced, after)
+    found = _evidence(lines, separator, width, spaced, skipped)
     swallowed = [entry for entry in found.doubtful if _are_rows(entry[1], separator, found, width)]
     if found.bad_quote is None and found.bad_row is None and not swallowed:
         return Verdict(True, _note(found, 1 if has_header else 0), _warnings(found))
@@ -114,10 +114,10 @@ def judged(
     return Verdict(True)  # rows of a wrong number of cells: the reader refuses the first of them by its number
 
 
-def _evidence(lines: Iterable[str], separator: str, width: int, spaced: bool, after: int) -> Evidence:
+def _evidence(lines: Iterable[str], separator: str, width: int, spaced: bool, skipped: int) -> Evidence:
     found = Evidence(values=[Counter() for _ in range(width)], are_numbers=[True] * width)
     taken: list[str] = []
-    count, enclosed = [after], re.compile(ENCLOSED.format(re.escape(separator)))
+    count, enclosed = [skipped], re.compile(ENCLOSED.format(re.escape(separator)))
 
     def watched() -> Iterator[str]:
         for line in lines:

@@ -21,7 +21,8 @@ from typing import Any
 import gradio as gr
 
 from finetune.core.errors import FinetuneError
-from finetune.core.tables.chunks import chunks
+from finetune.core.tables.files import stream_table
+from finetune.core.tables.formats import OUTPUT_NAMES
 from finetune.core.tables.options import ENCODINGS
 from service.batch.score_table import Scored
 from service.errors import BadRequest, Overloaded, ServiceError, TooLarge
@@ -37,7 +38,6 @@ LONGEST_S = 1800
 TIMES_UPLOAD = 4
 """How many times as large as an upload the scored table may be."""
 
-KINDS = {"CSV": ".csv", "JSON Lines": ".jsonl", "Parquet": ".parquet"}
 EXAMPLE = """id,text
 1,"A warm, funny film with a terrific cast."
 2,Two hours of my life that I will never get back.
@@ -69,7 +69,9 @@ def build(page: Page, tab: gr.Tab) -> None:
             labels = label_chips.field("batch-labels", LABELS, visible=False)
             several = gr.Checkbox(label="Several labels may hold at once", visible=False, elem_id="batch-several")
             every = gr.Checkbox(label="A column for each label's score", elem_id="batch-every")
-            kind = gr.Radio(list(KINDS), value="CSV", label="Download as", elem_id="batch-kind")
+            kind = gr.Radio(
+                list(OUTPUT_NAMES), value=next(iter(OUTPUT_NAMES)), label="Download as", elem_id="batch-kind"
+            )
             with gr.Row():
                 score = gr.Button("Score the table", variant="primary", elem_id="batch-score")
                 stop = gr.Button("Stop", visible=False, variant="stop", elem_id="batch-stop")
@@ -165,7 +167,7 @@ async def _score(
         raise Overloaded("other tables are being scored", hint="try again in a moment")
     try:
         restrictions.check_room(await desk.aside(restrictions.sweep), TIMES_UPLOAD, most)
-        out = restrictions.place() / f"{table.stem[:60]}-scored{KINDS.get(kind, '.csv')}"
+        out = restrictions.place() / f"{table.stem[:60]}-scored{OUTPUT_NAMES.get(kind, '.csv')}"
         done: list[tuple[int, float]] = [(0, 0.0)]
         stopped, begin = threading.Event(), time.monotonic()
 
@@ -230,8 +232,8 @@ def _told(found: Scored, seconds: float) -> str:
 
 
 def _first_rows(out: Path, found: Scored) -> dict[str, Any]:
-    table = chunks(out, SHOWN)
-    first = next(table.parts)[:SHOWN]
+    table = stream_table(out, SHOWN)
+    first = next(table.chunks)[:SHOWN]
     new = [column for column in found.columns if column in table.columns and any(row.get(column) for row in first)]
     columns = [*new, *(column for column in table.columns if column not in found.columns)][: table_upload.COLUMNS_SHOWN]
     rows = [[_shown(row.get(column), rounded=column in new) for column in columns] for row in first]

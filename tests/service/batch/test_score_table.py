@@ -14,12 +14,12 @@ import pyarrow.parquet
 import pytest
 
 from finetune.core.errors import DataError
-from finetune.core.tables.chunks import MOST_COLUMNS, chunks
-from finetune.core.tables.files import read_table, write_table
+from finetune.core.tables.csv_tsv import is_formula
+from finetune.core.tables.files import read_table, stream_table, write_table
+from finetune.core.tables.table import MAX_COLUMNS
 from service import Classifier, ZeroShotClassifier, load
 from service.batch.output_file import check_output
 from service.batch.score_table import Asked, score, score_table
-from service.batch.sinks import is_formula
 from service.batch.text_columns import texts_of
 from service.errors import BackendFailed, BadRequest
 from service.schema import Answer, TextInput
@@ -275,9 +275,10 @@ def test_another_question_or_another_table_starts_afresh(tmp_path):
 KILLED = """
 import sys, time
 from service.batch.score_table import score, scorer
-from service import files, load
-asked = files.asked
-files.asked = lambda *given: __import__("dataclasses").replace(asked(*given), rows=16)
+from service import load
+from service.batch import score_table as module
+asked = module.asked
+module.asked = lambda *given: __import__("dataclasses").replace(asked(*given), rows=16)
 model = load(sys.argv[1])
 classify = model.engine.classify
 model.engine.classify = lambda *a, **k: (time.sleep(0.05), classify(*a, **k))[1]
@@ -344,35 +345,36 @@ def test_what_is_no_table_is_refused(tmp_path):
     (tmp_path / "bad.parquet").write_bytes(b"PAR1")
     (tmp_path / "null.csv").symlink_to("/dev/null")
     for name, sentence in {
-        "pipe.csv": "no regular file", "empty.csv": "is empty", "head.csv": "no rows", "gz.csv.gz": "unknown kind",
+        "pipe.csv": "not a regular file", "empty.csv": "is empty", "head.csv": "no rows",
+        "gz.csv.gz": "unknown table format",
         "bad.jsonl": "row 2: each line should be a JSON object", "wide.csv": "not a well-formed table",
-        "bad.parquet": "not a readable Parquet file", "none.csv": "no such file", "null.csv": "no regular file",
+        "bad.parquet": "not a readable Parquet file", "none.csv": "no such file", "null.csv": "not a regular file",
         "http://127.0.0.1/x.csv": "no such file", "file:///etc/passwd.csv": "no such file",
     }.items():  # fmt: skip
         source = name if "://" in name else tmp_path / name
         with pytest.raises(DataError, match=sentence):
-            list(chunks(source, 10).parts)
+            list(stream_table(source, 10).chunks)
 
 
 def test_a_small_file_that_unpacks_to_a_large_one_is_refused(tmp_path, monkeypatch):
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a" * 1000] * 100_000}), tmp_path / "bomb.parquet")
     assert (tmp_path / "bomb.parquet").stat().st_size < 100_000
-    monkeypatch.setattr("finetune.core.tables.chunks.MOST_IN_MEMORY", 1000)
-    with pytest.raises(DataError, match="bytes once it is unpacked, and 1000 are the most"):
-        chunks(tmp_path / "bomb.parquet", 10)
+    monkeypatch.setattr("finetune.core.tables.parquet.MAX_UNPACKED_BYTES", 1000)
+    with pytest.raises(DataError, match="bytes once unpacked; at most 1000 are accepted"):
+        stream_table(tmp_path / "bomb.parquet", 10)
     (tmp_path / "line.jsonl").write_text(json.dumps({"text": "a" * 5000}))
-    monkeypatch.setattr("finetune.core.tables.chunks.LONGEST_LINE", 1000)
-    with pytest.raises(DataError, match="row 1: a line of more than 1000 characters"):
-        chunks(tmp_path / "line.jsonl", 10)
+    monkeypatch.setattr("finetune.core.tables.json_lines.MAX_LINE_CHARACTERS", 1000)
+    with pytest.raises(DataError, match="row 1: the line has more than 1000 characters"):
+        stream_table(tmp_path / "line.jsonl", 10)
 
 
 def test_one_long_text_said_many_times_is_refused_where_it_would_not_fit(tmp_path, monkeypatch):
     table = pyarrow.table({"text": ["a" * 100_000] * 1000})
     pyarrow.parquet.write_table(table, tmp_path / "bomb.parquet")
-    monkeypatch.setattr("finetune.core.tables.chunks.MOST_IN_MEMORY", 10_000_000)
+    monkeypatch.setattr("finetune.core.tables.parquet.MAX_UNPACKED_BYTES", 10_000_000)
     with pytest.raises(DataError, match="rows of this file hold 100000000 bytes of text"):
-        list(chunks(tmp_path / "bomb.parquet", 4096).parts)
-    assert next(chunks(tmp_path / "bomb.parquet", 10).parts)[0]["text"] == "a" * 100_000
+        list(stream_table(tmp_path / "bomb.parquet", 4096).chunks)
+    assert next(stream_table(tmp_path / "bomb.parquet", 10).chunks)[0]["text"] == "a" * 100_000
 
 
 def test_two_runs_do_not_write_one_output(table, tmp_path):
@@ -403,7 +405,7 @@ def test_the_text_column_is_found_when_obvious_and_asked_for_when_not(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_a_table_of_very_many_columns_is_refused_at_once(tmp_path, suffix):
-    many = MOST_COLUMNS + 1
+    many = MAX_COLUMNS + 1
     file = tmp_path / f"t{suffix}"
     if suffix == ".csv":
         file.write_text(",".join(["a"] * many) + "\n" + ",".join(["b"] * many) + "\n")
@@ -411,8 +413,8 @@ def test_a_table_of_very_many_columns_is_refused_at_once(tmp_path, suffix):
         file.write_text(json.dumps({f"c{number}": 1 for number in range(many)}) + "\n")
     else:
         pyarrow.parquet.write_table(pyarrow.table({f"c{number}": ["a"] for number in range(many)}), file)
-    with pytest.raises(DataError, match=f"{many} columns, and {MOST_COLUMNS} are the most"):
-        chunks(file, 8)
+    with pytest.raises(DataError, match=f"{many} columns; at most {MAX_COLUMNS} are accepted"):
+        stream_table(file, 8)
 
 
 def test_a_missing_text_is_named_by_its_row_and_column(tmp_path):

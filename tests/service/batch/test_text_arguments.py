@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from finetune.core.errors import DataError
-from finetune.core.tables.files import SUFFIXES
-from service.batch.text_arguments import UNREAD, lines, meant
+from finetune.core.tables.files import stream_table
+from finetune.core.tables.formats import FORMATS, SUFFIXES
+from service.batch.text_arguments import UNREAD, meant
 from service.errors import BadRequest
 
 SENTENCES = [
@@ -142,12 +143,12 @@ def test_standard_input_holds_a_text_a_line_and_none_of_them_is_a_file(monkeypat
 def test_a_text_file_is_read_a_text_a_line_and_what_was_skipped_is_said(home):
     file = home / "t.txt"
     file.write_bytes('one\r\n\r\n  \ntwo, "quoted\u2028three\n\u00a0\nschön'.encode())
-    found = lines(file, 2)
+    found = stream_table(file, 2, suffixes=FORMATS)
     assert found.columns == ["text"] and found.note == "one text a line: 3 texts, 3 blank lines skipped"
-    assert list(found.parts) == [[{"text": "one"}, {"text": 'two, "quoted\u2028three'}], [{"text": "schön"}]]
-    assert found.read() == 1.0
+    assert list(found.chunks) == [[{"text": "one"}, {"text": 'two, "quoted\u2028three'}], [{"text": "schön"}]]
+    assert found.fraction_read() == 1.0
     file.write_text("schön\n", encoding="utf-16")
-    assert next(lines(file, 9).parts) == [{"text": "schön"}]
+    assert next(stream_table(file, 9, suffixes=FORMATS).chunks) == [{"text": "schön"}]
 
 
 @pytest.mark.parametrize(
@@ -155,10 +156,10 @@ def test_a_text_file_is_read_a_text_a_line_and_what_was_skipped_is_said(home):
     [
         ("", "is empty"),
         (" \n\n", "holds no text"),
-        ("label\ttext\nx\tgood\n", "each line holds tabs.*rename it to .tsv"),
+        ("label\ttext\nx\tgood\n", "each line holds tabs.*Rename it to .tsv"),
     ],
 )
 def test_a_text_file_that_holds_no_texts_is_refused(home, content, sentence):
     (home / "t.txt").write_text(content)
     with pytest.raises(DataError, match=sentence):
-        lines(home / "t.txt", 9)
+        stream_table(home / "t.txt", 9, suffixes=FORMATS)

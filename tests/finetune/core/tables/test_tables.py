@@ -9,9 +9,9 @@ import pytest
 from finetune.config.data import DataConfig
 from finetune.core.errors import ConfigError, DataError
 from finetune.core.labels import LabelSpace
-from finetune.core.tables.chunks import chunks
-from finetune.core.tables.files import Table, read_table, write_table
+from finetune.core.tables.files import read_table, stream_table, write_table
 from finetune.core.tables.options import TableOptions
+from finetune.core.tables.table import Table
 from finetune.data.load import load_rows, load_splits
 
 GERMAN = ["Schön und größer ist das Haus", "Die Bedienung war äußerst unfreundlich", "Das Essen schmeckte köstlich"]
@@ -31,8 +31,8 @@ QUOTES = ["It’s just an ordinary film", "They said “no” – twice", "A na�
 
 def rows_of(name: Path, options: TableOptions | None = None) -> list[dict[str, Any]]:
     """The rows of a file, which both readers give."""
-    whole, stream = read_table(name, options), chunks(name, 3, options)
-    rows = [row for part in stream.parts for row in part]
+    whole, stream = read_table(name, options), stream_table(name, 3, options)
+    rows = [row for part in stream.chunks for row in part]
     assert rows == list(whole.rows)
     assert (stream.columns, stream.note, stream.warnings) == (whole.columns, whole.note, whole.warnings)
     return rows
@@ -105,7 +105,7 @@ def test_an_encoding_that_is_not_certain_is_refused_with_what_it_may_be(tmp_path
     with pytest.raises(DataError, match=r"t\.csv: line 2 is not UTF-8 text.*--encoding"):
         read_table(file)
     with pytest.raises(DataError, match="--encoding"):
-        chunks(file, 10)
+        stream_table(file, 10)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_named_encoding_is_obeyed_and_checked(tmp_path: Path) -> None:
 def test_a_file_of_another_kind_is_named(tmp_path: Path, content: bytes, kind: str) -> None:
     for name in ("t.csv", "t.JSONL"):
         (tmp_path / name).write_bytes(content)
-        for read in (read_table, lambda path: chunks(path, 5)):
+        for read in (read_table, lambda path: stream_table(path, 5)):
             with pytest.raises(DataError, match=kind):
                 read(tmp_path / name)
 
@@ -228,7 +228,7 @@ def test_a_row_of_another_length_is_refused_with_its_number(tmp_path: Path, end:
     content = "a;text;label\n" + "1;one;x\n" * 5 + f"\n1;two{end and ';y'}{end}\n" + "1;one;x\n" * 2500
     file = written(tmp_path / "t.csv", content)
     count = 4 if end else 2
-    for read in (read_table, lambda path: list(chunks(path, 3).parts)):
+    for read in (read_table, lambda path: list(stream_table(path, 3).chunks)):
         with pytest.raises(DataError, match=rf"row 6: .*\(line 8\) has {count} cells, and the header has 3"):
             read(file)
 
@@ -251,7 +251,7 @@ def test_options_that_a_format_does_not_have_are_refused(tmp_path: Path) -> None
         ("t.parquet", TableOptions(separator=";"), "--separator"),
         ("t.jsonl", TableOptions(header=False), "--no-header"),
     ):
-        for read in (read_table, lambda path, options: chunks(path, 5, options)):
+        for read in (read_table, lambda path, options: stream_table(path, 5, options)):
             with pytest.raises(DataError, match=f"{flag} is for .*leave it out"):
                 read(tmp_path / name, options)
     with pytest.raises(DataError, match="are for files"):
@@ -301,7 +301,7 @@ def test_a_text_of_two_lines_with_a_comma_in_each_is_one_text(tmp_path: Path) ->
 def test_quotes_that_cannot_be_told_are_refused_with_their_line(tmp_path: Path) -> None:
     for marked, line in (({4: '"never closed', 2: '"a, b"'}, 6), ({4: '"said" he', 2: '"a, b"'}, 6)):
         content, _ = quoted_rows(",", marked)
-        for read in (read_table, lambda path: chunks(path, 3)):
+        for read in (read_table, lambda path: stream_table(path, 3)):
             with pytest.raises(DataError, match=f"line {line}: .*quote"):
                 read(written(tmp_path / "t.csv", content))
     content, _ = quoted_rows(",", {2: '"a, b"', 4: '"opens', 7: 'closes"'})

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from finetune.core.tables.arrow_file import ROWS_AT_ONCE, Cells
 from finetune.core.tables.files import read_table, write_table
-from finetune.core.tables.spool import ROWS_AT_ONCE, Cells
 from finetune.core.tokenization import TextEncoder
 from finetune.data.tokenized import Tokens
 
