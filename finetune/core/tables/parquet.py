@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finetune.core.errors import DataError
 from finetune.core.tables.arrow_file import ROWS_AT_ONCE, ArrowFile
-from finetune.core.tables.cell_types import fitted
 from finetune.core.tables.class_names import features_of_parquet, names_by
 from finetune.core.tables.options import TableOptions
+from finetune.core.tables.parted_file import PartedFile
 from finetune.core.tables.table import Row, Table, TableStream, check_column_count, distinct_columns
-from finetune.core.tables.table_format import TableFormat
+from finetune.core.tables.table_format import TableFormat, TableWriter
 
 if TYPE_CHECKING:
     import pyarrow
@@ -63,74 +60,17 @@ def stream(file: Path, chunk_rows: int, options: TableOptions) -> TableStream:
     return TableStream(str(file), _types(schema), chunks(), lambda: rows_read[0] / row_count)
 
 
-class ParquetWriter:
-    """Implements `TableWriter`: a file for each chunk, joined at the end, since an unfinished Parquet file cannot be
-    continued."""
+def writer(out: Path, types: Mapping[str, pyarrow.DataType], *, escape_formulas: bool) -> TableWriter:
+    """Return a writer that keeps the types of the columns."""
+    return PartedFile(out, types, _join)
 
-    def __init__(self, out: Path, types: Mapping[str, pyarrow.DataType], *, escape_formulas: bool) -> None:
-        import pyarrow
 
-        self._out, self._schema = out, pyarrow.schema([*types.items()])
-        self._folder, self._count = out.with_name(f".{out.name}.partial"), 0
+def _join(file: Path, schema: pyarrow.Schema, parts: Iterator[pyarrow.Table]) -> None:
+    import pyarrow.parquet
 
-    def resume(self, mark: dict[str, Any]) -> None:
-        """See `TableWriter`."""
-        for number in range(mark["parts"]):
-            if not self._part(number).is_file():
-                raise FileNotFoundError(f"{self._part(number)} is missing")
-        self._count = mark["parts"]
-
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """See `TableWriter`."""
-        import pyarrow
-        import pyarrow.parquet
-
-        self._folder.mkdir(exist_ok=True)
-        cells = [
-            pyarrow.array([fitted(row.get(field.name), field.type) for row in rows], field.type)
-            for field in self._schema
-        ]
-        packed = pyarrow.BufferOutputStream()
-        pyarrow.parquet.write_table(pyarrow.Table.from_arrays(cells, schema=self._schema), packed)
-        rest = memoryview(packed.getvalue())
-        with io.FileIO(self._part(self._count), "w") as file:
-            while rest:
-                rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())
-        self._count += 1
-
-    def mark(self) -> dict[str, Any]:
-        """See `TableWriter`."""
-        return {"parts": self._count}
-
-    def size(self) -> int:
-        """See `TableWriter`."""
-        return sum(part.stat().st_size for part in self._folder.glob("*.parquet"))
-
-    def finish(self) -> None:
-        """See `TableWriter`."""
-        import pyarrow.parquet
-
-        joined = self._folder / "joined"
-        try:
-            with pyarrow.parquet.ParquetWriter(joined, self._schema) as file:
-                for number in range(self._count):
-                    file.write_table(pyarrow.parquet.read_table(self._part(number)))
-        except OSError:
-            joined.unlink(missing_ok=True)  # on a full disk it would take the space that the next attempt needs
-            raise
-        joined.replace(self._out)
-        self.discard()
-
-    def discard(self) -> None:
-        """See `TableWriter`."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def close(self) -> None:
-        """See `TableWriter`."""
-
-    def _part(self, number: int) -> Path:
-        return self._folder / f"{number:06d}.parquet"
+    with pyarrow.parquet.ParquetWriter(file, schema) as joined:
+        for part in parts:
+            joined.write_table(part)
 
 
 @contextmanager
@@ -206,4 +146,4 @@ def _check_size(batch: pyarrow.RecordBatch, file: Path) -> None:
                 )
 
 
-PARQUET = TableFormat("Parquet", stream, read, ParquetWriter)
+PARQUET = TableFormat("Parquet", stream, read, writer)

@@ -330,6 +330,13 @@ def test_a_table_without_a_header_has_numbered_columns(tmp_path: Path) -> None:
     assert "--no-header" in read_table(file).warnings[0]
 
 
+def test_a_single_column_named_by_a_sentence_is_warned_of(tmp_path: Path) -> None:
+    file = written(
+        tmp_path / "t.csv", "".join(f"The film was good, and number {n}.\n".replace(",", "") for n in range(9))
+    )
+    assert "the name of the only column is a sentence ('The film was good" in read_table(file).warnings[0]
+
+
 def test_a_header_of_names_is_not_taken_for_data(tmp_path: Path) -> None:
     for head in ("id,text,label", "a,b,c", "0,1,2"):
         file = written(tmp_path / "t.csv", head + "\n" + "".join(f"{n},some text {n},{n % 2}\n" for n in range(9)))
