@@ -1,8 +1,4 @@
-"""What the arguments of `predict` and `zero-shot` are: texts, a file of texts, or standard input.
-
-Knows: which arguments name a file or look like one, files of one text a line.
-Does not know: tables, click.
-"""
+"""The arguments of `predict` and `zero-shot`: texts, a file of texts, or `-` for standard input."""
 
 from __future__ import annotations
 
@@ -16,37 +12,38 @@ from service.errors import BadRequest
 
 STANDARD_INPUT = "-"
 
-_UNPACK, _SHEET, _DOCUMENT = "unpack it first", "save it as .csv", "save its texts as .txt, one a line"
-UNREAD = {
+UNPACK, SHEET, DOCUMENT = "unpack it first", "save it as .csv", "save its texts as .txt, one a line"
+UNREADABLE = {
     ".json": "write it as .jsonl, one object a line (pandas: df.to_json(path, orient='records', lines=True))",
     **dict.fromkeys((".ndjson", ".jsonlines"), "rename it to .jsonl"),
-    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tgz", ".tar", ".7z", ".rar"), _UNPACK),
-    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers"), _SHEET),
-    **dict.fromkeys((".docx", ".doc", ".odt", ".rtf", ".pdf", ".pptx", ".epub"), _DOCUMENT),
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tgz", ".tar", ".7z", ".rar"), UNPACK),
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers"), SHEET),
+    **dict.fromkeys((".docx", ".doc", ".odt", ".rtf", ".pdf", ".pptx", ".epub"), DOCUMENT),
     **dict.fromkeys((".feather", ".arrow", ".orc", ".avro", ".pq"), "save it as .parquet"),
     **dict.fromkeys((".pkl", ".pickle", ".h5", ".hdf5", ".npy", ".npz", ".rds", ".sav", ".dta"), "save it as .parquet"),
     **dict.fromkeys((".sqlite", ".sqlite3", ".db", ".mdb", ".sql"), "export the table as .csv"),
     **dict.fromkeys((".tab", ".psv", ".dat"), "rename it to .tsv or .csv"),
 }
-"""Suffixes of files that are not read, with what to do; an argument that ends in one is never taken for a text."""
+"""Suffixes of files that cannot be read -> what to do; an argument that ends in one is never classified as a text."""
 
-UNREAD_WORDS = (".md", ".html", ".htm", ".xml", ".yaml", ".yml", ".log", ".ipynb", ".toml", ".ini", ".tex")
-"""More of them, where the argument is a single word: a sentence may end in one."""
+UNREADABLE_WORDS = (".md", ".html", ".htm", ".xml", ".yaml", ".yml", ".log", ".ipynb", ".toml", ".ini", ".tex")
+"""More such suffixes, for arguments of a single word: a sentence may end in one."""
 
 PATH = re.compile(r"\.{1,2}[/\\]\S*|~/\S*|/[^/\s]+/\S*|[A-Za-z]:[\\/]\S*|\\\\\S+")
-"""An argument that can only be a path: it begins as one and holds no blank."""
+"""An argument that begins like a path and holds no blank."""
 
 LONGEST_NAME = 4096
 AS_TEXT = "to classify these words themselves, pipe them in: echo '...' | rehead predict MODEL -"
 
 
-def meant(arguments: Sequence[str]) -> Path | list[str]:
-    """Return the file that a single argument names, or the texts that the arguments are.
+def parse_arguments(arguments: Sequence[str]) -> Path | list[str]:
+    """Return the file that a single argument names, or the arguments as texts.
 
-    A single `-` reads texts from standard input, one a line; what is read there is never taken for a file.
+    A single `-` reads texts from standard input, one a line; no line of it is taken for a file name.
 
     Raises:
-        BadRequest: an argument looks like a file that does not exist or cannot be read, or stands among others.
+        BadRequest: an argument looks like a file that does not exist or cannot be read, or a file is one of several
+            arguments.
     """
     if list(arguments) == [STANDARD_INPUT]:
         return _standard_input()
@@ -62,17 +59,17 @@ def meant(arguments: Sequence[str]) -> Path | list[str]:
 
 
 def looks_like_file(argument: str) -> bool:
-    """Whether an argument ends like a file, or is a single word that begins like a path."""
+    """Return whether an argument ends in a file's suffix, or is a single word that begins like a path."""
     word = argument.strip().strip("'\"").strip()
     if "\n" in word or len(word) > LONGEST_NAME:
         return False
     suffix = Path(word).suffix.lower()
-    if suffix in (*FORMATS, *UNREAD):
+    if suffix in (*FORMATS, *UNREADABLE):
         return True
     if len(word.split()) != 1:
         return False
     is_address = "://" in word or word.lower().startswith("www.")
-    return not is_address and (suffix in UNREAD_WORDS or PATH.fullmatch(word) is not None)
+    return not is_address and (suffix in UNREADABLE_WORDS or PATH.fullmatch(word) is not None)
 
 
 def _exists(argument: str) -> bool:
@@ -91,12 +88,14 @@ def _file(argument: str) -> Path:
     if path.is_dir():
         raise BadRequest(f"{path} is a folder: name one file in it; {AS_TEXT}")
     if not path.exists():
-        raise BadRequest(f"there is no file {path}: an argument that ends like a file is read as one; {AS_TEXT}")
+        raise BadRequest(
+            f"there is no file {path}, and an argument that looks like a file name is read as one; {AS_TEXT}"
+        )
     if suffix not in FORMATS:
-        way = f"{UNREAD[suffix]}; " if suffix in UNREAD else ""
-        raise BadRequest(f"the file {path} cannot be read: {readable}; {way}{AS_TEXT}")
+        fix = f"{UNREADABLE[suffix]}; " if suffix in UNREADABLE else ""
+        raise BadRequest(f"the file {path} cannot be read: {readable}; {fix}{AS_TEXT}")
     if suffix in TEXT_SUFFIXES and not path.is_file():
-        raise BadRequest(f"{path} is no regular file")
+        raise BadRequest(f"{path} is not a regular file")
     return path
 
 

@@ -19,8 +19,9 @@ from finetune.core.tables.formats import FORMATS, TEXT_SUFFIXES
 from finetune.core.tables.options import TableOptions
 from finetune.core.tables.table import Table
 from service.batch import score_table
-from service.batch.output_file import DiskFull, check_output, is_no_room
-from service.batch.text_arguments import looks_like_file, meant
+from service.batch.output_file import DiskFull, check_output, is_disk_full
+from service.batch.scoring_task import scoring_task
+from service.batch.text_arguments import looks_like_file, parse_arguments
 from service.batch.text_columns import texts_of
 from service.commands import render
 from service.errors import BadRequest
@@ -85,7 +86,7 @@ def answer(request: Request, folder: ModelFolder, asked: ZeroShotQuestion | None
     try:
         _answer(request, folder, asked)
     except OSError as error:
-        if not is_no_room(error):
+        if not is_disk_full(error):
             raise
         with suppress(OSError):
             sys.stdout.close()  # what could not be printed would be tried again at the end
@@ -94,7 +95,7 @@ def answer(request: Request, folder: ModelFolder, asked: ZeroShotQuestion | None
 
 
 def _answer(request: Request, folder: ModelFolder, asked: ZeroShotQuestion | None) -> None:
-    given = meant(request.arguments)
+    given = parse_arguments(request.arguments)
     table = given if isinstance(given, Path) else None
     if table is None and (request.out or request.text_column or request.pair_column):
         raise BadRequest("--out and --text go with a FILE, and these arguments are texts")
@@ -151,7 +152,7 @@ def _write(request: Request, table: Path, out: Path, engine: Engine, asked: Zero
             table,
             out,
             score_table.scorer(engine, asked, request.batch_size),
-            score_table.asked(engine, asked, request.batch_size),
+            scoring_task(engine, asked, request.batch_size),
             text=request.text_column,
             text_pair=request.pair_column,
             all_scores=request.all_scores,
@@ -163,8 +164,8 @@ def _write(request: Request, table: Path, out: Path, engine: Engine, asked: Zero
     for warning in found.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     said = f" ({found.note})" if found.note else ""
-    went_on = f", on from row {found.went_on_after}" if found.went_on_after else ""
-    print(f"wrote {out}: {found.rows} rows{said}{went_on}, with new columns {shown(found.columns)}", file=sys.stderr)
+    resumed = f", resumed after row {found.resumed_after}" if found.resumed_after else ""
+    print(f"wrote {out}: {found.rows} rows{said}{resumed}, with new columns {shown(found.columns)}", file=sys.stderr)
     if found.errors:
         print(
             f"note: {found.errors} rows could not be scored; the column {found.columns[-1]} says why", file=sys.stderr

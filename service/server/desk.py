@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 from finetune.core.model_folder import AttentionMode
 from finetune.core.tables.options import TableOptions
 from finetune.core.tokenization import without_surrogates
-from service.batch.score_table import Progress, Scored, asked, score_table, scorer
+from service.batch.score_table import Progress, ScoringResult, score_table, scorer
+from service.batch.scoring_task import scoring_task
 from service.errors import BadRequest, TooLarge, late_after
 from service.inference import zero_shot
 from service.inference.engine import Engine
@@ -149,7 +150,7 @@ class Desk:
         all_scores: bool,
         progress: Progress,
         options: TableOptions | None = None,
-    ) -> Scored:
+    ) -> ScoringResult:
         """A table's rows with their scores, as `files.score` writes them, a few rows at a time.
 
         Raises:
@@ -161,7 +162,9 @@ class Desk:
         def in_pieces(inputs: list[TextInput]) -> list[Answer]:
             return [answer for piece in _pieces(inputs, room) for answer in answers(piece)]
 
-        few = replace(asked(engine, question), rows=ROWS_OF_A_TABLE, longest=self.settings.max_characters)
+        few = replace(
+            scoring_task(engine, question), chunk_rows=ROWS_OF_A_TABLE, max_characters=self.settings.max_characters
+        )
         return score_table(
             table, out, in_pieces, few, text=text, all_scores=all_scores, progress=progress, options=options
         )

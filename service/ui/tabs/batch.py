@@ -24,7 +24,7 @@ from finetune.core.errors import FinetuneError
 from finetune.core.tables.files import stream_table
 from finetune.core.tables.formats import OUTPUT_NAMES
 from finetune.core.tables.options import ENCODINGS
-from service.batch.score_table import Scored
+from service.batch.score_table import ScoringResult
 from service.errors import BadRequest, Overloaded, ServiceError, TooLarge
 from service.ui import form, label_chips, links, restrictions, snippets, table_upload
 from service.ui.label_chips import LABELS
@@ -224,14 +224,14 @@ def _bar(rows: int, share: float, seconds: float) -> str:
     )
 
 
-def _told(found: Scored, seconds: float) -> str:
+def _told(found: ScoringResult, seconds: float) -> str:
     errors = f", {found.errors} of them could not be scored (column error says why)" if found.errors else ""
     warnings = "".join(f" Warning: {warning}." for warning in found.warnings)
     told = f"{found.rows:,} rows in {seconds:.1f} s{errors}.{warnings}"
     return f'<div role="status" class="rehead-note">{escape(told)}</div>'
 
 
-def _first_rows(out: Path, found: Scored) -> dict[str, Any]:
+def _first_rows(out: Path, found: ScoringResult) -> dict[str, Any]:
     table = stream_table(out, SHOWN)
     first = next(table.chunks)[:SHOWN]
     new = [column for column in found.columns if column in table.columns and any(row.get(column) for row in first)]

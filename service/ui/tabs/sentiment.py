@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from service.batch.score_table import held, thresholds_of
+from service.batch.scoring_task import predicted_labels, thresholds_of
 from service.errors import BadRequest
 from service.inference.engine import Engine
 from service.schema import Answer
@@ -111,7 +111,7 @@ async def _one(desk: Desk, corrected: bool, model: str | None, text: str) -> lis
     if not corrected:
         return shown
     best = answer.best
-    holding = held(answer, thresholds_of(engine)) if task == "multi_label" else None
+    holding = predicted_labels(answer, thresholds_of(engine)) if task == "multi_label" else None
     row = GivenAnswer(text, str(model), list(engine.folder.labels.names), best.label, best.score, holding)
     return [*shown, None if task == "regression" else list(row)]
 

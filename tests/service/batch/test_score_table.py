@@ -19,12 +19,13 @@ from finetune.core.tables.files import read_table, stream_table, write_table
 from finetune.core.tables.table import MAX_COLUMNS
 from service import Classifier, ZeroShotClassifier, load
 from service.batch.output_file import check_output
-from service.batch.score_table import Asked, score, score_table
+from service.batch.score_table import score, score_table
+from service.batch.scoring_task import ScoringTask
 from service.batch.text_columns import texts_of
 from service.errors import BackendFailed, BadRequest
 from service.schema import Answer, TextInput
 
-ASKED = Asked(("long", "short"), "multiclass", "test")
+TASK = ScoringTask(("long", "short"), "multiclass", "test")
 
 
 def answers(inputs):
@@ -39,7 +40,7 @@ def table(tmp_path):
     return path
 
 
-def scored(source, out, asked=ASKED, answer=answers, **options):
+def scored(source, out, asked=TASK, answer=answers, **options):
     return score_table(source, out, answer, asked, **options)
 
 
@@ -74,7 +75,7 @@ def test_the_answers_are_the_models(tmp_path, tiny_sentiment, tiny_topics):
     for row, one in zip(read_table(tmp_path / "topics.jsonl").rows, expected, strict=True):
         held = [label for label, value in zip(one["labels"], one["scores"], strict=True) if value >= 0.5]
         assert row["prediction"] == held
-    with pytest.raises(BadRequest, match="this is a zero-shot model: give labels"):
+    with pytest.raises(BadRequest, match="this is a zero-shot model and needs labels"):
         score(tiny_topics, tmp_path / "in.csv", tmp_path / "none.csv")
 
 
@@ -94,8 +95,8 @@ def test_a_row_that_cannot_be_scored_says_why_and_the_others_are(tmp_path):
     assert [row["error"] for row in rows] == [
         None,
         "column text: the text is empty",
-        "column text: a text is wanted, and this is empty",
-        "column text: a text is wanted, and this is int",
+        "column text: the cell is empty",
+        "column text: the cell holds int, not text",
         None,
         "column text: the text is empty",
         "this one is no number",
@@ -109,17 +110,17 @@ def test_where_all_fail_it_is_no_fault_of_the_rows(tmp_path):
     def fails(inputs):
         raise BackendFailed("out of memory")
 
-    with pytest.raises(BackendFailed, match="no row of 20 can be scored .out of memory"):
+    with pytest.raises(BackendFailed, match="none of 20 rows could be scored .out of memory"):
         scored(tmp_path / "in.csv", tmp_path / "out.csv", answer=fails)
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
 def test_a_number_and_several_labels_have_columns_of_their_own(tmp_path, table):
-    number = Asked(("stars",), "regression", "test")
+    number = ScoringTask(("stars",), "regression", "test")
     scored(table, tmp_path / "out.jsonl", number, lambda inputs: [Answer(("stars",), (3.25,), False)] * len(inputs))
     assert read_table(tmp_path / "out.jsonl").columns == ["id", "text", "prediction", "error"]
     assert read_table(tmp_path / "out.jsonl").rows[0]["prediction"] == 3.25
-    several = Asked(("a", "b", "c"), "multi_label", "test", {"a": 0.7, "c": 0.2})
+    several = ScoringTask(("a", "b", "c"), "multi_label", "test", {"a": 0.7, "c": 0.2})
     scored(
         table,
         tmp_path / "several.parquet",
@@ -200,7 +201,7 @@ def test_a_single_line_too_many_chunks_and_an_exact_number_of_chunks(tmp_path):
             sizes.append(len(inputs))
             return answers(inputs)
 
-        asked = Asked(ASKED.labels, ASKED.task, "test", rows=rows)
+        asked = ScoringTask(TASK.labels, TASK.task, "test", chunk_rows=rows)
         scored(tmp_path / "in.parquet", tmp_path / "o.csv", asked, counted, overwrite=True,
                progress=lambda *n, told=told: told.append(n))  # fmt: skip
         assert sorted(sizes, reverse=True) == [rows] * (count // rows) + ([count % rows] if count % rows else [])
@@ -213,7 +214,7 @@ def test_a_single_line_too_many_chunks_and_an_exact_number_of_chunks(tmp_path):
 def test_a_run_that_was_ended_goes_on_and_ends_with_the_same_bytes(tmp_path, suffix, into):
     source, out = tmp_path / f"in{suffix}", tmp_path / f"out{into}"
     write_table(source, [{"text": f"text {n}" if n % 7 else "", "n": n} for n in range(50)])
-    asked = Asked(ASKED.labels, ASKED.task, "test", rows=8)
+    asked = ScoringTask(TASK.labels, TASK.task, "test", chunk_rows=8)
     scored(source, tmp_path / f"whole{into}", asked)
 
     class Ended(BaseException):
@@ -237,7 +238,7 @@ def test_a_run_that_was_ended_goes_on_and_ends_with_the_same_bytes(tmp_path, suf
     before = set(seen)
     seen.clear()
     found = scored(source, out, asked, ends_at(-1))
-    assert found.went_on_after >= 32 and (found.rows, found.errors) == (50, 8)
+    assert found.resumed_after >= 32 and (found.rows, found.errors) == (50, 8)
     assert not {"text 1", "text 17"} & set(seen) and "text 1" in before
     assert out.read_bytes() == (tmp_path / f"whole{into}").read_bytes()
     assert len(list(tmp_path.iterdir())) == 3
@@ -254,21 +255,24 @@ def test_another_question_or_another_table_starts_afresh(tmp_path):
 
     def began():
         with pytest.raises(KeyboardInterrupt):
-            scored(source, out, Asked(ASKED.labels, ASKED.task, "test", rows=8), ends)
+            scored(source, out, ScoringTask(TASK.labels, TASK.task, "test", chunk_rows=8), ends)
 
     began()
-    assert scored(source, out, Asked(ASKED.labels, ASKED.task, "other", rows=8)).went_on_after == 0
+    assert scored(source, out, ScoringTask(TASK.labels, TASK.task, "other", chunk_rows=8)).resumed_after == 0
     out.unlink()
     began()
-    assert scored(source, out, Asked(ASKED.labels, ASKED.task, "test", rows=8), all_scores=True).went_on_after == 0
+    assert (
+        scored(source, out, ScoringTask(TASK.labels, TASK.task, "test", chunk_rows=8), all_scores=True).resumed_after
+        == 0
+    )
     out.unlink()
     began()
     write_table(source, [{"text": f"text {n}"} for n in range(51)])
-    assert scored(source, out, Asked(ASKED.labels, ASKED.task, "test", rows=8)).went_on_after == 0
+    assert scored(source, out, ScoringTask(TASK.labels, TASK.task, "test", chunk_rows=8)).resumed_after == 0
     out.unlink()
     began()
     (tmp_path / ".out.csv.partial").write_text("cut")
-    assert scored(source, out, Asked(ASKED.labels, ASKED.task, "test", rows=8)).went_on_after == 0
+    assert scored(source, out, ScoringTask(TASK.labels, TASK.task, "test", chunk_rows=8)).resumed_after == 0
     assert len(read_table(out).rows) == 51
 
 
@@ -277,8 +281,8 @@ import sys, time
 from service.batch.score_table import score, scorer
 from service import load
 from service.batch import score_table as module
-asked = module.asked
-module.asked = lambda *given: __import__("dataclasses").replace(asked(*given), rows=16)
+task = module.scoring_task
+module.scoring_task = lambda *arguments: __import__("dataclasses").replace(task(*arguments), chunk_rows=16)
 model = load(sys.argv[1])
 classify = model.engine.classify
 model.engine.classify = lambda *a, **k: (time.sleep(0.05), classify(*a, **k))[1]
@@ -419,11 +423,11 @@ def test_a_table_of_very_many_columns_is_refused_at_once(tmp_path, suffix):
 
 def test_a_missing_text_is_named_by_its_row_and_column(tmp_path):
     for cell, what in (
-        (None, "a text is wanted, and this is empty"),
-        (5, "a text is wanted, and this is int"),
-        (1.5, "a text is wanted, and this is float"),
-        (True, "a text is wanted, and this is bool"),
-        (["a"], "a text is wanted, and this is list"),
+        (None, "the cell is empty"),
+        (5, "the cell holds int, not text"),
+        (1.5, "the cell holds float, not text"),
+        (True, "the cell holds bool, not text"),
+        (["a"], "the cell holds list, not text"),
         ("", "the text is empty"),
         ("\u00a0 ", "the text is empty"),
         ("\u200b\ufeff", "the text is empty"),

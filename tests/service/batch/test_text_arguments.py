@@ -11,7 +11,7 @@ import pytest
 from finetune.core.errors import DataError
 from finetune.core.tables.files import stream_table
 from finetune.core.tables.formats import FORMATS, SUFFIXES
-from service.batch.text_arguments import UNREAD, meant
+from service.batch.text_arguments import UNREADABLE, parse_arguments
 from service.errors import BadRequest
 
 SENTENCES = [
@@ -41,7 +41,7 @@ SENTENCES = [
 ]
 
 LIKE_FILES = [
-    *(f"topics{suffix}" for suffix in (*SUFFIXES, *UNREAD)),
+    *(f"topics{suffix}" for suffix in (*SUFFIXES, *UNREADABLE)),
     "topics.txt",
     "TOPICS.CSV",
     "my reviews (1).csv",
@@ -72,17 +72,17 @@ def home(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("text", SENTENCES)
 def test_a_sentence_is_a_text(text):
-    assert meant([text]) == [text] and meant([text, "another"]) == [text, "another"]
+    assert parse_arguments([text]) == [text] and parse_arguments([text, "another"]) == [text, "another"]
 
 
 @pytest.mark.parametrize("argument", LIKE_FILES)
 def test_what_ends_like_a_file_and_is_not_there_is_refused_with_the_way_out(argument):
     with pytest.raises(BadRequest, match=r"there is no file .* pipe them in: echo '\.\.\.' \| rehead predict MODEL -"):
-        meant([argument])
+        parse_arguments([argument])
     with pytest.raises(
         BadRequest, match="is a file, or looks like one, and there are 2 arguments: pass one file alone"
     ):
-        meant(["a text", argument])
+        parse_arguments(["a text", argument])
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_what_ends_like_a_file_and_is_not_there_is_refused_with_the_way_out(argu
 )
 def test_a_file_that_can_be_read_is_meant(home, name):
     (home / name).write_text("text\na\n")
-    assert meant([name]) == home.__class__(name)
+    assert parse_arguments([name]) == home.__class__(name)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_file_that_can_be_read_is_meant(home, name):
 def test_a_file_that_cannot_be_read_is_refused_with_what_can(home, name, way):
     (home / name).write_text("text\na\n")
     with pytest.raises(BadRequest, match=rf"the file {name} cannot be read: predict and zero-shot read .*") as caught:
-        meant([name])
+        parse_arguments([name])
     assert way in str(caught.value)
 
 
@@ -117,10 +117,10 @@ def test_a_folder_is_refused_and_a_word_among_others_is_a_word(home):
     (home / "docs").mkdir()
     (home / "movie").write_text("")
     with pytest.raises(BadRequest, match="docs is a folder: name one file in it"):
-        meant(["docs"])
-    assert meant(["I", "love", "docs"]) == ["I", "love", "docs"]
+        parse_arguments(["docs"])
+    assert parse_arguments(["I", "love", "docs"]) == ["I", "love", "docs"]
     with pytest.raises(BadRequest, match="'movie' is a file, or looks like one, and there are 3 arguments"):
-        meant(["a", "good", "movie"])
+        parse_arguments(["a", "good", "movie"])
 
 
 def piped(monkeypatch, content, *, terminal=False):
@@ -130,14 +130,14 @@ def piped(monkeypatch, content, *, terminal=False):
 
 def test_standard_input_holds_a_text_a_line_and_none_of_them_is_a_file(monkeypatch):
     piped(monkeypatch, b"\xef\xbb\xbftopics.txt\r\n\n  \nsch\xc3\xb6n \nlast")
-    assert meant(["-"]) == ["topics.txt", "schön ", "last"]
+    assert parse_arguments(["-"]) == ["topics.txt", "schön ", "last"]
     for content, sentence in ((b"\n \n", "holds no text"), (b"a\xff", "is not UTF-8 text .* at byte 1")):
         piped(monkeypatch, content)
         with pytest.raises(BadRequest, match=sentence):
-            meant(["-"])
+            parse_arguments(["-"])
     piped(monkeypatch, b"", terminal=True)
     with pytest.raises(BadRequest, match="standard input is a terminal"):
-        meant(["-"])
+        parse_arguments(["-"])
 
 
 def test_a_text_file_is_read_a_text_a_line_and_what_was_skipped_is_said(home):
