@@ -16,7 +16,7 @@ from finetune.core.errors import DataError
 from finetune.core.tables.columns import LABEL_NAMES, TEXT_NAMES, clean_name
 from finetune.core.tables.options import SEPARATORS, TableOptions
 from finetune.core.tables.quotes import Verdict, are_plain, is_number, judged
-from finetune.core.tables.text_encoding import LONGEST_LINE, blocks, encoding_of
+from finetune.core.tables.text_encoding import MAX_LINE_BYTES, blocks, encoding_of
 
 SAMPLE_CHARACTERS, SAMPLE_ROWS = 1 << 18, 400
 SEP_LINE = re.compile(r'\ufeff?(?:[ \t]*\r?\n)*[ \t]*"?sep=(\\t|[^\r\n"])"?[,;\t|]*\r?\n?', re.IGNORECASE)
@@ -74,7 +74,7 @@ def dialect_of(file: Path, options: TableOptions) -> Dialect:
         DataError: the encoding is not certain, there are no rows, or quotes do not pair.
     """
     encoding, encoding_note = encoding_of(file, options.encoding)
-    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))  # csv's own limit refuses a long document
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))  # csv's own limit refuses a long document
     with opened(file, encoding) as stream:
         text = stream.read(SAMPLE_CHARACTERS)
         is_whole = not stream.read(1)

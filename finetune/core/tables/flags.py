@@ -14,17 +14,17 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def reading_flags(command: Command) -> Command:
     """Add the flags to a click command; its function takes `encoding`, `separator` and `header`, each None where the
-    flag is not given."""
+    flag was not passed."""
     options = (
         click.option(
             "--encoding",
             callback=lambda context, flag, value: TableOptions(encoding=value).encoding,
-            help="Encoding of the table file, for example cp1251; found if not given.",
+            help="Encoding of the table file, for example cp1251; detected if not passed.",
         ),
         click.option(
             "--separator",
             callback=lambda context, flag, value: TableOptions(separator=value).separator,
-            help="Character between cells, or tab; found if not given.",
+            help="Character between cells, or tab; detected if not passed.",
         ),
         click.option(
             "--no-header",
@@ -39,6 +39,6 @@ def reading_flags(command: Command) -> Command:
     return command
 
 
-def given(**flags: Any) -> dict[str, Any]:
-    """The flags that were given, of `encoding`, `separator` and `header`."""
+def passed(**flags: Any) -> dict[str, Any]:
+    """Return the flags that were passed: those that are not None."""
     return {name: value for name, value in flags.items() if value is not None}
