@@ -72,7 +72,7 @@ def is_misplaced_header(text: Any, label: Any, text_column: str, label_column: s
 
 
 def twins_warned_of(read: Sequence[str], columns: Sequence[str]) -> list[str]:
-    """Return a warning for each column whose name differs from that of a read one only in case or invisible characters."""
+    """Return a warning for each column whose name equals that of a read one but for case and invisible characters."""
     return [
         f"the columns {name!r} and {other!r} differ only in case, blanks or invisible characters, and {name!r} is read"
         for name in read

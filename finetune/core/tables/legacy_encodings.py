@@ -137,8 +137,13 @@ def _alphabetic(sample: bytes) -> list[tuple[float, str]]:
 
 
 def _latin(sample: bytes, *, lenient: bool = False) -> list[str]:
-    """Return the encodings whose text is spelled in the language that it seems to be in: as a whole; if there is none, in
-    its words with accents; if there is none, line by line. With `lenient`, also those with little evidence."""
+    """Return the encodings whose text is spelled in the language that it seems to be in.
+
+    The text is judged as a whole; if no encoding fits, by its words with accents; if none fits, line by line.
+
+    Args:
+        lenient: return encodings with little evidence, too.
+    """
     texts = {codec: text for codec in LATIN if (text := _decoded(sample, codec)) is not None}
     for part_of in (str, words_with_accents):
         fitting: list[str] = []

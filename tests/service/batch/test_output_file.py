@@ -1,4 +1,4 @@
-"""An output while it is written: a full disk, two runs at once, a run that was killed."""
+"""The output of a scoring run: a full disk, two runs at once, a run that was killed."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def table(tmp_path):
     return tmp_path / "in.csv"
 
 
-def scored(source, out, asked=TASK, answer=answers, **options):
-    return score_table(source, out, answer, asked, **options)
+def scored(source, out, task=TASK, answer=answers, **options):
+    return score_table(source, out, answer, task, **options)
 
 
 FULL = """
@@ -55,7 +55,7 @@ print(done.resumed_after)
 
 
 @pytest.mark.parametrize("into", [".csv", ".jsonl", ".parquet"])
-def test_a_full_disk_is_a_sentence_and_the_same_call_goes_on(tmp_path, into):
+def test_a_full_disk_is_reported_and_the_same_call_resumes(tmp_path, into):
     source, out = tmp_path / "in.parquet", tmp_path / f"out{into}"
     words = "".join(chr(97 + number * number % 26) for number in range(400))
     texts = [f"{number} {words[number % 397 :]} {number * 7919}" for number in range(400)]
@@ -93,7 +93,7 @@ def test_a_disk_that_is_full_at_the_first_rows_leaves_nothing_behind(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
-def test_the_lock_is_taken_before_an_output_is_looked_for(table, tmp_path):
+def test_the_lock_is_taken_before_the_output_is_checked(table, tmp_path):
     out = tmp_path / "out.csv"
 
     def meanwhile(inputs):  # the output is not there yet, and will be
@@ -119,13 +119,13 @@ def test_a_run_that_waited_for_a_removed_lock_takes_the_new_one(tmp_path):
         pass
 
 
-def test_a_lock_of_a_killed_process_is_none(tmp_path):
+def test_the_lock_of_a_killed_process_is_released(tmp_path):
     out = tmp_path / "out.csv"
     hold = """
 import os, pathlib, sys
 from service.batch.output_file import locked
-held = locked(pathlib.Path(sys.argv[1]))
-held.__enter__()
+lock = locked(pathlib.Path(sys.argv[1]))
+lock.__enter__()
 os._exit(9)
 """
     subprocess.run([sys.executable, "-c", hold, str(out)], timeout=60)

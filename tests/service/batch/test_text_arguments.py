@@ -1,4 +1,4 @@
-"""What is read and what is classified: an argument that names a file, or ends like one, is never taken for a text."""
+"""The arguments of predict: one that names a file, or ends like one, is never classified as a text."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_sentence_is_a_text(text):
 
 
 @pytest.mark.parametrize("argument", LIKE_FILES)
-def test_what_ends_like_a_file_and_is_not_there_is_refused_with_the_way_out(argument):
+def test_a_file_name_that_does_not_exist_is_refused_with_the_way_to_classify_it(argument):
     with pytest.raises(BadRequest, match=r"there is no file .* pipe them in: echo '\.\.\.' \| rehead predict MODEL -"):
         parse_arguments([argument])
     with pytest.raises(
@@ -88,13 +88,13 @@ def test_what_ends_like_a_file_and_is_not_there_is_refused_with_the_way_out(argu
 @pytest.mark.parametrize(
     "name", ["t.csv", "T.CSV", "t.JSONL", "t.tsv", "t.parquet", "t.txt", "T.TXT", "отзывы (1).csv"]
 )
-def test_a_file_that_can_be_read_is_meant(home, name):
+def test_a_file_that_can_be_read_is_read(home, name):
     (home / name).write_text("text\na\n")
     assert parse_arguments([name]) == home.__class__(name)
 
 
 @pytest.mark.parametrize(
-    ("name", "way"),
+    ("name", "fix"),
     [
         ("t.json", "write it as .jsonl"),
         ("t.csv.gz", "unpack it first"),
@@ -106,11 +106,11 @@ def test_a_file_that_can_be_read_is_meant(home, name):
         ("a file of words", "cannot be read"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_refused_with_what_can(home, name, way):
+def test_a_file_that_cannot_be_read_is_refused_with_what_can(home, name, fix):
     (home / name).write_text("text\na\n")
     with pytest.raises(BadRequest, match=rf"the file {name} cannot be read: predict and zero-shot read .*") as caught:
         parse_arguments([name])
-    assert way in str(caught.value)
+    assert fix in str(caught.value)
 
 
 def test_a_folder_is_refused_and_a_word_among_others_is_a_word(home):
@@ -124,8 +124,8 @@ def test_a_folder_is_refused_and_a_word_among_others_is_a_word(home):
 
 
 def piped(monkeypatch, content, *, terminal=False):
-    given = SimpleNamespace(buffer=io.BytesIO(content), isatty=lambda: terminal)
-    monkeypatch.setattr(sys, "stdin", given)
+    stdin = SimpleNamespace(buffer=io.BytesIO(content), isatty=lambda: terminal)
+    monkeypatch.setattr(sys, "stdin", stdin)
 
 
 def test_standard_input_holds_a_text_a_line_and_none_of_them_is_a_file(monkeypatch):
@@ -140,13 +140,13 @@ def test_standard_input_holds_a_text_a_line_and_none_of_them_is_a_file(monkeypat
         parse_arguments(["-"])
 
 
-def test_a_text_file_is_read_a_text_a_line_and_what_was_skipped_is_said(home):
+def test_a_text_file_is_read_a_text_a_line_and_what_was_skipped_is_reported(home):
     file = home / "t.txt"
     file.write_bytes('one\r\n\r\n  \ntwo, "quoted\u2028three\n\u00a0\nschön'.encode())
-    found = stream_table(file, 2, suffixes=FORMATS)
-    assert found.columns == ["text"] and found.note == "one text a line: 3 texts, 3 blank lines skipped"
-    assert list(found.chunks) == [[{"text": "one"}, {"text": 'two, "quoted\u2028three'}], [{"text": "schön"}]]
-    assert found.fraction_read() == 1.0
+    stream = stream_table(file, 2, suffixes=FORMATS)
+    assert stream.columns == ["text"] and stream.note == "one text a line: 3 texts, 3 blank lines skipped"
+    assert list(stream.chunks) == [[{"text": "one"}, {"text": 'two, "quoted\u2028three'}], [{"text": "schön"}]]
+    assert stream.fraction_read() == 1.0
     file.write_text("schön\n", encoding="utf-16")
     assert next(stream_table(file, 9, suffixes=FORMATS).chunks) == [{"text": "schön"}]
 
