@@ -15,9 +15,9 @@ from finetune.config.data import DataConfig, Source
 from finetune.core.errors import ConfigError, DataError
 from finetune.core.label_text import is_missing
 from finetune.core.labels import LabelSpace, Task, names_in, shown
+from finetune.core.tables.arrow_file import take_cells
 from finetune.core.tables.columns import twins_warned_of
-from finetune.core.tables.files import Table
-from finetune.core.tables.spool import chosen
+from finetune.core.tables.table import Table
 from finetune.core.target_scale import TargetScale
 from finetune.data.label_reading import LabelReading, RawRows, label_cells
 from finetune.data.label_warnings import label_warnings
@@ -195,8 +195,8 @@ class _Reading:
         numbers = usable_rows(source, table, columns, self.counts)
         places = [number - 1 for number in numbers]
         cells = list(map(_interned(), label_cells(table, columns, places)))
-        texts = texts_of(chosen(table.column(columns.text), places))
-        pairs = texts_of(chosen(table.column(columns.text_pair), places)) if columns.text_pair is not None else None
+        texts = texts_of(take_cells(table.column(columns.text), places))
+        pairs = texts_of(take_cells(table.column(columns.text_pair), places)) if columns.text_pair is not None else None
         origin = Origin.of(table, places)
         return RawRows(Rows(texts, pairs, cells, numbers, table.name, self._groups(table, numbers), origin), columns)
 
@@ -204,7 +204,7 @@ class _Reading:
         column = self.config.group
         if column is None:
             return None
-        cells = chosen(table.column(column_named(column, table, "--group")), [number - 1 for number in numbers])
+        cells = take_cells(table.column(column_named(column, table, "--group")), [number - 1 for number in numbers])
         # a row without a group is one of its own
         return [
             f"row {number} of {table.name}" if is_missing(cell) else str(cell)

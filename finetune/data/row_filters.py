@@ -11,7 +11,7 @@ from finetune.config.data import Source
 from finetune.core.errors import DataError
 from finetune.core.label_text import is_missing
 from finetune.core.tables.columns import is_header, is_misplaced_header
-from finetune.core.tables.files import Table
+from finetune.core.tables.table import Table
 from finetune.data.sources import Columns, column_named
 from finetune.data.text_cells import check_text
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.core.errors import DataError
-from finetune.core.tables.files import Table
-from finetune.core.tables.spool import Cells, chosen
+from finetune.core.tables.arrow_file import Cells, take_cells
+from finetune.core.tables.table import Table
 
 Identities = npt.NDArray[np.uint64]
 
@@ -83,8 +83,8 @@ class Rows:
     def take(self, positions: Sequence[int]) -> Rows:
         """Return the rows at these positions, in this order."""
         taken = Rows(
-            chosen(self.texts, positions),
-            chosen(self.pairs, positions) if self.pairs is not None else None,
+            take_cells(self.texts, positions),
+            take_cells(self.pairs, positions) if self.pairs is not None else None,
             [self.values[index] for index in positions],
             [self.numbers[index] for index in positions],
             self.source,

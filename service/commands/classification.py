@@ -10,11 +10,14 @@ from typing import Any
 
 from finetune.core.labels import shown
 from finetune.core.model_folder import ModelFolder
-from finetune.core.tables.files import Table, read_table
+from finetune.core.tables.files import read_table
+from finetune.core.tables.formats import FORMATS, TEXT_SUFFIXES
 from finetune.core.tables.options import TableOptions
+from finetune.core.tables.table import Table
 from service.batch import score_table
-from service.batch.output_file import DiskFull, check_output, is_no_room
-from service.batch.text_arguments import LINES, lines, looks_like_file, meant
+from service.batch.output_file import DiskFull, check_output, is_disk_full
+from service.batch.scoring_task import scoring_task
+from service.batch.text_arguments import looks_like_file, parse_arguments
 from service.batch.text_columns import texts_of
 from service.commands import render
 from service.errors import BadRequest
@@ -23,7 +26,6 @@ from service.inference.engine import Engine
 from service.inference.zero_shot_scorer import nli_model
 from service.schema import TextInput, ZeroShotRequest
 
-ROWS_OF_LINES = 4096
 MISSING_TEXT = "fill it in, or pass -o OUT to score the other rows and write the error beside this one"
 
 
@@ -81,7 +83,7 @@ def answer(request: Request, folder: ModelFolder, zero_shot_request: ZeroShotReq
     try:
         _answer(request, folder, zero_shot_request)
     except OSError as error:
-        if not is_no_room(error):
+        if not is_disk_full(error):
             raise
         with suppress(OSError):
             sys.stdout.close()  # else Python would try again to print at its end
@@ -90,7 +92,7 @@ def answer(request: Request, folder: ModelFolder, zero_shot_request: ZeroShotReq
 
 
 def _answer(request: Request, folder: ModelFolder, zero_shot_request: ZeroShotRequest | None) -> None:
-    source = meant(request.arguments)
+    source = parse_arguments(request.arguments)
     table = source if isinstance(source, Path) else None
     if table is None and (request.out or request.text_column or request.pair_column):
         raise BadRequest("--out and --text need a FILE, and these arguments are texts")
@@ -127,11 +129,9 @@ def _answer(request: Request, folder: ModelFolder, zero_shot_request: ZeroShotRe
 
 def _read(file: Path, options: TableOptions) -> Table:
     """Return the table in a file, or a file with one text a line as a table; print notes and warnings."""
-    if file.suffix.lower() == LINES:
-        content = lines(file, ROWS_OF_LINES, options)
-        print(f"{file}: {content.note}", file=sys.stderr)
-        return Table(content.columns, [row for part in content.parts for row in part], str(file))
-    table = read_table(file, options)
+    table = read_table(file, options, FORMATS)
+    if file.suffix.lower() in TEXT_SUFFIXES:
+        print(f"{file}: {table.note}", file=sys.stderr)
     for warning in table.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return table
@@ -150,7 +150,7 @@ def _write(request: Request, table: Path, out: Path, engine: Engine, zero_shot_r
             table,
             out,
             score_table.scorer(engine, zero_shot_request, request.batch_size),
-            score_table.asked(engine, zero_shot_request, request.batch_size),
+            scoring_task(engine, zero_shot_request, request.batch_size),
             text=request.text_column,
             text_pair=request.pair_column,
             all_scores=request.all_scores,
@@ -162,7 +162,7 @@ def _write(request: Request, table: Path, out: Path, engine: Engine, zero_shot_r
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     note = f" ({result.note})" if result.note else ""
-    resumed = f", resumed after row {result.went_on_after}" if result.went_on_after else ""
+    resumed = f", resumed after row {result.resumed_after}" if result.resumed_after else ""
     print(f"wrote {out}: {result.rows} rows{note}{resumed}, with new columns {shown(result.columns)}", file=sys.stderr)
     if result.errors:
         print(

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from finetune.core.number_format import figure
-from finetune.core.tables.flags import given as given_flags
+from finetune.core.tables.flags import passed
 from service.commands.evaluate import labeled_table
 from service.errors import BadRequest
 
@@ -58,7 +58,7 @@ def command(
                 predict,
                 file,
                 labels,
-                columns=DataConfig(**given_flags(**columns), label_names=given_names),
+                columns=DataConfig(**passed(**columns), label_names=given_names),
                 thresholds=thresholds,
                 tfidf=False,
             )

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from finetune.core.number_format import figure
-from finetune.core.tables.flags import given, reading_flags
+from finetune.core.tables.flags import passed, reading_flags
 from service.errors import BadRequest
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -76,7 +76,7 @@ def command(
         engine.scores,
         file,
         folder.labels,
-        columns=DataConfig(**given(**columns), label_names=names),
+        columns=DataConfig(**passed(**columns), label_names=names),
         thresholds=folder.settings.thresholds,
         extra=extra,
         by=by,

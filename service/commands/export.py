@@ -12,7 +12,7 @@ import click
 
 from finetune.core.errors import FinetuneError
 from finetune.core.tables.columns import matching_column
-from finetune.core.tables.flags import given, reading_flags
+from finetune.core.tables.flags import passed, reading_flags
 from finetune.core.tables.options import TableOptions
 from service.errors import BackendFailed, BadRequest
 
@@ -95,7 +95,7 @@ def _scorer(folder: ModelFolder, check: str, columns: dict[str, Any]) -> Callabl
     from finetune.run import evaluate
 
     if not folder.is_zero_shot or columns["text_pair"] is not None:
-        data = DataConfig(**given(**columns))
+        data = DataConfig(**passed(**columns))
         thresholds = folder.settings.thresholds
 
         def metric(engine: Engine) -> float:
@@ -115,7 +115,7 @@ def _scorer(folder: ModelFolder, check: str, columns: dict[str, Any]) -> Callabl
 
 
 def _options(columns: dict[str, Any]) -> TableOptions:
-    return TableOptions(**given(**{name: columns[name] for name in ("encoding", "separator", "header")}))
+    return TableOptions(**passed(**{name: columns[name] for name in ("encoding", "separator", "header")}))
 
 
 def _zero_shot_rows(check: str, columns: dict[str, Any]) -> tuple[list[str], list[str]]:

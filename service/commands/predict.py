@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from finetune.core.tables.flags import given, reading_flags
+from finetune.core.tables.flags import passed, reading_flags
 from finetune.core.tables.options import TableOptions
 
 
@@ -49,7 +49,7 @@ def command(
     from service.inference.model_store import resolve
 
     folder = resolve(model, models_dir)
-    options = TableOptions(**given(**reading))
+    options = TableOptions(**passed(**reading))
     request = Request(
         texts, out, text_column, pair_column, top_k, as_json, batch_size, overwrite, all_scores, keep_formulas, options
     )
