@@ -34,7 +34,7 @@ def test_quick_dropout_drops_at_its_rate_and_keeps_the_mean(p: float, dtype: tor
     assert (found == 0).float().mean().item() == pytest.approx(p, abs=0.002)
     kept = found[found != 0]
     assert kept.unique().numel() == 1 and kept[0].item() == pytest.approx(1 / (1 - p), rel=0.01)
-    # neighbours are dropped independently: both of them p * p of the time
+    # neighbors are dropped independently: both of them p * p of the time
     gone = (found == 0).flatten()
     assert (gone[1:] & gone[:-1]).float().mean().item() == pytest.approx(p * p, abs=0.002)
     found.sum().backward()

@@ -25,8 +25,8 @@ Make = Any
 
 
 def test_an_mlp_has_the_layers_that_were_asked_for() -> None:
-    knobs = {"hidden": [8, 4], "activation": "tanh", "norm": "batch", "dropout": 0.3}
-    layers = list(pick(HEADS, "mlp", knobs, what="head")(16, 3))
+    options = {"hidden": [8, 4], "activation": "tanh", "norm": "batch", "dropout": 0.3}
+    layers = list(pick(HEADS, "mlp", options, what="head")(16, 3))
     kinds = [nn.Linear, nn.BatchNorm1d, nn.Tanh, nn.Dropout]
     assert [type(layer) for layer in layers] == [*kinds, *kinds, nn.Linear]
     assert [layer.weight.shape for layer in layers if isinstance(layer, nn.Linear)] == [(8, 16), (4, 8), (3, 4)]

@@ -92,7 +92,7 @@ def test_a_scaled_loss_without_clipping_explodes(config: Make, reviews: Any, mon
 
 def test_a_layer_of_dead_relus_is_found(config: Make, reviews: Any) -> None:
     head = {"name": "mlp", "hidden": [16], "activation": "relu", "dropout": 0.0}
-    # the states of the body are normalised: weights of one large sign make every unit negative
+    # the states of the body are normalized: weights of one large sign make every unit negative
     wanted = config(
         model={"head": head, "initializer": {"name": "random_normal", "mean": -3.0}, "pooling": "max"},
         gradients=EVERY,
