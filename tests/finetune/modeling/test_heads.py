@@ -24,7 +24,7 @@ LABELS = LabelSpace("multiclass", ("a", "b", "c"))
 Make = Any
 
 
-def test_an_mlp_has_the_layers_that_were_asked_for() -> None:
+def test_an_mlp_has_the_configured_layers() -> None:
     knobs = {"hidden": [8, 4], "activation": "tanh", "norm": "batch", "dropout": 0.3}
     layers = list(pick(HEADS, "mlp", knobs, what="head")(16, 3))
     kinds = [nn.Linear, nn.BatchNorm1d, nn.Tanh, nn.Dropout]

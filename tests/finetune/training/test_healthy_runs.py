@@ -26,7 +26,7 @@ TABLES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="the labelled data beside the project is not here")
+@pytest.mark.skipif(not DATA.is_dir(), reason="the labeled data beside the project is not here")
 @pytest.mark.parametrize("name", TABLES)
 def test_a_healthy_run_raises_no_alarm(tmp_path: Path, name: str) -> None:
     source = {**TABLES[name], "rows": 1200}
@@ -35,6 +35,6 @@ def test_a_healthy_run_raises_no_alarm(tmp_path: Path, name: str) -> None:
     settings = {"base": "topics", "out": str(tmp_path / "m"), "tfidf_baseline": False, "optim": {"epochs": 2}}
     settings |= {"data": {"train": source, "max_length": 64}, "gradients": {"every": 3}}
     result = train(build(settings), on_event=heard.append)
-    said = [event.text for event in heard if isinstance(event, events.Warned)]
-    assert [text for text in said if "are cut at" not in text] == []
+    warnings = [event.text for event in heard if isinstance(event, events.Warned)]
+    assert [text for text in warnings if "are cut at" not in text] == []
     assert result.updates > 50
