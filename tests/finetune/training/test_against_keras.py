@@ -215,7 +215,7 @@ def test_label_weights_of_one_change_nothing(name: str, task: Task) -> None:
 
 
 @pytest.mark.parametrize(("name", "task"), SINGLE)
-def test_a_row_of_one_label_counts_as_much_as_its_label_weighs(name: str, task: Task) -> None:
+def test_a_row_counts_as_much_as_the_weight_of_its_label(name: str, task: Task) -> None:
     logits, targets = moderate(task)
     weights = np.array([3.0, 0.5, 0.0, 1.0, 20.0][: logits.shape[1]], dtype=np.float32)
     found = loss_for(task, choice(name), class_weights=weights)(logits, targets)
@@ -226,7 +226,7 @@ def test_a_row_of_one_label_counts_as_much_as_its_label_weighs(name: str, task: 
 
 
 @pytest.mark.parametrize(("name", "task"), TAKE_SOFT_LABELS)
-def test_a_row_of_soft_labels_counts_as_much_as_its_labels_weigh_on_average(name: str, task: Task) -> None:
+def test_a_row_of_soft_labels_counts_as_much_as_their_mean_weight(name: str, task: Task) -> None:
     logits, targets = moderate(task, soft_labels=True)
     weights = np.array([3.0, 0.5, 0.0, 1.0, 20.0][: logits.shape[1]], dtype=np.float32)
     found = loss_for(task, choice(name), soft_labels=True, class_weights=weights)(logits, targets)
@@ -234,7 +234,7 @@ def test_a_row_of_soft_labels_counts_as_much_as_its_labels_weigh_on_average(name
     assert deviation(found, means * LOSSES[name](logits, targets).numpy(), floor=1e-3) < 1e-5
 
 
-def test_a_label_of_several_weighs_only_where_it_holds_as_in_torch() -> None:
+def test_a_class_weight_of_multi_label_counts_only_where_the_label_holds_as_in_torch() -> None:
     logits, targets = moderate("multi_label")
     weights = torch.tensor([3.0, 0.5, 0.0, 1.0, 20.0])
     found = loss_for("multi_label", None, class_weights=weights.numpy())(logits, targets)
@@ -244,7 +244,7 @@ def test_a_label_of_several_weighs_only_where_it_holds_as_in_torch() -> None:
 
 
 @pytest.mark.parametrize("name", POSITIVE)
-def test_label_weights_multiply_the_knob_pos_weight(name: str) -> None:
+def test_class_weights_multiply_pos_weight(name: str) -> None:
     logits, targets = moderate("multi_label")
     weights = np.array([3.0, 0.5, 0.0, 1.0, 20.0], dtype=np.float32)
     found = loss_for("multi_label", choice(name, pos_weight=2.0), class_weights=weights)(logits, targets)

@@ -1,4 +1,4 @@
-"""Labels that are shares, and labels that weigh."""
+"""Soft labels and class weights."""
 
 import json
 from collections.abc import Callable
@@ -54,12 +54,12 @@ def test_a_distribution_may_be_written_in_four_ways(reviews: Any, tmp_path: Path
     assert found.labels.encode(found.train.values).tolist() == odd.astype(int).tolist()
 
 
-def test_shares_train_a_model_that_is_as_unsure_as_they_are(config: Make, reviews: Any) -> None:
+def test_soft_labels_train_a_model_that_is_as_unsure_as_they_are(config: Make, reviews: Any) -> None:
     import service
 
     many = [{"text": f"{row['text']} {turn}"} for turn in range(8) for row in reviews]
     rows, _ = forms(many)["dict"]
-    # one epoch: the first checkpoint that is always right would be kept, however sure it is
+    # one epoch: otherwise the first checkpoint without errors would be kept, however confident it is
     wanted = config(loss="kullback_leibler_divergence", optim={"epochs": 1}, tfidf_baseline=False)
     result = train(wanted, rows)
     assert result.metrics["accuracy"] == 1.0
@@ -70,7 +70,7 @@ def test_shares_train_a_model_that_is_as_unsure_as_they_are(config: Make, review
     assert plan(config(), rows).config.loss.name == "categorical_crossentropy"  # type: ignore[union-attr]
 
 
-def test_what_shares_do_not_go_with_is_refused(config: Make, reviews: Any) -> None:
+def test_settings_that_exclude_soft_labels_are_refused(config: Make, reviews: Any) -> None:
     rows, _ = forms(reviews)["dict"]
     with pytest.raises(ConfigError, match="with soft labels: choose one of categorical_cross"):
         plan(config(loss="sparse_categorical_crossentropy"), rows)
@@ -119,6 +119,6 @@ def test_weights_find_a_rare_label(config: Make, reviews: Any) -> None:
     assert recall() == 0.0 < recall(class_weights="balanced")
 
 
-def test_shares_are_one_value() -> None:
+def test_soft_labels_are_one_value() -> None:
     one, other = SoftLabels(("a", "b"), (0.5, 0.5)), SoftLabels(("a", "b"), (0.4, 0.6))
     assert (one.likeliest, str(other)) == ("a", "b") and len({one, other, SoftLabels(("a", "b"), (0.5, 0.5))}) == 2
