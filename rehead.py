@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         DataError,
         FinetuneError,
         MissingExtra,
+        ReheadError,
         StorageError,
         TrainingError,
     )
@@ -48,6 +49,7 @@ __all__ = [
     "FinetuneError",
     "MissingExtra",
     "ModelNotFound",
+    "ReheadError",
     "SearchResult",
     "ServiceError",
     "StorageError",
@@ -67,7 +69,7 @@ _MODULES = {
     "finetune.config.training": ("TrainConfig",),
     "finetune.core.errors": (
         *("CheckpointError", "ConfigError", "DataError", "FinetuneError", "MissingExtra"),
-        *("StorageError", "TrainingError"),
+        *("ReheadError", "StorageError", "TrainingError"),
     ),
     "finetune.run": ("TrainResult", "train"),
     "finetune.tune": ("SearchResult", "search"),

@@ -22,8 +22,10 @@ body, `exit_code` the exit code of a command.
 
 from __future__ import annotations
 
+from finetune.core.errors import ReheadError
 
-class ServiceError(Exception):
+
+class ServiceError(ReheadError):
     """Base of every error that is shown without a traceback; `hint` states what to do about it."""
 
     status = 500

@@ -13,7 +13,16 @@ import rehead
 NAMES = {
     *("load", "Classifier", "ZeroShotClassifier", "train", "TrainConfig", "TrainResult", "evaluate", "score_table"),
     *("FineTunedClassifier", "FineTunedRegressor", "ZeroShotEstimator", "search", "SearchResult"),
-    *("FinetuneError", "ConfigError", "DataError", "CheckpointError", "TrainingError", "StorageError", "MissingExtra"),
+    *(
+        "ReheadError",
+        "FinetuneError",
+        "ConfigError",
+        "DataError",
+        "CheckpointError",
+        "TrainingError",
+        "StorageError",
+        "MissingExtra",
+    ),
     *("ServiceError", "BadRequest", "ModelNotFound", "BackendFailed"),
 }
 
@@ -29,6 +38,13 @@ def test_the_public_names_are_these() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'rehead' has no attribute 'finetune_it'"):
         _ = rehead.finetune_it
+
+
+def test_every_error_is_a_rehead_error(tiny_sentiment: Path) -> None:
+    errors = [getattr(rehead, name) for name in rehead.__all__ if name.endswith("Error")]
+    assert all(issubclass(error, rehead.ReheadError) for error in [*errors, rehead.BadRequest, rehead.MissingExtra])
+    with pytest.raises(rehead.ReheadError, match="no model 'nowhere'"):
+        rehead.load("nowhere")
 
 
 def test_importing_it_imports_nothing_heavy() -> None:

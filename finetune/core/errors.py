@@ -1,12 +1,13 @@
-"""The exception tree of the training side.
+"""The exceptions of training, and the base of all exceptions.
 
-    FinetuneError
-    ├── ConfigError       a setting is invalid
-    ├── DataError         a table or a cell is invalid
-    ├── CheckpointError   a base or a model folder cannot be used
-    ├── StorageError      the disk is full
-    ├── TrainingError     training failed, for example by diverging
-    └── MissingExtra      an optional dependency is not installed
+    ReheadError           any error that is meant for a user; ServiceError (service/errors.py) is the other branch
+    └── FinetuneError
+        ├── ConfigError       a setting is invalid
+        ├── DataError         a table or a cell is invalid
+        ├── CheckpointError   a base or a model folder cannot be used
+        ├── StorageError      the disk is full
+        ├── TrainingError     training failed, for example by diverging
+        └── MissingExtra      an optional dependency is not installed
 
 A message says in one or two sentences what is wrong, where, and what to do; the command line prints it without a
 traceback.
@@ -15,8 +16,14 @@ traceback.
 from __future__ import annotations
 
 
-class FinetuneError(Exception):
-    """Base of the errors that are shown to a user without a traceback."""
+class ReheadError(Exception):
+    """Base of every error that is shown to a user without a traceback."""
+
+    exit_code = 1
+
+
+class FinetuneError(ReheadError):
+    """Base of the errors of training: settings, data, base models, and the run itself."""
 
     exit_code = 2
 
