@@ -16,7 +16,7 @@ from finetune.core.labels import shown
 from finetune.core.tables.arrow_file import Records
 from finetune.core.tables.columns import LABEL_NAMES, TEXT_NAMES, by_clean_name, matching_column, obvious_column
 from finetune.core.tables.files import read_table
-from finetune.core.tables.formats import SUFFIXES
+from finetune.core.tables.formats import SUFFIXES, format_of
 from finetune.core.tables.options import TableOptions
 from finetune.core.tables.table import Table
 from finetune.data.label_cells import flag_of
@@ -176,8 +176,9 @@ def _flag_columns_hint(table: Table, columns: Sequence[str]) -> str:
 
 
 def _layout_hint(table: Table) -> str:
-    """Return a hint for a CSV or TSV file whose columns may have been read with the wrong options."""
-    if Path(table.name).suffix.lower() not in (".csv", ".tsv"):
+    """Return a hint for a file with separators whose columns may have been read with the wrong options."""
+    table_format = format_of(table.name)
+    if table_format is None or "separator" not in table_format.options:
         return ""
     if len(table.columns) == 1:
         return ". This is the only column: if the table has more, name the character between them with --separator"

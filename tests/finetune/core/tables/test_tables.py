@@ -254,7 +254,7 @@ def test_options_that_a_format_does_not_have_are_refused(tmp_path: Path) -> None
         for read in (read_table, lambda path, options: stream_table(path, 5, options)):
             with pytest.raises(DataError, match=f"{flag} is for .*leave it out"):
                 read(tmp_path / name, options)
-    with pytest.raises(DataError, match="are for files"):
+    with pytest.raises(DataError, match="apply to files only"):
         load_splits(DataConfig(encoding="cp1251"), seed=1, data=ROWS)
 
 
