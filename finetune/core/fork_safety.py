@@ -35,5 +35,6 @@ def _after_fork() -> None:
         lock.renew()
 
 
+# only our own locks are renewed in the child: nothing else of its process changes
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_after_fork)

@@ -197,7 +197,7 @@ class Admission:
 
         Raises:
             Overloaded: the model is at capacity.
-            Late: the call took longer than `request_seconds`.
+            RequestTimeout: the call took longer than `request_seconds`.
         """
         work, seconds = self.limits.work(), self.settings.request_seconds
         if request is not None:
@@ -249,7 +249,7 @@ class Admission:
         """Count a request of a client (a key's name or an address) in this minute, and return its RateLimit headers.
 
         Raises:
-            TooMany: the client sent more than `requests_per_minute`.
+            RateLimited: the client sent more than `requests_per_minute`.
         """
         limit = self._per_minute
         if limit is None:

@@ -80,7 +80,7 @@ class ApiKeys:
         """Return the name of the key that a request carries, as a bearer token, `X-API-Key` or a session cookie.
 
         Raises:
-            NotAllowed: no key, or an invalid one.
+            Unauthorized: no key, or an invalid one.
         """
         scheme, _, token = headers.get("authorization", "").partition(" ")
         key = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")

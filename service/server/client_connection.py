@@ -24,7 +24,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T], *, wit
 
     Raises:
         BadRequest: the client disconnected; nobody reads this answer.
-        Late: the deadline passed.
+        RequestTimeout: the deadline passed.
     """
     task = asyncio.ensure_future(work)
     leaving: asyncio.Task[None] | None = None

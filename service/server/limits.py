@@ -31,10 +31,11 @@ class RequestLimits:
         """Return the parsed JSON body of a request.
 
         Raises:
-            WrongType: the content type is not JSON; a foreign web page cannot send JSON without a CORS preflight.
+            UnsupportedMediaType: the content type is not JSON, which a foreign web page cannot send without a CORS
+                preflight.
             BodyTooLarge, TooLarge: more bytes, or a longer list or object, than a request may hold.
             BadRequest: the body is not JSON.
-            Late: the body did not arrive in time.
+            RequestTimeout: the body did not arrive in time.
         """
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type != "application/json":

@@ -34,7 +34,7 @@ def changes():
 """
 IMPORT_ALL = """
 import importlib, pkgutil
-import finetune, service
+import finetune, rehead, service
 for package in (finetune, service):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         if not module.name.endswith("__main__"):
