@@ -205,7 +205,7 @@ def test_safe_changes_are_allowed_by_name(config: Make, reviews: Any) -> None:
 
 @pytest.mark.parametrize("name", ["labels", "loss", "epoch", "optim.optimizer"])
 def test_what_is_never_safe_cannot_be_allowed(config: Make, reviews: Any, name: str) -> None:
-    with pytest.raises(ConfigError, match=f"allow_changed '{name}'.*epochs, lr, early_stopping, logging, checkpoint"):
+    with pytest.raises(ConfigError, match=f"allow_changed: '{name}'.*epochs, lr, early_stopping, logging, checkpoint"):
         train(config(resume=True, allow_changed=[name]), reviews)
 
 
@@ -247,7 +247,7 @@ def test_checkpoints_without_a_readable_record_of_their_run_are_refused(
     checkpoint(tmp_path / ".model.run", 5)
     if content is not None:
         (tmp_path / ".model.run" / run_identity.RUN).write_text(content)
-    with pytest.raises(ConfigError, match=r"no readable run\.json that says which run made them"):
+    with pytest.raises(ConfigError, match=r"no readable run\.json with the run that made them"):
         train(config(resume=True), reviews)
     assert (tmp_path / ".model.run" / "checkpoint-5").is_dir()
 

@@ -17,7 +17,7 @@ from finetune.training.fit import TrainingAttempt
 from finetune.training.interruption import SignalCatcher
 
 Make = Callable[..., TrainConfig]
-LOOK_EACH = {"every": 1}
+SNAPSHOT_EACH = {"every": 1}
 
 
 class Interrupt:
@@ -67,7 +67,7 @@ def checkpoint_of(config: TrainConfig) -> Path:
 def test_a_run_interrupted_at_any_update_ends_bit_equal_to_an_unbroken_one(
     config: Make, reviews: Any, tmp_path: Path, more: dict[str, Any], updates: list[int]
 ) -> None:
-    more = {"gradients": LOOK_EACH, "tfidf_baseline": False} | more
+    more = {"gradients": SNAPSHOT_EACH, "tfidf_baseline": False} | more
     unbroken = train(config(**more | {"optim": dict(more["optim"])}, out=str(tmp_path / "whole")), reviews)
     broken = config(**more, out=str(tmp_path / "broken"))
     for update in updates:
@@ -120,7 +120,7 @@ def test_a_second_signal_stops_at_once(config: Make, reviews: Any) -> None:
 
     interrupt = Twice(2)
     with pytest.raises(KeyboardInterrupt):
-        train(config(gradients=LOOK_EACH), reviews, interrupt)
+        train(config(gradients=SNAPSHOT_EACH), reviews, interrupt)
     assert "interrupted before the first checkpoint: nothing is saved" in interrupt.warnings()
     assert not work_of(config()).exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
