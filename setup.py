@@ -6,6 +6,7 @@ In a wheel the models that ship lie inside the package `finetune`; a checkout re
 from setuptools import find_packages, setup
 
 setup(
+    py_modules=["rehead"],
     packages=[*find_packages(include=["finetune*", "service*"]), "finetune.shipped"],
     package_dir={"finetune.shipped": "models"},
 )

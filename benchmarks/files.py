@@ -1,7 +1,7 @@
-"""Measures scoring of large files: `python benchmarks/files.py --rows 100000 10000000 --backend dummy`.
+"""Measure the scoring of large files: `python benchmarks/files.py --rows 100000 10000000 --backend dummy`.
 
-Knows: made-up tables, the memory and time of `rehead predict FILE -o OUT` in a process of its own.
-Does not know: the scores.
+Writes synthetic tables, and measures time and memory of `rehead predict FILE -o OUT` in a separate process. Scores are
+not checked.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WORDS = (
 
 
 def write(file: Path, rows: int) -> None:
-    """A table of texts that differ, with a number and a comment beside each."""
+    """Write a table of distinct texts, each with a number and a note."""
     with file.open("w", encoding="utf-8") as stream:
         stream.write("id,text,note\n")
         for row in range(rows):
@@ -43,22 +43,22 @@ def write(file: Path, rows: int) -> None:
 
 
 def peak_of(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
-    """Seconds and the most memory in MB that a command took."""
+    """Return the seconds and the peak memory in MB of a command."""
     begin = time.perf_counter()
     subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
     return time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
 def main() -> None:
-    """Measure each number of rows, the smallest first, in a process that is measured alone."""
+    """Measure each number of rows in a separate process, the smallest first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
-    parser.add_argument("--backend", default="dummy")
-    parser.add_argument("--into", default=".csv", choices=[".csv", ".jsonl", ".parquet"])
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000], help="rows of each table")
+    parser.add_argument("--backend", default="dummy", help="backend of `rehead predict`")
+    parser.add_argument("--into", default=".csv", choices=[".csv", ".jsonl", ".parquet"], help="output format")
     args = parser.parse_args()
     print("| rows | backend | into | seconds | rows/s | peak MB |\n|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for rows in sorted(args.rows):  # the peak of all children so far: a later one counts only where it is higher
+        for rows in sorted(args.rows):  # ru_maxrss is the peak of all children so far
             source, out = Path(folder) / "in.csv", Path(folder) / f"out{args.into}"
             write(source, rows)
             command = [sys.executable, "-m", "service.cli", "predict", "sentiment", str(source), "-o", str(out)]

@@ -1,12 +1,12 @@
-"""Measures answering against what a person would otherwise use: `python benchmarks/inference.py --peer-python PYTHON`.
+"""Measure inference against its peers: `python benchmarks/inference.py --peer-python PYTHON`.
 
-Knows: the workloads, the turns, medians and ratios, what token counts and the processor's matrix rate would allow.
-Does not know: how a contestant is loaded or called (inference_peers.py, a process each).
+Runs the workloads, with one process per contestant (inference_peers.py), and reports medians, ratios, and the rate that
+token counts and the CPU's matrix products would allow.
 
-The rows of a workload are cut into parts; each contestant computes a part in its turn, and the median of its parts is
-its rate. `--one` asks text by text instead and gives the times of single answers; `--agreement` compares answers with
-those of float32 pairs under the same mask and times nothing. `--append FILE` adds the tables to a file.
-Interpreters: one with gliclass, one with sentence-transformers and optimum-intel, optimum-onnx.
+The rows of a workload are split into parts; the contestants compute each part in turn, and the median over its parts is
+a contestant's rate. `--one` classifies text by text instead and reports the latency of single answers; `--agreement`
+compares answers with those of float32 pairs under the same mask, without timing. `--append FILE` adds the tables to a
+file. `--peer-python` needs gliclass, `--cross-encoder-python` sentence-transformers, optimum-intel and optimum-onnx.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ from typing import Any
 
 import pandas as pd
 
-sys.path[0] = str(Path(__file__).parents[1])  # finetune.py beside this file is not the package
 SEED, THREADS = 0, 2
 ELSEWHERE = {"gliclass": "peer_python", "cross_encoder": "cross_encoder_python"}
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Rows of a set, and what they are asked; without labels, the labels of models/sentiment."""
+    """Rows of a set and their candidate labels: () for those of the set, None for the labels of models/sentiment."""
 
     file: str
     rows: int
@@ -63,11 +62,11 @@ WORKLOADS = {
 }
 
 
-def job_of(workload: Workload, data: Path, models: Path, share: float) -> dict[str, Any]:
-    """What every contestant is given: texts in parts, labels in words, and how texts are cut."""
+def job_of(workload: Workload, data: Path, models: Path, fraction: float) -> dict[str, Any]:
+    """Return the input of every contestant: texts in parts, labels as words, and the length limit."""
     table = pd.read_parquet(data / workload.file)
     table = table[~table.text.duplicated()].sample(frac=1, random_state=SEED)
-    rows = max(workload.parts, round(workload.rows * share))
+    rows = max(workload.parts, round(workload.rows * fraction))
     texts, right = table.text[:rows].tolist(), table.label[:rows].astype(str)
     model = models / ("sentiment" if workload.labels is None else "topics")
     settings = json.loads((model / "classifier.json").read_text(encoding="utf-8"))
@@ -91,7 +90,7 @@ def job_of(workload: Workload, data: Path, models: Path, share: float) -> dict[s
 
 @contextmanager
 def started(name: str, job: Path, python: str) -> Iterator[Any]:
-    """A contestant that is ready; call it with the number of a part."""
+    """Start a contestant and yield a function that computes the part of a number."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(THREADS))
     command = [python, "-P", "-W", "ignore", str(Path(__file__).with_name("inference_peers.py")), name, str(job)]
     environment = os.environ | threads | {"PYTHONPATH": str(Path(__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
@@ -101,7 +100,7 @@ def started(name: str, job: Path, python: str) -> Iterator[Any]:
         )
         assert process.stdin and process.stdout
 
-        def ask(part: int | None) -> dict[str, Any]:
+        def compute(part: int | None) -> dict[str, Any]:
             if part is not None:
                 process.stdin.write(f"{part}\n")
                 process.stdin.flush()
@@ -112,16 +111,16 @@ def started(name: str, job: Path, python: str) -> Iterator[Any]:
             return dict(json.loads(line))
 
         try:
-            ask.batch_size = ask(None)["batch_size"]  # type: ignore[attr-defined]
-            yield ask
+            compute.batch_size = compute(None)["batch_size"]  # type: ignore[attr-defined]
+            yield compute
         finally:
             process.stdin.close()
             process.wait()
 
 
-def measured(workload: Workload, job: dict[str, Any], names: list[str], args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds and answers of every contestant, part by part in turns; a note for one that could not be started."""
-    found: dict[str, Any] = {}
+def measure(workload: Workload, job: dict[str, Any], names: list[str], args: argparse.Namespace) -> dict[str, Any]:
+    """Return seconds and answers of every contestant, part by part in turn; an error for one that did not start."""
+    results: dict[str, Any] = {}
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         file = Path(folder) / "job.json"
@@ -132,38 +131,39 @@ def measured(workload: Workload, job: dict[str, Any], names: list[str], args: ar
             try:
                 running[name] = stack.enter_context(started(name, file, python))
             except RuntimeError as error:
-                found[name] = {"error": str(error)}
+                results[name] = {"error": str(error)}
                 print(str(error)[-400:], file=sys.stderr)
         for part in range(len(job["parts"])):
-            for name, ask in running.items():
-                answer = ask(part)
-                one = found.setdefault(name, {"seconds": [], "each": [], "answers": [], "batch_size": ask.batch_size})
-                one["seconds"].append(answer["seconds"])
-                one["each"] += answer["each"]
-                one["answers"] += answer["answers"]
-                one["mb"] = answer["mb"]
-    return found
+            for name, compute in running.items():
+                answer = compute(part)
+                empty = {"seconds": [], "each": [], "answers": [], "batch_size": compute.batch_size}
+                result = results.setdefault(name, empty)
+                result["seconds"].append(answer["seconds"])
+                result["each"] += answer["each"]
+                result["answers"] += answer["answers"]
+                result["mb"] = answer["mb"]
+    return results
 
 
 def matrix_rate() -> float:
-    """bfloat16 (or float32, where that is faster) operations a second of a large matrix product."""
+    """Return the operations a second of a large matrix product in bfloat16, or in float32 where that is faster."""
     import torch
 
     torch.set_num_threads(THREADS)
     rates = []
     for dtype in (torch.bfloat16, torch.float32):
-        one, other = torch.randn(4096, 1536).to(dtype), torch.randn(1536, 1536).to(dtype)
+        left, right = torch.randn(4096, 1536).to(dtype), torch.randn(1536, 1536).to(dtype)
         seconds = []
         for _ in range(8):
             start = time.perf_counter()
-            one @ other
+            left @ right
             seconds.append(time.perf_counter() - start)
         rates.append(2 * 4096 * 1536 * 1536 / median(seconds[2:]))
     return max(rates)
 
 
 def tokens_per_text(job: dict[str, Any]) -> tuple[float, float]:
-    """Tokens that a text takes without padding: read once for all its labels, and in pairs."""
+    """Return the tokens per text without padding: in one pass for all labels, and in pairs."""
     from finetune.core.model_folder import read
     from finetune.core.tokenization import TextEncoder
 
@@ -180,23 +180,26 @@ def tokens_per_text(job: dict[str, Any]) -> tuple[float, float]:
 
 
 def operations(config: dict[str, Any], tokens: float, firsts: float) -> float:
-    """Of matrix products with weights: all layers for every token, but of the last layer what follows keys and values
-    for the first tokens only."""
+    """Return the operations of matrix products with weights.
+
+    All layers count for every token, except that the last layer computes what follows keys and values only for the
+    `firsts` first tokens.
+    """
     width, inner = config["hidden_size"], config["intermediate_size"]
     after_keys = 2 * width * width + 2 * width * inner
     layer = 2 * width * width + after_keys
     return 2.0 * (tokens * (config["num_hidden_layers"] * layer - after_keys) + firsts * after_keys)
 
 
-def report(name: str, job: dict[str, Any], found: dict[str, Any], rate: float) -> str:
-    """A table of rates, and of ratios to the pipeline's best and to its float32."""
+def report(name: str, job: dict[str, Any], results: dict[str, Any], rate: float) -> str:
+    """Return a table of rates, and of their ratios to the best pipeline and to the float32 pipeline."""
     sizes = [len(part) for part in job["parts"]]
     rates = {
-        who: median(size / seconds for size, seconds in zip(sizes, one["seconds"], strict=True))
-        for who, one in found.items()
-        if "seconds" in one
+        contestant: median(size / seconds for size, seconds in zip(sizes, result["seconds"], strict=True))
+        for contestant, result in results.items()
+        if "seconds" in result
     }
-    best = max((rate for who, rate in rates.items() if who.startswith("pipeline")), default=None)
+    best = max((rate for contestant, rate in rates.items() if contestant.startswith("pipeline")), default=None)
     plain = rates.get("pipeline float32")
     once, pairs = tokens_per_text(job)
     config = json.loads((Path(job["model"]) / "config.json").read_text(encoding="utf-8"))
@@ -208,21 +211,23 @@ def report(name: str, job: dict[str, Any], found: dict[str, Any], rate: float) -
         "| contestant | batch | texts/s | x best pipeline | x float32 pipeline | of matrix rate | accuracy | MB |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for who, value in rates.items():
+    for contestant, value in rates.items():
         accuracy = ""
-        if job["right"] and not who.startswith("gliclass"):
-            top = [label for label, _ in found[who]["answers"]]
+        if job["right"] and not contestant.startswith("gliclass"):
+            top = [label for label, _ in results[contestant]["answers"]]
             accuracy = f"{sum(a == b for a, b in zip(top, job['right'], strict=True)) / len(top):.3f}"
-        share = f"{value * least / rate:.0%}" if who.startswith("rehead") and "shortlist" not in who else ""
-        ratios = [f"{value / other:.2f}" if other else "" for other in (best, plain)]
-        cells = [who, str(found[who]["batch_size"]), f"{value:.1f}", *ratios, share, accuracy, str(found[who]["mb"])]
+        counted = contestant.startswith("rehead") and "shortlist" not in contestant
+        of_matrix_rate = f"{value * least / rate:.0%}" if counted else ""
+        ratios = [f"{value / reference:.2f}" if reference else "" for reference in (best, plain)]
+        batch_size, mb = str(results[contestant]["batch_size"]), str(results[contestant]["mb"])
+        cells = [contestant, batch_size, f"{value:.1f}", *ratios, of_matrix_rate, accuracy, mb]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def singles(name: str, job: dict[str, Any], found: dict[str, Any]) -> str:
-    """A table of the times of single answers."""
-    best = min(median(one["each"]) for who, one in found.items() if who.startswith("pipeline"))
+def latencies(name: str, job: dict[str, Any], results: dict[str, Any]) -> str:
+    """Return a table of the latency of single answers."""
+    best = min(median(result["each"]) for contestant, result in results.items() if contestant.startswith("pipeline"))
     rows = sum(map(len, job["parts"]))
     lines = [
         f"{name}: {rows} texts one by one",
@@ -230,68 +235,69 @@ def singles(name: str, job: dict[str, Any], found: dict[str, Any]) -> str:
         "| contestant | p50 ms | p99 ms | of best pipeline |",
         "|---|---|---|---|",
     ]
-    for who, one in found.items():
-        if "each" in one:
-            half, late = median(one["each"]), quantiles(one["each"], n=100)[98]
-            lines.append(f"| {who} | {1000 * half:.1f} | {1000 * late:.1f} | {half / best:.2f} |")
+    for contestant, result in results.items():
+        if "each" in result:
+            half, late = median(result["each"]), quantiles(result["each"], n=100)[98]
+            lines.append(f"| {contestant} | {1000 * half:.1f} | {1000 * late:.1f} | {half / best:.2f} |")
     return "\n".join(lines)
 
 
-def agreement(name: str, job: dict[str, Any], found: dict[str, Any]) -> str:
-    """How often each names the label that float32 pairs name, on rows where that is clear, and on all."""
-    reference = found["pairs float32"]["answers"]
+def agreement(name: str, job: dict[str, Any], results: dict[str, Any]) -> str:
+    """Return how often each contestant agrees with float32 pairs, on rows with a clear top label and on all."""
+    reference = results["pairs float32"]["answers"]
     lines = [f"{name}: agreement with float32 pairs under the same mask", ""]
-    for who in (one for one in found if "answers" in found[one] and one != "pairs float32"):
-        rows = list(zip(found[who]["answers"], reference, strict=True))
+    for contestant in (name for name in results if "answers" in results[name] and name != "pairs float32"):
+        rows = list(zip(results[contestant]["answers"], reference, strict=True))
         clear = [mine[0] == other[0] for mine, other in rows if other[1] > 0.02]
-        right = {key: [label for label, _ in found[key]["answers"]] for key in (who, "pairs float32")}
+        tops = [[label for label, _ in results[key]["answers"]] for key in (contestant, "pairs float32")]
         accuracy = ""
         if job["right"]:
-            shares = [sum(a == b for a, b in zip(one, job["right"], strict=True)) / len(rows) for one in right.values()]
-            accuracy = f"; accuracy {shares[0]:.4f} against {shares[1]:.4f}"
+            accuracies = [sum(a == b for a, b in zip(top, job["right"], strict=True)) / len(rows) for top in tops]
+            accuracy = f"; accuracy {accuracies[0]:.4f} against {accuracies[1]:.4f}"
         same = sum(mine[0] == other[0] for mine, other in rows) / len(rows)
-        lines.append(f"- {who}: {sum(clear) / len(clear):.4f} of {len(clear)} clear rows, {same:.4f} of all{accuracy}")
+        of_clear = sum(clear) / len(clear)
+        lines.append(f"- {contestant}: {of_clear:.4f} of {len(clear)} clear rows, {same:.4f} of all{accuracy}")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Run the workloads, print tables, write everything as JSON."""
+    """Run the workloads, print their tables and write all results as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="../shared/data", help="folder of the labelled data")
+    parser.add_argument("--data", default="../shared/data", help="folder of the labeled data")
     parser.add_argument("--models", default="models", help="folder with sentiment and topics")
     parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS))
-    parser.add_argument("--contestants", nargs="+", help="instead of those of each workload")
-    parser.add_argument("--share", type=float, default=1.0, help="part of each workload's rows")
-    parser.add_argument("--one", action="store_true", help="ask text by text")
+    parser.add_argument("--contestants", nargs="+", help="default: those of each workload")
+    parser.add_argument("--fraction", type=float, default=1.0, help="fraction of each workload's rows to use")
+    parser.add_argument("--one", action="store_true", help="classify text by text, and report latencies")
     parser.add_argument("--append", type=Path, metavar="FILE", help="add the tables to this file")
-    parser.add_argument("--agreement", action="store_true", help="compare answers; nothing is timed")
-    parser.add_argument("--template", help="instead of the one that the model records")
+    parser.add_argument("--agreement", action="store_true", help="compare answers, without timing")
+    parser.add_argument("--template", help="default: the hypothesis template that the model records")
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter with gliclass")
     parser.add_argument("--cross-encoder-python", default=sys.executable, help="interpreter with sentence-transformers")
-    parser.add_argument("--out", help="JSON of everything")
+    parser.add_argument("--out", help="write all results to this JSON file")
     args = parser.parse_args()
     rate = matrix_rate()
     info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     cpu = next((line.split(": ")[1] for line in info.splitlines() if "model name" in line), platform.processor())
-    versions = ", ".join(f"{one} {version(one)}" for one in ("torch", "transformers", "openvino") if find_spec(one))
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "openvino") if find_spec(name))
     tables = [f"## Run of {date.today()}", f"{cpu}, {THREADS} threads; Python {platform.python_version()}, {versions}"]
     print(tables[1], end="\n\n")
     everything: dict[str, Any] = {"cpu": cpu, "threads": THREADS, "matrix_rate": rate, "workloads": {}}
     for name in args.workloads:
         workload = WORKLOADS[name]
-        job = job_of(workload, Path(args.data), Path(args.models), args.share)
+        job = job_of(workload, Path(args.data), Path(args.models), args.fraction)
         job["template"] = args.template or job["template"]
         if args.one:
             texts = [text for part in job["parts"] for text in part]
             job |= {"one_by_one": True, "parts": [texts[start : start + 25] for start in range(0, len(texts), 25)]}
         names = args.contestants or ["rehead"] if args.agreement else args.contestants or list(workload.contestants)
-        found = measured(workload, job, [*names, "pairs float32"] if args.agreement else names, args)
+        results = measure(workload, job, [*names, "pairs float32"] if args.agreement else names, args)
         if args.agreement:
-            tables.append(agreement(name, job, found))
+            tables.append(agreement(name, job, results))
         else:
-            tables.append(singles(name, job, found) if args.one else report(name, job, found, rate))
+            tables.append(latencies(name, job, results) if args.one else report(name, job, results, rate))
         print(tables[-1], end="\n\n", flush=True)
-        everything["workloads"][name] = found
+        everything["workloads"][name] = results
         if args.out:
             Path(args.out).write_text(json.dumps(everything), encoding="utf-8")
     if args.append:

@@ -1,9 +1,8 @@
-"""Contestants of benchmarks/inference.py: a process each, `inference_peers.py NAME JOB.json`.
+"""The contestants of benchmarks/inference.py, one process each: `inference_peers.py NAME JOB.json`.
 
-Knows: how each is loaded and called with a list of texts.
-Does not know: whose turn it is. It reads the number of a part of the texts from its input, and answers with JSON.
-
-A contestant may time batch sizes on the warm-up texts before it says that it is ready, and uses the best.
+A process loads its contestant, reads the number of a part of the texts from its input, classifies the part, and prints
+the result as JSON. A contestant may time batch sizes on the warm-up texts before it reports that it is ready, and uses
+the fastest.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ import psutil
 
 BATCH_SIZES = (8, 32, 64)
 Answer = tuple[str, float]
-"""The top label, and how far its score is above the next."""
+"""The top label, and the margin of its score over the next."""
 
 Call = Callable[[list[str]], list[Answer]]
 
 
 def best_batch(call: Callable[[list[str], int], list[Answer]], warm_up: list[str]) -> tuple[Call, int]:
-    """The call with the batch size that is fastest on the warm-up texts."""
+    """Return the call with the batch size that is fastest on the warm-up texts, and that size."""
     seconds = {}
     call(warm_up[:2], BATCH_SIZES[0])
     for size in BATCH_SIZES:
@@ -37,13 +36,13 @@ def best_batch(call: Callable[[list[str], int], list[Answer]], warm_up: list[str
 
 
 def margin(scores: Any) -> float:
-    """First of the scores over the second."""
+    """Return the difference of the two highest scores."""
     first, second = sorted(scores, reverse=True)[:2]
     return float(first - second)
 
 
 def pipeline(job: dict[str, Any], dtype: str) -> tuple[Call, int]:
-    """The stock pipeline, cut where rehead cuts."""
+    """Load the stock pipeline, with the length limit of rehead."""
     import torch
     from transformers import pipeline as make
 
@@ -55,41 +54,41 @@ def pipeline(job: dict[str, Any], dtype: str) -> tuple[Call, int]:
 
     def call(texts: list[str], size: int) -> list[Answer]:
         if labels:
-            found = pipe(texts, labels, hypothesis_template=job["template"], batch_size=size)
-            return [(one["labels"][0], margin(one["scores"])) for one in found]
-        found = pipe(texts, top_k=None, truncation=True, batch_size=size)
-        return [(one[0]["label"], margin([each["score"] for each in one])) for one in found]
+            answers = pipe(texts, labels, hypothesis_template=job["template"], batch_size=size)
+            return [(answer["labels"][0], margin(answer["scores"])) for answer in answers]
+        answers = pipe(texts, top_k=None, truncation=True, batch_size=size)
+        return [(answer[0]["label"], margin([entry["score"] for entry in answer])) for answer in answers]
 
     return best_batch(call, job["warm_up"])
 
 
 def rehead(job: dict[str, Any], **runtime: Any) -> tuple[Call, int]:
-    """Ours, as it comes; `runtime` names another backend, `shortlist` and `pairs` another way."""
+    """Load rehead with its defaults; `runtime` selects a backend, `shortlist` or `pairs` another way to compute."""
     from finetune.core.model_folder import read
     from service.inference.engine import Engine
-    from service.schema import TextInput, ZeroShotQuestion
+    from service.schema import TextInput, ZeroShotRequest
     from service.settings import RuntimeSettings
 
     shortlist, pairs = runtime.pop("shortlist", None), runtime.pop("pairs", False)
     settings = RuntimeSettings.from_environment(threads=job["threads"], **runtime)
-    engine = Engine.load(read(job["model"]), settings, say=lambda line: print(line, file=sys.stderr))
+    engine = Engine.load(read(job["model"]), settings, log=lambda line: print(line, file=sys.stderr))
     if pairs:
         engine.backend.one_pass = False  # type: ignore[misc]
-    question = ZeroShotQuestion(tuple(job["labels"]), hypothesis_template=job["template"], shortlist=shortlist)
+    question = ZeroShotRequest(tuple(job["labels"]), hypothesis_template=job["template"], shortlist=shortlist)
 
     def call(texts: list[str]) -> list[Answer]:
         if job["labels"]:
-            found = engine.zero_shot(texts, question)
+            answers = engine.zero_shot(texts, question)
         else:
-            found = engine.classify([TextInput(text) for text in texts])
-        return [(one.best.label, margin([each.score for each in one.predictions])) for one in found]
+            answers = engine.classify([TextInput(text) for text in texts])
+        return [(answer.best.label, margin([entry.score for entry in answer.predictions])) for answer in answers]
 
     call(job["warm_up"])
     return call, 64
 
 
 def gliclass(job: dict[str, Any], dtype: str) -> tuple[Call, int]:
-    """GLiClass with random weights of the model's size: its speed alone is compared."""
+    """Load GLiClass with random weights of the model's size: only its speed is compared."""
     import torch
     from gliclass import GLiClassModel, GLiClassModelConfig, ZeroShotClassificationPipeline
     from transformers import AutoConfig, AutoTokenizer
@@ -115,7 +114,7 @@ def gliclass(job: dict[str, Any], dtype: str) -> tuple[Call, int]:
     pipe = ZeroShotClassificationPipeline(
         model, tokenizer, classification_type="multi-label", device="cpu", progress_bar=False
     )
-    # its sequence holds the labels as well: what they take is given on top of the text's own limit
+    # its sequence holds the labels as well: their tokens are added to the limit of the text
     own = len(tokenizer(" ".join(f"<<LABEL>>{label}" for label in job["labels"]))["input_ids"])
 
     def call(texts: list[str], size: int) -> list[Answer]:
@@ -129,7 +128,7 @@ def gliclass(job: dict[str, Any], dtype: str) -> tuple[Call, int]:
 
 
 def cross_encoder(job: dict[str, Any], backend: str, dtype: str = "float32") -> tuple[Call, int]:
-    """sentence-transformers' CrossEncoder on a runtime; it takes pairs, so an empty text is the second."""
+    """Load sentence-transformers' CrossEncoder on a runtime; it takes pairs, so the second text is empty."""
     import numpy as np
     import torch
     from scipy.special import softmax
@@ -138,18 +137,20 @@ def cross_encoder(job: dict[str, Any], backend: str, dtype: str = "float32") -> 
 
     torch.set_num_threads(job["threads"])
     names = AutoConfig.from_pretrained(job["model"]).id2label
-    knobs: dict[str, Any] = {"dtype": getattr(torch, dtype)} if backend == "torch" else {}
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype)} if backend == "torch" else {}
     if backend == "openvino":
-        knobs["ov_config"] = {
+        options["ov_config"] = {
             "INFERENCE_PRECISION_HINT": {"bfloat16": "bf16", "float32": "f32"}[dtype],
             "INFERENCE_NUM_THREADS": job["threads"],
         }
-    model = CrossEncoder(job["model"], backend=backend, model_kwargs=knobs, max_length=job["max_length"], device="cpu")
+    model = CrossEncoder(
+        job["model"], backend=backend, model_kwargs=options, max_length=job["max_length"], device="cpu"
+    )
 
     def call(texts: list[str], size: int) -> list[Answer]:
         pairs = [(text, "") for text in texts]
-        found = softmax(model.predict(pairs, batch_size=size, apply_softmax=False, convert_to_numpy=True), axis=1)
-        return [(names[int(np.argmax(one))], margin(one)) for one in found]
+        scores = softmax(model.predict(pairs, batch_size=size, apply_softmax=False, convert_to_numpy=True), axis=1)
+        return [(names[int(np.argmax(row))], margin(row)) for row in scores]
 
     return best_batch(call, job["warm_up"])
 
@@ -176,20 +177,20 @@ CONTESTANTS: dict[str, Callable[[dict[str, Any]], tuple[Call, int]]] = {
 
 
 def main() -> None:
-    """Load, say so, and answer until the input ends."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # whatever libraries print is no answer
+    """Load the contestant, report its batch size, and classify parts until the input ends."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print to stdout
     job = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
     call, size = CONTESTANTS[sys.argv[1]](job)
     print(json.dumps({"batch_size": size}), file=answers, flush=True)
     for line in sys.stdin:
         texts = job["parts"][int(line)]
-        found, seconds = [], []
-        for asked in [[text] for text in texts] if job["one_by_one"] else [texts]:
+        top, seconds = [], []
+        for chunk in [[text] for text in texts] if job["one_by_one"] else [texts]:
             start = time.perf_counter()
-            found += call(asked)
+            top += call(chunk)
             seconds.append(time.perf_counter() - start)
         memory = psutil.Process().memory_info().rss // 2**20
-        answer = {"seconds": sum(seconds), "each": seconds, "answers": found, "mb": memory}
+        answer = {"seconds": sum(seconds), "each": seconds, "answers": top, "mb": memory}
         print(json.dumps(answer), file=answers, flush=True)
 
 

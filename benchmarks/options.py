@@ -1,7 +1,6 @@
-"""What each way of training gives on real tables: the base's head, a head of ours, frozen and thawing bodies, LoRA.
+"""Compare training options on real tables: stock and custom heads, frozen bodies, gradual unfreezing, LoRA.
 
-Knows: the settings that are compared, and that each is trained on the same rows and measured on the same others.
-Does not know: peers (finetune.py), losses (losses.py).
+Each option is trained on the same rows and measured on the same held-out rows.
 
     python benchmarks/options.py --base topics --data ../shared/data
 """
@@ -10,13 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-sys.path.pop(0)  # finetune.py beside this script is not the package of that name
 
 from finetune.config.loading import build
 from finetune.core import events
@@ -47,25 +43,25 @@ TABLES: dict[str, dict[str, Any]] = {
 }
 
 
-def measured(base: str, data: Path, table: str, option: str, out: Path, epochs: float) -> dict[str, Any]:
-    """The scores and the training seconds of one option on one table."""
+def measure(base: str, data: Path, table: str, option: str, out: Path, epochs: float) -> dict[str, Any]:
+    """Return the scores and the training seconds of one option on one table."""
     source = json.loads(json.dumps(TABLES[table]))
     source["train"]["path"] = str(data / source["train"]["path"])
     for test in source.get("test", {}).values():
         test["path"] = str(data / test["path"])
     settings = {"base": base, "out": str(out), "overwrite": True, "data": source, "tfidf_baseline": False}
-    chosen = OPTIONS[option]
-    config = build(settings | chosen | {"optim": {"epochs": epochs} | chosen.get("optim", {})})
+    overrides = OPTIONS[option]
+    config = build(settings | overrides | {"optim": {"epochs": epochs} | overrides.get("optim", {})})
     clock: list[float] = []
     trained: list[str] = []
 
-    def listen(event: Any) -> None:
+    def on_event(event: Any) -> None:
         if isinstance(event, events.Started | events.Step | events.Evaluated):
             clock.append(time.perf_counter())
         if isinstance(event, events.Info) and event.text.startswith("training "):
             trained.append(event.text.partition(" of ")[0].removeprefix("training "))
 
-    result = train(config, on_event=listen)
+    result = train(config, on_event=on_event)
     scores = next(iter(result.tests.values()), result.metrics)
     return {
         "table": table,
@@ -79,17 +75,17 @@ def measured(base: str, data: Path, table: str, option: str, out: Path, epochs: 
 def main() -> None:
     """Measure every option on every table, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", default="topics")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--base", default="topics", help="the model to start from")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the labeled data")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=["trec", "goemotions"])
     parser.add_argument("--options", nargs="+", choices=OPTIONS, default=list(OPTIONS))
     parser.add_argument("--epochs", type=float, default=3)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for table in asked.tables:
-            for option in asked.options:
-                found = measured(asked.base, asked.data, table, option, Path(folder) / "model", asked.epochs)
-                print(json.dumps(found), flush=True)
+        for table in args.tables:
+            for option in args.options:
+                result = measure(args.base, args.data, table, option, Path(folder) / "model", args.epochs)
+                print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

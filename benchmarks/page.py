@@ -1,10 +1,9 @@
-"""Measures the page in a real browser: `python benchmarks/page.py --rounds 20`.
+"""Measure the web UI in a real browser: `python benchmarks/page.py --rounds 20`.
 
-Knows: when something is first painted, how long an answer takes to be shown beside the API's own.
-Does not know: how the page works.
+Reports the time to the first paint, and the time until an answer is displayed compared with the API's own.
 
-A round opens the page in a browser that has nothing in its cache, then asks for texts by turns through the page (from
-the click to the changed scores) and through the API (from the same page, by fetch).
+A round opens the page in a browser with an empty cache, then classifies texts alternately through the page (from the
+click to the changed scores) and through the API (from the same page, with fetch).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from statistics import median, quantiles
 from typing import Any
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-ASKED = 10
+TEXTS_PER_ROUND = 10
 
 SHOWN = """async (text) => {
   const field = document.querySelector("#sentiment-text textarea");
@@ -60,7 +59,7 @@ CLEARED = """async () => {
 
 @contextmanager
 def served(*options: str) -> Iterator[str]:
-    """The address of a server of the models that ship."""
+    """Serve the models that ship; yield the address."""
     command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", *options]
     server = subprocess.Popen(
         command,
@@ -71,14 +70,14 @@ def served(*options: str) -> Iterator[str]:
     )
     try:
         assert server.stdout is not None
-        yield next(found[0] for line in server.stdout if (found := re.search(r"http://\S+", line)))
+        yield next(match[0] for line in server.stdout if (match := re.search(r"http://\S+", line)))
     finally:
         server.terminate()
         server.wait()
 
 
-def measured(browser: Any, address: str, number: int) -> tuple[float, float, list[float], list[float]]:
-    """Milliseconds to the first paint, to a field one can type in, of answers shown and of answers fetched."""
+def measure(browser: Any, address: str, number: int) -> tuple[float, float, list[float], list[float]]:
+    """Return the milliseconds to the first paint and to a usable field, of displayed and of fetched answers."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.goto(address)
@@ -87,8 +86,8 @@ def measured(browser: Any, address: str, number: int) -> tuple[float, float, lis
     painted = page.evaluate(PAINTED)
     page.wait_for_timeout(1000)
     shown, fetched = [], []
-    for turn in range(ASKED):
-        text = f"A warm and funny film, number {number * ASKED + turn}."
+    for turn in range(TEXTS_PER_ROUND):
+        text = f"A warm and funny film, number {number * TEXTS_PER_ROUND + turn}."
         shown.append(page.evaluate(SHOWN, text))
         page.evaluate(CLEARED)
         page.wait_for_selector("#sentiment-problem [role=alert]")
@@ -99,25 +98,24 @@ def measured(browser: Any, address: str, number: int) -> tuple[float, float, lis
 
 
 def main() -> None:
-    """Measure, and print a table."""
+    """Measure the rounds and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=20, help="how often the page is opened")
     args = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
-    found = []
     with served("--allow-training") as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        measured(browser, address, 0)
-        found = [measured(browser, address, number + 1) for number in range(args.rounds)]
+        measure(browser, address, 0)
+        rounds = [measure(browser, address, number + 1) for number in range(args.rounds)]
         browser.close()
-    shown, fetched = ([one for row in found for one in row[place]] for place in (2, 3))
+    shown, fetched = ([value for row in rounds for value in row[place]] for place in (2, 3))
     rows = {
-        "first paint, empty cache": [row[0] for row in found],
-        "a field to type in": [row[1] for row in found],
+        "first paint, empty cache": [row[0] for row in rounds],
+        "a field to type in": [row[1] for row in rounds],
         "answer shown, from the click": shown,
         "the same by the API, from the page": fetched,
-        "shown later than the API answers": [one - other for one, other in zip(shown, fetched, strict=True)],
+        "shown later than the API answers": [ui - api for ui, api in zip(shown, fetched, strict=True)],
     }
     print("| ms | p50 | p95 | worst |\n|---|---|---|---|")
     for title, values in rows.items():

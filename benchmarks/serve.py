@@ -1,11 +1,10 @@
-"""Measures the server under load, on loopback: `python benchmarks/serve.py --peer-python PYTHON`.
+"""Measure the server under load, on loopback: `python benchmarks/serve.py --peer-python PYTHON`.
 
-Knows: capacity, overload, a burst, a long run; the same load put on peers.
-Does not know: how a peer serves (serve_peers.py).
+Measures capacity, overload, a burst and a long run, and the capacity of the peers (serve_peers.py).
 
-The server is held to one core and the load generator, hey (github.com/rakyll/hey, Debian's package), to another.
-C is the capacity: requests a second at the most callers whose p99 stays under 100 ms. Load of so many requests a second
-comes from twenty generators that begin one after the other: one alone sends all its callers' requests in one moment.
+The server is pinned to one core and the load generator, hey (github.com/rakyll/hey, Debian's package), to another.
+C is the capacity: the requests a second with the most clients whose p99 stays under 100 ms. A load of a given rate is
+sent by twenty generators that start one after the other: a single one sends the requests of all its clients at once.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).parents[1]
-CALLERS = (1, 2, 4, 8, 16, 32, 48, 64)
+CLIENTS = (1, 2, 4, 8, 16, 32, 48, 64)
 PEERS = ("fastapi float32", "fastapi bfloat16", "litserve bfloat16", "ray bfloat16")
 LOADS = (("2 C", 2.0), ("5 C", 5.0), ("after it, 0.5 C", 0.5))
 COLUMNS = ("load", "offered/s", "good/s", "of C", "good p50 ms", "good p99 ms", "refused p99 ms", "others",
@@ -45,14 +44,14 @@ SERVER_CORE, LOAD_CORE = 0, 1
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+    """Return a free port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 @contextmanager
 def served(name: str, python: str, log: Path) -> Iterator[tuple[int, psutil.Process]]:
-    """A server that answers, held to its core: its port and its process."""
+    """Start a server pinned to its core, wait until it answers, and yield its port and process."""
     port = free_port()
     command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port)]
     if name != "rehead":
@@ -66,7 +65,7 @@ def served(name: str, python: str, log: Path) -> Iterator[tuple[int, psutil.Proc
         )  # fmt: skip
     try:
         until = time.monotonic() + 120
-        while not asked(port):
+        while not answers_requests(port):
             if process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"{name} does not answer: {log.read_text()[-1000:]}")
             time.sleep(0.2)
@@ -79,22 +78,22 @@ def served(name: str, python: str, log: Path) -> Iterator[tuple[int, psutil.Proc
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def asked(port: int) -> bool:
-    """Whether a question is answered."""
-    question = urllib.request.Request(
+def answers_requests(port: int) -> bool:
+    """Return whether the server answers a request."""
+    request = urllib.request.Request(
         f"http://127.0.0.1:{port}/models/sentiment",
         json.dumps({"inputs": TEXT}).encode(),
         {"Content-Type": "application/json"},
     )
     try:
-        return bool(urllib.request.urlopen(question, timeout=5).status == 200)
+        return bool(urllib.request.urlopen(request, timeout=5).status == 200)
     except OSError:
         return False
 
 
-def hey(port: int, body: Path, callers: int, seconds: float, rate: float | None = None) -> subprocess.Popen[str]:
-    """A generator at work; with a rate, each caller sends so many a second."""
-    command = ["taskset", "-c", str(LOAD_CORE), "hey", "-z", f"{seconds:g}s", "-c", str(callers), "-m", "POST"]
+def hey(port: int, body: Path, clients: int, seconds: float, rate: float | None = None) -> subprocess.Popen[str]:
+    """Start a load generator; with a rate, each client sends so many requests a second."""
+    command = ["taskset", "-c", str(LOAD_CORE), "hey", "-z", f"{seconds:g}s", "-c", str(clients), "-m", "POST"]
     command += ["-T", "application/json", "-D", str(body), "-o", "csv"]
     command += ["-q", f"{rate:g}"] if rate is not None else []
     return subprocess.Popen(
@@ -106,154 +105,173 @@ def hey(port: int, body: Path, callers: int, seconds: float, rate: float | None 
 
 
 def answers(process: subprocess.Popen[str]) -> list[tuple[float, int, float]]:
-    """Seconds, status and moment of every answer."""
+    """Return seconds, status and time of every answer."""
     out, _ = process.communicate()
     rows = [line.split(",") for line in out.splitlines()[1:]]
     return [(float(row[0]), int(row[6]), float(row[7])) for row in rows if len(row) >= 8]
 
 
-def p(values: list[float], share: float) -> float:
-    """A percentile; NaN of nothing."""
+def percentile(values: list[float], fraction: float) -> float:
+    """Return the value at a fraction of the sorted values; NaN for no values."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+    return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))] if ordered else float("nan")
 
 
 def capacity(port: int, body: Path, seconds: float) -> tuple[float, int, float]:
-    """Requests a second, callers and p99 at the most callers whose p99 stays under 100 ms."""
+    """Return requests a second, clients and p99 for the most clients whose p99 stays under 100 ms."""
     best = (0.0, 0, float("nan"))
-    for callers in CALLERS:
-        found = answers(hey(port, body, callers, seconds))
-        good = [took for took, status, _ in found if status == 200]
-        late = p(good, 0.99)
-        if late < 0.1 and len(good) / seconds > best[0]:
-            best = (len(good) / seconds, callers, late)
-        if late > 0.2:
+    for clients in CLIENTS:
+        responses = answers(hey(port, body, clients, seconds))
+        good = [took for took, status, _ in responses if status == 200]
+        p99 = percentile(good, 0.99)
+        if p99 < 0.1 and len(good) / seconds > best[0]:
+            best = (len(good) / seconds, clients, p99)
+        if p99 > 0.2:
             break
     return best
 
 
 def at_rate(port: int, body: Path, rate: float, seconds: float) -> dict[str, Any]:
-    """What came of so many requests a second, and how long the probe took meanwhile."""
-    callers = max(1, round(rate / GENERATORS))  # each asks about once a second
-    each = rate / (GENERATORS * callers)
+    """Return throughput and latencies at so many requests a second, and the latency of the probe meanwhile."""
+    clients = max(1, round(rate / GENERATORS))  # each sends about one request a second
+    per_client = rate / (GENERATORS * clients)
     probes: list[float] = []
-    over = threading.Event()
+    finished = threading.Event()
 
     def probe() -> None:
-        while not over.wait(0.5):
+        while not finished.wait(0.5):
             begin = time.perf_counter()
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health/live", timeout=30).read()
             probes.append(time.perf_counter() - begin)
 
     running = []
     for _ in range(GENERATORS):
-        running.append(hey(port, body, callers, seconds, each))
-        time.sleep(1 / each / GENERATORS if each * GENERATORS > 1 else 0.05)
+        running.append(hey(port, body, clients, seconds, per_client))
+        time.sleep(1 / per_client / GENERATORS if per_client * GENERATORS > 1 else 0.05)
     thread = threading.Thread(target=probe)
     thread.start()
-    found = [one for process in running for one in answers(process)]
-    over.set()
+    responses = [response for process in running for response in answers(process)]
+    finished.set()
     thread.join()
-    good, refused = ([took for took, status, _ in found if status == wanted] for wanted in (200, 429))
-    others = sorted({status for _, status, _ in found} - {200, 429})
-    return {"offered": len(found) / seconds, "good": len(good) / seconds, "good_p50": p(good, 0.5),
-            "good_p99": p(good, 0.99), "refused": len(refused) / seconds, "refused_p99": p(refused, 0.99),
-            "other statuses": others, "live_p50": p(probes, 0.5), "live_max": max(probes, default=0.0)}  # fmt: skip
+    good, refused = ([took for took, status, _ in responses if status == wanted] for wanted in (200, 429))
+    other_statuses = sorted({status for _, status, _ in responses} - {200, 429})
+    return {
+        "offered": len(responses) / seconds,
+        "good": len(good) / seconds,
+        "good_p50": percentile(good, 0.5),
+        "good_p99": percentile(good, 0.99),
+        "refused_p99": percentile(refused, 0.99),
+        "other statuses": other_statuses,
+        "live_p50": percentile(probes, 0.5),
+        "live_max": max(probes, default=0.0),
+    }
 
 
-def in_the_log(log: Path) -> dict[int, list[float]]:
-    """Seconds of requests by status, as the server saw them."""
-    found: dict[int, list[float]] = {}
+def logged_seconds(log: Path) -> dict[int, list[float]]:
+    """Return the seconds of requests by status, from the log of the server."""
+    seconds: dict[int, list[float]] = {}
     for line in log.read_text().splitlines():
         if line.startswith("{") and '"sentiment"' in line:
             row = json.loads(line)
-            found.setdefault(row["code"], []).append(row["seconds"])
-    return found
+            seconds.setdefault(row["code"], []).append(row["seconds"])
+    return seconds
 
 
 def soak(
     port: int, body: Path, process: psutil.Process, rate: float, minutes: float
 ) -> list[tuple[float, int, int, int]]:
-    """Minute, MB, descriptors and threads during a long run."""
-    each = rate / (GENERATORS * 4)
-    running = [hey(port, body, 4, 60 * minutes, each) for _ in range(GENERATORS)]
+    """Return minute, MB, descriptors and threads during a long run."""
+    per_client = rate / (GENERATORS * 4)
+    running = [hey(port, body, 4, 60 * minutes, per_client) for _ in range(GENERATORS)]
     rows = []
     for minute in range(int(minutes)):
         time.sleep(60)
         rows.append((minute + 1, process.memory_info().rss // 2**20, process.num_fds(), process.num_threads()))
-    for one in running:
-        one.communicate()
+    for generator in running:
+        generator.communicate()
     return rows
 
 
+def peers_table(args: argparse.Namespace, body: Path, log: Path) -> Iterator[str]:
+    """Yield the table of the capacity of every peer; an error in place of the figures of one that does not answer."""
+    yield "| server | requests/s at p99 < 100 ms | clients | p99 ms |"
+    yield "|---|---|---|---|"
+    for name in args.peers:
+        try:
+            with served(name, args.peer_python, log) as (port, _):
+                rate, clients, p99 = capacity(port, body, args.seconds)
+                yield f"| {name} | {rate:.0f} | {clients} | {1000 * p99:.0f} |"
+        except RuntimeError as error:
+            yield f"| {name} | {str(error)[:200]!r} | | |"
+
+
+def overload_table(port: int, body: Path, log: Path, peak: float, overload_s: float) -> Iterator[str]:
+    """Yield the table of loads above the capacity and after them, and the latencies in the log of the server."""
+    yield f"| {' | '.join(COLUMNS)} |"
+    yield f"|{'---|' * len(COLUMNS)}"
+    for title, times in LOADS:
+        seconds = overload_s if times == 2 else 30 if times == 5 else 10
+        row = at_rate(port, body, times * peak, seconds)
+        cells = [title, f"{row['offered']:.0f}", f"{row['good']:.0f}", f"{row['good'] / peak:.2f}"]
+        cells += [f"{1000 * row[key]:.0f}" for key in ("good_p50", "good_p99", "refused_p99")]
+        cells += [str(row["other statuses"] or "none")]
+        cells += [f"{1000 * row[key]:.0f}" for key in ("live_p50", "live_max")]
+        yield f"| {' | '.join(cells)} |"
+    statuses = [
+        f"{code}: {len(took)} requests, p50 {1000 * median(took):.2f} ms, p99 {1000 * percentile(took, 0.99):.1f} ms"
+        for code, took in sorted(logged_seconds(log).items())
+    ]
+    yield ""
+    yield f"In the log of the server: {'; '.join(statuses)}."
+
+
+def report(args: argparse.Namespace, body: Path, log: Path) -> Iterator[str]:
+    """Measure, and yield the report line by line."""
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    yield f"## Load, {date.today()}"
+    yield ""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "uvicorn", "gradio"))
+    model = cpu[1] if cpu else platform.processor()
+    yield f"{model}, one core for the server, one for hey; Python {platform.python_version()}, {versions}"
+    yield ""
+    yield from peers_table(args, body, log)
+    with served("rehead", args.peer_python, log) as (port, process):
+        peak, clients, p99 = capacity(port, body, args.seconds)
+        yield f"| rehead | {peak:.0f} | {clients} | {1000 * p99:.0f} |"
+        yield ""
+        light = at_rate(port, body, peak / 10, 20)
+        yield f"A tenth of C: p50 {1000 * light['good_p50']:.1f} ms, p99 {1000 * light['good_p99']:.1f} ms."
+        yield ""
+        if args.overload:
+            yield from overload_table(port, body, log, peak, args.overload)
+            yield ""
+        if args.soak:
+            yield "| minute at 0.7 C | MB | descriptors | threads |"
+            yield "|---|---|---|---|"
+            for row in soak(port, body, process, 0.7 * peak, args.soak):
+                yield f"| {' | '.join(map(str, row))} |"
+
+
 def main() -> None:
-    """Measure, and print tables."""
+    """Print the report, and append it to a file on request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--peers", nargs="*", default=["fastapi float32", "fastapi bfloat16", "litserve bfloat16", "ray bfloat16"]
-    )
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=PEERS, help="servers to compare with")
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter with the peers")
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each step of the capacity")
+    parser.add_argument("--seconds", type=float, default=6.0, help="seconds of each step of the capacity")
     parser.add_argument("--overload", type=float, default=180.0, help="seconds at 2 C; 0 for none")
     parser.add_argument("--soak", type=float, default=10.0, help="minutes at 0.7 C; 0 for none")
     parser.add_argument("--append", type=Path, metavar="FILE", help="add the tables to this file")
     args = parser.parse_args()
-    said: list[str] = []
-
-    def say(line: str = "") -> None:
-        said.append(line)
-        print(line, flush=True)
-
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    say(f"## Load, {date.today()}")
-    say()
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "uvicorn", "gradio"))
-    model = cpu[1] if cpu else platform.processor()
-    say(f"{model}, one core for the server, one for hey; Python {platform.python_version()}, {versions}")
-    say()
+    lines: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        body, log = Path(folder) / "body.json", Path(folder) / "log"
+        body = Path(folder) / "body.json"
         body.write_text(json.dumps({"inputs": TEXT}))
-        say("| server | requests/s at p99 < 100 ms | callers | p99 ms |")
-        say("|---|---|---|---|")
-        for name in args.peers:
-            try:
-                with served(name, args.peer_python, log) as (port, _):
-                    found, callers, late = capacity(port, body, args.seconds)
-                    say(f"| {name} | {found:.0f} | {callers} | {1000 * late:.0f} |")
-            except RuntimeError as error:
-                say(f"| {name} | {str(error)[:200]!r} | | |")
-        with served("rehead", args.peer_python, log) as (port, process):
-            most, callers, late = capacity(port, body, args.seconds)
-            say(f"| rehead | {most:.0f} | {callers} | {1000 * late:.0f} |")
-            say()
-            calm = at_rate(port, body, most / 10, 20)
-            say(f"A tenth of C: p50 {1000 * calm['good_p50']:.1f} ms, p99 {1000 * calm['good_p99']:.1f} ms.")
-            say()
-            if args.overload:
-                say(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
-                for title, times in LOADS:
-                    seconds = args.overload if times == 2 else 30 if times == 5 else 10
-                    row = at_rate(port, body, times * most, seconds)
-                    cells = [title, f"{row['offered']:.0f}", f"{row['good']:.0f}", f"{row['good'] / most:.2f}"]
-                    cells += [f"{1000 * row[key]:.0f}" for key in ("good_p50", "good_p99", "refused_p99")]
-                    cells += [str(row["other statuses"] or "none")]
-                    cells += [f"{1000 * row[key]:.0f}" for key in ("live_p50", "live_max")]
-                    say(f"| {' | '.join(cells)} |")
-                seen = in_the_log(log)
-                say()
-                say("As the server saw it: " + "; ".join(
-                    f"{code}: {len(took)} requests, p50 {1000 * median(took):.2f} ms, p99 {1000 * p(took, 0.99):.1f} ms"
-                    for code, took in sorted(seen.items())) + ".")  # fmt: skip
-                say()
-            if args.soak:
-                say("| minute at 0.7 C | MB | descriptors | threads |")
-                say("|---|---|---|---|")
-                for row in soak(port, body, process, 0.7 * most, args.soak):
-                    say(f"| {' | '.join(map(str, row))} |")
+        for line in report(args, body, Path(folder) / "log"):
+            print(line, flush=True)
+            lines.append(line)
     if args.append:
         with args.append.open("a", encoding="utf-8") as stream:
-            stream.write("\n" + "\n".join(said) + "\n")
+            stream.write("\n" + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Servers of benchmarks/serve.py: `serve_peers.py NAME MODEL PORT` serves `POST /models/sentiment` until it is ended.
+"""The peers of benchmarks/serve.py: `serve_peers.py NAME MODEL PORT` serves `POST /models/sentiment` until it is ended.
 
-Knows: how each is put around the stock pipeline, as its own documentation does it.
-Does not know: load, measurements.
+Each serves the stock pipeline in the way that its own documentation shows.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import Any
 
 
 def pipeline_of(model: str, dtype: str) -> Any:
-    """The stock pipeline on one thread."""
+    """Load the stock pipeline on one thread."""
     import torch
     from transformers import pipeline
 
@@ -20,7 +19,7 @@ def pipeline_of(model: str, dtype: str) -> Any:
 
 
 def fastapi(model: str, port: int, dtype: str) -> None:
-    """A route around the pipeline."""
+    """Serve the pipeline in a FastAPI route."""
     import uvicorn
     from fastapi import Body, FastAPI
 
@@ -39,28 +38,28 @@ except ImportError:
     LitAPI = object
 
 
-class Batching(LitAPI):  # type: ignore[misc]  # LitServe starts processes, which have to find the class again
-    """LitServe around the pipeline."""
+class Batching(LitAPI):  # type: ignore[misc]  # at module level: the processes of LitServe import it
+    """The pipeline as a LitServe API."""
 
     def setup(self, device: str) -> None:
-        """Load it."""
+        """Load the pipeline."""
         self.pipe = pipeline_of(sys.argv[2], sys.argv[1].split()[1])
 
     def decode_request(self, request: dict[str, str], **kwargs: Any) -> str:
-        """The text."""
+        """Return the text of a request."""
         return request["inputs"]
 
     def predict(self, texts: list[str], **kwargs: Any) -> list[Any]:
-        """Answers of a batch."""
+        """Return the answers of a batch."""
         return list(self.pipe(list(texts), top_k=None, batch_size=len(texts)))
 
     def encode_response(self, output: Any, **kwargs: Any) -> Any:
-        """As the others answer."""
+        """Return an answer in the shape of the other servers."""
         return [output]
 
 
 def litserve(model: str, port: int, dtype: str) -> None:
-    """LitServe, with its batching."""
+    """Serve the pipeline with LitServe and its batching."""
     from litserve import LitServer
 
     api = Batching(max_batch_size=32, batch_timeout=0.005, api_path="/models/sentiment")
@@ -68,7 +67,7 @@ def litserve(model: str, port: int, dtype: str) -> None:
 
 
 def ray(model: str, port: int, dtype: str) -> None:
-    """Ray Serve, with `serve.batch`."""
+    """Serve the pipeline with Ray Serve and `serve.batch`."""
     from ray import init, serve
     from starlette.requests import Request
 
@@ -82,7 +81,7 @@ def ray(model: str, port: int, dtype: str) -> None:
 
         @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.005)
         async def classify(self, texts: list[str]) -> list[Any]:
-            return [[found] for found in self.pipe(texts, top_k=None, batch_size=len(texts))]
+            return [[scores] for scores in self.pipe(texts, top_k=None, batch_size=len(texts))]
 
         async def __call__(self, request: Request) -> Any:
             return await self.classify((await request.json())["inputs"])

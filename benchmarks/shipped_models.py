@@ -1,8 +1,8 @@
-"""Measures the models that ship against their bars: `python benchmarks/shipped_models.py --data ../shared/data`.
+"""Measure the models that ship: `python benchmarks/shipped_models.py --data ../shared/data`.
 
-Sentiment: accuracy on sst2/dev and on the imdb rows that were kept out of training (their numbers are in metrics.json).
-Topics: NLI accuracy under both masks, and zero-shot accuracy under the shared-text mask for each scorer, beside the
-cosine similarity of the untouched base. Rows of the zero-shot sets are drawn with a seed; nothing is tuned on them.
+Sentiment: accuracy on sst2/dev and on the imdb rows held out from training (their numbers are in metrics.json).
+Topics: NLI accuracy under both masks, and zero-shot accuracy under the shared-text mask for each scorer, compared with
+the cosine similarity of the untouched base. Rows of the zero-shot sets are drawn with a seed; nothing is tuned on them.
 """
 
 from __future__ import annotations
@@ -10,14 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.pop(0)  # finetune.py beside this script is not the package of that name
 
 from finetune.core.model_folder import find, read, shipped_dir
 from finetune.core.tables.files import read_table
@@ -30,7 +27,7 @@ SEED = 0
 
 
 def rows_of(file: Path, count: int | None) -> list[dict[str, Any]]:
-    """All rows of a table, or `count` of them drawn with the seed."""
+    """Return all rows of a table, or `count` of them drawn with the seed."""
     rows = read_table(file).rows
     if count is None or count >= len(rows):
         return rows
@@ -38,38 +35,43 @@ def rows_of(file: Path, count: int | None) -> list[dict[str, Any]]:
 
 
 def sentiment(data: Path) -> dict[str, float]:
-    """Accuracy of models/sentiment on its two bars."""
+    """Return the accuracy of models/sentiment on its two test sets."""
     model = Classifier("sentiment", models_dir=None)
-    held_out = set((model.folder.metrics or {})["tests"]["imdb_train_holdout"]["row_numbers"])
+    [holdout] = [test for test in (model.folder.metrics or {})["tests"].values() if "row_numbers" in test]
+    held_out = set(holdout["row_numbers"])
     imdb = [row for number, row in enumerate(read_table(data / "imdb/train.parquet").rows, 1) if number in held_out]
-    found = {}
-    for name, rows in {"sst2/dev": rows_of(data / "sst2/dev.parquet", None), "imdb kept out": imdb}.items():
+    accuracies = {}
+    for name, rows in {"sst2/dev": rows_of(data / "sst2/dev.parquet", None), "imdb held out": imdb}.items():
         answers = model([row["text"] for row in rows])
-        right = [answer["label"] == row["label"] for answer, row in zip(answers, rows, strict=True)]
-        found[f"sentiment, {name} ({len(rows)} rows)"] = float(np.mean(right))
-    return found
+        correct = [answer["label"] == row["label"] for answer, row in zip(answers, rows, strict=True)]
+        accuracies[f"sentiment, {name} ({len(rows)} rows)"] = float(np.mean(correct))
+    return accuracies
 
 
 def nli(data: Path, count: int | None) -> dict[str, float]:
-    """Accuracy of models/topics as an NLI model, under both masks."""
+    """Return the accuracy of models/topics as an NLI model, under both masks."""
     engine = Engine.load(read(shipped_dir() / "topics"))
-    found = {}
+    accuracies = {}
     for name, file in {"MNLI-m": "mnli_dev/dev_matched.parquet", "SNLI": "snli_eval/dev.parquet"}.items():
         rows = rows_of(data / file, count)
         names = ("entailment", "neutral", "contradiction")
-        right = [engine.folder.labels.names.index(names[row["label"]]) for row in rows]
+        targets = [engine.folder.labels.names.index(names[row["label"]]) for row in rows]
         for attention in ("shared_text", "ordinary"):
             inputs = [(row["premise"], row["hypothesis"]) for row in rows]
-            scores = engine.scores([one for one, _ in inputs], [two for _, two in inputs], attention=attention)
-            found[f"topics, {name} {attention} ({len(rows)} rows)"] = float(np.mean(scores.argmax(axis=1) == right))
-    return found
+            scores = engine.scores(
+                [premise for premise, _ in inputs], [hypothesis for _, hypothesis in inputs], attention=attention
+            )
+            accuracies[f"topics, {name} {attention} ({len(rows)} rows)"] = float(
+                np.mean(scores.argmax(axis=1) == targets)
+            )
+    return accuracies
 
 
 def topics(data: Path, count: int, base: str | None) -> dict[str, float]:
-    """Zero-shot accuracy by scorer under the shared-text mask, and that of the base's own embeddings."""
+    """Return zero-shot accuracy by scorer under the shared-text mask, and that of the base's own embeddings."""
     model = ZeroShotClassifier("topics", models_dir=None)
     recorded = model.folder.settings.zero_shot
-    found: dict[str, float] = {}
+    accuracies: dict[str, float] = {}
     for name, file in {
         "dbpedia14": "dbpedia14/sample.parquet",
         "stackoverflow": "stackoverflow_titles/all.parquet",
@@ -78,27 +80,31 @@ def topics(data: Path, count: int, base: str | None) -> dict[str, float]:
         words = [spelled_out(label) for label in names]
         rows = rows_of(data / file, count)
         texts = [row["text"] for row in rows]
-        right = np.array([list(names).index(row["label"]) for row in rows])
+        targets = np.array([list(names).index(row["label"]) for row in rows])
         hypotheses = [zero_shot.fill(recorded.hypothesis_template, word) for word in words]
-        evidence = model.engine.weigh(texts, words, recorded.hypothesis_template, "both", "shared_text")
+        evidence = model.engine.raw_scores(texts, words, recorded.hypothesis_template, "both", "shared_text")
         for scorer in ("nli", "embedding", "both"):
             scores = zero_shot.collapse(
                 evidence.logits,
                 evidence.cosine,
                 roles=model.folder.labels.nli,
                 scorer=scorer,
-                mix=recorded.mix,
+                fusion=recorded.fusion,
                 multi_label=False,
             )
             mark = " (recorded)" if scorer == recorded.scorer else ""
-            found[f"topics, {name} {scorer}{mark} ({len(rows)} rows)"] = float(np.mean(scores.argmax(axis=1) == right))
+            accuracies[f"topics, {name} {scorer}{mark} ({len(rows)} rows)"] = float(
+                np.mean(scores.argmax(axis=1) == targets)
+            )
         if base is not None:
-            found[f"untouched base, {name} cosine ({len(rows)} rows)"] = base_cosine(base, texts, hypotheses, right)
-    return found
+            accuracies[f"untouched base, {name} cosine ({len(rows)} rows)"] = base_cosine(
+                base, texts, hypotheses, targets
+            )
+    return accuracies
 
 
-def base_cosine(base: str, texts: list[str], hypotheses: list[str], right: Any) -> float:
-    """Zero-shot accuracy of the base's mean embeddings."""
+def base_cosine(base: str, texts: list[str], hypotheses: list[str], targets: Any) -> float:
+    """Return the zero-shot accuracy of the base's mean embeddings."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -108,24 +114,24 @@ def base_cosine(base: str, texts: list[str], hypotheses: list[str], right: Any) 
     def embed(sentences: list[str]) -> Any:
         parts = []
         for start in range(0, len(sentences), 64):
-            some = sentences[start : start + 64]
-            batch = tokenizer(some, padding=True, truncation=True, max_length=256, return_tensors="pt")
+            chunk = sentences[start : start + 64]
+            batch = tokenizer(chunk, padding=True, truncation=True, max_length=256, return_tensors="pt")
             with torch.inference_mode():
                 states = body(**batch).last_hidden_state * batch["attention_mask"][..., None]
             parts.append(torch.nn.functional.normalize(states.sum(dim=1), dim=-1).numpy())
         return np.concatenate(parts)
 
-    return float(np.mean((embed(texts) @ embed(hypotheses).T).argmax(axis=1) == right))
+    return float(np.mean((embed(texts) @ embed(hypotheses).T).argmax(axis=1) == targets))
 
 
 def main() -> None:
-    """Print every figure as it is found, and where it was found."""
+    """Print every figure as it is measured, then the machine and the versions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the labelled data")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the labeled data")
     parser.add_argument("--rows", type=int, default=2000, help="rows of each zero-shot set")
-    parser.add_argument("--nli-rows", type=int, default=None, help="rows of each NLI set; all if not given")
-    parser.add_argument("--base", help="the untouched base, to compare with")
-    parser.add_argument("--only", nargs="+", default=["sentiment", "nli", "topics"])
+    parser.add_argument("--nli-rows", type=int, default=None, help="rows of each NLI set; default: all")
+    parser.add_argument("--base", help="the untouched base to compare with")
+    parser.add_argument("--only", nargs="+", default=["sentiment", "nli", "topics"], help="parts to measure")
     args = parser.parse_args()
     import torch
     import transformers

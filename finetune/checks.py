@@ -1,6 +1,7 @@
-"""Everything that a run refuses before it trains, beside what its table is refused for; `--dry-run` checks the same.
+"""Checks of the settings before training: alone, and with the base, the labels and the validation rows.
 
-A setting's own code says what is wrong with it: heads, optimizers and schedules are built once at a tiny size.
+Heads, optimizers and schedules are built once at a tiny size, so that their own code checks their options. Faults of a
+table are raised where it is read.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ from finetune.training.run_identity import check_allowed
 TINY_WIDTH, TINY_OUTPUTS, TINY_UPDATES = 8, 3, 10
 
 
-def check_choices(config: TrainConfig) -> None:
-    """Refuse settings that cannot be, whatever the data.
+def check_settings(config: TrainConfig) -> None:
+    """Raise for settings that are invalid whatever the data.
 
     Raises:
         ConfigError: an unknown name or option, a value out of range, settings that do not go together.
-        MissingExtra: what a setting needs is not installed; names the install line.
+        MissingExtra: a setting needs a package that is not installed; names the install line.
     """
     optim, model = config.optim, config.model
     pooling = Choice(name=model.pooling) if model.pooling is not None else None
-    chosen: tuple[tuple[str, Mapping[str, Any], Choice | None], ...] = (
+    choices: tuple[tuple[str, Mapping[str, Any], Choice | None], ...] = (
         ("loss", LOSSES, config.loss),
         ("optimizer", OPTIMIZERS, optim.optimizer),
         ("schedule", SCHEDULES, optim.schedule),
@@ -51,11 +52,11 @@ def check_choices(config: TrainConfig) -> None:
         ("initializer", INITIALIZERS, model.initializer),
         *(("auxiliary term", AUXILIARY, choice) for choice in config.auxiliary),
     )
-    for what, table, choice in chosen:
+    for what, table, choice in choices:
         if choice is not None:
-            pick(table, choice.name, choice.knobs, what=what)
+            pick(table, choice.name, choice.options, what=what)
     if config.loss is not None:
-        # a distribution as a label is known only once the table is read
+        # whether labels are soft is known only once the table is read
         loss_for(config.data.task or _any_task_of(config.loss), config.loss)
     check_allowed(config.allow_changed)
     weight_decay_of(optim)
@@ -66,7 +67,7 @@ def check_choices(config: TrainConfig) -> None:
         _check_metrics(config, config.data.task)
     _check_lora(model)
     if model.head.name != STOCK and config.zero_shot.attention == "alternate":
-        raise ConfigError("zero_shot.attention=alternate wants the base's own head: leave out model.head")
+        raise ConfigError("zero_shot.attention=alternate needs the base's own head: leave out model.head")
 
 
 def _check_lora(model: ModelConfig) -> None:
@@ -76,16 +77,14 @@ def _check_lora(model: ModelConfig) -> None:
 
     peft_module()
     if model.freeze != "none" or model.unfreeze:
-        raise ConfigError(
-            "model.lora trains additions and leaves the body as it is: leave out model.freeze, model.unfreeze"
-        )
+        raise ConfigError("model.lora trains additions to a frozen body: leave out model.freeze and model.unfreeze")
 
 
 def check_run(config: TrainConfig, base: model_folder.Location, splits: Splits, *, rows: int) -> None:
-    """Refuse settings that do not suit the base, the table's task or its validation rows.
+    """Raise for settings that do not suit the base, the table's task or its validation rows.
 
     Args:
-        rows: of one batch.
+        rows: number of rows in one batch.
 
     Raises:
         FinetuneError: names the setting.
@@ -113,6 +112,7 @@ def check_run(config: TrainConfig, base: model_folder.Location, splits: Splits, 
 
 
 def _any_task_of(loss: Choice) -> Any:
+    """Return a task that the loss is for."""
     from finetune.training.losses import FITS
 
     return FITS[loss.name].tasks[0]
@@ -123,14 +123,14 @@ def _check_metrics(config: TrainConfig, task: Task) -> None:
         if name in UNFIT[task]:
             fitting = [other for other in (*METRICS, *SCORE_METRICS) if other not in UNFIT[task]]
             raise ConfigError(
-                f"metrics: {name!r} does not fit task {task.replace('_', '-')}: choose of {', '.join(fitting)}"
+                f"metrics: {name!r} does not fit task {task.replace('_', '-')}: choose from {', '.join(fitting)}"
             )
         load_metric(name, task)
     best_by(config.checkpoint.best_by, task)
 
 
 def _require_defined(name: str, splits: Splits) -> None:
-    """Refuse a metric of scores that the validation rows leave undefined, as one label only does ROC-AUC."""
+    """Raise for a metric that is undefined on the validation rows, such as ROC-AUC where they have one label only."""
     if name not in SCORE_METRICS:
         return
     labels = splits.labels
@@ -140,8 +140,8 @@ def _require_defined(name: str, splits: Splits) -> None:
     if not np.isfinite(SCORE_METRICS[name](even, truth)):
         headline = METRICS_OF_TASK[labels.task][0]
         raise ConfigError(
-            f"checkpoint.best_by: {name} is undefined on the {len(references)} validation rows, which do not hold the "
-            f"labels for it: set more rows aside (data.validation_size), or choose by {headline}"
+            f"checkpoint.best_by: {name} is undefined on the {len(references)} validation rows, which lack labels that "
+            f"it needs: raise data.validation_size, or set checkpoint.best_by={headline}"
         )
 
 
@@ -150,13 +150,15 @@ def _build_head(config: TrainConfig) -> None:
 
     model = config.model
     if model.head.name != STOCK:
-        with _refused("model.head"):
-            pick(HEADS, model.head.name, model.head.knobs, what="head")(TINY_WIDTH, TINY_OUTPUTS)
+        with _naming("model.head"):
+            pick(HEADS, model.head.name, model.head.options, what="head")(TINY_WIDTH, TINY_OUTPUTS)
     elif model.pooling is not None:
-        raise ConfigError("model.pooling is for heads of ours: --set model.head=linear, or leave it out")
+        raise ConfigError(
+            "model.pooling does not apply to the base's own head: --set model.head=linear, or leave it out"
+        )
     if model.initializer is not None:
-        with _refused("model.initializer"):
-            fill = pick(INITIALIZERS, model.initializer.name, model.initializer.knobs, what="initializer")
+        with _naming("model.initializer"):
+            fill = pick(INITIALIZERS, model.initializer.name, model.initializer.options, what="initializer")
             initialize(nn.Linear(TINY_WIDTH, TINY_OUTPUTS), fill)
 
 
@@ -165,15 +167,15 @@ def _build_optimizer(config: TrainConfig) -> None:
 
     optim = config.optim
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": optim.lr or 1e-4, "weight_decay": 0.0, "l2": 0.0}]
-    with _refused("optim.optimizer"):
-        optimizer = pick(OPTIMIZERS, optim.optimizer.name, optim.optimizer.knobs, what="optimizer")(groups)
-    with _refused("optim.schedule"):
-        pick(SCHEDULES, optim.schedule.name, optim.schedule.knobs, what="schedule")(optimizer, 1, TINY_UPDATES)
+    with _naming("optim.optimizer"):
+        optimizer = pick(OPTIMIZERS, optim.optimizer.name, optim.optimizer.options, what="optimizer")(groups)
+    with _naming("optim.schedule"):
+        pick(SCHEDULES, optim.schedule.name, optim.schedule.options, what="schedule")(optimizer, 1, TINY_UPDATES)
 
 
 @contextmanager
-def _refused(setting: str) -> Iterator[None]:
-    """Turn errors of torch or transformers about a value into a ConfigError that names the setting."""
+def _naming(setting: str) -> Iterator[None]:
+    """Turn an error of torch or transformers about a value into a ConfigError that names the setting."""
     try:
         yield
     except FinetuneError:

@@ -1,58 +1,141 @@
-"""Everything that is known of a run before it trains: settings checked, rows read and tokenized, updates counted.
+"""Prepare a training run: check the settings, read and tokenize the rows, count the updates.
 
-Knows: what is refused beforehand, and what is inferred where a config is silent.
-Does not know: training, what is written.
+Nothing is trained or written here. `--dry-run`, the web UI's data report and `run.train` call the same `prepare`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.checks import check_choices, check_run
-from finetune.config.training import Choice, TrainConfig
+from finetune.checks import check_run, check_settings
+from finetune.config.training import TrainConfig
 from finetune.core import model_folder
-from finetune.core.errors import ConfigError, DataError
-from finetune.core.hub import fetched
-from finetune.core.labels import SoftLabels
+from finetune.core.errors import ConfigError
+from finetune.core.events import Info, Listener, Warned
+from finetune.core.hub import download
 from finetune.core.target_scale import TargetScale
 from finetune.core.tokenization import TextEncoder
 from finetune.core.weight_files import check_weights
+from finetune.data import near_duplicates, tokenizer_report
 from finetune.data.load import Splits, load_splits
 from finetune.data.near_duplicates import NearDuplicates
-from finetune.data.near_duplicates import find as near_duplicates_of
 from finetune.data.rows import Rows
 from finetune.data.tokenized import Tokens
-from finetune.data.tokenizer_report import TokenizerReport, look
-from finetune.reports import report
+from finetune.data.tokenizer_report import TokenizerReport
 from finetune.training.batch_plan import BatchPlan, batch_plan_for
-from finetune.training.losses import default_loss, loss_for, output_activation
+from finetune.training.objective import Objective
 
 if TYPE_CHECKING:
+    from finetune.training.fit import AttemptInputs
     from finetune.training.trainer import Examples
 
 LR_AT_WIDTH, LR_WIDTH = 5e-5, 768
 """Default learning rate, and the width of the base it is for; it falls in proportion to the width."""
 
 HEAD_FASTER, HEAD_LR = 10, 1e-3
-"""How many times faster the new head learns than the body, and the rate up to which it does."""
+"""Default learning rate of the new head: this many times that of the body, up to this rate."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a run would do, known before any training; `config` has what was inferred written in."""
+class Prepared:
+    """A run before its first update.
+
+    Attributes:
+        config: the settings, with every inferred value written in: training with them repeats the run.
+        base: where the base model is.
+        splits: checked rows, labels and counts.
+        objective: labels, loss, output activation and class weights.
+        encoder: the base's tokenizer, at the run's maximum length.
+        train: token ids and targets of the training rows.
+        validation: the same of the validation rows.
+        tokenizer_report: how well the tokenizer suits the texts.
+        near_duplicates: texts that nearly repeat one another.
+        batch_plan: batches and number of updates.
+    """
 
     config: TrainConfig
+    base: model_folder.Location
     splits: Splits
-    fit: TokenizerReport
-    near: NearDuplicates
-    lengths: report.Lengths
-    regime: BatchPlan
+    objective: Objective
+    encoder: TextEncoder
+    train: Examples
+    validation: Examples
+    tokenizer_report: TokenizerReport
+    near_duplicates: NearDuplicates
+    batch_plan: BatchPlan
+
+    @property
+    def warnings(self) -> list[str]:
+        """Possible mistakes in the data, and reasons why the base may not suit it."""
+        return [*self.splits.warnings, *self.tokenizer_report.warnings]
+
+    def attempt_inputs(self, work: Path, emit: Listener) -> AttemptInputs:
+        """Return what an attempt at training reads, with `work` as the folder of its checkpoints."""
+        from finetune.training.fit import AttemptInputs
+
+        return AttemptInputs(
+            self.base, self.objective, self.encoder, self.train, self.validation, self.batch_plan, work, emit
+        )
+
+
+def prepare(config: TrainConfig, data: Any = None, emit: Listener = lambda event: None) -> Prepared:
+    """Check a run and return everything known of it before training.
+
+    Args:
+        data: an in-memory table in place of `config.data.train`, as in `run.train`.
+        emit: called with an event for each choice made and each warning, as soon as it is known.
+
+    Raises:
+        FinetuneError: settings, data, base or checkpoints that cannot be used; names the setting or the row.
+    """
+    from finetune.modeling.build import base_config, body_config
+
+    # 1. Settings alone, then the base: a mistake there should not cost the reading of a large table.
+    check_settings(config)
+    base = base_of(config)
+    if base.path is not None:
+        check_weights(base.path)
+    described = base_config(base)
+
+    # 2. The table: columns, task, labels, splits.
+    splits = load_splits(config.data, seed=config.seed, data=data)
+    _emit(emit, splits.notes, splits.warnings)
+
+    # 3. The tokenizer, and the defaults that depend on base and table.
+    keeps_hypothesis = splits.labels.nli is not None and splits.train.pairs is not None
+    encoder = TextEncoder.load(
+        base.source,
+        described.to_dict(),
+        max_length=config.data.max_length,
+        truncation="only_first" if keeps_hypothesis else "longest_first",
+    )
+    objective = Objective.of(config, splits.labels, splits.train.values, splits.target)
+    config = _resolved(config, body_config(described), objective, encoder)
+
+    # 4. Token ids and targets, and how well the tokenizer suits the texts.
+    train, validation = (_examples(config, splits, objective, encoder, name) for name in ("train", "validation"))
+    fit = tokenizer_report.tokenizer_report(
+        encoder, splits.train.texts, train.tokens, base=config.base, seed=config.seed
+    )
+    near = near_duplicates.find(splits.by_name())
+    splits = replace(splits, counts=splits.counts | near.counts)
+    _emit(emit, [str(near), str(fit)], fit.warnings)
+
+    # 5. Batches and updates, and the settings that depend on all of the above.
+    plan = _batch_plan(config, base, objective, train)
+    check_run(config, base, splits, rows=plan.batches.batch_size)
+    prepared = Prepared(config, base, splits, objective, encoder, train, validation, fit, near, plan)
+    if config.resume:
+        _require_same_run(prepared)
+    return prepared
 
 
 def quiet() -> None:
-    """Have transformers and torch keep their remarks to themselves: what matters is said as an event."""
+    """Silence transformers and torch for the rest of the process; events report what matters."""
     import warnings
 
     import transformers
@@ -62,71 +145,31 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", module="torch")
 
 
-def plan(config: TrainConfig, data: Any = None) -> Plan:
-    """What `train` would do, without training."""
-    base = base_of(config)
-    check_choices(config)
-    config, splits, encoder = prepared(config, base, data)
-    train = examples(config, splits, encoder, "train")
-    found = plan_of(config, splits, encoder, train, base)
-    if config.resume:
-        _check_resumed(found, base, encoder, train)
-    return found
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence the log lines and progress bars of transformers, and restore them afterwards."""
+    from transformers.utils import logging
+
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()
 
 
 def work_folder(out: Path) -> Path:
-    """Return the folder of the checkpoints of the run that makes `out`."""
+    """Return the folder of the checkpoints of the run that writes `out`."""
     return out.with_name(f".{out.name}.run")
 
 
-def _check_resumed(planned: Plan, base: model_folder.Location, encoder: TextEncoder, train: Examples) -> None:
-    from finetune.training.attempts import resumed_from
-    from finetune.training.fit import AttemptInputs
-
-    config, splits = planned.config, planned.splits
-    validation, work = examples(config, splits, encoder, "validation"), work_folder(Path(config.out))
-    given = AttemptInputs(
-        base, splits.labels, encoder, train, validation, planned.regime, work, lambda event: None, splits.target
-    )
-    resumed_from(config, given)
-
-
 def base_of(config: TrainConfig) -> model_folder.Location:
-    found = model_folder.find(config.base, config.models_dir)
-    return fetched(found, config.models_dir, revision=config.model.revision)
-
-
-def prepared(config: TrainConfig, base: model_folder.Location, data: Any) -> tuple[TrainConfig, Splits, TextEncoder]:
-    from finetune.modeling.build import base_config, body_config
-
-    # the base is looked at first: a wrong name should not cost the reading of a large table
-    if base.path is not None:
-        check_weights(base.path)
-    described = base_config(base)
-    splits = load_splits(config.data, seed=config.seed, data=data)
-    encoder = TextEncoder.load(
-        base.source,
-        described.to_dict(),
-        max_length=config.data.max_length,
-        truncation="only_first"
-        if splits.labels.nli is not None and splits.train.pairs is not None
-        else "longest_first",
-    )
-    return _resolved(config, body_config(described), splits, encoder), splits, encoder
-
-
-def _resolved(config: TrainConfig, base: Any, splits: Splits, encoder: TextEncoder) -> TrainConfig:
-    """The config with what was inferred written in, so that training with it repeats the run."""
-    task, shares = splits.labels.task, any(isinstance(value, SoftLabels) for value in splits.train.values)
-    lr = config.optim.lr or usual_lr(base)
-    head_lr = config.optim.head_lr or max(lr, min(HEAD_FASTER * lr, HEAD_LR))
-    return config.model_copy(
-        update={
-            "data": config.data.model_copy(update={"task": task, "max_length": encoder.max_length}),
-            "optim": config.optim.model_copy(update={"lr": lr, "head_lr": head_lr}),
-            "loss": config.loss or Choice(name=default_loss(task, shares=shares)),
-        }
-    )
+    """Return the base model's location, downloaded from the Hub where the config names a Hub id."""
+    location = model_folder.find(config.base, config.models_dir)
+    return download(location, config.models_dir, revision=config.model.revision)
 
 
 def usual_lr(body: Any) -> float:
@@ -135,66 +178,65 @@ def usual_lr(body: Any) -> float:
     return LR_AT_WIDTH * LR_WIDTH / width
 
 
-def plan_of(
-    config: TrainConfig, splits: Splits, encoder: TextEncoder, train: Examples, base: model_folder.Location
-) -> Plan:
+def tokens_of(encoder: TextEncoder, rows: Rows) -> Tokens:
+    """Return the token ids of a split's rows."""
+    return Tokens(rows.texts, rows.pairs, encoder)
+
+
+def _emit(emit: Listener, notes: Iterable[str], warnings: Iterable[str]) -> None:
+    for sentence in notes:
+        emit(Info(sentence))
+    for sentence in warnings:
+        emit(Warned(sentence))
+
+
+def _resolved(config: TrainConfig, body: Any, objective: Objective, encoder: TextEncoder) -> TrainConfig:
+    """Return the config with inferred values written in, so that training with it repeats the run."""
+    lr = config.optim.lr or usual_lr(body)
+    head_lr = config.optim.head_lr or max(lr, min(HEAD_FASTER * lr, HEAD_LR))
+    task, max_length = objective.labels.task, encoder.max_length
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"task": task, "max_length": max_length}),
+            "optim": config.optim.model_copy(update={"lr": lr, "head_lr": head_lr}),
+            "loss": objective.loss,
+        }
+    )
+
+
+def _batch_plan(config: TrainConfig, base: model_folder.Location, objective: Objective, train: Examples) -> BatchPlan:
     from finetune.training.fit import built_for
 
-    fit = look(encoder, splits.train.texts, train.tokens, base=config.base, seed=config.seed)
-    near = near_duplicates_of(splits.by_name())
-    splits = replace(splits, counts=splits.counts | near.counts)
-    lengths = report.Lengths(train.tokens.lengths.tolist(), encoder.max_length, fit.truncated)
-    measured = config.optim.batch_size == "auto"
-    model = built_for(config, base, splits.labels, train.targets, splits.target).model if measured else None
-    regime = batch_plan_for(config, train.tokens.lengths, train.targets, splits.labels.task, model)
-    targets_of(config, splits, "validation")
-    check_run(config, base, splits, rows=regime.batches.batch_size)
-    return Plan(config, splits, fit, near, lengths, regime)
+    model = None
+    if config.optim.batch_size == "auto":  # measured on the model itself
+        model = built_for(config, base, objective, train.targets).model
+    return batch_plan_for(config, train.tokens.lengths, train.targets, objective.labels.task, model)
 
 
-def examples(config: TrainConfig, splits: Splits, encoder: TextEncoder, name: str) -> Examples:
-    """The rows of a split as they are trained on; raises as `targets_of` does."""
+def _require_same_run(prepared: Prepared) -> None:
+    """Raise ConfigError if the checkpoints to resume from were made by another run."""
+    from finetune.training.attempts import resumed_from
+
+    work = work_folder(Path(prepared.config.out))
+    resumed_from(prepared.config, prepared.attempt_inputs(work, lambda event: None))
+
+
+def _examples(config: TrainConfig, splits: Splits, objective: Objective, encoder: TextEncoder, name: str) -> Examples:
+    """Return the rows of a split as they are trained on; raises as `Objective.targets_of` does."""
     from finetune.training.trainer import Examples
 
-    targets = targets_of(config, splits, name)
-    return Examples(tokens_of(encoder, splits.by_name()[name]), targets)
-
-
-def targets_of(config: TrainConfig, splits: Splits, name: str) -> Any:
-    """The targets of a split's rows, as its labels encode them; numbers are standardized.
-
-    Raises:
-        ConfigError: a loss that these targets do not fit.
-        DataError: a number that the loss cannot take.
-    """
-    rows, labels = splits.by_name()[name], splits.labels
-    targets = labels.targets(rows.values)
-    loss_for(
-        labels.task,
-        config.loss,
-        shares=labels.are_shares(targets),
-        class_weights=labels.weights(config.class_weights, targets),
-        target=splits.target,
-    )
-    if output_activation(labels.task, config.loss) == "softplus" and targets.min() < 0:
-        row = int(targets.argmin())
-        chosen = config.loss.name if config.loss is not None else ""
-        raise DataError(
-            f"the number {targets[row]:g} is below 0, which loss {chosen!r} cannot take: choose another loss",
-            file=rows.source,
-            row=rows.numbers[row],
-        )
+    rows = splits.by_name()[name]
+    targets = objective.targets_of(rows)
     if splits.target is not None:
-        targets = splits.target.standardize(rows.values)
         _check_precision(config, splits.target)
-    return targets
+    return Examples(tokens_of(encoder, rows), targets)
 
 
 def _check_precision(config: TrainConfig, target: TargetScale) -> None:
     if not target.survives_float32:
         raise ConfigError(
-            f"the targets lie from {target.low:.10g} to {target.high:.10g}, and a saved model gives numbers with seven "
-            f"digits, too few to tell them apart (standard deviation {target.std:.3g}): subtract a number near "
+            f"the targets lie from {target.low:.10g} to {target.high:.10g}, and a saved model returns numbers with "
+            f"seven digits, too few to tell them apart (standard deviation {target.std:.3g}): subtract a number near "
             f"{target.mean:.10g} from the label column"
         )
     if config.save_dtype == "bfloat16" and not target.survives_bfloat16:
@@ -202,7 +244,3 @@ def _check_precision(config: TrainConfig, target: TargetScale) -> None:
             f"save_dtype=bfloat16 keeps three digits of a number, too few for targets from {target.low:g} to "
             f"{target.high:g} (standard deviation {target.std:g}): use save_dtype=float32"
         )
-
-
-def tokens_of(encoder: TextEncoder, rows: Rows) -> Tokens:
-    return Tokens(rows.texts, rows.pairs, encoder)

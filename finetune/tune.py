@@ -1,10 +1,7 @@
-"""The best settings among ranges: trials by Optuna, kept in SQLite, cut short where they fall behind.
-
-Knows: how a config says a range, what a trial is, where the study lies, and how it goes on.
-Does not know: how a run is trained (run.py), or which setting matters.
+"""Hyperparameter search: trials by Optuna, stored in SQLite, pruned where they fall behind.
 
 A range stands where a value would, at any depth: `{low: 1e-5, high: 1e-3, log: true}`, `{low: 1, high: 4, step: 1}` or
-`{choices: [16, 32]}`, with these keys and no others. Everything lies beside the model, in `OUT.trials/`.
+`{choices: [16, 32]}`, with these keys and no others. All files of a study are beside the model, in `OUT.trials/`.
 """
 
 from __future__ import annotations
@@ -20,30 +17,39 @@ from finetune.config import loading
 from finetune.config.training import TrainConfig
 from finetune.core import model_folder
 from finetune.core.errors import ConfigError, MissingExtra, TrainingError
-from finetune.core.events import Evaluated, Info, Listener, Saved, Warned
+from finetune.core.events import Evaluated, Event, Info, Listener, Saved, Warned
 from finetune.evaluation.metrics import LOSS, LOWER_IS_BETTER, best_by
-from finetune.prepare import plan
+from finetune.prepare import prepare
 from finetune.reports import plots
 from finetune.run import train
 from finetune.search_space import Space, space_of
 from finetune.training.run_lock import locked
 
-BEST, STUDY, PICTURE = "best.yaml", "study.db", "trials.png"
+BEST, STUDY, PLOT = "best.yaml", "study.db", "trials.png"
 
-ASKED, METRIC, PLACED = "asked", "metric", "placed"
-"""What a study records of itself: the settings by key, the metric of its scores, the hash of the manifest at `out`."""
+SETTINGS, METRIC, PUBLISHED = "asked", "metric", "placed"
+"""Attributes of a study: its settings by key, the metric of its scores, the hash of the manifest at `out`. Studies on
+disk use these strings."""
 
 DIVERGED = "diverged"
-"""What a failed trial records where it did come to an end; one that was stopped from outside does not count."""
+"""Attribute of a failed trial that ended by itself; one that was stopped from outside does not count."""
 
 TRIALS_BEFORE_PRUNING = 3
-STEPS_OF_AN_EPOCH = 1000
-"""Scores are reported by epoch, as whole numbers, so that trials of unlike batch sizes are compared at one place."""
+STEPS_PER_EPOCH = 1000
+"""Scores are reported by epoch, as whole numbers, so that trials of different batch sizes are compared at one point."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The best trial: its config, its score in `metric` on the validation rows, and how many trials the study holds."""
+    """The best trial of a study.
+
+    Attributes:
+        path: the model folder.
+        config: settings of the best trial.
+        score: its value of `metric` on the validation rows.
+        trials: trials in the study that ended.
+        metric: name of the metric.
+    """
 
     path: Path
     config: TrainConfig
@@ -57,188 +63,203 @@ def search(
 ) -> SearchResult:
     """Train up to `trials` runs with settings drawn from the ranges in `content`; the best one's model goes to `out`.
 
-    Called again it goes on: only trials that the study lacks are trained.
+    A later call continues the study: only the trials that it lacks are trained.
 
     Args:
-        content: a config as YAML gives it, with ranges in the place of some values.
+        content: a config as YAML gives it, with ranges in place of some values.
         data: an in-memory table in place of `data.train`.
+        on_event: called with each event of the search itself; those of the trials are not reported.
 
     Raises:
-        FinetuneError: no range, or one that cannot be; another search at this place; no trial that came to an end.
+        FinetuneError: no range, or an invalid one; another search at this place; no trial that ended with a score.
     """
     study = _Study(_optuna(), space_of(content), on_event or (lambda event: None))
     with locked(study.out):
-        study.go_on(trials) if study.is_known else study.begin(data)
+        if study.exists:
+            study.load(trials)
+        else:
+            study.create(data)
         study.train(trials, data)
         return study.finish()
 
 
 class _Study:
-    """Optuna's study of a space, and the folder in which it lies."""
+    """Optuna's study of a search space, and its folder."""
 
-    def __init__(self, optuna: Any, space: Space, say: Listener) -> None:
-        self.optuna, self.space, self.say = optuna, space, say
-        self.base, self.named = space.probed()
+    def __init__(self, optuna: Any, space: Space, emit: Listener) -> None:
+        self.optuna, self.space, self.emit = optuna, space, emit
+        self.base, self.variants = space.probed()
         self.out = Path(self.base.out)
         self.folder = self.out.with_name(f"{self.out.name}.trials")
-        self.is_known = (self.folder / STUDY).exists()
-        self.kept: Any = None
+        self.exists = (self.folder / STUDY).exists()
+        self.study: Any = None
 
-    def begin(self, data: Any) -> None:
-        """A new study, once nothing speaks against it."""
+    @property
+    def metric(self) -> str:
+        """The metric by which trials are compared."""
+        return str(self.study.user_attrs[METRIC])
+
+    def create(self, data: Any) -> None:
+        """Create the study, once every named choice in its ranges has been checked on the data."""
         model_folder.check_output(self.out, overwrite=self.base.overwrite)
-        # whether a choice by name suits the data shows where the run is planned
-        task, *_ = [plan(config, data).splits.labels.task for config in (self.base, *self.named)]
+        task, *_ = [prepare(config, data).splits.labels.task for config in (self.base, *self.variants)]
         metric = best_by(self.base.checkpoint.best_by, task)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._open("minimize" if metric in LOWER_IS_BETTER else "maximize")
-        self.kept.set_user_attr(METRIC, metric)
-        self.kept.set_user_attr(ASKED, self.space.asked)
+        self.study.set_user_attr(METRIC, metric)
+        self.study.set_user_attr(SETTINGS, self.space.settings)
 
-    def go_on(self, trials: int) -> None:
-        """The study in the folder.
+    def load(self, trials: int) -> None:
+        """Open the study in the folder.
 
         Raises:
-            ConfigError: it is of other settings or ranges, or `out` holds something that it did not put there.
+            ConfigError: its settings or ranges are others, or `out` holds something that it did not put there.
         """
         self._open()
-        then, now = self.kept.user_attrs.get(ASKED, {}), self.space.asked
-        changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+        recorded, current = self.study.user_attrs.get(SETTINGS, {}), self.space.settings
+        changed = [key for key in {**recorded, **current} if recorded.get(key) != current.get(key)]
         if changed:
-            differ = ", ".join(f"{key} was {then.get(key, 'not set')}, is {now.get(key, 'not set')}" for key in changed)
-            raise ConfigError(
-                f"{self.folder} holds another search: {differ}. Set it back, choose another --out, or remove the folder"
+            differences = ", ".join(
+                f"{key} was {recorded.get(key, 'not set')}, is {current.get(key, 'not set')}" for key in changed
             )
-        model_folder.check_output(self.out, overwrite=self.base.overwrite or self._is_ours())
-        left = max(0, trials - len(self.counted()))
-        self.say(Info(f"going on with the study in {self.folder}: {left} of {trials} trials are left"))
+            raise ConfigError(
+                f"{self.folder} holds another search: {differences}. Set it back, choose another --out, or remove the "
+                "folder"
+            )
+        model_folder.check_output(self.out, overwrite=self.base.overwrite or self._is_published())
+        left = max(0, trials - len(self.ended()))
+        self.emit(Info(f"continuing the study in {self.folder}: {left} of {trials} trials are left"))
 
     def train(self, trials: int, data: Any) -> None:
-        """Train the trials that are still missing of so many."""
-        left = max(0, trials - len(self.counted()))
-        tell = [lambda _, trial: self._tell(trial, trials)]
+        """Train trials until `trials` of them have ended."""
+        left = max(0, trials - len(self.ended()))
+        report = [lambda _, trial: self._report(trial, trials)]
         try:
-            self.kept.optimize(lambda trial: self._score(trial, data), left, callbacks=tell, catch=(TrainingError,))
+            self.study.optimize(lambda trial: self._score(trial, data), left, callbacks=report, catch=(TrainingError,))
         except KeyboardInterrupt:
-            done = f"{len(self.counted())} of {trials} trials are kept in {self.folder}"
-            self.say(Warned(f"interrupted: {done}; run the same command again to go on"))
+            done = f"{len(self.ended())} of {trials} trials are kept in {self.folder}"
+            self.emit(Warned(f"interrupted: {done}; run the same command again to continue"))
             raise
 
     def finish(self) -> SearchResult:
-        """Draw the picture, write the best config, put its model in place."""
-        counted, best = self.counted(), self._best()
-        tried = [(number, one.value, one.state.name.lower()) for number, one in enumerate(counted, 1)]
-        plots.trials(tried, self.kept.user_attrs[METRIC], self.folder / PICTURE)
-        self._keep_best()
+        """Plot the trials, write the best config, and move its model to `out`."""
+        trials, best = self.ended(), self._best()
+        scores = [(number, trial.value, trial.state.name.lower()) for number, trial in enumerate(trials, 1)]
+        plots.trials(scores, self.metric, self.folder / PLOT)
+        self._remove_all_but_best()
         if best is None:
-            raise TrainingError(f"none of {len(counted)} trials came to an end: try other ranges, with another --out")
+            raise TrainingError(f"all {len(trials)} trials failed: try other ranges, with another --out")
         config = self.space.config(self.space.values(best.params))
         (self.folder / BEST).write_text(loading.dump(config), encoding="utf-8")
-        place = self._place(best)
-        if place.is_dir():
-            self.kept.set_user_attr(PLACED, model_folder.sha256(place / self.out.name / model_folder.MANIFEST))
-            model_folder.publish(place / self.out.name, self.out)
-            shutil.rmtree(place, ignore_errors=True)
-            self.say(Saved(str(self.out)))
-        elif not self._is_ours():
+        folder = self._folder_of(best)
+        if folder.is_dir():
+            self.study.set_user_attr(PUBLISHED, model_folder.sha256(folder / self.out.name / model_folder.MANIFEST))
+            model_folder.publish(folder / self.out.name, self.out)
+            shutil.rmtree(folder, ignore_errors=True)
+            self.emit(Saved(str(self.out)))
+        elif not self._is_published():
             again = f"rehead finetune --config {self.folder / BEST}"
-            self.say(Warned(f"the best trial's model is not at {self.out} any more: {again} trains it again"))
-        return SearchResult(self.out, config, best.value, len(counted), self.kept.user_attrs[METRIC])
+            self.emit(Warned(f"the best trial's model is no longer at {self.out}: {again} trains it again"))
+        return SearchResult(self.out, config, best.value, len(trials), self.metric)
 
-    def counted(self) -> list[Any]:
-        """The trials that came to an end; one that was stopped from outside is made up for by another."""
-        ended = ("COMPLETE", "PRUNED")
-        return [one for one in self.kept.trials if one.state.name in ended or DIVERGED in one.user_attrs]
+    def ended(self) -> list[Any]:
+        """Return the trials that ended by themselves; one that was stopped from outside is replaced by another."""
+        states = ("COMPLETE", "PRUNED")
+        return [trial for trial in self.study.trials if trial.state.name in states or DIVERGED in trial.user_attrs]
 
     def _open(self, direction: str | None = None) -> None:
-        """Open the study, or create it; one that is there keeps its direction."""
+        """Open the study, or create it; an existing study keeps its direction."""
         storage = f"sqlite:///{self.folder / STUDY}"
         if direction is None:
-            [known] = self.optuna.get_all_study_summaries(storage) or [None]
-            direction = known.direction.name.lower() if known is not None and known.direction else "maximize"
-        self.kept = self.optuna.create_study(
+            [summary] = self.optuna.get_all_study_summaries(storage) or [None]
+            direction = summary.direction.name.lower() if summary is not None and summary.direction else "maximize"
+        self.study = self.optuna.create_study(
             study_name=self.out.name,
             storage=storage,
             direction=direction,
             pruner=self.optuna.pruners.MedianPruner(n_startup_trials=TRIALS_BEFORE_PRUNING),
             load_if_exists=True,
         )
-        # a study that goes on should not draw its first values once more
-        self.kept.sampler = self.optuna.samplers.TPESampler(seed=self.base.seed + len(self.kept.trials))
+        # a continued study should not draw its first values again
+        self.study.sampler = self.optuna.samplers.TPESampler(seed=self.base.seed + len(self.study.trials))
 
     def _score(self, trial: Any, data: Any) -> float:
-        for key, range_ in self.space.ranges.items():
-            range_.draw(key, trial)
-        place, metric = self._place(trial), self.kept.user_attrs[METRIC]
-        shutil.rmtree(place, ignore_errors=True)
-        # the model card is headed by the folder's name
-        settings = {"out": str(place / self.out.name), "overwrite": True, "resume": False}
+        """Train one trial and return its score; a failed trial leaves no folder."""
+        for key, search_range in self.space.ranges.items():
+            search_range.draw(key, trial)
+        folder, metric = self._folder_of(trial), self.metric
+        shutil.rmtree(folder, ignore_errors=True)
+        # the folder's name is the title of the model card
+        settings = {"out": str(folder / self.out.name), "overwrite": True, "resume": False}
         try:
             config = self.space.config(self.space.values(trial.params), **settings)
-            heard = _Scores(self.optuna, trial, metric)
-            metrics = train(config, data, heard).metrics
-            score = heard.best if metric == LOSS else metrics.get(metric, math.nan)
+            scores = _TrialScores(self.optuna, trial, metric)
+            metrics = train(config, data, scores).metrics
+            score = scores.best if metric == LOSS else metrics.get(metric, math.nan)
             if not math.isfinite(score):
                 raise TrainingError(f"{metric} is {score}")
-        except BaseException as stop:
-            if isinstance(stop, TrainingError):
+        except BaseException as error:
+            if isinstance(error, TrainingError):
                 trial.set_user_attr(DIVERGED, True)
-            self._keep_logs(place)
-            shutil.rmtree(place, ignore_errors=True)  # no half-made folder
+            self._keep_logs(folder)
+            shutil.rmtree(folder, ignore_errors=True)
             raise
-        self._keep_logs(place)
+        self._keep_logs(folder)
         return score
 
-    def _keep_logs(self, place: Path) -> None:
-        """Move a trial's TensorBoard logs to where they stay when its folder goes."""
-        logs = place / f"{self.out.name}.logs"
+    def _keep_logs(self, folder: Path) -> None:
+        """Move a trial's TensorBoard logs out of the folder that will be removed."""
+        logs = folder / f"{self.out.name}.logs"
         if logs.is_dir():
             (self.folder / "logs").mkdir(exist_ok=True)
-            shutil.move(logs, self.folder / "logs" / place.name)
+            shutil.move(logs, self.folder / "logs" / folder.name)
 
-    def _tell(self, trial: Any, trials: int) -> None:
+    def _report(self, trial: Any, trials: int) -> None:
         values = self.space.values(trial.params)
-        shown = ", ".join(f"{key}={f'{one:.4g}' if isinstance(one, float) else one}" for key, one in values.items())
-        ended = {"PRUNED": "cut short", "FAIL": "diverged"}.get(trial.state.name)
-        if ended is None:
-            metric = self.kept.user_attrs[METRIC]
-            best = f" (best {metric} so far)" if self.kept.best_trial.number == trial.number else ""
-            ended = f"{metric} {trial.value:.4f}{best}"
-        self.say(Info(f"trial {len(self.counted())} of {trials}: {ended} with {shown}"))
-        self._keep_best()
+        settings = ", ".join(
+            f"{key}={f'{value:.4g}' if isinstance(value, float) else value}" for key, value in values.items()
+        )
+        outcome = {"PRUNED": "pruned", "FAIL": "diverged"}.get(trial.state.name)
+        if outcome is None:
+            best = f" (best {self.metric} so far)" if self.study.best_trial.number == trial.number else ""
+            outcome = f"{self.metric} {trial.value:.4f}{best}"
+        self.emit(Info(f"trial {len(self.ended())} of {trials}: {outcome} with {settings}"))
+        self._remove_all_but_best()
 
     def _best(self) -> Any:
-        return self.kept.best_trial if any(one.state.name == "COMPLETE" for one in self.kept.trials) else None
+        is_complete = any(trial.state.name == "COMPLETE" for trial in self.study.trials)
+        return self.study.best_trial if is_complete else None
 
-    def _keep_best(self) -> None:
-        # models of many trials would fill the disk
+    def _remove_all_but_best(self) -> None:
+        """Remove the models of other trials, which would fill the disk."""
         best = self._best()
-        for place in self.folder.glob("trial-*"):
-            if best is None or place != self._place(best):
-                shutil.rmtree(place, ignore_errors=True)
+        for folder in self.folder.glob("trial-*"):
+            if best is None or folder != self._folder_of(best):
+                shutil.rmtree(folder, ignore_errors=True)
 
-    def _place(self, trial: Any) -> Path:
+    def _folder_of(self, trial: Any) -> Path:
         return self.folder / f"trial-{trial.number:03d}"
 
-    def _is_ours(self) -> bool:
+    def _is_published(self) -> bool:
+        """Return whether the model at `out` is the one that this study put there."""
         manifest = self.out / model_folder.MANIFEST
-        return manifest.is_file() and model_folder.sha256(manifest) == self.kept.user_attrs.get(PLACED)
+        return manifest.is_file() and model_folder.sha256(manifest) == self.study.user_attrs.get(PUBLISHED)
 
 
-class _Scores:
-    """Hears one run, reports its scores to the study, and stops it (TrialPruned) where it falls behind."""
+class _TrialScores:
+    """A listener that reports a run's scores to the study, and raises TrialPruned where the run falls behind."""
 
     def __init__(self, optuna: Any, trial: Any, metric: str) -> None:
-        self.optuna, self.trial, self.metric, self.reported = optuna, trial, metric, -1
+        self.optuna, self.trial, self.metric, self.last_step = optuna, trial, metric, -1
         self.best = math.nan
 
-    def __call__(self, event: Any) -> None:
+    def __call__(self, event: Event) -> None:
         if not isinstance(event, Evaluated) or self.metric not in event.metrics:
             return
         self.best = event.metrics[self.metric] if event.best else self.best
-        step = round(event.epoch * STEPS_OF_AN_EPOCH)
-        if step > self.reported:  # a run that is mended goes back to a checkpoint
-            self.reported = step
+        step = round(event.epoch * STEPS_PER_EPOCH)
+        if step > self.last_step:  # auto-recovery goes back to an earlier checkpoint
+            self.last_step = step
             self.trial.report(event.metrics[self.metric], step)
             if self.trial.should_prune():
                 raise self.optuna.TrialPruned

@@ -163,9 +163,9 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
 def _load(runtime: RuntimeSettings, telemetry: Telemetry, say: Say, folder: ModelFolder) -> Engine:
     name = folder.path.name
     engine = Engine.load(
-        folder, runtime, say=say, seen=partial(telemetry.batch, name), restarted=partial(telemetry.restarted, name)
+        folder, runtime, log=say, on_batch=partial(telemetry.batch, name), on_reload=partial(telemetry.restarted, name)
     )
-    telemetry.loaded(name, lambda: engine.waiting)
+    telemetry.loaded(name, lambda: engine.queued_tokens)
     return engine
 
 

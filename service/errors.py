@@ -1,29 +1,30 @@
-"""The exception tree of the serving side.
+"""The exceptions of the serving side.
 
     ServiceError
-    ├── BadRequest        invalid request: names the field and what is accepted
-    │   ├── EmptyInput    no text to classify
-    │   └── WrongType     the content type is not JSON
-    ├── TooLarge          valid, but over a limit of this server
-    │   └── BodyTooLarge  the body has too many bytes
-    ├── NotAllowed        no API key, or an invalid one
-    │   └── Forbidden     host or origin not allowed
-    ├── ModelNotFound     no model of that name is served: names those that are
-    ├── Overloaded        at capacity; the same request may succeed in a moment
-    │   ├── Expired       queue timeout: dropped before the model ran it
-    │   └── TooMany       rate limit of the key exceeded
-    ├── ShuttingDown      the server drains and accepts no more requests
-    ├── Late              deadline exceeded
-    └── BackendFailed     the model could not be loaded, or its output is not finite
+    ├── BadRequest (also a ValueError)
+    │   ├── EmptyInput
+    │   └── UnsupportedMediaType
+    ├── TooLarge
+    │   └── BodyTooLarge
+    ├── Unauthorized
+    │   └── Forbidden
+    ├── ModelNotFound
+    ├── Overloaded
+    │   ├── QueueTimeout
+    │   └── RateLimited
+    ├── ShuttingDown
+    ├── RequestTimeout
+    └── BackendFailed
 
-Every message is a sentence or two that a person can act on. `status` is the HTTP status, `exit_code` that of a command.
+Every message is a sentence or two that a person can act on. `status` is the HTTP status, `code` the name in an HTTP
+body, `exit_code` the exit code of a command.
 """
 
 from __future__ import annotations
 
 
 class ServiceError(Exception):
-    """Base of every error that is shown without a traceback; `hint` says what to do."""
+    """Base of every error that is shown without a traceback; `hint` states what to do about it."""
 
     status = 500
     code = "error"
@@ -35,8 +36,8 @@ class ServiceError(Exception):
         self.headers: dict[str, str] = {}
 
 
-class BadRequest(ServiceError):
-    """Invalid request."""
+class BadRequest(ServiceError, ValueError):
+    """An argument or a field of the request is invalid; the message names it and what is accepted."""
 
     status = 400
     code = "bad_request"
@@ -47,15 +48,15 @@ class EmptyInput(BadRequest):
     """The request holds no text."""
 
 
-class WrongType(BadRequest):
-    """The content type is not JSON."""
+class UnsupportedMediaType(BadRequest):
+    """The request's content type is not JSON."""
 
     status = 415
     code = "wrong_type"
 
 
 class TooLarge(ServiceError):
-    """The request exceeds a size limit."""
+    """The request exceeds a limit of this server."""
 
     status = 413
     code = "too_large"
@@ -66,23 +67,23 @@ class BodyTooLarge(TooLarge):
     """The request body exceeds the limit in bytes."""
 
 
-class NotAllowed(ServiceError):
-    """No API key, or an invalid one."""
+class Unauthorized(ServiceError):
+    """The API key is missing or invalid."""
 
     status = 401
     code = "unauthorized"
     exit_code = 2
 
 
-class Forbidden(NotAllowed):
-    """The host or the origin is not allowed."""
+class Forbidden(Unauthorized):
+    """The request names a host, or comes from an origin, that is not allowed."""
 
     status = 403
     code = "forbidden"
 
 
 class ModelNotFound(ServiceError):
-    """No model of this name is served."""
+    """No model of this name is served; the message lists those that are."""
 
     status = 404
     code = "model_not_found"
@@ -90,7 +91,7 @@ class ModelNotFound(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """At capacity; `retry_after_s` is when to try again."""
+    """The queue or the number of concurrent requests is at its limit; retry after `retry_after_s` seconds."""
 
     status = 429
     code = "overloaded"
@@ -101,39 +102,41 @@ class Overloaded(ServiceError):
         self.retry_after_s = retry_after_s
 
 
-class Expired(Overloaded):
-    """Timed out in the queue, before the model ran it."""
+class QueueTimeout(Overloaded):
+    """Timed out while waiting in the queue."""
 
     code = "expired"
 
 
-class TooMany(Overloaded):
-    """Rate limit of the key exceeded."""
+class RateLimited(Overloaded):
+    """The client exceeded its number of requests a minute."""
 
     code = "too_many_requests"
 
 
 class ShuttingDown(ServiceError):
-    """The server is shutting down."""
+    """The server is shutting down and accepts no more requests."""
 
     status = 503
     code = "draining"
 
 
-class Late(ServiceError):
-    """The deadline of the request passed."""
+class RequestTimeout(ServiceError):
+    """Timed out before the response was complete."""
 
     status = 504
     code = "late"
 
 
-def late_after(seconds: float) -> Late:
-    """Return the error of a request that exceeded its deadline."""
-    return Late(f"the request took longer than the {seconds:g} s it may take", hint="send less in one request")
+def request_timeout(seconds: float) -> RequestTimeout:
+    """Return the error for a request that ran longer than `seconds`."""
+    return RequestTimeout(
+        f"the request exceeded the time limit of {seconds:g} s", hint="send fewer or shorter texts at once"
+    )
 
 
 class BackendFailed(ServiceError):
-    """The model failed; the request is not at fault."""
+    """The model could not be loaded, failed, or returned a value that is not a number."""
 
     status = 500
     code = "backend_failed"

@@ -47,7 +47,9 @@ def targets_of(y: Any, rows: int) -> Targets:
             or another number of labels than of texts; names the position.
     """
     columns = list(map(str, y.columns)) if hasattr(y, "columns") else None
-    y = y.toarray() if hasattr(y, "toarray") else y  # a sparse matrix
+    y = _listed(y)
+    if y is None:
+        raise BadRequest("a classifier requires y to be passed, but the target y is None: pass a label for each text")
     if isinstance(y, str | Mapping) or not isinstance(y, Iterable) or getattr(y, "ndim", 1) == 0:
         raise BadRequest(f"y is a list of labels, not {type(y).__name__}")
     if getattr(y, "ndim", 1) == 2 or columns is not None:
@@ -56,7 +58,7 @@ def targets_of(y: Any, rows: int) -> Targets:
             return _of_matrix(matrix, columns, rows)
         y = matrix[:, 0]
     labels = list(y)
-    _require_length(labels, rows)
+    require_length(labels, rows)
     kinds = [_is_listed(label) for label in labels]
     if labels and all(kinds):
         lists = [list(label) for label in labels]
@@ -70,6 +72,7 @@ def targets_of(y: Any, rows: int) -> Targets:
         )
     _require_present(labels)
     _require_plain(labels)
+    _require_discrete(labels)
     classes, names = _classes(labels)
     by_value = dict(zip(classes.tolist(), names, strict=True))
     listed = np.asarray(labels, dtype=classes.dtype).tolist()
@@ -82,8 +85,10 @@ def numbers_of(y: Any, rows: int) -> list[float]:
     Raises:
         BadRequest: something that is missing or no finite number, or another number of them; names the position.
     """
+    if y is None:
+        raise BadRequest("a regressor requires y to be passed, but the target y is None: pass a number for each text")
     labels = np.asarray(y, dtype=object).ravel().tolist()
-    _require_length(labels, rows)
+    require_length(labels, rows)
     _require_present(labels)
     for position, label in enumerate(labels):
         try:
@@ -101,13 +106,14 @@ def classes_of(labels: Any) -> Array:
     Raises:
         BadRequest: a label that is missing, or labels of several kinds.
     """
-    listed = list(labels)
+    listed = list(_listed(labels))
     _require_present(listed)
+    _require_discrete(listed)
     return _classes(listed)[0]
 
 
 def _of_matrix(matrix: Array, columns: Sequence[str] | None, rows: int) -> Targets:
-    _require_length(matrix, rows)
+    require_length(matrix, rows)
     for position, row in enumerate(matrix.tolist()):
         for column, cell in enumerate(row):
             if is_missing(cell) or isinstance(cell, str) or flag_of(cell) is None:
@@ -160,7 +166,9 @@ def _require_apart(classes: Sequence[Any], names: Sequence[str]) -> None:
         first[name] = label
 
 
-def _require_length(labels: Any, rows: int) -> None:
+def require_length(labels: Any, rows: int) -> None:
+    """Raise a BadRequest unless there is a label for each of `rows` texts."""
+    labels = _listed(labels)
     if len(labels) != rows:
         raise BadRequest(f"X holds {rows} texts, and y {len(labels)} labels")
 
@@ -169,6 +177,22 @@ def _require_present(labels: Sequence[Any]) -> None:
     position = next((index for index, label in enumerate(labels) if is_missing(label)), None)
     if position is not None:
         raise BadRequest(f"label {position + 1} of {len(labels)} is missing ({labels[position]!r})")
+
+
+def _listed(y: Any) -> Any:
+    """Return sparse matrices, and objects that are arrays only by `__array__`, as arrays."""
+    if hasattr(y, "toarray"):
+        return y.toarray()
+    return np.asarray(y) if hasattr(y, "__array__") and not hasattr(y, "__iter__") else y
+
+
+def _require_discrete(labels: Sequence[Any]) -> None:
+    for index, label in enumerate(labels):
+        if isinstance(label, float | np.floating) and not float(label).is_integer():
+            raise BadRequest(
+                f"Unknown label type: continuous. Label {index + 1} of {len(labels)} is {label}, and a classifier "
+                "takes names or whole numbers: use FineTunedRegressor, or give the labels as strings"
+            )
 
 
 def _require_plain(labels: Sequence[Any]) -> None:

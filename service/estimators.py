@@ -24,7 +24,7 @@ from finetune.config.training import TrainConfig
 from finetune.core.model_folder import Scorer, read
 from finetune.core.scores import decide
 from service.errors import BadRequest
-from service.estimator_targets import classes_of, numbers_of, targets_of
+from service.estimator_targets import classes_of, numbers_of, require_length, targets_of
 from service.inference.engine import Engine
 from service.inference.zero_shot import parse_labels
 from service.pipelines import ZeroShotClassifier
@@ -34,7 +34,17 @@ from service.settings import RuntimeSettings
 Array = npt.NDArray[Any]
 
 
-class _FineTuned(BaseEstimator):  # type: ignore[misc]
+class _TextInput:
+    """Tags of an estimator whose `X` is a list or a column of texts."""
+
+    def __sklearn_tags__(self) -> Any:
+        """Return scikit-learn's tags: texts, in one dimension or in one column of two."""
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.input_tags.string = tags.input_tags.one_d_array = True
+        return tags
+
+
+class _FineTuned(_TextInput, BaseEstimator):  # type: ignore[misc]
     """What the classifier and the regressor share: training into a model folder, and answers from it.
 
     Args:
@@ -75,7 +85,7 @@ class _FineTuned(BaseEstimator):  # type: ignore[misc]
 
         folder = Path(self.out) if self.out is not None else Path(self._temporary()) / "model"
         rows = [{"text": text, "label": value} for text, value in zip(texts, values, strict=True)]
-        result = train(self._config(folder, task), data=rows)
+        result = train(self._config(folder, task), data=rows, progress=False)
         for sentence in result.verdict.warnings:
             warnings.warn(sentence, ConvergenceWarning, stacklevel=3)
         self.folder_ = str(folder)
@@ -143,13 +153,18 @@ class _FineTuned(BaseEstimator):  # type: ignore[misc]
         shutil.copytree(self.folder_, folder)
 
 
+def _with_parameters(docstring: str | None) -> str | None:
+    """Return a class's docstring with the parameters of `_FineTuned`; None where `python -OO` leaves none."""
+    return docstring and docstring + "".join((_FineTuned.__doc__ or "").partition("\n\n")[1:])
+
+
 class FineTunedClassifier(ClassifierMixin, _FineTuned):  # type: ignore[misc]
     """An encoder fine-tuned on labelled texts, as a scikit-learn classifier.
 
     One label a text, or several: `y` is then a list of lists of names, or an indicator matrix `[N, C]`.
     """
 
-    __doc__ += "".join((_FineTuned.__doc__ or "").partition("\n\n")[1:])
+    __doc__ = _with_parameters(__doc__)
 
     def fit(self, X: Any, y: Any) -> Self:
         """Fine-tune on texts `X` and labels `y`; a tenth of the rows is set aside to choose the best checkpoint.
@@ -199,7 +214,7 @@ class FineTunedClassifier(ClassifierMixin, _FineTuned):  # type: ignore[misc]
 class FineTunedRegressor(RegressorMixin, _FineTuned):  # type: ignore[misc]
     """An encoder fine-tuned to predict a number for a text, as a scikit-learn regressor."""
 
-    __doc__ += "".join((_FineTuned.__doc__ or "").partition("\n\n")[1:])
+    __doc__ = _with_parameters(__doc__)
 
     def fit(self, X: Any, y: Any) -> Self:
         """Fine-tune on texts `X` and numbers `y [N]`."""
@@ -212,7 +227,7 @@ class FineTunedRegressor(RegressorMixin, _FineTuned):  # type: ignore[misc]
         return self._scores(X)[:, 0]
 
 
-class ZeroShotEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class ZeroShotEstimator(ClassifierMixin, _TextInput, BaseEstimator):  # type: ignore[misc]
     """A zero-shot classifier as a scikit-learn classifier: `fit` learns nothing but which labels there are.
 
     Args:
@@ -236,20 +251,30 @@ class ZeroShotEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any = None, y: Any = None) -> Self:
         """Take the labels from `labels`, or else from `y`."""
         if self.labels is None and y is None:
-            raise BadRequest("there are no labels", hint="ZeroShotEstimator(labels=[...]), or fit(texts, y)")
+            raise BadRequest(
+                "ZeroShotEstimator requires y to be passed, but the target y is None",
+                hint="pass ZeroShotEstimator(labels=[...]), or fit(texts, y)",
+            )
+        if X is not None and y is not None:
+            require_length(y, len(_texts(X)))
         self.classes_ = classes_of(self.labels if self.labels is not None else y)
+        self._load()
         return self
+
+    def _load(self) -> None:
+        self._loaded_with = self._model_parameters()
+        self._classifier = ZeroShotClassifier(
+            self.model, hypothesis_template=self.hypothesis_template, scorer=self.scorer, models_dir=self.models_dir
+        )
+
+    def _model_parameters(self) -> tuple[Any, ...]:
+        return self.model, self.hypothesis_template, self.scorer, self.models_dir
 
     def predict_proba(self, X: Any) -> Array:
         """Scores `[N, C]` in the order of `classes_`."""
         check_is_fitted(self, "classes_")
-        if "_classifier" not in self.__dict__:
-            self._classifier = ZeroShotClassifier(
-                self.model,
-                hypothesis_template=self.hypothesis_template,
-                scorer=self.scorer,
-                models_dir=self.models_dir,
-            )
+        if "_classifier" not in self.__dict__ or self._loaded_with != self._model_parameters():
+            self._load()  # unpickled, or other parameters were set
         names = parse_labels([str(label) for label in self.classes_.tolist()])
         answers = self._classifier(_texts(X), names)
         found = [dict(zip(answer["labels"], answer["scores"], strict=True)) for answer in answers]
@@ -262,7 +287,8 @@ class ZeroShotEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         """The parameters and the labels; the model is loaded again by its name."""
-        return {key: value for key, value in super().__getstate__().items() if key != "_classifier"}
+        own = ("_classifier", "_loaded_with")
+        return {key: value for key, value in super().__getstate__().items() if key not in own}
 
 
 def _texts(X: Any) -> list[str]:

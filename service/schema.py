@@ -1,8 +1,4 @@
-"""Requests and answers: the same objects behind HTTP, the page, the command line and Python.
-
-Knows: what a text to classify, a zero-shot question and an answer consist of.
-Does not know: how an answer is computed, or how any door spells it.
-"""
+"""Requests and answers: the same objects behind HTTP, the web UI, the command line and Python."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from service.errors import BadRequest, TooLarge
 
 Function = Literal["default", "softmax", "sigmoid", "none"]
 FUNCTIONS: tuple[Function, ...] = get_args(Function)
-"""What may be applied to logits; `default` is what the model's task wants."""
+"""Functions that can be applied to logits; `default` is the activation of the model's task."""
 
 SCORERS: tuple[Scorer, ...] = get_args(Scorer)
 ATTENTION_MODES: tuple[AttentionMode, ...] = get_args(AttentionMode)
@@ -32,16 +28,16 @@ class TextInput:
 
     @classmethod
     def of(cls, value: Any) -> TextInput:
-        """What a caller gave: a string, or a mapping with `text` and perhaps `text_pair`.
+        """Return the input in a string, or in a mapping with `text` and optionally `text_pair`.
 
         Raises:
-            BadRequest: it is neither.
+            BadRequest: the value is neither.
         """
         if isinstance(value, str):
             return cls(value)
-        accepted = 'a text is a string, or {"text": ..., "text_pair": ...}'
+        accepted = 'a text must be a string, or {"text": ..., "text_pair": ...}'
         if not isinstance(value, Mapping):
-            raise BadRequest(f"{accepted}, and this is {type(value).__name__}")
+            raise BadRequest(f"{accepted}, not {type(value).__name__}")
         unknown = sorted(str(key) for key in value if key not in ("text", "text_pair"))
         if unknown:
             raise BadRequest(f"unknown key {unknown[0]!r} in a text: {accepted}")
@@ -52,8 +48,8 @@ class TextInput:
 
 
 @dataclass(frozen=True, slots=True)
-class ZeroShotQuestion:
-    """Which labels to weigh, and how. None means: as the model's folder records it."""
+class ZeroShotRequest:
+    """Candidate labels and how to score them. None stands for what the model's folder records."""
 
     labels: tuple[str, ...]
     multi_label: bool = False
@@ -61,7 +57,7 @@ class ZeroShotQuestion:
     scorer: Scorer | None = None
     attention: AttentionMode | None = None
     shortlist: int | None = None
-    """Give the full weight to so many labels, those whose embedding is nearest to the text's; the others score 0."""
+    """Run the model on this number of labels only, those nearest to the text by embedding; the others score 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +70,8 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Labels of one text and their scores, in the order of the model or the question; `truncated` when the model could
-    not read the whole text."""
+    """Labels of one text and their scores, in the order of the model or the request; `truncated` if the text is longer
+    than the model reads."""
 
     labels: tuple[str, ...]
     scores: tuple[float, ...]
@@ -96,17 +92,17 @@ class Answer:
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """What a call may take, and what it took: filled in while it is answered.
+    """Limits of a call, and its cost, which is recorded while it is computed.
 
-    max_tokens: tokens that its texts and labels may have together; None for any number.
-    patience_s: seconds that it may wait in the queue; None for any time.
-    tokens: what they have.
-    tokenizing_s, waiting_s, computing_s: seconds; waiting is that of the item that waited longest, and computing that
-        of the batches it shared.
+    max_tokens: maximum tokens of its texts and labels together; None for no limit.
+    queue_timeout_s: maximum seconds in the queue; None for no limit.
+    tokens: tokens so far.
+    tokenizing_s, waiting_s, computing_s: seconds; `waiting_s` of the row that was queued longest, `computing_s` of all
+        batches with a row of the call.
     """
 
     max_tokens: int | None = None
-    patience_s: float | None = None
+    queue_timeout_s: float | None = None
     tokens: int = 0
     tokenizing_s: float = 0.0
     waiting_s: float = 0.0
@@ -114,31 +110,31 @@ class Work:
 
     @contextmanager
     def tokenizing(self) -> Iterator[None]:
-        """Count the seconds of this."""
+        """Add the seconds that this lasts to `tokenizing_s`."""
         begin = time.perf_counter()
         yield
         self.tokenizing_s += time.perf_counter() - begin
 
     def take(self, tokens: int) -> None:
-        """Count tokens that are about to be computed.
+        """Count tokens before they are queued.
 
         Raises:
-            TooLarge: they are more than the call may take.
+            TooLarge: the call exceeds `max_tokens`.
         """
         if self.max_tokens is not None and self.tokens + tokens > self.max_tokens:
             raise TooLarge(
-                f"the texts and labels of this request have {self.tokens + tokens} tokens or more, and a request may "
-                f"have {self.max_tokens}",
+                f"the texts and labels of this request have {self.tokens + tokens} tokens or more, and the limit is "
+                f"{self.max_tokens}",
                 hint="send fewer or shorter texts, or fewer labels, at once",
             )
         self.tokens += tokens
 
 
 def one_of(field: str, value: Any, accepted: Collection[Any]) -> Any:
-    """The value, where it is one of those accepted.
+    """Return the value if it is accepted.
 
     Raises:
-        BadRequest: it is not; names the field and what is accepted.
+        BadRequest: it is not; the message names the field and the accepted values.
     """
     if value not in accepted:
         raise BadRequest(f"{field} {value!r} is unknown: use one of {', '.join(accepted)}")
@@ -146,7 +142,7 @@ def one_of(field: str, value: Any, accepted: Collection[Any]) -> Any:
 
 
 def free_names(fresh: Iterable[str], taken: Collection[str]) -> dict[str, str]:
-    """New column -> the name it gets beside the columns `taken`: its own, or with `predicted_` before it."""
+    """Return the name of each new column beside the columns `taken`: its own, or with `predicted_` before it."""
     names: dict[str, str] = {}
     for column in fresh:
         name = column

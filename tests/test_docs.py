@@ -1,4 +1,4 @@
-"""The pages in docs/: every block of Python runs, in the order in which it stands."""
+"""The pages in docs/: every block of code runs, in the order of the page."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ def blocks(page: str, language: str) -> list[str]:
     )
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # of 16 rows
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # on 16 rows
 def test_the_python_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
     import transformers
 
-    monkeypatch.setattr(transformers, "TFPreTrainedModel", None, raising=False)  # so that what the page sets goes again
+    monkeypatch.setattr(transformers, "TFPreTrainedModel", None, raising=False)  # undo what the page sets
     monkeypatch.chdir(tmp_path)
-    space: dict[str, object] = {}
-    found = blocks("python.md", "python")
-    assert len(found) == 10
-    for number, block in enumerate(found, 1):
-        exec(compile(block, f"docs/python.md, block {number}", "exec"), space)
+    names: dict[str, object] = {}
+    examples = blocks("python.md", "python")
+    assert len(examples) == 10
+    for number, block in enumerate(examples, 1):
+        exec(compile(block, f"docs/python.md, block {number}", "exec"), names)
     printed = capsys.readouterr().out
     assert "'predicted_label': 'positive'" in printed and "['text', 'label', 'labels', 'scores']" in printed
-    assert space["answer"]["labels"][0] == "sports" and space["found"]["accuracy"] == 1.0
-    assert (tmp_path / "models" / "desk" / "README.md").is_file()
+    assert names["answer"]["labels"][0] == "sports" and names["metrics"]["accuracy"] == 1.0
+    assert (tmp_path / "models" / "news" / "README.md").is_file()
 
 
 @pytest.mark.slow
@@ -48,8 +48,8 @@ def test_the_training_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
         {"text": f"{start} number {number}?", "label": label} for number in range(120) for label, start in words.items()
     ]
     write_table("questions.csv", rows)
-    [searched] = blocks("training.md", "yaml")
-    (tmp_path / "search.yaml").write_text(searched)
+    [search] = blocks("training.md", "yaml")
+    (tmp_path / "search.yaml").write_text(search)
     printed = {}
     for block in blocks("training.md", "sh"):
         for command in map(shlex.split, block.splitlines()):
@@ -58,8 +58,8 @@ def test_the_training_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
             printed[command[-1] if command[-2] == "--out" else " ".join(command[1:3])] = done.output
     assert "training 1,155 of 22,566,531 weights: head 1,155" in printed["models/frozen"]
     assert "their units will stay alike" in printed["models/zeros"]
-    assert "batch normalisation over 8 rows a batch is noisy" in printed["models/norm"]
-    assert "gradients vanish" in printed["models/deep"] and "auto-recovery 1 of 2" in printed["models/mended"]
+    assert "over 8 rows a batch is noisy" in printed["models/norm"]
+    assert "gradients vanish" in printed["models/deep"] and "auto-recovery 1 of 2" in printed["models/recovered"]
     assert "[binary, multiclass, multi_label]" in printed["choices losses"]
     assert "best of 2 trials" in printed["search search.yaml"]
     [block] = blocks("training.md", "python")

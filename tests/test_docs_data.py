@@ -1,4 +1,4 @@
-"""docs/data.md against the code: every line of its table of label cells is read as it says."""
+"""docs/data.md against the code: every row of its table of label cells is read as the page says."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def test_a_column_of_these_cells_is_read_as_the_page_says(
         with pytest.raises(DataError, match=re.escape(labels)):
             load_splits(config, seed=0)
         return
-    found = load_splits(config, seed=0)
-    assert found.labels.task == task.replace("-", "_")
-    assert sorted(found.labels.names) == sorted(in_code(labels))
-    assert len(found.train) + len(found.validation) == 60
+    splits = load_splits(config, seed=0)
+    assert splits.labels.task == task.replace("-", "_")
+    assert sorted(splits.labels.names) == sorted(in_code(labels))
+    assert len(splits.train) + len(splits.validation) == 60
 
 
 def test_the_page_has_every_count() -> None:
@@ -50,11 +50,11 @@ def test_the_page_has_every_count() -> None:
 
 
 def test_the_warnings_that_the_page_names_are_given(tmp_path: Path) -> None:
-    for cells, words in (
+    for cells, sentence in (
         (["joy, love", "joy", "anger, love"], "--task multi-label"),
         (["1", "2", "3", "4", "5"], "--task regression"),
         (["Positive", "positive", "negative"], "case"),
     ):
         write_table(tmp_path / "t.csv", table_of(cells))
         warnings = load_splits(DataConfig(train=(str(tmp_path / "t.csv"),)), seed=0).warnings
-        assert any(words in warning for warning in warnings), (cells, warnings)
+        assert any(sentence in warning for warning in warnings), (cells, warnings)

@@ -1,7 +1,6 @@
-"""The tables of choices, by name: what `rehead choices` lists and the page offers.
+"""The tables of choices by name, for `rehead choices`, the web UI and docs/settings.md.
 
-Knows: which module holds which table.
-Does not know: what is in a table; it is imported when it is asked for.
+A table's module is imported when the table is read, since most of them need torch.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ TABLES = {
 
 
 def table(name: str) -> Mapping[str, Callable[..., Any]]:
-    """A table of choices: name -> function."""
-    found: Mapping[str, Callable[..., Any]] = getattr(import_module(f"finetune.{TABLES[name]}"), name.upper())
-    return found
+    """Return a table of choices: name -> function."""
+    functions: Mapping[str, Callable[..., Any]] = getattr(import_module(f"finetune.{TABLES[name]}"), name.upper())
+    return functions
 
 
 def tasks_of(name: str) -> dict[str, tuple[str, ...]]:
-    """Which tasks each choice of a table is for; empty for tables that serve all."""
+    """Return the tasks that each choice of a table supports; empty for tables whose choices support all tasks."""
     fits = getattr(import_module(f"finetune.{TABLES[name]}"), "FITS", {})
     return {choice: fit.tasks for choice, fit in fits.items()}
 
 
 def sentences(name: str) -> dict[str, str]:
-    """Each choice of a table with its sentence or formula."""
+    """Return the sentence or formula of each choice of a table."""
     return {choice: sentence_of(function) for choice, function in table(name).items()}

@@ -1,19 +1,16 @@
-"""Where the rows of a run are and what their columns mean, as frozen pydantic models.
-
-Knows: names, types, ranges and defaults of tables, columns and splits.
-Does not know: files on disk, or how a model is trained (config.py).
-"""
+"""The settings of tables, columns and splits, as frozen pydantic models; the sentence under a field is its help."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from finetune.core.hypothesis import check_template
 from finetune.core.tables.options import check_encoding, separator_named
 
 Task = Literal["binary", "multiclass", "multi_label", "regression"]
-_TASK_WORDS: dict[str, Task] = {
+_TASK_SPELLINGS: dict[str, Task] = {
     "binary": "binary",
     "two_labels": "binary",
     "multiclass": "multiclass",
@@ -36,68 +33,75 @@ def _one_character(value: str | None) -> str | None:
 
 
 class Part(BaseModel):
-    """A frozen piece of configuration that refuses keys it does not know."""
+    """A frozen section of the configuration that rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class RecastConfig(Part):
-    """How labelled rows become (text, hypothesis, entailed) rows for training a zero-shot model."""
+Template = Annotated[str, AfterValidator(check_template)]
+"""A hypothesis template: exactly one `{}` where the label goes, and no other brace."""
 
-    templates: tuple[str, ...] = (
-        "This text is about {}.",
-        "This example is {}.",
-        "The topic is {}.",
-        "It is {}.",
-        "{}",
+
+class RecastConfig(Part):
+    """How labeled rows become (text, hypothesis, entailment or contradiction) rows to train a zero-shot model."""
+
+    templates: tuple[Template, ...] = Field(
+        (
+            "This text is about {}.",
+            "This example is {}.",
+            "The topic is {}.",
+            "It is {}.",
+            "{}",
+        ),
+        min_length=1,
     )
-    """Hypothesis templates, one drawn for each row; `{}` stands for the label."""
+    """Hypothesis templates, one drawn at random for each row; `{}` stands for the label."""
 
     negatives: int = Field(1, ge=1)
-    """How many other labels each text contradicts, beside its own label, which it entails."""
+    """Contradictions for each text: hypotheses about labels that it does not have, beside one that it entails."""
 
     names: dict[str, str] = {}
-    """Label -> the words that stand for it; labels not listed are spelled out (book_flight: book flight)."""
+    """Label -> the words that replace it in a hypothesis; other labels are spelled out (book_flight: book flight)."""
 
 
 class Source(Part):
-    """One table of training or evaluation rows; columns left out follow `data`."""
+    """One table of training or evaluation rows; settings that are left out are taken from `data`."""
 
     path: str
-    """A CSV, TSV, JSON Lines or Parquet file, a folder of splits, or a Hub dataset id (`id:config@revision#split`)."""
+    """CSV, TSV, JSON Lines or Parquet file, folder of splits, or Hub dataset id (`id:config@revision#split`)."""
 
     text: str | None = None
-    """Column of the text, where it differs from `data.text`."""
+    """Text column of this table; None takes `data.text`."""
 
     text_pair: str | None = None
-    """Column of the second text, where it differs from `data.text_pair`."""
+    """Column of the second text in this table; None takes `data.text_pair`."""
 
     label: str | None = None
-    """Column of the label, where it differs from `data.label`."""
+    """Label column of this table; None takes `data.label`."""
 
     encoding: str | None = None
-    """Encoding of the file, where it differs from `data.encoding`."""
+    """Encoding of this file; None takes `data.encoding`."""
 
     separator: str | None = None
-    """Character between the cells of the file, where it differs from `data.separator`."""
+    """Character between the cells of this file; None takes `data.separator`."""
 
     header: bool | None = None
-    """Whether the first row of the file names the columns, where it differs from `data.header`."""
+    """Whether the first row of this file names the columns; None takes `data.header`."""
 
     drop: dict[str, tuple[str, ...]] = {}
-    """Column -> values: rows that hold one of them are left out."""
+    """Column -> values; rows that have one of these values are skipped."""
 
     keep: dict[str, tuple[str, ...]] = {}
-    """Column -> values: only rows that hold one of them are used."""
+    """Column -> values; only rows that have one of these values are used."""
 
     rows: int | None = Field(None, ge=1)
-    """Use this many rows, drawn with the seed; None for all."""
+    """Number of rows to use, drawn at random with the seed; None uses all."""
 
     holdout: int = Field(0, ge=0)
-    """Keep this many rows, drawn with the seed, out of training and report the metrics on them."""
+    """Number of rows, drawn at random with the seed, that are not trained on and are reported as a test set."""
 
     recast: RecastConfig | None = None
-    """Turn labelled rows into entailment rows; only for training a zero-shot model."""
+    """Turn labeled rows into entailment rows, to train a zero-shot model."""
 
     @model_validator(mode="before")
     @classmethod
@@ -109,65 +113,65 @@ class Source(Part):
 
 
 class DataConfig(Part):
-    """Where the rows are and what the columns mean."""
+    """Tables of labeled texts, and what their columns hold."""
 
     train: tuple[Source, ...] = ()
     """Tables to train on."""
 
     validation: tuple[Source, ...] = ()
-    """Tables to choose the best checkpoint on; empty for a split of the training rows."""
+    """Tables to validate on and choose the best checkpoint by; if empty, training rows are set aside."""
 
     test: dict[str, Source] = {}
-    """Name -> table that is only reported on, never chosen by; its rows are kept out of training too."""
+    """Name -> test table; it is only reported on, and training rows with the same texts are dropped."""
 
     text: str | None = None
-    """Column of the text; None finds it when it is obvious."""
+    """Column of the text; None detects it by its name."""
 
     text_pair: str | None = None
-    """Column of the second text of a pair; None finds it when it is obvious."""
+    """Column of the second text of a pair; None detects it by its name."""
 
     label: str | None = None
-    """Column of the label; None finds it when it is obvious."""
+    """Column of the label; None detects it by its name."""
 
     label_columns: tuple[str, ...] = ()
-    """Columns that each say with 0 or 1 whether one label holds, for several labels a row; `label` is not used then."""
+    """Multi-label indicator columns, one per label, with 0 or 1 in each row; they replace `label`."""
 
     soft_label_columns: tuple[str, ...] = ()
-    """Columns that each hold one label's share, where a label is a distribution; `label` is not used then."""
+    """Soft label columns, one per label, with the probability of that label in each row; they replace `label`."""
 
     encoding: str | None = None
-    """Encoding of CSV, TSV and JSON Lines files, for example cp1251; None finds it."""
+    """Encoding of CSV, TSV and JSON Lines files, for example cp1251; None detects it."""
 
     separator: str | None = None
-    """Character between the cells of CSV and TSV files, or tab; None finds it."""
+    """Character between the cells of CSV and TSV files, or the word tab; None detects it."""
 
     header: bool = True
-    """Whether the first row of CSV and TSV files names the columns; else they are column_1, column_2 ..."""
+    """Whether the first row of CSV and TSV files names the columns; without it they are column_1, column_2 ..."""
 
     group: str | None = None
-    """Column of what belongs together (an author, a document), so that no group is both trained and evaluated on."""
+    """Column of the group (an author, a document); no group is in both training and evaluation."""
 
     task: Task | None = None
-    """binary, multiclass, multi_label or regression; None infers it from the label column."""
+    """Task; None infers it from the label column."""
 
     bounds: tuple[float | None, float | None] | None = None
-    """Lowest and highest number of a regression, such as [1, 5]: predictions are clipped to them; null for no bound."""
+    """Lowest and highest target of a regression, such as [1, 5]; predictions are clipped to it, null is no bound."""
 
     label_names: tuple[str, ...] | None = None
-    """Names for a label column that holds 0, 1, 2 ..., lists of those, or rows of zeros and ones; None keeps the
-    values as names."""
+    """Names of the labels, for a column of ids (0, 1, 2 ...), lists of ids, or rows of zeros and ones; None takes the
+    cells as names."""
 
     decimal: Literal[".", ","] | None = None
-    """Mark before the fraction of the numbers in a label column of text; None finds it."""
+    """Decimal mark of the numbers in a label column of text; None detects it."""
 
     license: str | None = None
-    """Licence of the texts, for the model card."""
+    """License of the texts, for the model card."""
 
     validation_size: float | int = 0.1
-    """Share (below 1) or number of training rows set aside for validation where none is given."""
+    """Fraction (below 1) or number of training rows to validate on when there is no validation table."""
 
     max_length: int | None = Field(None, ge=4)
-    """Tokens a sequence may have; None takes what the base can read, at most 512."""
+    """Maximum number of tokens in a sequence; None takes the limit of the base, at most 512."""
 
     _encoding = field_validator("encoding")(_known_encoding)
     _separator = field_validator("separator")(_one_character)
@@ -186,9 +190,7 @@ class DataConfig(Part):
     def _one_kind_of_label(self) -> Self:
         if self.label_columns and (self.soft_label_columns or self.label is not None):
             other = "soft_label_columns" if self.soft_label_columns else "label"
-            raise ValueError(
-                f"label_columns and {other} cannot both be given: each row has its labels from one of them"
-            )
+            raise ValueError(f"label_columns and {other} cannot both be set: each row has its labels from one of them")
         if len(set(self.label_columns)) < len(self.label_columns):
             raise ValueError("label_columns names a column twice")
         return self
@@ -205,8 +207,8 @@ class DataConfig(Part):
 
     @field_validator("task", mode="before")
     @classmethod
-    def _task_words(cls, value: Any) -> Any:
-        return _TASK_WORDS.get(value.lower().replace("-", "_"), value) if isinstance(value, str) else value
+    def _task_spelling(cls, value: Any) -> Any:
+        return _TASK_SPELLINGS.get(value.lower().replace("-", "_"), value) if isinstance(value, str) else value
 
     @field_validator("bounds")
     @classmethod
@@ -219,5 +221,5 @@ class DataConfig(Part):
     @classmethod
     def _positive(cls, value: float | int) -> float | int:
         if value <= 0 or (value > 1 and value != int(value)):
-            raise ValueError("give a share between 0 and 1, or a whole number of rows")
+            raise ValueError("give a fraction between 0 and 1, or a whole number of rows")
         return value

@@ -1,8 +1,4 @@
-"""YAML files and `key=value` overrides to a TrainConfig, and back.
-
-Knows: how a wrong key or value becomes one sentence that names it.
-Does not know: what the settings do.
-"""
+"""YAML files and `key=value` overrides to a TrainConfig, and back."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import copy
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -24,7 +20,7 @@ RENAMED = {
     "share_columns": "soft_label_columns",
     "keep_out": "holdout",
 }
-"""Keys of rehead 0.1.0 -> what they are called now."""
+"""Keys of rehead 0.1.0 -> their names now."""
 
 MEANT = {
     "adapter": "model.lora",
@@ -68,34 +64,49 @@ MEANT = {
     "warmup_ratio": "optim.warmup",
     "weight_decay": "optim.weight_decay",
 }
-"""Names that other libraries give a setting, and those of ours without their part -> the setting here."""
+"""Names of settings in other libraries, and names of ours without their section -> the setting."""
+
+
+ALSO_ACCEPTED = {"optim.learning_rate": "optim.lr"}
+"""Other accepted spellings of a setting -> the setting, under which it is recorded."""
 
 
 def load(file: str | Path | None = None, overrides: Iterable[str] = (), **settings: Any) -> TrainConfig:
-    """The configuration of `file`, with `settings` (dotted keys, None skipped) and then `overrides` laid over it.
+    """Return the configuration of `file`, changed by `settings` and then by `overrides`.
+
+    Args:
+        overrides: texts `KEY=VALUE` with dotted keys and YAML values.
+        settings: values by dotted key, with `__` for the dot; None leaves a setting as it is.
 
     Raises:
-        ConfigError: unreadable YAML, an unknown key, or a value of the wrong kind; names the key.
+        ConfigError: unreadable YAML, an unknown key, or a value of the wrong type; names the key.
     """
     return build(content_of(file, overrides, **settings), str(file) if file is not None else None)
 
 
 def content_of(file: str | Path | None, overrides: Iterable[str] = (), **settings: Any) -> dict[str, Any]:
-    """What `load` makes a configuration of, as plain dicts."""
-    content = read_yaml(file) if file is not None else {}
+    """Return the plain dicts from which `load` builds a configuration."""
+    content = _one_spelling(read_yaml(file)) if file is not None else {}
     for key, value in settings.items():
         if value is not None:
-            _lay(content, key.replace("__", "."), value)
+            _set(content, key.replace("__", "."), value)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {override!r} should read KEY=VALUE, for example --set optim.lr=3e-5")
-        _lay(content, key.strip(), _scalar(text))
+        _set(content, key.strip(), _scalar(text))
     return content
 
 
 def build(content: Mapping[str, Any], where: str | None = None) -> TrainConfig:
-    """A TrainConfig from plain dicts, with pydantic's complaints turned into one sentence."""
+    """Return the TrainConfig of plain dicts.
+
+    Args:
+        where: the file that they were read from, for messages.
+
+    Raises:
+        ConfigError: an unknown key or a wrong value, in one sentence.
+    """
     try:
         return TrainConfig.model_validate(dict(content))
     except ValidationError as error:
@@ -103,7 +114,11 @@ def build(content: Mapping[str, Any], where: str | None = None) -> TrainConfig:
 
 
 def read_yaml(file: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file."""
+    """Return the mapping in a YAML file.
+
+    Raises:
+        ConfigError: there is no such file, it is not YAML, or not a mapping.
+    """
     import yaml
 
     try:
@@ -117,23 +132,96 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
     return content
 
 
-def dump(config: TrainConfig) -> str:
-    """The whole configuration as YAML that `load` reads back to an equal one."""
+def dump(config: TrainConfig, *, defaults: bool = True) -> str:
+    """Return the configuration as YAML that `load` reads back to an equal one.
+
+    Args:
+        defaults: include settings that have their default value.
+    """
     import yaml
 
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    content = config.model_dump(mode="json", exclude_defaults=not defaults)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
 
 
 def laid(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The content with these dotted keys set."""
-    found = copy.deepcopy(dict(content))
+    """Return a copy of the content with the values of `changes`, whose keys are dotted."""
+    changed = copy.deepcopy(dict(content))
     for key, value in changes.items():
-        _lay(found, key, value)
-    return found
+        _set(changed, key, value)
+    return changed
 
 
-def _lay(content: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
+def number(value: Any) -> float | int | None:
+    """Return a number as YAML gives it, also one such as 1e-5, which YAML 1.1 reads as text; None for other values."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def suggestion(path: list[str]) -> str:
+    """Return a hint for an unknown key: its present name, our name for it, the nearest name, or all names."""
+    *parents, last = path
+    known = list(_section_at(parents).model_fields)
+    if last in RENAMED and RENAMED[last] in known:
+        return f"it is called {'.'.join([*parents, RENAMED[last]])!r} now"
+    if last in MEANT and MEANT[last] != ".".join(path):
+        return f"did you mean {MEANT[last]!r}?"
+    for close in difflib.get_close_matches(last, [*known, *MEANT], n=1):
+        setting = ".".join([*parents, close]) if close in known else MEANT[close]
+        return f"did you mean {setting!r}?"
+    return f"known settings here: {', '.join(known)}"
+
+
+def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a config that rehead 0.1.0 recorded, with the keys and values of today."""
+    renamed: dict[str, Any] = _renamed(dict(content), TrainConfig)
+    allowed = renamed.get("allow_changed")
+    if isinstance(allowed, list):
+        renamed["allow_changed"] = ["recovery" if part == "remedy" else part for part in allowed]
+    return renamed
+
+
+def _renamed(value: Any, annotation: Any) -> Any:
+    """Return a value of this type with renamed keys; names that a user gave (labels, test tables) stay as they are."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if not isinstance(value, dict):
+            return value
+        fields, renamed = annotation.model_fields, {}
+        for key, inner in value.items():
+            name = RENAMED[key] if RENAMED.get(key) in fields else key
+            inner = inner == "auto" if key == "remedy" else inner
+            renamed[name] = _renamed(inner, fields[name].annotation) if name in fields else inner
+        return renamed
+    types = get_args(annotation)
+    if get_origin(annotation) is dict:
+        return {key: _renamed(inner, types[1]) for key, inner in value.items()} if isinstance(value, dict) else value
+    for inner_type in types:
+        value = (
+            [_renamed(item, inner_type) for item in value] if isinstance(value, list) else _renamed(value, inner_type)
+        )
+    return value
+
+
+def _one_spelling(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content with ALSO_ACCEPTED keys renamed; where both spellings are there, TrainConfig rejects them."""
+    content = copy.deepcopy(content)
+    for spelling, key in ALSO_ACCEPTED.items():
+        *parents, last = spelling.split(".")
+        section: Any = content
+        for parent in parents:
+            section = section.get(parent) if isinstance(section, dict) else None
+        name = key.rpartition(".")[2]
+        if isinstance(section, dict) and last in section and name not in section:
+            section[name] = section.pop(last)
+    return content
+
+
+def _set(content: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = ALSO_ACCEPTED.get(key, key).split(".")
     for parent in parents:
         inner = content.get(parent)
         if isinstance(inner, str):  # `loss: focal` in the file, `loss.gamma` on the command line
@@ -141,16 +229,6 @@ def _lay(content: dict[str, Any], key: str, value: Any) -> None:
         content[parent] = dict(inner) if isinstance(inner, dict) else {}
         content = content[parent]
     content[last] = value
-
-
-def number(value: Any) -> float | int | None:
-    """A number as YAML gives it, where 1e-5 is a word; None for anything else."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return value
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
 
 
 def _scalar(text: str) -> Any:
@@ -185,43 +263,16 @@ def _sentence(error: ValidationError, where: str | None) -> str:
     return f"{prefix}setting {key!r}{value}: {message[0].lower()}{message[1:]}"
 
 
-def suggestion(path: list[str]) -> str:
-    """Return what may have been meant by an unknown key: renamed, called otherwise elsewhere, misspelled, or none."""
-    *parents, last = path
-    known = _fields_at(parents)
-    if last in RENAMED and RENAMED[last] in known:
-        return f"it is called {'.'.join([*parents, RENAMED[last]])!r} now"
-    if last in MEANT and MEANT[last] != ".".join(path):
-        return f"did you mean {MEANT[last]!r}?"
-    close = difflib.get_close_matches(last, known, n=1)
-    if close:
-        return f"did you mean {'.'.join([*parents, close[0]])!r}?"
-    return f"known keys: {', '.join(known)}"
-
-
-def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of a config that rehead 0.1.0 recorded, with the keys and values of today."""
-
-    def renamed(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {
-                RENAMED.get(key, key): _recovers(inner) if key == "remedy" else renamed(inner)
-                for key, inner in value.items()
-            }
-        return [renamed(item) for item in value] if isinstance(value, list) else value
-
-    return {key: renamed(value) for key, value in content.items()}
-
-
-def _recovers(remedy: Any) -> bool:
-    return bool(remedy == "auto")
-
-
-def _fields_at(path: list[str]) -> list[str]:
-    model: type[BaseModel] = TrainConfig
+def _section_at(path: list[str]) -> type[BaseModel]:
+    """Return the section that a dotted key leads to; positions in lists and names of test tables are passed over."""
+    section: type[BaseModel] = TrainConfig
     for part in path:
-        field = model.model_fields.get(part)
-        annotation = field.annotation if field is not None else None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
-    return list(model.model_fields)
+        field = section.model_fields.get(part)
+        section = (_section_in(field.annotation) if field is not None else None) or section
+    return section
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_section_in, get_args(annotation))), None)

@@ -1,8 +1,4 @@
-"""Everything a training run can be told, as one frozen pydantic model.
-
-Knows: names, types, ranges and defaults; the sentence under a field is its help everywhere.
-Does not know: files on disk, or what a loss or metric of a given name does (the tables do).
-"""
+"""All settings of a training run, as one frozen pydantic model; the sentence under a field is its help everywhere."""
 
 from __future__ import annotations
 
@@ -11,16 +7,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from finetune.config.data import DataConfig, Part, Source
+from finetune.config.data import DataConfig, Part, Source, Template
 
 DEFAULT_ERROR_ROWS = 50
 
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
-"""A number with an exponent."""
+"""A number with an exponent, which YAML 1.1 reads as a string unless it has a decimal point."""
 
 
 class Choice(BaseModel):
-    """A named entry of a table; keys beside `name` are its knobs."""
+    """A named entry of a table of choices; keys beside `name` are its options."""
 
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
@@ -34,18 +30,18 @@ class Choice(BaseModel):
             return {"name": value}
         if not isinstance(value, dict):
             return value
-        # YAML 1.1 reads 1e6 as a string
         return {
-            key: float(one) if isinstance(one, str) and EXPONENT.fullmatch(one) else one for key, one in value.items()
+            key: float(option) if isinstance(option, str) and EXPONENT.fullmatch(option) else option
+            for key, option in value.items()
         }
 
     @property
-    def knobs(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
         """The keys beside `name`."""
         return dict(self.model_extra or {})
 
 
-def _count_or_word(value: Any, words: tuple[str, ...], wanted: str) -> Any:
+def _count_or_word(value: Any, words: tuple[str, ...], message: str) -> Any:
     if value in words:
         return value
     try:
@@ -53,58 +49,61 @@ def _count_or_word(value: Any, words: tuple[str, ...], wanted: str) -> Any:
     except (TypeError, ValueError):
         count = 0
     if count < 1 or count != float(value):
-        raise ValueError(wanted)
+        raise ValueError(message)
     return count
 
 
 class LoraConfig(Part):
-    """Low-rank additions to the body's layers; needs peft (the extra `lora`)."""
+    """Low-rank adapters (LoRA) in the encoder's linear layers; they need peft (the extra `lora`)."""
 
     rank: int = Field(8, ge=1)
-    """Rank of each addition."""
+    """Rank of the adapter matrices (`r` in peft)."""
 
     alpha: float = Field(16, gt=0)
-    """The additions are scaled by alpha / rank."""
+    """Scaling of the adapters, which are multiplied by alpha / rank (`lora_alpha` in peft)."""
 
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout before each addition."""
+    """Dropout on the input of each adapter (`lora_dropout` in peft)."""
 
     layers: tuple[str, ...] = ()
-    """Names of the body's linear layers that get one; empty for all of them."""
+    """Names of the encoder's linear layers that get an adapter (`target_modules` in peft); empty for all of them."""
 
     keep_adapter: bool = False
-    """Also write the adapter by itself, into the folder `adapter` of the model."""
+    """Also save the adapter by itself, in the folder `adapter` of the model."""
 
 
 class ModelConfig(Part):
-    """The base and what is done to it."""
+    """Changes to the base: its head, dropout, and which of its weights are trained."""
 
     revision: str | None = None
     """Branch, tag or commit of a base on the Hub."""
 
     dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout of body and head; None keeps what the base's config says."""
+    """Dropout probability of the encoder and the head; None keeps the value in the base's config."""
 
     attention_dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout of the attention weights; None follows `dropout`. On a CPU, 0 trains up to twice as fast."""
+    """Dropout probability of the attention weights; None takes `dropout`; on a CPU, 0 trains up to twice as fast."""
 
     head: Choice = Choice(name="stock")
-    """What makes logits of a text's vector: the base's own head, or one of `rehead choices heads`."""
+    """Classification head; `stock` is the base's own, `rehead choices heads` lists the others."""
 
     pooling: str | None = None
-    """How token states become one vector, under a head of ours: `rehead choices poolings`; None takes `cls`."""
+    """Pooling of the token states into one vector, for heads other than `stock`; None takes `cls`, `rehead choices
+    poolings` lists all."""
 
     initializer: Choice | None = None
-    """How the new head's weights begin: `rehead choices initializers`; None takes the base's own way."""
+    """Initializer of the new head's weights; None takes that of the base, `rehead choices initializers` lists all."""
 
     freeze: Literal["none", "embeddings", "body"] | int = "none"
-    """What of the body is not trained: the embeddings, also its first N layers, or all of it (feature extraction)."""
+    """Frozen part of the encoder; `embeddings`, a number N for the embeddings and the first N layers, or `body` for
+    all of it (feature extraction)."""
 
     unfreeze: dict[int, int] = Field(default_factory=dict)
-    """Epoch -> how many of the body's last layers train from then on: {0: 0, 1: 2, 2: 6}; embeddings come with all."""
+    """Gradual unfreezing; epoch -> number of last layers that are trained from then on, such as {0: 0, 1: 2, 2: 6}; the
+    embeddings are trained once all layers are."""
 
     lora: LoraConfig | None = None
-    """Train low-rank additions to the body (LoRA) in place of its weights; they are merged into it at the end."""
+    """Train LoRA adapters instead of the encoder's weights; they are merged into the saved model."""
 
     @field_validator("freeze", mode="before")
     @classmethod
@@ -114,66 +113,78 @@ class ModelConfig(Part):
 
 
 class OptimConfig(Part):
-    """Batches, learning rate and how long to train."""
+    """Optimizer, learning rate, batches and length of training."""
 
     epochs: float = Field(3, gt=0)
-    """Passes over the training rows."""
+    """Number of passes over the training rows (`num_train_epochs`)."""
 
     batch_size: int | Literal["full", "auto"] = 32
-    """Rows in one batch: 1 is stochastic gradient descent, `full` takes all rows for each update, `auto` the largest
-    batch that fits the memory at the longest length."""
+    """Rows in a batch; `full` puts all rows into each update, `auto` finds the largest batch of the longest texts that
+    fits in memory."""
 
     batch_tokens: int | None = Field(None, ge=1)
-    """Padded tokens in one batch, in place of a number of rows: short texts come in larger batches."""
+    """Maximum number of padded tokens in a batch, instead of a number of rows; short texts get larger batches."""
 
     group_by_length: bool = True
-    """Put texts of like length into one batch, so that little is computed on padding."""
+    """Batch texts of similar length together, so that less time is spent on padding."""
 
     sampler: Literal["shuffle", "balanced"] = "shuffle"
-    """`balanced` draws rows with replacement, each label as often as any other."""
+    """Order of the training rows; `balanced` draws them with replacement so that all labels are equally frequent."""
 
     accumulation: int = Field(1, ge=1)
-    """Batches whose gradients are added before each update."""
+    """Batches per update (`gradient_accumulation_steps`)."""
 
     effective_batch: int | None = Field(None, ge=1)
-    """Rows of one update: batches are accumulated until there are as many; None takes `accumulation` batches."""
+    """Rows per update, reached by accumulating batches; None takes `accumulation` batches."""
 
     optimizer: Choice = Choice(name="adamw")
-    """`rehead choices optimizers` lists them."""
+    """Optimizer; `rehead choices optimizers` lists them."""
 
     lr: float | None = Field(None, gt=0)
-    """Peak learning rate; None takes 5e-5 for a base 768 wide, more for narrower ones, less for wider."""
+    """Peak learning rate, also accepted as `learning_rate`; None takes 5e-5 for a hidden size of 768, more for smaller
+    bases and less for larger ones."""
 
     head_lr: float | None = Field(None, gt=0)
-    """Peak learning rate of the new head; None takes 10 times `lr` where that is at most 1e-3, else 1e-3 or `lr`."""
+    """Peak learning rate of the new head; None takes 10 times `lr`, at most 1e-3, and never less than `lr`."""
 
     layer_decay: float = Field(1.0, gt=0, le=1)
-    """Each layer's learning rate is that of the layer above times this; the embeddings come last."""
+    """Layer-wise learning rate decay; each layer's rate is that of the layer above times this, down to the
+    embeddings."""
 
     schedule: Choice = Choice(name="linear")
-    """How the learning rate falls after warm-up: `rehead choices schedules` lists them."""
+    """Schedule of the learning rate after warmup (`lr_scheduler_type`); `rehead choices schedules` lists them."""
 
     warmup: float = Field(0.1, ge=0, lt=1)
-    """Share of all updates over which the learning rate rises from zero."""
+    """Fraction of all updates over which the learning rate rises from 0 (`warmup_ratio`)."""
 
     weight_decay: float | None = Field(None, ge=0)
-    """Decoupled weight decay, 0.01 for the optimizers that have it; biases and norms are exempt."""
+    """Decoupled weight decay, except on biases and normalization weights; None takes 0.01 for optimizers that have
+    it."""
 
     l2: float = Field(0.0, ge=0)
-    """L2 penalty: this times each weight is added to its gradient; biases and norms are exempt."""
+    """L2 penalty, except on biases and normalization weights; this times the weight is added to its gradient."""
 
     max_grad_norm: float = Field(1.0, ge=0)
-    """Gradients are scaled down to this norm; 0 turns clipping off."""
+    """Maximum norm of the gradient, which is scaled down to it; 0 turns clipping off."""
 
     max_grad_value: float | None = Field(None, gt=0)
-    """Each gradient is cut to this size; None turns it off."""
+    """Maximum absolute value of each element of the gradient; None turns clipping by value off."""
 
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    """Decay of an exponential mean of the weights that is evaluated and kept in their place: 0.999 spans about the last
-    thousand updates; None keeps the weights of the last update or best checkpoint."""
+    """Decay of an exponential moving average (EMA) of the weights, which is evaluated and saved instead of them; 0.999
+    averages about the last 1,000 updates, None turns it off."""
 
     early_stopping: int | None = Field(None, ge=1)
-    """Stop after this many evaluations in which `checkpoint.best_by` does not get better; None trains to the end."""
+    """Stop after this many evaluations without a better `checkpoint.best_by` (patience); None trains to the end."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _learning_rate(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "learning_rate" not in value:
+            return value
+        if "lr" in value:
+            raise ValueError("lr and learning_rate are the same setting: give one of them")
+        return {"lr" if key == "learning_rate" else key: setting for key, setting in value.items()}
 
     @field_validator("batch_size", mode="before")
     @classmethod
@@ -182,135 +193,129 @@ class OptimConfig(Part):
 
 
 class GradientsConfig(Part):
-    """What is watched while training, and what is done about it."""
+    """Gradient monitoring, and recovery from divergence."""
 
     every: int | None = Field(None, ge=1)
-    """Updates between two looks at every layer's gradients; None takes 40 looks in a run, at most one in 10 updates."""
+    """Updates between two gradient snapshots; None takes 40 snapshots in a run, at most one every 10 updates."""
 
     auto_recover: bool = False
     """Continue from the last good checkpoint with the suggested fix when a run diverges or does not learn."""
 
     attempts: int = Field(2, ge=1)
-    """How often auto-recovery may change a run."""
+    """Maximum number of recoveries in a run."""
 
 
 class CheckpointConfig(Part):
-    """How often progress is saved."""
+    """Checkpoints, and the choice of the best one."""
 
     every_steps: int | None = Field(None, ge=1)
-    """Updates between checkpoints (and evaluations); None saves after each epoch."""
+    """Updates between evaluations, each with a checkpoint (`save_steps`); None evaluates after each epoch."""
 
     every_minutes: float | None = Field(10, ge=0)
-    """Minutes between checkpoints that are not evaluated, beside those of `every_steps`; 0 or None turns them off."""
+    """Minutes between further checkpoints without an evaluation; 0 or None turns them off."""
 
     keep: int = Field(2, ge=1)
-    """Checkpoints kept on disk beside the best one."""
+    """Number of latest checkpoints kept on disk, beside the best one (`save_total_limit`)."""
 
     best_by: str | None = None
-    """Metric on the validation rows that chooses the best checkpoint, and by which early stopping and a search compare:
-    one of `rehead choices metrics`, or `loss`; None takes accuracy, micro F1 or R2, as the task has it."""
+    """Validation metric of the best checkpoint, early stopping and search (`metric_for_best_model`); `loss` or one of
+    `rehead choices metrics`, None takes accuracy, micro F1 or R2 by the task."""
 
 
 class ZeroShotConfig(Part):
-    """What a model trained on entailment labels should do as a zero-shot classifier."""
+    """Zero-shot classification with a model that is trained on entailment labels."""
 
     attention: Literal["ordinary", "alternate"] = "ordinary"
-    """`alternate` trains with the shared-text mask and the ordinary one in turn and records shared_text."""
+    """Attention masks in training; `alternate` trains with the ordinary and the shared-text mask in turn, and the model
+    is served with the latter."""
 
-    hypothesis_template: str = "This text is about {}."
-    """The template used when a caller gives none."""
+    hypothesis_template: Template = "This text is about {}."
+    """Hypothesis template for requests that have none; `{}` stands for the label."""
 
     scorer: Literal["nli", "embedding", "both"] = "nli"
-    """What a topic's score is made of: entailment, similarity of embeddings, or a fitted mix of both."""
+    """Score of a label; `nli` is entailment, `embedding` the similarity of embeddings, `both` a fitted fusion of the
+    two."""
 
     label_embedding: Literal["sentence", "sentence_and_name"] = "sentence_and_name"
-    """What a text's embedding is compared with: that of the label in its template, or also of the label alone."""
+    """Embedding that a text is compared with; that of the hypothesis, or the mean with that of the bare label."""
 
     fit_on: tuple[Source, ...] = ()
-    """Labelled tables, none of them trained on, from which the weights of the mix are fitted."""
-
-    @field_validator("hypothesis_template")
-    @classmethod
-    def _one_blank(cls, value: str) -> str:
-        if value.count("{}") != 1 or any(brace in value.replace("{}", "") for brace in "{}"):
-            raise ValueError(
-                'give exactly one {} where the label goes and no other brace, as in "This text is about {}."'
-            )
-        return value
+    """Labeled tables, none of them trained on, on which the weights of the score fusion are fitted."""
 
 
 class TrainConfig(Part):
-    """One training run, whole."""
+    """All settings of one training run."""
 
     base: str
-    """The encoder to start from: a folder, a served name or a Hub id."""
+    """Encoder to start from; a folder, a served name or a Hub id."""
 
     out: str
-    """The model folder to write."""
+    """Model folder to write."""
 
     data: DataConfig = DataConfig()
-    """Where the rows are and what the columns mean."""
+    """Tables of labeled texts, and what their columns hold."""
 
     model: ModelConfig = ModelConfig()
-    """The base and what is done to it."""
+    """Changes to the base: its head, dropout, and which of its weights are trained."""
 
     loss: Choice | None = None
-    """Loss by name; None takes the task's default."""
+    """Loss; None takes the default of the task, `rehead choices losses` lists all."""
 
     class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
-    """How much each label counts in the loss: balanced by its rows in training, or by name (1 where not named)."""
+    """Weight of each label in the loss; `balanced` makes it inverse to the number of rows, or label -> weight, 1 for
+    labels that are not listed."""
 
     auxiliary: tuple[Choice, ...] = ()
-    """Training terms beside the loss."""
+    """Terms that are added to the loss in training; `rehead choices auxiliary` lists them."""
 
     metrics: tuple[str, ...] = ()
-    """Further metrics by name: ours, or any that `evaluate.load` finds."""
+    """Additional metrics; those of `rehead choices metrics`, or any that `evaluate.load` finds."""
 
     tfidf_baseline: bool = True
-    """Measure TF-IDF with logistic regression on the same rows, so that the report says what the encoder adds."""
+    """Also evaluate TF-IDF with logistic regression on the same rows, as a baseline."""
 
     error_rows: int = Field(DEFAULT_ERROR_ROWS, ge=0)
-    """Rows of each kind in report/errors.csv and report/near_duplicates.csv, which hold texts; 0 writes neither."""
+    """Rows of each kind in report/errors.csv and report/near_duplicates.csv, which contain texts; 0 writes neither."""
 
     plots: bool = True
     """Draw the plots of the report, which takes a few seconds."""
 
     optim: OptimConfig = OptimConfig()
-    """Batches, learning rate and how long to train."""
+    """Optimizer, learning rate, batches and length of training."""
 
     gradients: GradientsConfig = GradientsConfig()
-    """What is watched while training, and what is done about it."""
+    """Gradient monitoring, and recovery from divergence."""
 
     report_to: tuple[str, ...] = ()
-    """Where else the run is logged: tensorboard, trackio, mlflow, wandb, each if it is installed."""
+    """Experiment trackers to log to, each of which must be installed; tensorboard, trackio, mlflow, wandb."""
 
     checkpoint: CheckpointConfig = CheckpointConfig()
-    """How often progress is saved."""
+    """Checkpoints, and the choice of the best one."""
 
     zero_shot: ZeroShotConfig = ZeroShotConfig()
-    """For models trained on entailment labels."""
+    """Zero-shot classification with a model that is trained on entailment labels."""
 
     license: str | None = None
-    """Licence of the finished model by the Hub's name for it (apache-2.0, mit, cc-by-sa-4.0, other), for its card."""
+    """License of the model for its card, as the Hub spells it (apache-2.0, mit, cc-by-sa-4.0, other)."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of training; auto takes bfloat16 autocast where the processor has it."""
+    """Precision of training; `auto` uses bfloat16 autocast where the processor supports it."""
 
     save_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the saved weights."""
+    """Data type of the saved weights."""
 
     seed: int = Field(42, ge=0)
-    """Seed of the split, the new head, the order of rows and dropout."""
+    """Random seed of the split, the new head, the order of rows and dropout."""
 
     overwrite: bool = False
-    """Replace a model folder that stands at `out`, once the new one is complete."""
+    """Replace an existing model folder at `out`, once the new one is complete."""
 
     resume: bool = False
-    """Go on from the last checkpoint of the same run, if there is one."""
+    """Continue from the last checkpoint of the same run, if there is one."""
 
     allow_changed: tuple[str, ...] = ()
-    """What may differ from the run that made the checkpoint when it is resumed: epochs, lr, early_stopping, logging,
-    checkpoint, recovery."""
+    """Settings that may differ from those of the checkpoint on resume; epochs, lr, early_stopping, logging, checkpoint,
+    recovery."""
 
     models_dir: str = "models"
-    """Folder whose models can be named as `base`."""
+    """Folder of the models that `base` can name."""

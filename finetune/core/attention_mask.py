@@ -1,10 +1,7 @@
-"""The shared-text attention mask, as plain arrays.
+"""The shared-text attention mask, as numpy arrays.
 
-Knows: which token may look at which, given each token's segment.
-Does not know: tokenizers or models.
-
-Under this mask a text's states do not depend on the hypothesis that follows it, so one pass over the text can
-serve any number of labels. The sequence itself stays as the model knows it: `[CLS] text [SEP] hypothesis [SEP]`.
+Under this mask the states of a text do not depend on the hypothesis that follows it, so that one pass over the text
+serves any number of labels. The sequence itself is unchanged: `[CLS] text [SEP] hypothesis [SEP]`.
 """
 
 from __future__ import annotations
@@ -19,13 +16,13 @@ PADDING, LEADING, TEXT, HYPOTHESIS = -1, 0, 1, 2
 
 
 def shared_text_mask(segments: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Who may attend to whom: `[B, L, L]`, True where row token looks at column token.
+    """Return the mask `[B, L, L]`, True where the row's token attends to the column's token.
 
-    Text rows see text only. [CLS] and hypothesis rows see everything but padding. Padding rows do too: nothing
-    reads them, and a softmax over no token at all would be NaN.
+    Text tokens attend to the text only. [CLS] and hypothesis tokens attend to everything but padding. Padding tokens do
+    too: their states are not used, and a softmax over no token would be NaN.
 
     Args:
-        segments: `[B, L]` of PADDING, LEADING, TEXT, HYPOTHESIS.
+        segments: PADDING, LEADING, TEXT or HYPOTHESIS of each token `[B, L]`.
     """
     is_text = segments == TEXT
     visible = segments != PADDING

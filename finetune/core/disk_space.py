@@ -1,7 +1,4 @@
-"""Bytes on disk that a run needs, and write errors of a full disk as one sentence.
-
-What is written, and when, is decided elsewhere.
-"""
+"""The disk space that a run needs, and errors of a full disk in one sentence."""
 
 from __future__ import annotations
 
@@ -15,43 +12,47 @@ from typing import Any
 from finetune.core.errors import ConfigError, StorageError
 
 FULL = (errno.ENOSPC, errno.EFBIG, *((errno.EDQUOT,) if hasattr(errno, "EDQUOT") else ()))
-"""Error numbers of a full disk, of a file over a process's limit, and of a used-up quota."""
+"""Error numbers of a full disk, a file over the process's size limit, and an exceeded quota."""
 
-FULL_IN_WORDS = (*(f"(os error {number})" for number in FULL), "inline_container", "PytorchStreamWriter failed")
-"""What messages of safetensors and torch.save contain in place of an error number."""
+FULL_MESSAGES = (*(f"(os error {number})" for number in FULL), "inline_container", "PytorchStreamWriter failed")
+"""Parts of the messages of safetensors and torch.save, whose errors have no error number."""
 
 MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1, "adafactor": 0}
-"""Values that each optimizer keeps for a weight it trains."""
+"""Number of values that an optimizer keeps for each trained weight."""
 
 
-def checkpoint_bytes(model: Any, optimizer: str, *, averaged: bool) -> int:
-    """Return the bytes of one checkpoint: what is saved of the weights, the optimizer's state, and the EMA's weights.
+def checkpoint_bytes(model: Any, optimizer: str, *, ema: bool) -> int:
+    """Return the size of one checkpoint in bytes: the saved weights, the optimizer's state, and the EMA of the weights.
 
     Args:
         optimizer: its name in OPTIMIZERS.
-        averaged: whether an EMA of the weights is saved beside them.
+        ema: whether an EMA of the weights is saved too.
     """
-    every = sum(weight.numel() * weight.element_size() for weight in model.state_dict().values())
-    trains = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
-    saved = trains if hasattr(model, "peft_config") else every
-    return int(saved + MOMENTS.get(optimizer, 2) * trains + averaged * every)
+    all_weights = sum(weight.numel() * weight.element_size() for weight in model.state_dict().values())
+    trained = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
+    saved = trained if hasattr(model, "peft_config") else all_weights
+    return int(saved + MOMENTS.get(optimizer, 2) * trained + ema * all_weights)
 
 
 def checkpoints_at_once(regular: int, keep: int) -> int:
-    """Return how many checkpoints lie on the disk at most: those kept, the best one, and one being written.
+    """Return the largest number of checkpoints on disk at once: those kept, the best one, and one being written.
 
     Args:
-        regular: checkpoints that the run's evaluations will write.
-        keep: the newest ones that are kept.
+        regular: number of checkpoints that the run's evaluations write.
+        keep: number of latest checkpoints that are kept.
     """
     return min(keep + 2, regular + 1)
 
 
 def require_free(needed: int, folder: Path) -> None:
-    """Refuse a run whose checkpoints and finished model do not fit on the disk; files in `folder` count as free.
+    """Raise `ConfigError` unless the checkpoints and the finished model fit on the disk.
+
+    Args:
+        needed: bytes of the checkpoints and the model.
+        folder: where they are written; files that are in it count as free space.
 
     Raises:
-        ConfigError: states the bytes needed and free.
+        ConfigError: too little space; states the bytes needed and free.
     """
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0
@@ -69,11 +70,11 @@ CHECKPOINTS_ARE_WHOLE = f"Earlier checkpoints are whole: free space, then, {GO_O
 
 @contextmanager
 def writing(folder: Path, needed: int, advice: str) -> Iterator[None]:
-    """Turn write errors of a full disk into a StorageError; what was half written in `folder` is removed.
+    """Turn errors of a full disk into `StorageError`, and remove the incomplete `folder`.
 
     Args:
-        needed: bytes that `folder` takes when it is complete, about.
-        advice: a sentence that says what is still there and how to go on.
+        needed: approximate size of the complete folder in bytes.
+        advice: a sentence on what is left and how to continue.
 
     Raises:
         StorageError: the disk is full.
@@ -94,7 +95,7 @@ def writing(folder: Path, needed: int, advice: str) -> Iterator[None]:
 
 @contextmanager
 def full_disk_explained() -> Iterator[None]:
-    """Turn any other write error of a full disk into a StorageError, which names the file where that is known.
+    """Turn other errors of a full disk into `StorageError`, which names the file where it is known.
 
     Raises:
         StorageError: the disk is full.
@@ -111,9 +112,9 @@ def full_disk_explained() -> Iterator[None]:
 
 
 def is_full(error: BaseException) -> bool:
-    """Return whether an error, or what caused it, says that nothing more can be written."""
+    """Return whether an error, or its cause, is that of a full disk."""
     if isinstance(error, OSError) and error.errno in FULL:
         return True
-    if any(words in str(error) for words in FULL_IN_WORDS):
+    if any(part in str(error) for part in FULL_MESSAGES):
         return True
     return error.__cause__ is not None and is_full(error.__cause__)

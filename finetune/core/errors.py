@@ -1,61 +1,63 @@
 """The exception tree of the training side.
 
     FinetuneError
-    ├── ConfigError       a setting is wrong: names the key and a value that works
-    ├── DataError         the table is wrong: names the file, the row and the column
-    ├── CheckpointError   a base or model folder is missing, unreadable or incomplete
-    ├── StorageError      the disk is full: states the bytes needed and free
-    ├── TrainingError     the run itself failed, for example by diverging
-    └── MissingExtra      an optional dependency is not installed: names the install line
+    ├── ConfigError       a setting is invalid
+    ├── DataError         a table or a cell is invalid
+    ├── CheckpointError   a base or a model folder cannot be used
+    ├── StorageError      the disk is full
+    ├── TrainingError     training failed, for example by diverging
+    └── MissingExtra      an optional dependency is not installed
 
-Every message is one sentence or two that a person can act on; the command line prints it without a traceback.
+A message says in one or two sentences what is wrong, where, and what to do; the command line prints it without a
+traceback.
 """
 
 from __future__ import annotations
 
 
 class FinetuneError(Exception):
-    """Base of every error that is shown to a user without a traceback."""
+    """Base of the errors that are shown to a user without a traceback."""
 
     exit_code = 2
 
 
 class ConfigError(FinetuneError):
-    """A setting is unknown, ill-typed or does not go with another one."""
+    """A setting is unknown, has a wrong value, or contradicts another setting."""
 
 
 class DataError(FinetuneError):
-    """The data cannot be used; `file`, `row` (1-based, the header not counted) and `column` say where."""
+    """The data cannot be used.
+
+    Attributes:
+        file, row, column: where, as far as it is known; rows are counted from 1, without the header.
+    """
 
     def __init__(
         self, message: str, *, file: str | None = None, row: int | None = None, column: str | None = None
     ) -> None:
-        where = ", ".join(
-            part
-            for part in (
-                str(file) if file is not None else "",
-                f"row {row}" if row is not None else "",
-                f"column {column!r}" if column is not None else "",
-            )
-            if part
+        parts = (
+            str(file) if file is not None else "",
+            f"row {row}" if row is not None else "",
+            f"column {column!r}" if column is not None else "",
         )
+        where = ", ".join(filter(None, parts))
         super().__init__(f"{where}: {message}" if where else message)
         self.file, self.row, self.column = file, row, column
 
 
 class CheckpointError(FinetuneError):
-    """A base model or a model folder is missing, unreadable, incomplete or of a kind that is refused."""
+    """A base or a model folder is missing, unreadable, incomplete, or in a format that is not loaded."""
 
 
 class TrainingError(FinetuneError):
-    """The run failed while training: the loss or the weights stopped being finite."""
+    """The loss or the weights became non-finite during training."""
 
     exit_code = 3
 
 
 class StorageError(FinetuneError):
-    """The disk is full, or a file would exceed a limit or quota."""
+    """The disk is full, or a file would exceed a size limit or a quota."""
 
 
 class MissingExtra(FinetuneError):
-    """An optional dependency is needed for what was asked."""
+    """An optional dependency is not installed; the message has the command that installs it."""

@@ -1,8 +1,4 @@
-"""What a run reports while it runs; every door draws the same stream.
-
-Knows: the kinds of report and their fields.
-Does not know: who listens, or how it is shown.
-"""
+"""The events of a training run, which every interface shows in its own way."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Started:
-    """Training begins: how much there is to do."""
+    """Training begins."""
 
     updates: int
     updates_per_epoch: int
@@ -22,7 +18,13 @@ class Started:
 
 @dataclass(frozen=True)
 class Step:
-    """Progress: `loss` is the mean since the last report, `rows_per_s` and `left_s` count training time only."""
+    """Progress of training.
+
+    Attributes:
+        update, updates: the current update, and their number in the whole run.
+        loss: mean since the last event.
+        rows_per_s, left_s: rows per second and remaining seconds, without evaluations.
+    """
 
     update: int
     updates: int
@@ -35,7 +37,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The validation split was scored; `best` says whether its metric `best_by` is the best of the run so far."""
+    """The validation split was evaluated.
+
+    Attributes:
+        best: whether the metric `best_by` is the best of the run so far.
+    """
 
     update: int
     epoch: float
@@ -46,8 +52,12 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class GradientsRecorded:
-    """The gradients were looked at: by part of the model, their norm, and the size of the update as a share of the
-    weights' norm."""
+    """A gradient snapshot was taken.
+
+    Attributes:
+        gradient: part of the model -> norm of its gradient.
+        ratio: part of the model -> norm of its update over the norm of its weights.
+    """
 
     update: int
     gradient: Mapping[str, float]
@@ -56,21 +66,21 @@ class GradientsRecorded:
 
 @dataclass(frozen=True)
 class Saved:
-    """Something was written: a checkpoint, or at the end the model folder."""
+    """A checkpoint or the model folder was written."""
 
     path: str
 
 
 @dataclass(frozen=True)
 class Info:
-    """A choice that was made for the user, or a fact worth knowing."""
+    """A default that was chosen, or another fact about the run."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Warned:
-    """Something looks wrong, and the run goes on."""
+    """Something may be wrong; the run continues."""
 
     text: str
 
@@ -84,7 +94,11 @@ class Failed:
 
 @dataclass(frozen=True)
 class Finished:
-    """The model folder stands; `notes` say what is wrong with it, and what its metrics were measured on."""
+    """The model folder is complete.
+
+    Attributes:
+        notes: reservations about the model and its metrics.
+    """
 
     path: str
     metrics: Mapping[str, float]

@@ -1,6 +1,6 @@
-"""A lock file that ends with its process.
+"""A lock file that is released when its process ends.
 
-A crash leaves at most an empty, unlocked file, which the next holder takes.
+A crash leaves at most an empty, unlocked file, which the next holder reuses.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import IO
 
 
 def lock_file(out: Path) -> Path:
-    """Return the file that is locked while the file or folder `out` is written."""
+    """Return the lock file of the file or folder `out`."""
     return out.with_name(f".{out.name}.lock")
 
 
 @contextmanager
 def held(out: Path) -> Iterator[None]:
-    """Hold the lock of a file or folder that is being written.
+    """Hold the lock of a file or folder while it is written.
 
     Raises:
-        BlockingIOError: another process, or another part of this one, holds it.
-        OSError: the lock file cannot be made.
+        BlockingIOError: another process, or another thread of this one, holds it.
+        OSError: the lock file cannot be created.
     """
     file = lock_file(out)
     stream = _take(file)
@@ -32,14 +32,14 @@ def held(out: Path) -> Iterator[None]:
     finally:
         if os.name == "nt":  # an open file cannot be removed there
             stream.close()
-        # removed while it is held: a process that opened this file meanwhile sees that it is gone, and opens a new one
+        # removed while it is held: a process that has opened the file meanwhile finds it deleted and opens a new one
         with suppress(OSError):
             file.unlink(missing_ok=True)
         stream.close()
 
 
 def is_held(out: Path) -> bool:
-    """Return whether something holds the lock of `out`."""
+    """Return whether the lock of `out` is held."""
     try:
         stream = lock_file(out).open("rb")
     except OSError:

@@ -1,8 +1,4 @@
-"""A lock that is free in a forked process, where the thread that may have held it is not.
-
-Knows: forking.
-Does not know: what is locked.
-"""
+"""A lock that is released in a forked process, to which the thread that may have held it was not copied."""
 
 from __future__ import annotations
 
@@ -15,14 +11,14 @@ _LOCKS: weakref.WeakSet[Lock] = weakref.WeakSet()
 
 
 class Lock:
-    """`threading.Lock` as a context manager."""
+    """A `threading.Lock` that is replaced by a free one after a fork."""
 
     def __init__(self) -> None:
         self.renew()
         _LOCKS.add(self)
 
     def renew(self) -> None:
-        """Be free."""
+        """Replace the lock by a free one."""
         self._lock = threading.Lock()
 
     def __enter__(self) -> None:

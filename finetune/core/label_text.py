@@ -1,6 +1,6 @@
-"""The text of a label: one spelling for names that look the same, which cells are missing, and the order of names.
+"""Normalization of label names, missing cells, and the order of names.
 
-Only rules that hold for a single cell belong here; what a whole column decides is in label_parsing.py.
+Only rules for a single cell belong here; rules for a whole column are in finetune/data/label_format.py.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ _UNSEEN = (
 )
 INVISIBLE = re.compile(f"[{_UNSEEN}]")
 """Characters without a glyph or a width: control characters, zero-width marks, soft hyphens, bidi marks, fillers,
-variation selectors, and lone surrogates, which no file can hold."""
+variation selectors, and lone surrogates, which cannot be encoded."""
 
 _JOINED = "[\u0590-\u1fff\u231a-\U0001faff]"
 JOINER = re.compile(f"(?<!{_JOINED})[\u200c\u200d]|[\u200c\u200d](?!{_JOINED})")
-"""Zero-width (non-)joiners outside the scripts and emoji in which they change what is read."""
+"""Zero-width joiners and non-joiners outside the scripts and emoji in which they change the text that is displayed."""
 
 VISIBLE = re.compile(rf"[^\s\u2800\u200c\u200d{_UNSEEN}]")
 
 PLAIN_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-"""A number as Python, JSON and CSV files of most countries write it."""
+"""A number with a decimal point and without thousands marks."""
 
 CODE = re.compile(r"[+-]?0\d", re.ASCII)
-"""The start of a code with a leading zero, such as 00017, which is a name and never a number."""
+"""The start of a code with a leading zero, such as 00017, which is a name and not a number."""
 
 WHOLE_FLOAT = re.compile(r"([+-]?)(0|[1-9]\d*)\.0+", re.ASCII)
 
 
 @lru_cache(maxsize=100_000)
 def clean(text: str) -> str:
-    """Return the text in Unicode's NFC form without invisible characters, and with every run of blanks as one blank.
+    """Return the text in Unicode's NFC form, without invisible characters and with single spaces.
 
-    HTML and Markdown show a run of blanks, a no-break blank and a line break as one blank, so names that differ only
-    in these cannot be told apart on a page or in a model card.
+    HTML and Markdown render a run of spaces, a no-break space and a line break as one space, so that names that differ
+    only in these look the same on a page or in a model card.
     """
     if text.isascii() and text.isprintable():
         return " ".join(text.split())
@@ -50,8 +50,8 @@ def clean(text: str) -> str:
 
 
 def is_missing(cell: Any) -> bool:
-    """Return whether a cell holds nothing: None, pd.NA, NaT, NaN of any type, a masked value, or a text without a
-    visible character."""
+    """Return whether a cell is missing: None, pd.NA, NaT, NaN of any type, a masked value, or text without a visible
+    character."""
     if isinstance(cell, str):
         return not cell or not ("!" <= cell[0] <= "~" or VISIBLE.search(cell))
     if cell is None:
@@ -65,28 +65,28 @@ def is_missing(cell: Any) -> bool:
     if isinstance(cell, bytes):
         return not cell.strip()
     if getattr(cell, "ndim", 0):
-        return False  # an array, whose comparison is no truth value
+        return False  # an array, whose comparison has no truth value
     return bool(cell != cell)
 
 
 def number_of(cell: Any) -> float | None:
-    """Return a finite number that a cell holds or plainly spells; None for words, truth values and codes."""
+    """Return the finite number in a cell, as a number or as text; None for words, booleans and codes."""
     if isinstance(cell, str):
         text = cell.strip().replace("\u2212", "-")
         if not PLAIN_NUMBER.fullmatch(text) or CODE.match(text):
             return None
         cell = text
-    elif _is_truth(cell) or not isinstance(cell, Real | Decimal):
+    elif _is_boolean(cell) or not isinstance(cell, Real | Decimal):
         return None
     try:
         value = float(cell)
     except OverflowError:
-        return None  # a whole number beyond all floats
+        return None  # an integer too large for a float
     return value if math.isfinite(value) else None
 
 
 def name_of(cell: Any) -> str:
-    """Return the label name that a cell of one label spells; 1, 1.0 and "1.0" are one name.
+    """Return the normalized label name in a cell of one label; 1, 1.0 and "1.0" are one name.
 
     Raises:
         ValueError: bytes that are not UTF-8.
@@ -100,7 +100,7 @@ def name_of(cell: Any) -> str:
         return sign + whole[2]
     if isinstance(cell, bytes):
         return name_of(cell.decode("utf-8"))
-    if _is_truth(cell):
+    if _is_boolean(cell):
         return str(bool(cell))
     if isinstance(cell, Integral):
         return str(int(cell))
@@ -110,10 +110,10 @@ def name_of(cell: Any) -> str:
 
 
 def natural_key(name: str) -> tuple[int, float, str]:
-    """Return what label names are sorted by: numbers by their value, then words; the same in every process."""
+    """Return the sort key of a label name: numbers come first, by value, then words; independent of the locale."""
     value = number_of(name)
     return (1, 0.0, name) if value is None else (0, value, name)
 
 
-def _is_truth(cell: Any) -> bool:
+def _is_boolean(cell: Any) -> bool:
     return isinstance(cell, bool) or type(cell).__name__ in ("bool", "bool_")  # also numpy's

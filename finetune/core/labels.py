@@ -1,8 +1,4 @@
-"""Label names and their ids, and nothing else owns their order.
-
-Knows: which task a set of labels makes, names <-> ids, targets as arrays, which NLI label plays which part.
-Does not know: where labels come from (data.py) or what a model makes of them (scores.py).
-"""
+"""Label names, their ids and their encoding as targets; the order of labels is decided here only."""
 
 from __future__ import annotations
 
@@ -31,7 +27,7 @@ PROBLEM_TYPES: dict[Task, str] = {
 
 @dataclass(frozen=True)
 class NliRoles:
-    """Which output of an NLI model means what; `contradiction` is the not-entailment label in a two-class model."""
+    """The output indices of an NLI model; in a two-class model, `contradiction` is the label that is not entailment."""
 
     entailment: int
     contradiction: int
@@ -39,14 +35,14 @@ class NliRoles:
 
 @dataclass(frozen=True)
 class SoftLabels:
-    """A label value that is a distribution: each name's share; they sum to 1."""
+    """A label value that is a distribution over names; `values` sum to 1."""
 
     names: tuple[str, ...]
     values: tuple[float, ...]
 
     @property
     def likeliest(self) -> str:
-        """The name with the largest share, the first of equals."""
+        """Return the most probable name, the first of equals."""
         return self.names[max(range(len(self.names)), key=lambda index: self.values[index])]
 
     def __str__(self) -> str:
@@ -54,36 +50,42 @@ class SoftLabels:
 
 
 def names_in(value: Any) -> Sequence[str]:
-    """The label names in one label value: a name, a list of names, or shares."""
+    """Return the names in one label value, which is a name, a list of names, or a distribution."""
     return value.names if isinstance(value, SoftLabels) else value if isinstance(value, list) else (value,)
 
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """The task and its label names, in the order of the model's outputs."""
+    """A task and its label names, in the order of the model's outputs."""
 
     task: Task
     names: tuple[str, ...]
 
     @classmethod
     def fit(cls, values: Sequence[Any], task: Task, *, column: str = "label") -> LabelSpace:
-        """The space spanned by the checked label values of a table (names sorted; numbers numerically)."""
+        """Return the label space of a table's checked label values, with names sorted, numbers by value.
+
+        Raises:
+            DataError: fewer labels than the task needs.
+        """
         if task == "regression":
             return cls(task, (column,))
         seen = {name for value in values for name in names_in(value)}
         names = tuple(sorted(seen, key=natural_key))
         if task != "multi_label" and len(names) < 2:
-            found = f"only {names[0]!r}" if names else "nothing"
-            raise DataError(f"a classifier needs at least two labels, and this column holds {found}", column=column)
+            present = f"only {names[0]!r}" if names else "none"
+            raise DataError(f"a classifier needs at least two labels, and this column has {present}", column=column)
         if task == "multi_label" and not names:
-            raise DataError("no row carries any label", column=column)
+            raise DataError("no row has a label", column=column)
         if task == "binary" and len(names) != 2:
-            raise DataError(f"task binary wants two labels, and there are {len(names)}: use multiclass", column=column)
+            raise DataError(
+                f"task binary needs two labels, and there are {len(names)}: use --task multiclass", column=column
+            )
         return cls("binary" if task == "multiclass" and len(names) == 2 else task, names)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LabelSpace:
-        """The space recorded in a Hugging Face `config.json`."""
+        """Return the label space of a Hugging Face `config.json`."""
         names_by_id = config.get("id2label") or {}
         names = tuple(str(names_by_id[key]) for key in sorted(names_by_id, key=int))
         if not names:
@@ -110,68 +112,75 @@ class LabelSpace:
 
     @property
     def problem_type(self) -> str:
-        """What transformers calls this task."""
+        """Name of the task in transformers."""
         return PROBLEM_TYPES[self.task]
 
     @property
     def nli(self) -> NliRoles | None:
-        """The entailment and contradiction outputs, found by name; None for a model that is not an NLI model."""
+        """The entailment and contradiction outputs, by their names; None unless this is an NLI model."""
         return nli_roles(self.names)
 
     def encode(self, values: Sequence[Any]) -> npt.NDArray[Any]:
-        """Label values as targets.
+        """Return label values as hard targets.
 
         Returns:
-            `[N]` int64 ids for one label of many (of shares, the likeliest), `[N, C]` float32 zeros and ones for
-            multi-label, `[N]` float32 for regression.
+            `[N]` int64 ids for binary and multiclass (the most probable of soft labels), `[N, C]` float32 zeros and
+            ones for multi-label, `[N]` float32 for regression.
 
         Raises:
-            DataError: a name that this space does not hold; `row` is its 1-based position in `values`.
+            DataError: an unknown name; `row` is its 1-based position in `values`.
         """
         if self.task == "regression":
             return np.asarray(values, dtype=np.float32)
         ids = self.label2id
         if self.task == "multi_label":
             targets = np.zeros((len(values), len(self)), dtype=np.float32)
-            for row, chosen in enumerate(values):
-                for name in chosen:
+            for row, names in enumerate(values):
+                for name in names:
                     targets[row, self._id(ids, name, row)] = 1.0
             return targets
-        chosen = (value.likeliest if isinstance(value, SoftLabels) else value for value in values)
-        return np.array([self._id(ids, name, row) for row, name in enumerate(chosen)], dtype=np.int64)
+        hard = (value.likeliest if isinstance(value, SoftLabels) else value for value in values)
+        return np.array([self._id(ids, name, row) for row, name in enumerate(hard)], dtype=np.int64)
 
     def targets(self, values: Sequence[Any]) -> npt.NDArray[Any]:
-        """What a loss is computed on: as `encode`, and `[N, C]` float32 shares where any value is a distribution."""
+        """Return the targets of a loss: those of `encode`, or `[N, C]` float32 probabilities if any value is a
+        distribution."""
         if not any(isinstance(value, SoftLabels) for value in values):
             return self.encode(values)
         targets, ids = np.zeros((len(values), len(self)), dtype=np.float32), self.label2id
         for row, value in enumerate(values):
-            shares = value.values if isinstance(value, SoftLabels) else (1.0,)
-            for name, share in zip(names_in(value), shares, strict=True):
-                targets[row, self._id(ids, name, row)] = share
+            probabilities = value.values if isinstance(value, SoftLabels) else (1.0,)
+            for name, probability in zip(names_in(value), probabilities, strict=True):
+                targets[row, self._id(ids, name, row)] = probability
         return targets
 
-    def are_shares(self, targets: npt.NDArray[Any]) -> bool:
-        """Whether targets, as `targets` gives them, are distributions over labels of which one holds."""
+    def are_soft(self, targets: npt.NDArray[Any]) -> bool:
+        """Return whether the result of `targets` holds distributions over labels."""
         return self.task != "multi_label" and targets.ndim == 2
 
-    def weights(self, wanted: str | Mapping[str, float], targets: npt.NDArray[Any]) -> npt.NDArray[np.float32] | None:
-        """How much each label counts `[C]`: None for `none`; `balanced` by these targets' rows, so that every label
-        counts the same in all (for several labels at once, where it holds as much as where it does not); or by name.
+    def weights(
+        self, class_weights: str | Mapping[str, float], targets: npt.NDArray[Any]
+    ) -> npt.NDArray[np.float32] | None:
+        """Return the weight of each label in the loss `[C]`; None for `none`.
+
+        Args:
+            class_weights: `none`; `balanced`, which gives all labels the same total weight (for multi-label, the same
+                weight to the rows with and without a label); or label -> weight, 1 for labels that are not listed.
+            targets: of the training rows, as `targets` returns them.
 
         Raises:
-            ConfigError: a name that this space does not hold, or labels that a number does not have.
+            ConfigError: an unknown label, or a regression.
         """
-        if wanted == "none":
+        if class_weights == "none":
             return None
         if self.task == "regression":
-            raise ConfigError("class_weights wants labels, and the task is regression")
-        if isinstance(wanted, Mapping):
-            wanted = {name_of(name): weight for name, weight in wanted.items()}
-            unknown = [name for name in wanted if name not in self.names]
+            raise ConfigError("class_weights needs labels, and the task is regression: leave it out")
+        if isinstance(class_weights, Mapping):
+            by_name = {name_of(name): weight for name, weight in class_weights.items()}
+            unknown = [name for name in by_name if name not in self.names]
             if unknown:
                 raise ConfigError(f"class_weights: there is no label {unknown[0]!r} (labels: {shown(self.names)})")
-            return np.array([wanted.get(name, 1.0) for name in self.names], dtype=np.float32)
+            return np.array([by_name.get(name, 1.0) for name in self.names], dtype=np.float32)
         counts = targets.sum(axis=0) if targets.ndim == 2 else np.bincount(targets, minlength=len(self))
         counts = np.maximum(counts, 1)
         if self.task == "multi_label":
@@ -181,29 +190,34 @@ class LabelSpace:
     def prior(
         self, targets: npt.NDArray[Any], weights: npt.NDArray[np.float32] | None = None
     ) -> npt.NDArray[np.float32]:
-        """The logits `[C]` that say no more than these targets' own distribution: the log of each label's share, its
-        log odds for multi-label, the mean for regression. A label without a row counts as half a row, and each label
-        counts as much as its weight."""
+        """Return the logits `[C]` of a model that predicts the distribution of these targets for every text.
+
+        These are log proportions, log odds for multi-label, and the mean for regression. Half a row is added to each
+        label, so that labels without a row have finite logits.
+
+        Args:
+            weights: weight of each label `[C]`, by which its rows count.
+        """
         if self.task == "regression":
             return np.asarray([targets.mean()], dtype=np.float32)
         factor = np.ones(len(self)) if weights is None else np.maximum(weights, 1e-6)
         if self.task == "multi_label":
-            shares = (targets.sum(axis=0) + 0.5) / (len(targets) + 1)
-            return np.asarray(np.log(factor * shares / (1 - shares)), dtype=np.float32)
+            proportions = (targets.sum(axis=0) + 0.5) / (len(targets) + 1)
+            return np.asarray(np.log(factor * proportions / (1 - proportions)), dtype=np.float32)
         counts = (targets.sum(axis=0) if targets.ndim == 2 else np.bincount(targets, minlength=len(self))) + 0.5
         counts = factor * counts
         return np.asarray(np.log(counts / counts.sum()), dtype=np.float32)
 
     def _id(self, ids: Mapping[str, int], name: str, row: int) -> int:
         if name not in ids:
-            raise DataError(f"label {name!r} is none of the model's labels ({shown(self.names)})", row=row + 1)
+            raise DataError(f"label {name!r} is not one of the model's labels ({shown(self.names)})", row=row + 1)
         return ids[name]
 
 
 def nli_roles(names: Sequence[str]) -> NliRoles | None:
-    """The outputs that mean entailment and contradiction, by their names; None where one of them is missing.
+    """Return the entailment and contradiction outputs by their names; None if one of them is missing.
 
-    In a two-class model the label that is not entailment stands for contradiction.
+    In a two-class model the label that is not entailment takes the place of contradiction.
     """
     plain = [re.sub(r"[^a-z]", "", name.lower()) for name in names]
     entailment = [index for index, name in enumerate(plain) if name in ("entailment", "entail", "entails", "entailed")]
@@ -218,6 +232,6 @@ def nli_roles(names: Sequence[str]) -> NliRoles | None:
 
 
 def shown(names: Sequence[str], limit: int = 12) -> str:
-    """A list of names for a message, cut after `limit`."""
+    """Return a list of names for a message, with the number of those after `limit`."""
     head = ", ".join(str(name) for name in names[:limit])
     return f"{head}, ... {len(names) - limit} more" if len(names) > limit else head

@@ -1,7 +1,6 @@
-"""The model folder: find it, read it, check it, seal it, put it in place.
+"""Find, read, check and write model folders.
 
-Knows: file names, `classifier.json`, hashes, safetensors headers, where named models lie.
-Does not know: torch, transformers, or how a model computes.
+File names below a models folder are known here only. Nothing here loads weights.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from finetune.core.target_scale import TargetScale
 from finetune.core.weight_files import WEIGHTS_INDEX, check_weights, refuse_adapter
 
 FORMAT = 1
-"""Version of `classifier.json` and `manifest.json` that this code writes and reads."""
+"""Version of `classifier.json` and `manifest.json`."""
 
 DEFAULT_TEMPLATE = "This text is about {}."
 CLASSIFIER, MANIFEST, METRICS, TRAIN_CONFIG = "classifier.json", "manifest.json", "metrics.json", "train_config.yaml"
@@ -32,7 +31,7 @@ TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json",
 HASHED = ("model*.safetensors", WEIGHTS_INDEX, *TOKENIZER_FILES)
 
 CUSTOM_HEAD = "rehead"
-"""`model_type` of a model with a head of ours; its body is under `encoder` (finetune/modeling/classifier.py)."""
+"""`model_type` of a model with a head of ours; the config of its encoder is under `encoder` in config.json."""
 
 Scorer = Literal["nli", "embedding", "both"]
 AttentionMode = Literal["ordinary", "shared_text"]
@@ -41,10 +40,10 @@ LabelEmbedding = Literal["sentence", "sentence_and_name"]
 
 @dataclass(frozen=True)
 class ScoreFusion:
-    """The fitted weights of scorer `both`, and of `embedding` where several labels may hold.
+    """The fitted weights of scorer `both`, and of `embedding` for multi-label.
 
-    One label of many: `log P(entailment) + cosine_weight * cosine`, then softmax over the labels.
-    Several at once: `sigmoid(nli * (z_entailment - z_contradiction) + cosine * cosine + bias)`.
+    Single-label: `log P(entailment) + cosine_weight * cosine`, then softmax over the labels.
+    Multi-label: `sigmoid(nli * (z_entailment - z_contradiction) + cosine * cosine + bias)`.
     """
 
     cosine_weight: float = 20.0
@@ -55,18 +54,18 @@ class ScoreFusion:
 
 @dataclass(frozen=True)
 class ZeroShotSettings:
-    """What an NLI model needs to know to classify by topic; see service/inference/zero_shot.py for the arithmetic."""
+    """How an NLI model classifies with the labels of a request; the formulas are in service/inference/zero_shot.py."""
 
     hypothesis_template: str = DEFAULT_TEMPLATE
     attention: AttentionMode = "ordinary"
     scorer: Scorer = "nli"
     label_embedding: LabelEmbedding = "sentence"
-    mix: ScoreFusion = field(default_factory=ScoreFusion)
+    fusion: ScoreFusion = field(default_factory=ScoreFusion)
 
 
 @dataclass(frozen=True)
 class ClassifierSettings:
-    """The content of `classifier.json`: only what the Hugging Face files cannot say."""
+    """The content of `classifier.json`, which is only what the Hugging Face files cannot hold."""
 
     task: str
     activation: Activation
@@ -80,7 +79,7 @@ class ClassifierSettings:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model folder that was read and found complete. `settings` are inferred where classifier.json is absent."""
+    """A complete model folder; without classifier.json, `settings` are inferred."""
 
     path: Path
     config: Mapping[str, Any]
@@ -90,22 +89,22 @@ class ModelFolder:
 
     @property
     def is_zero_shot(self) -> bool:
-        """Whether this is an NLI model, which can classify by topic."""
+        """Whether this is an NLI model, which classifies with the labels of a request."""
         return self.labels.nli is not None
 
     @property
     def size_bytes(self) -> int:
-        """Size of the weights on disk."""
+        """Size of the weights on disk in bytes."""
         return sum(file.stat().st_size for file in self.path.glob("model*.safetensors"))
 
     @property
-    def report_pictures(self) -> list[Path]:
-        """The pictures of its report, in the order of their names."""
+    def report_figures(self) -> list[Path]:
+        """The image files of its report, sorted by name."""
         return sorted((self.path / "report").glob("*.png"))
 
     @property
     def headline(self) -> tuple[str, float] | None:
-        """The first metric of metrics.json: the task's headline."""
+        """Name and value of the main metric, which is the first in metrics.json; None without metrics."""
         for name, entry in ((self.metrics or {}).get("metrics") or {}).items():
             return name, float(entry["value"])
         return None
@@ -113,7 +112,7 @@ class ModelFolder:
 
 @dataclass(frozen=True)
 class Location:
-    """Where a name leads: a folder on disk, or an id on the Hub."""
+    """Where a model is: a folder on disk, or an id on the Hub."""
 
     name: str
     kind: Literal["path", "served", "hub"]
@@ -121,33 +120,33 @@ class Location:
 
     @property
     def source(self) -> str:
-        """What `from_pretrained` takes."""
+        """The argument of `from_pretrained`."""
         return str(self.path) if self.path is not None else self.name
 
 
 def shipped_dir() -> Path:
-    """The folder of the models that come with the project: inside the wheel, or models/ of a checkout."""
+    """Return the folder of the models that ship with the project: inside the wheel, or models/ of a checkout."""
     inside = Path(__file__).parents[1] / "shipped"
     return inside if inside.is_dir() else Path(__file__).parents[2] / "models"
 
 
 def served(models_dir: str | os.PathLike[str] | None = "models") -> dict[str, Path]:
-    """Every name that can be served, with its folder: those in `models_dir`, then those that ship."""
-    found: dict[str, Path] = {}
+    """Return the names that can be served, with their folders: those in `models_dir`, then those that ship."""
+    folders: dict[str, Path] = {}
     for folder in (Path(models_dir) if models_dir is not None else None, shipped_dir()):
         if folder is None or not folder.is_dir():
             continue
         for child in sorted(folder.iterdir()):
             if (child / "config.json").is_file() and not child.name.startswith("."):
-                found.setdefault(child.name, child)
-    return found
+                folders.setdefault(child.name, child)
+    return folders
 
 
 def find(name: str, models_dir: str | os.PathLike[str] | None = "models", *, allow_hub: bool = True) -> Location:
-    """Where `name` leads: a path, else a served name, else a Hub id.
+    """Return the location of a model by its path, its served name or its Hub id, in this order.
 
     Raises:
-        CheckpointError: it is none of them; says which names there are.
+        CheckpointError: it is none of them; lists the served names.
     """
     as_path = Path(name).expanduser()
     if as_path.is_dir():
@@ -156,7 +155,7 @@ def find(name: str, models_dir: str | os.PathLike[str] | None = "models", *, all
         names = served(models_dir)
         if name not in names:
             refuse_adapter(as_path)
-            raise CheckpointError(f"{name}: this folder holds no model (config.json is missing)")
+            raise CheckpointError(f"{name}: this folder holds no model, since config.json is missing")
         return Location(name, "served", names[name])
     names = served(models_dir)
     if name in names:
@@ -169,13 +168,13 @@ def find(name: str, models_dir: str | os.PathLike[str] | None = "models", *, all
 
 
 def read(path: str | os.PathLike[str], *, check_hashes: bool = False) -> ModelFolder:
-    """The model folder at `path`, checked: files present, JSON sound, weights whole.
+    """Return the model folder at `path`, after checking that its files are present, readable and complete.
 
     Args:
-        check_hashes: also compare every hash in manifest.json (reads all weights).
+        check_hashes: also compare the hashes in manifest.json, which reads all weights.
 
     Raises:
-        CheckpointError: names the file that is missing or wrong.
+        CheckpointError: names the missing or damaged file.
     """
     folder = Path(path)
     refuse_adapter(folder)
@@ -205,22 +204,22 @@ def write_settings(folder: Path, settings: ClassifierSettings) -> None:
     if settings.zero_shot is not None:
         zero = settings.zero_shot
         content |= {"hypothesis_template": zero.hypothesis_template, "attention": zero.attention}
-        content |= {"scorer": zero.scorer, "label_embedding": zero.label_embedding, "mix": vars(zero.mix)}
+        content |= {"scorer": zero.scorer, "label_embedding": zero.label_embedding, "mix": vars(zero.fusion)}
     write_json(folder / CLASSIFIER, content)
 
 
 def seal(folder: Path) -> None:
-    """Write manifest.json: the sha256 of weights, tokenizer files, config.json and classifier.json."""
+    """Write manifest.json, with the SHA-256 of weights, tokenizer files, config.json and classifier.json."""
     names = {file.name for pattern in HASHED for file in folder.glob(pattern)} | {"config.json", CLASSIFIER}
     files = {name: sha256(folder / name) for name in sorted(names)}
     write_json(folder / MANIFEST, {"format": FORMAT, "files": files})
 
 
 def check_output(out: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that already holds something, before any work is done.
+    """Raise `ConfigError` unless a model may be written to `out`.
 
     Raises:
-        ConfigError: `out` is a file, or holds files and `overwrite` is off.
+        ConfigError: `out` is a file, or a folder with files and `overwrite` is off.
     """
     if out.is_file():
         raise ConfigError(f"{out} is a file: name a folder with --out")
@@ -230,12 +229,12 @@ def check_output(out: Path, *, overwrite: bool) -> None:
 
 
 def is_finished(out: Path) -> bool:
-    """Return whether a folder holds a model that a training run completed."""
+    """Return whether a folder holds the model of a completed training run."""
     return (out / TRAIN_CONFIG).is_file() and (out / MANIFEST).is_file()
 
 
 def publish(finished: Path, out: Path) -> None:
-    """Move a complete folder to `out`; what was there goes only once the new one stands."""
+    """Move a complete folder to `out`; a previous folder there is deleted only after that."""
     out.parent.mkdir(parents=True, exist_ok=True)
     previous = out.with_name(f".{out.name}.replaced")
     shutil.rmtree(previous, ignore_errors=True)
@@ -251,18 +250,18 @@ def publish(finished: Path, out: Path) -> None:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write JSON for people to read; NaN is refused, since strict readers refuse it too."""
+    """Write indented JSON; NaN raises `ValueError`, since it is not JSON."""
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def sha256(file: Path) -> str:
-    """The file's SHA-256, in hex."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def safetensors_header(file: Path) -> dict[str, Any]:
-    """Names, dtypes and shapes of a safetensors file, without its tensors."""
+    """Return the header of a safetensors file: names, dtypes and shapes of its tensors."""
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         header: dict[str, Any] = json.loads(stream.read(length))
@@ -274,7 +273,9 @@ def _settings(file: Path, stored: dict[str, Any] | None, labels: LabelSpace) -> 
     if stored is None:
         return ClassifierSettings(labels.task, ACTIVATION_OF_TASK[labels.task], zero_shot=zero)
     if stored.get("format") != FORMAT:
-        raise CheckpointError(f"{file} has format {stored.get('format')!r}; this version reads {FORMAT}")
+        raise CheckpointError(
+            f"{file} has format {stored.get('format')!r}, and this version of rehead reads {FORMAT}: upgrade rehead"
+        )
     try:
         if zero is not None:
             zero = ZeroShotSettings(
@@ -303,7 +304,7 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"{file} is missing") from error
+        raise CheckpointError(f"{file} is missing: copy the model folder again") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} is not readable JSON: {error}") from error
     if not isinstance(content, dict):

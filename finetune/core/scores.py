@@ -1,8 +1,4 @@
-"""Logits to scores, in numpy: every number a user sees passes through here.
-
-Knows: stable softmax, sigmoid and softplus, temperature, thresholds.
-Does not know: models, label names, tensors.
-"""
+"""Logits to scores to decisions, in numpy: every score that a user sees is computed here."""
 
 from __future__ import annotations
 
@@ -25,21 +21,21 @@ ACTIVATION_OF_TASK: dict[str, Activation] = {
 
 
 def softmax(logits: npt.ArrayLike, axis: int = -1) -> Floats:
-    """Probabilities along `axis`, finite for any finite logits (the maximum is subtracted first)."""
+    """Return probabilities along `axis`, finite for any finite logits (the maximum is subtracted first)."""
     values = np.asarray(logits, dtype=np.float64)
     shifted = np.exp(values - values.max(axis=axis, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=axis, keepdims=True))
 
 
 def log_softmax(logits: npt.ArrayLike, axis: int = -1) -> Floats:
-    """Logarithms of `softmax`, without going through values that round to zero."""
+    """Return the logarithm of `softmax`, finite also where `softmax` rounds to 0."""
     values = np.asarray(logits, dtype=np.float64)
     shifted = values - values.max(axis=axis, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True)))
 
 
 def sigmoid(logits: npt.ArrayLike) -> Floats:
-    """1 / (1 + exp(-z)) elementwise, without overflow for large negative z."""
+    """Return 1 / (1 + exp(-z)) elementwise, without overflow for large negative z."""
     values = np.asarray(logits, dtype=np.float64)
     decay = np.exp(-np.abs(values))
     return np.where(values >= 0, 1.0 / (1.0 + decay), decay / (1.0 + decay))
@@ -48,12 +44,12 @@ def sigmoid(logits: npt.ArrayLike) -> Floats:
 def activate(
     logits: npt.ArrayLike, activation: Activation, *, temperature: float = 1.0, target: TargetScale | None = None
 ) -> Floats:
-    """Scores of the same shape as `logits` `[B, C]`.
+    """Return the scores of logits, both `[B, C]`.
 
     Args:
-        temperature: divides the logits of labels first.
-        target: of regression: the unit of `softplus` is its standard deviation, and predictions are clipped to its
-            bounds.
+        temperature: divisor of the logits of a classifier.
+        target: scale of a regression; its standard deviation is the unit of `softplus`, and predictions are clipped to
+            its bounds.
     """
     if activation in ("linear", "softplus"):
         values = np.asarray(logits, dtype=np.float64)
@@ -66,10 +62,13 @@ def activate(
 
 
 def decide(scores: Floats, task: str, thresholds: npt.ArrayLike | None = None) -> npt.NDArray[Any]:
-    """What the scores say.
+    """Return the predictions of scores `[B, C]`.
 
-    Ids `[B]` for one label of many, booleans `[B, C]` for multi-label, values `[B]` for regression;
-    `thresholds` (one a label, default 0.5) matter for multi-label only.
+    Args:
+        thresholds: lowest score of each label `[C]` for multi-label; None takes 0.5.
+
+    Returns:
+        Ids `[B]` for binary and multiclass, booleans `[B, C]` for multi-label, values `[B]` for regression.
     """
     if task == "regression":
         return np.asarray(scores[:, 0])

@@ -1,7 +1,7 @@
-"""Standardization of regression targets, so that numbers of any size train alike.
+"""Standardization of regression targets, so that training does not depend on their scale.
 
-A model is trained on (y - mean) / std of the training rows. Afterwards the inverse is written into its output layer, so
-that the saved model, also in plain transformers, gives numbers on the original scale.
+A model is trained on (y - mean) / std of the training rows. The inverse is then folded into its output layer, so that
+the saved model predicts on the original scale, in plain transformers too.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 BFLOAT16_STEP = 2.0**-9
-"""Half the distance of neighboring bfloat16 numbers, over their size: the largest relative rounding error."""
+"""Largest relative rounding error of bfloat16: half the distance of neighboring numbers over their size."""
 
 FLOAT32_STEP = 2.0**-24
-"""The same of float32, in which models are saved."""
+"""Largest relative rounding error of float32, in which models are saved."""
 
 MOST_ROUNDING, TOO_MUCH_ROUNDING = 0.01, 0.1
-"""Rounding error of a prediction, in standard deviations of the targets: what does no harm, and what is refused."""
+"""Rounding errors of a prediction in standard deviations of the targets: the largest harmless one, and the largest that
+is accepted."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class TargetScale:
     """The scale of regression targets.
 
     Attributes:
-        mean, std: of the training rows; `std` is 1 where all are the same.
-        low, high: the smallest and the largest target of the training rows.
-        bounds: what predictions are clipped to, where the config gives it; None on a side that has no bound.
+        mean, std: of the training targets; `std` is 1 if all are equal.
+        low, high: smallest and largest training target.
+        bounds: lowest and highest prediction (`data.bounds`); None for no bound.
     """
 
     mean: float
@@ -45,12 +46,12 @@ class TargetScale:
         """Return the scale of training targets `[N]`."""
         numbers = np.asarray(values, dtype=np.float64)
         mean, std = float(numbers.mean()), float(numbers.std())
-        # equal numbers may differ from their mean by its rounding
+        # the rounded mean of equal numbers may differ from them
         constant = std <= abs(mean) * 1e-12
         return cls(mean, 1.0 if constant else std, float(numbers.min()), float(numbers.max()), bounds or (None, None))
 
     def standardize(self, values: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Return targets `[N]` as the loss takes them."""
+        """Return standardized targets `[N]`, on which the loss is computed."""
         return np.asarray((np.asarray(values, dtype=np.float64) - self.mean) / self.std, dtype=np.float32)
 
     def restore(self, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -59,23 +60,23 @@ class TargetScale:
 
     @property
     def softplus_logit_of_mean(self) -> float:
-        """The standardized logit z for which std * softplus(z + mean / std) is the mean."""
+        """Return the standardized logit z for which std * softplus(z + mean / std) is the mean."""
         return math.log(-math.expm1(-max(self.mean / self.std, 1e-6)))
 
     def clip(self, predictions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return predictions within the bounds."""
+        """Return predictions clipped to the bounds."""
         if self.bounds == (None, None):
             return predictions
         return np.asarray(np.clip(predictions, *self.bounds))
 
     @property
     def survives_bfloat16(self) -> bool:
-        """Whether a number of this size keeps what matters of it in bfloat16, which has three digits."""
+        """Whether bfloat16, with three digits, is precise enough for these targets."""
         return max(abs(self.low), abs(self.high)) * BFLOAT16_STEP <= MOST_ROUNDING * self.std
 
     @property
     def survives_float32(self) -> bool:
-        """Whether float32, which has seven digits, tells such numbers apart; where all are the same, none need be."""
+        """Whether float32, with seven digits, is precise enough for these targets; always, if all are equal."""
         error = max(abs(self.low), abs(self.high)) * FLOAT32_STEP
         return self.low == self.high or error <= TOO_MUCH_ROUNDING * self.std
 
@@ -94,7 +95,7 @@ class TargetScale:
         """Return the scale that `to_json` wrote.
 
         Raises:
-            KeyError, TypeError, ValueError: the content is not such a scale.
+            KeyError, TypeError, ValueError: the content is not a scale.
         """
         low, high = stored.get("bounds") or (None, None)
         bounds = tuple(None if bound is None else float(bound) for bound in (low, high))

@@ -1,7 +1,6 @@
-"""The one tokenizer rule, for training and serving alike.
+"""Tokenization and padding, the same for training and serving; the results are numpy arrays.
 
-Knows: special tokens inside a text stay text, lone surrogates, truncation, pairs, segments, padding.
-Does not know: tables, labels, tensors (it gives numpy arrays).
+Special tokens inside a text are read as text.
 """
 
 from __future__ import annotations
@@ -21,19 +20,25 @@ from finetune.core.errors import CheckpointError, DataError
 from finetune.core.fork_safety import Lock
 
 CHARACTERS_PER_TOKEN = 40
-"""A text is cut at this many characters per token of `max_length` before it is tokenized: 10 MB would take seconds."""
+"""Texts are cut at this many characters per token of `max_length` before tokenization: 10 MB would take seconds."""
 
 DEFAULT_MAX_LENGTH = 512
 Truncation = Literal["longest_first", "only_first"]
 
 
 Ids = npt.NDArray[np.integer[Any]]
-"""`[L]`."""
+"""One value for each token of a sequence `[L]`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """One text, or one pair, as token ids; `segments` as in attention.py, `type_ids` as the model expects them."""
+    """One text or one pair as tokens.
+
+    Attributes:
+        ids, type_ids: inputs of the model `[L]`.
+        segments: the part of the sequence that each token belongs to `[L]`, as in attention_mask.py.
+        truncated: whether the text was cut.
+    """
 
     ids: Ids
     type_ids: Ids
@@ -44,11 +49,11 @@ class Encoded:
         return len(self.ids)
 
     def part(self, begin: int, end: int | None) -> Encoded:
-        """The tokens from `begin` to `end`."""
+        """Return the tokens from `begin` to `end`."""
         return Encoded(self.ids[begin:end], self.type_ids[begin:end], self.segments[begin:end], self.truncated)
 
     def followed_by(self, other: Encoded) -> Encoded:
-        """These tokens, then those of `other`."""
+        """Return these tokens, followed by those of `other`."""
         return Encoded(
             np.concatenate([self.ids, other.ids]),
             np.concatenate([self.type_ids, other.type_ids]),
@@ -59,14 +64,16 @@ class Encoded:
 
 @dataclass(eq=False)
 class PreparedInputs:
-    """A tokenizer as the library `tokenizers` runs it, and what transformers knows beside it: it can be kept in a file
-    and used again without transformers, whose import takes longer than all else at a start.
+    """A tokenizer of the library `tokenizers`, with what transformers adds to it.
 
-    rust: it changes its own settings while it works; `lock` is held meanwhile.
-    longest: tokens that it was made for.
-    side: where texts are cut, left or right.
-    leading: whether a sequence begins with a token of its own, as [CLS].
-    typed: whether even a text alone has type ids other than 0.
+    It can be saved to a file and used without transformers, whose import is the slowest part of a start.
+
+    Attributes:
+        rust: the tokenizer; its truncation and padding are set for each call, during which `lock` is held.
+        longest: its `model_max_length`.
+        side: where texts are cut, left or right.
+        leading: whether a sequence begins with a special token, such as [CLS].
+        typed: whether a single text has type ids other than 0.
     """
 
     rust: Tokenizer
@@ -85,7 +92,7 @@ class PreparedInputs:
 
     @classmethod
     def of(cls, tokenizer: Any) -> PreparedInputs:
-        """What a fast tokenizer of transformers does."""
+        """Return the prepared form of a fast tokenizer of transformers."""
         return cls(
             tokenizer.backend_tokenizer,
             int(tokenizer.pad_token_id or 0),
@@ -96,30 +103,30 @@ class PreparedInputs:
 
     @classmethod
     def read(cls, file: Path) -> PreparedInputs:
-        """What `write` wrote.
+        """Return the tokenizer that `write` saved.
 
         Raises:
-            OSError, ValueError: there is no such file, or it holds something else.
+            OSError, ValueError: there is no such file, or it is not such a tokenizer.
         """
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
         try:
-            return cls(Tokenizer.from_str(found.pop("tokenizer")), **found)
+            return cls(Tokenizer.from_str(content.pop("tokenizer")), **content)
         except Exception as error:  # tokenizers raises bare Exception
-            raise ValueError(f"{file}: no tokenizer ({error})") from error
+            raise ValueError(f"{file} is not a saved tokenizer ({error})") from error
 
     def write(self, file: Path) -> None:
-        """Keep it in a JSON file."""
+        """Save it to a JSON file."""
         facts = {name: getattr(self, name) for name in ("pad_id", "has_type_ids", "longest", "side")}
         file.write_text(json.dumps({"tokenizer": self.rust.to_str(), **facts}), encoding="utf-8")
 
 
 class TextEncoder:
-    """Texts to token ids and padded arrays, with one model's tokenizer.
+    """The tokenizer of one model: texts to tokens, and tokens to padded arrays.
 
     Args:
-        tokenizer: a fast tokenizer of transformers, or one that is prepared.
-        max_length: tokens a sequence may have, special tokens included.
-        truncation: which side of a pair is cut when it is too long; `only_first` keeps hypotheses whole.
+        tokenizer: a fast tokenizer of transformers, or a prepared one.
+        max_length: maximum number of tokens in a sequence, special tokens included.
+        truncation: the side of a pair that is cut when it is too long; `only_first` never cuts the second text.
     """
 
     def __init__(self, tokenizer: Any, max_length: int, truncation: Truncation = "longest_first") -> None:
@@ -130,7 +137,7 @@ class TextEncoder:
         self.max_length = max_length
         self.truncation = truncation
         self.pad_id, self.has_type_ids = self.prepared.pad_id, self.prepared.has_type_ids
-        # what texts alone share
+        # segments and type ids of single texts, made once
         self._alone = np.full(max_length, TEXT, dtype=np.int64)
         if self.prepared.leading:
             self._alone[:1] = LEADING
@@ -146,10 +153,14 @@ class TextEncoder:
         truncation: Truncation = "longest_first",
         prepared: PreparedInputs | None = None,
     ) -> TextEncoder:
-        """The encoder of a model folder or Hub id; `config` is the content of its config.json.
+        """Return the encoder of a model folder or a Hub id.
 
         Args:
-            prepared: its tokenizer, where that was kept; nothing is read then.
+            config: content of its config.json.
+            prepared: its saved tokenizer; nothing is read then.
+
+        Raises:
+            CheckpointError: the tokenizer cannot be loaded or is not a fast one, or `max_length` is beyond the model's.
         """
         tokenizer = _load(source) if prepared is None else prepared
         if not isinstance(tokenizer, PreparedInputs) and not tokenizer.is_fast:
@@ -157,13 +168,17 @@ class TextEncoder:
         longest = tokenizer.longest if isinstance(tokenizer, PreparedInputs) else int(tokenizer.model_max_length)
         limit = longest_input(config, longest)
         if max_length is not None and max_length > limit:
-            raise CheckpointError(f"{source} reads at most {limit} tokens: lower max_length from {max_length}")
+            raise CheckpointError(f"{source} reads at most {limit} tokens, and max_length is {max_length}: lower it")
         encoder = cls(tokenizer, max_length or min(limit, DEFAULT_MAX_LENGTH), truncation)
         _check(source, encoder.prepared)
         return encoder
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Encoded]:
-        """One `Encoded` a text, in order; with `pairs`, one for each (text, pair)."""
+        """Return one `Encoded` for each text, or for each pair of a text and its item in `pairs`.
+
+        Raises:
+            DataError: an item that is not a string; names its row.
+        """
         if not texts:
             return []
         first, cut_first = self._clean(texts)
@@ -173,10 +188,10 @@ class TextEncoder:
         except Exception as error:  # tokenizers raises bare Exception when the side that stays whole is too long alone
             if self.truncation == "longest_first" or "Truncation error" not in str(error):
                 raise
-            if len(first) > 1:  # find the offender; how a row is cut must not depend on its neighbours
-                return [row for one, two in zip(texts, pairs or (), strict=True) for row in self([one], [two])]
+            if len(first) > 1:  # encode row by row; how a row is cut must not depend on the rows beside it
+                return [row for text, pair in zip(texts, pairs or (), strict=True) for row in self([text], [pair])]
             encodings = self._tokenize(first, second, "longest_first")
-        found: list[Encoded] = []
+        rows: list[Encoded] = []
         for index, encoding in enumerate(encodings):
             ids = np.array(encoding.ids, dtype=np.int64)
             truncated = cut_first[index] or cut_second[index] or bool(encoding.overflowing)
@@ -185,23 +200,27 @@ class TextEncoder:
             else:
                 types = np.array(encoding.type_ids, dtype=np.int64)
                 segments = _segments(encoding.sequence_ids)
-            found.append(Encoded(ids, types, segments, truncated))
-        return found
+            rows.append(Encoded(ids, types, segments, truncated))
+        return rows
 
     def hypotheses(self, sentences: Sequence[str]) -> list[Encoded]:
-        """What a pair has from the text's end on, for each second half; whole, however long it is."""
+        """Return the tokens of a pair after those of its text, for each second text, which is never cut."""
         encoder = TextEncoder(self.prepared, self.max_length, "only_first")
         begin = len(encoder([""], [""])[0]) - 1
         return [row.part(begin, None) for row in encoder([""] * len(sentences), sentences)]
 
     def before_hypotheses(self, texts: Sequence[str], longest: int) -> list[Encoded]:
-        """What a pair has up to the hypothesis, for each first half; cut so that one of `longest` tokens has room."""
-        # with an empty hypothesis, a pair ends with one token that belongs to it
+        """Return the tokens of a pair before those of its hypothesis, for each text.
+
+        Args:
+            longest: tokens of the longest hypothesis, for which texts are cut.
+        """
+        # a pair with an empty hypothesis ends with one token of the hypothesis
         encoder = TextEncoder(self.prepared, self.max_length - longest + 1, "only_first")
         return [row.part(0, -1) for row in encoder(texts, [""] * len(texts))]
 
     def pad(self, rows: Sequence[Encoded]) -> dict[str, npt.NDArray[np.int64]]:
-        """Model inputs `[B, L]`, padded on the right to the longest row, with `segments` beside them."""
+        """Return model inputs and `segments`, each `[B, L]`, padded on the right to the longest row."""
         longest = max(len(row) for row in rows)
         shape = (len(rows), longest)
         arrays = {
@@ -211,12 +230,12 @@ class TextEncoder:
         }
         if self.has_type_ids:
             arrays["token_type_ids"] = np.zeros(shape, dtype=np.int64)
-        held = np.arange(longest) < np.array([len(row) for row in rows])[:, None]
-        arrays["attention_mask"][held] = 1
-        arrays["input_ids"][held] = np.concatenate([row.ids for row in rows])
-        arrays["segments"][held] = np.concatenate([row.segments for row in rows])
+        occupied = np.arange(longest) < np.array([len(row) for row in rows])[:, None]
+        arrays["attention_mask"][occupied] = 1
+        arrays["input_ids"][occupied] = np.concatenate([row.ids for row in rows])
+        arrays["segments"][occupied] = np.concatenate([row.segments for row in rows])
         if self.has_type_ids:
-            arrays["token_type_ids"][held] = np.concatenate([row.type_ids for row in rows])
+            arrays["token_type_ids"][occupied] = np.concatenate([row.type_ids for row in rows])
         return arrays
 
     def _tokenize(self, first: list[str], second: list[str] | None, truncation: Truncation) -> list[Encoding]:
@@ -231,14 +250,14 @@ class TextEncoder:
         cleaned, cut = [], []
         for row, text in enumerate(texts):
             if not isinstance(text, str):
-                raise DataError(f"a text must be a string, and this is {type(text).__name__}", row=row + 1)
+                raise DataError(f"a text must be a string, not {type(text).__name__}", row=row + 1)
             cut.append(len(text) > limit)
             cleaned.append(without_surrogates(text[:limit]))
         return cleaned, cut
 
 
 def without_surrogates(text: str) -> str:
-    """The text with lone surrogates (which no tokenizer accepts) replaced by U+FFFD."""
+    """Return the text with lone surrogates, which no tokenizer accepts, replaced by U+FFFD."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -247,16 +266,17 @@ def without_surrogates(text: str) -> str:
 
 
 def longest_input(config: Mapping[str, Any], longest: int) -> int:
-    """How many tokens the model can read at once, special tokens included.
+    """Return the maximum number of tokens of a model, special tokens included.
 
     Args:
-        longest: what its tokenizer was made for.
+        config: content of its config.json.
+        longest: `model_max_length` of its tokenizer.
     """
-    config = config.get("encoder") or config  # a head of ours describes its body there
+    config = config.get("encoder") or config  # of a model with a head of ours
     limits = [longest]
     positions = config.get("max_position_embeddings")
     if positions:
-        # RoBERTa and its kin start counting positions after the padding id
+        # RoBERTa and models derived from it number positions from the padding id + 1
         shifted = str(config.get("model_type", "")) in (
             "roberta",
             "xlm-roberta",
@@ -277,26 +297,22 @@ def _load(source: str | Path) -> Any:
     except Exception as error:  # tokenizers raises bare Exception, and a slow tokenizer whatever its own code does
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         here = Path(source)
-        lacks = here.is_dir() and not (here / "tokenizer.json").is_file()
-        way = f"; there is no tokenizer.json in {source}: choose a model that has one" if lacks else ""
-        raise CheckpointError(f"{source}: its tokenizer cannot be loaded ({first}){way}") from error
+        is_missing = here.is_dir() and not (here / "tokenizer.json").is_file()
+        hint = f"; there is no tokenizer.json in {source}: choose a model that has one" if is_missing else ""
+        raise CheckpointError(f"{source}: its tokenizer cannot be loaded ({first}){hint}") from error
 
 
 def _check(source: str | Path, prepared: PreparedInputs) -> None:
-    """Refuse a tokenizer that knows no word, as one that transformers makes where its files are missing.
-
-    Raises:
-        CheckpointError.
-    """
+    """Raise `CheckpointError` for a vocabulary of special tokens only, as transformers makes when files are missing."""
     special = sum(token.special for token in prepared.rust.get_added_tokens_decoder().values())
     if prepared.rust.get_vocab_size() <= special:
         raise CheckpointError(
-            f"{source}: its tokenizer knows no word, since tokenizer.json is missing: copy the whole folder again"
+            f"{source}: its tokenizer has an empty vocabulary, since tokenizer.json is missing: copy the folder again"
         )
 
 
 def _slow(tokenizer: Any) -> str:
-    """What to say of a tokenizer that runs in Python only."""
+    """Return the message for a tokenizer that runs in Python only."""
     return (
         f"its tokenizer ({type(tokenizer).__name__}) has no tokenizer.json and runs in Python only, which is not "
         "supported: choose a model with a tokenizer.json"
@@ -304,7 +320,7 @@ def _slow(tokenizer: Any) -> str:
 
 
 def _segments(sequence_ids: list[int | None]) -> npt.NDArray[np.int64]:
-    """Segments of a pair: the separator of a text belongs to it, also where the text has no token."""
+    """Return the segments of a sequence; the separator after a text belongs to it, even if the text is empty."""
     segments = np.full(len(sequence_ids), TEXT, dtype=np.int64)
     if sequence_ids[0] is None:
         segments[0] = LEADING

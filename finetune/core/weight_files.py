@@ -1,7 +1,6 @@
-"""The weights of a model folder: whole safetensors, or what the folder holds instead and how to get from that to them.
+"""Check the weights of a model folder, and say what to do where they are missing, damaged or not safetensors.
 
-Knows: file names and headers of weights, of every framework.
-Does not know: torch, transformers.
+Only names and headers of files are read.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ CONVERT = (
     "for k, v in torch.load(f, map_location='cpu', weights_only=True).items()}}, "
     "d + '/model.safetensors', metadata={{'format': 'pt'}})\""
 )
-"""Writes the tensors of pickles as safetensors; `weights_only` runs no code of theirs."""
+"""A command that converts pickles to safetensors; `weights_only` prevents that their code runs."""
 
 PICKLES = ("pytorch_model*.bin", "*.bin", "*.pt", "*.pth")
 RESAVE = "save them again as model.safetensors (model.save_pretrained in the program that wrote them)"
@@ -35,18 +34,17 @@ OTHERS = {
     "(AutoModel.from_pretrained(folder, from_flax=True).save_pretrained(folder))",
     ("*.onnx", "*.gguf", "*.tflite", "openvino_model.*"): "an exported model, which cannot be trained: "
     "take the folder that it was exported from",
-    ("*.incomplete", "*.part", "*.partial", "*.crdownload", "*.download", "*.tmp"): "a download that did not end: "
+    ("*.incomplete", "*.part", "*.partial", "*.crdownload", "*.download", "*.tmp"): "an incomplete download: "
     "download the folder again",
 }
-"""Files that may stand where weights are missing, with what they are and what to do."""
+"""Patterns of files in place of the weights -> what they are and what to do."""
 
 
 def check_weights(folder: Path) -> None:
-    """Refuse a folder without whole safetensors weights: pickles are never loaded.
+    """Raise `CheckpointError` unless a folder has complete safetensors weights; pickles are never loaded.
 
     Raises:
-        CheckpointError: no safetensors, a missing shard, a file shorter than its own header says; names what there is
-            instead, and the way out.
+        CheckpointError: no safetensors, a missing shard, or a truncated file; says what there is and what to do.
     """
     refuse_adapter(folder)
     if (folder / WEIGHTS).is_file():
@@ -60,18 +58,18 @@ def check_weights(folder: Path) -> None:
 
 
 def refuse_adapter(folder: Path) -> None:
-    """Refuse a folder that holds an adapter, and not the model that it adapts.
+    """Raise `CheckpointError` for a folder with an adapter and without the model that it adapts.
 
     Raises:
-        CheckpointError: says how to merge it.
+        CheckpointError: says how to merge the two.
     """
     if not (folder / ADAPTER).is_file() or (folder / WEIGHTS).is_file() or (folder / WEIGHTS_INDEX).is_file():
         return
     base = "its base model"
-    with suppress(OSError, ValueError, KeyError, TypeError):  # the sentence does without its name
+    with suppress(OSError, ValueError, KeyError, TypeError):  # its name may be missing
         base = str(json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"])
     raise CheckpointError(
-        f"{folder} holds an adapter ({ADAPTER}) and not the model that it changes, {base}: merge the two with peft "
+        f"{folder} holds an adapter ({ADAPTER}) without the model that it adapts, {base}: merge the two with peft "
         "(model.merge_and_unload().save_pretrained(folder)) and name that folder"
     )
 
@@ -92,25 +90,25 @@ def _shards(folder: Path) -> set[Path]:
 
 
 def _instead(folder: Path) -> str:
-    """What to say of a folder without safetensors weights under the names that are read."""
+    """Return the message for a folder without safetensors weights under the expected names."""
     shards = sorted(file.name for file in folder.glob("model-*-of-*.safetensors"))
     if shards:
-        return f"{folder}: {WEIGHTS_INDEX} is missing, which says what its {len(shards)} files of weights hold: copy it"
+        return f"{folder}: {WEIGHTS_INDEX} is missing, the index of its {len(shards)} files of weights: copy it"
     safe = sorted(file.name for file in folder.glob("*.safetensors"))
     if safe:
         return f"{folder}: {WEIGHTS} is missing, and there is {_listed(safe)}: rename it if it holds the weights"
     for pattern in PICKLES:
-        found = sorted(file.name for file in folder.glob(pattern) if file.name != "training_args.bin")
-        if found:
+        files = sorted(file.name for file in folder.glob(pattern) if file.name != "training_args.bin")
+        if files:
             return (
-                f"{folder} holds its weights only as a pickle ({_listed(found)}), which can run code when it is "
+                f"{folder} holds its weights only as a pickle ({_listed(files)}), which can run code when it is "
                 f"loaded: convert it to {WEIGHTS} with "
-                + CONVERT.format(folder=str(folder), pattern=f"/{pattern if len(found) > 1 else found[0]}")
+                + CONVERT.format(folder=str(folder), pattern=f"/{pattern if len(files) > 1 else files[0]}")
             )
     for patterns, what in OTHERS.items():
-        found = sorted(file.name for pattern in patterns for file in folder.rglob(pattern))
-        if found:
-            return f"{folder}: {WEIGHTS} is missing, and there is {_listed(found)}, {what}"
+        files = sorted(file.name for pattern in patterns for file in folder.rglob(pattern))
+        if files:
+            return f"{folder}: {WEIGHTS} is missing, and there is {_listed(files)}, {what}"
     return f"{folder}: {WEIGHTS} is missing: download or copy the whole folder again"
 
 
@@ -120,12 +118,12 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _check_whole(file: Path) -> None:
-    damaged = f"{file} is damaged or cut short: copy it again"
+    damaged = f"{file} is damaged or truncated: copy it again"
     try:
         with file.open("rb") as stream:
             begin = stream.read(8)
             if begin == b"version ":
-                raise CheckpointError(f"{file} is a pointer of Git LFS and not the weights: run git lfs pull")
+                raise CheckpointError(f"{file} is a Git LFS pointer and not the weights: run git lfs pull")
             (length,) = struct.unpack("<Q", begin)
             if length > 100_000_000:
                 raise CheckpointError(damaged)

@@ -1,6 +1,6 @@
-"""One label cell that holds more than a name: a list, set, array or dict, a real one or as Python and numpy print it.
+"""Structured label cells: lists, sets, arrays and dicts, as objects or as text written by Python, JSON or numpy.
 
-What a list or a dict means for its column (names, ids, indicators, shares) is decided in label_parsing.py.
+What they mean in their column (names, ids, indicators, soft labels) is decided in label_format.py.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 from finetune.core.label_text import is_missing
 
 LONGEST_LITERAL = 100_000
-"""Characters of a cell up to which it is read as a list; a longer one is refused."""
+"""Maximum number of characters in a cell that is read as a list."""
 
 NAME_KEYS = ("name", "label", "title", "text", "value", "tag", "id")
-"""Keys of a dict that may hold the name of a label, in the order in which they are looked for."""
+"""Keys of a dict that may hold the name of a label, in the order in which they are tried."""
 
 SCORE_KEYS = ("score", "probability", "prob", "confidence")
-"""Keys of a dict that say how far its label holds."""
+"""Keys of a dict that hold the score of a label."""
 
 _STRING = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _WRAPPED = re.compile(r"(?:np\.|numpy\.)?(?:array|frozenset|set|list|tuple)\((.*)\)", re.DOTALL)
@@ -41,11 +41,11 @@ _FLAG_ROW = {mark: re.compile(rf"{_FLAG}(?:\s*{re.escape(mark)}\s*{_FLAG})+") fo
 _FLAG_ROW[" "] = re.compile(rf"{_FLAG}(?:\s+{_FLAG})+")
 
 FLAGS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "no": 0, "yes": 1, "0.": 0, "1.": 1}
-"""How a cell, in lower case, says whether a label holds."""
+"""Cell in lower case -> the indicator that it spells."""
 
 
 def structure_of(cell: Any) -> list[Any] | dict[Any, Any] | None:
-    """Return the list or dict that a cell is or spells, with sets in sorted order; None for a cell of one label."""
+    """Return the list or dict in a cell, with sets as sorted lists; None for a cell of one label."""
     if isinstance(cell, str):
         return _spelled(cell.strip()) if looks_structured(cell) else None
     if isinstance(cell, list | tuple):
@@ -63,7 +63,7 @@ def structure_of(cell: Any) -> list[Any] | dict[Any, Any] | None:
 
 
 def looks_structured(cell: str) -> bool:
-    """Return whether a text stands in brackets as a printed list, tuple, set, dict or array does."""
+    """Return whether a text is in brackets like a printed list, tuple, set, dict or array."""
     text = cell.strip()
     if len(text) < 2:
         return False
@@ -74,7 +74,7 @@ def is_broken(cell: str) -> bool:
     """Return whether a text looks like a printed list that cannot be read, such as `[a, b]` or `['a', ... 'b']`."""
     text = cell.strip()
     if not looks_structured(text):
-        return text[:2] in _OPENINGS  # cut off, as Excel cuts a long cell
+        return text[:2] in _OPENINGS  # truncated, as Excel does with long cells
     return any(mark in text for mark in ",'\":=") and _spelled(text) is None
 
 
@@ -90,7 +90,7 @@ def flag_row_of(cell: str) -> list[str] | None:
 
 
 def flag_of(item: Any) -> int | None:
-    """Return 1 or 0 as a cell says that its label holds or does not; None where it says neither."""
+    """Return the indicator in a cell, 1 or 0; None for any other cell."""
     if isinstance(item, str):
         return FLAGS.get(item.strip().lower())
     if isinstance(item, bool) or type(item).__name__ in ("bool", "bool_"):
@@ -99,7 +99,7 @@ def flag_of(item: Any) -> int | None:
 
 
 def named(item: Any) -> Any:
-    """Return the name in a dict such as `{"id": 3, "name": "bug"}`; anything else as it is.
+    """Return the name in a dict such as `{"id": 3, "name": "bug"}`, and other items unchanged.
 
     Raises:
         ValueError: a dict without such a key, or a list inside a list.
@@ -115,7 +115,7 @@ def named(item: Any) -> Any:
 
 
 def items_of(listed: Sequence[Any]) -> list[Any]:
-    """Return the labels of one list: names out of dicts, without nulls, a single inner list taken out.
+    """Return the labels in a list: dicts as their names, without nulls, and a single inner list unpacked.
 
     Raises:
         ValueError: lists inside the list, dicts without a name, or several with scores.
@@ -124,7 +124,7 @@ def items_of(listed: Sequence[Any]) -> list[Any]:
         listed = list(structure_of(listed[0]) or ())  # [["a", "b"]]
     if len(listed) > 1 and any(isinstance(item, Mapping) and set(item) & set(SCORE_KEYS) for item in listed):
         raise ValueError(
-            'holds scores beside labels: write only the labels that hold, or shares such as {"positive": 0.7, '
+            'holds scores beside labels: write only the labels that apply, or soft labels such as {"positive": 0.7, '
             '"negative": 0.3}'
         )
     return [item for item in map(named, listed) if not is_missing(item)]
@@ -150,14 +150,14 @@ def _spelled(text: str) -> list[Any] | dict[Any, Any] | None:
     text, unordered = _unwrapped(text)
     value = _literal(text)
     if isinstance(value, list | tuple) and any(item is Ellipsis for item in value):
-        return None  # numpy cut the middle out
+        return None  # numpy replaced the middle by an ellipsis
     if isinstance(value, set | frozenset) or unordered:
         return structure_of(frozenset(value)) if isinstance(value, list | tuple | set | frozenset) else None
     return structure_of(value) if isinstance(value, list | tuple | dict) else None
 
 
 def _unwrapped(text: str) -> tuple[str, bool]:
-    """The text inside `array(...)`, `frozenset(...)`, without its dtype, and whether its order means nothing."""
+    """Return the text inside `array(...)` or `frozenset(...)`, without its dtype, and whether it is a set."""
     wrapped = _WRAPPED.fullmatch(text)
     if wrapped is None:
         return text, False
@@ -166,28 +166,28 @@ def _unwrapped(text: str) -> tuple[str, bool]:
 
 
 def _literal(text: str) -> Any:
-    """The value of a Python literal; numpy's print has no commas, and pandas writes nan."""
+    """Return the value of a Python literal, also without commas, as numpy prints it, and with nan, as pandas does."""
     parts: list[str] = []
     value_before = False
-    for found in _TOKEN.finditer(_SCALAR.sub(lambda match: match[1] or match[2], text)):
-        token = found[1]
+    for match in _TOKEN.finditer(_SCALAR.sub(lambda scalar: scalar[1] or scalar[2], text)):
+        token = match[1]
         if token is None:
-            if found[2] in ",:[({":
+            if match[2] in ",:[({":
                 value_before = False
-            elif found[2] in "])}":
+            elif match[2] in "])}":
                 value_before = True
-            parts.append(" " if found[2].isspace() else found[2])
+            parts.append(" " if match[2].isspace() else match[2])
             continue
         parts.append("," + _WORDS.get(token, token) if value_before else _WORDS.get(token, token))
         value_before = True
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an invalid escape in a cell is no fault of the program
+            warnings.simplefilter("ignore")  # Python warns of invalid escapes in the cell
             return ast.literal_eval("".join(parts))
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return None
 
 
-def is_share(value: Any) -> bool:
-    """Return whether a number has a fraction, as shares of labels do and ids and indicators do not."""
+def is_fraction(value: Any) -> bool:
+    """Return whether a value is not a whole number, as in soft labels and unlike ids and indicators."""
     return isinstance(value, Real) and math.isfinite(value) and value != math.floor(value)

@@ -1,4 +1,4 @@
-"""How the numbers of a column are written: decimal points or commas, thousands marks; one way for the whole column."""
+"""Parse numbers with decimal points or commas and thousands separators, in one notation per column."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GROUPED = {
     ".": re.compile(r"[+-]?(?:[1-9]\d{0,2}(?:[, ']\d{3})+|[1-9]\d?(?:,\d{2})*,\d{3}|\d+)?(?:\.\d+)?", re.ASCII),
     ",": re.compile(r"[+-]?(?:[1-9]\d{0,2}(?:[. ']\d{3})+|\d+)?(?:,\d+)?", re.ASCII),
 }
-"""Decimal mark -> numbers with it, and with the thousands marks that go with it (Indian groups of two too)."""
+"""Decimal mark -> numbers with it and with the thousands separators that go with it (also in Indian groups of two)."""
 
 SIGNED = re.compile(
     r"(?:[$€£¥₹₽]|USD|EUR|GBP|CHF)\s*[+-]?\d[\d.,' ]*|[+-]?\d[\d.,' ]*\s*(?:[%‰$€£¥₹₽]|USD|EUR|GBP|CHF)"
@@ -25,7 +25,7 @@ NAMES: dict[Decimal, str] = {".": "decimal points", ",": "decimal commas"}
 
 
 def grouped(text: str, decimal: Decimal) -> float | None:
-    """Return the number that a text spells with this decimal mark; None where it spells none."""
+    """Return the number in a text with this decimal mark; None if it is not such a number."""
     plain = clean(text).replace("\u2212", "-").replace("\u2019", "'")
     if not plain or not plain[-1].isdigit() or not GROUPED[decimal].fullmatch(plain):
         return None
@@ -37,10 +37,10 @@ def grouped(text: str, decimal: Decimal) -> float | None:
 
 
 def decimal_marks(texts: Iterable[str]) -> list[Decimal]:
-    """Return the decimal marks with which every one of these texts is a number; both where that gives the same values.
+    """Return the decimal marks with which all of these texts are numbers.
 
     Returns:
-        One mark where one fits or both give the same values, none where neither fits, both where the values differ.
+        No mark, one mark (also if both give the same values), or both if the values differ.
     """
     distinct = list(texts)
     values: dict[Decimal, list[float | None]] = {}
@@ -53,5 +53,5 @@ def decimal_marks(texts: Iterable[str]) -> list[Decimal]:
 
 
 def read_number(text: str, decimal: Decimal | None) -> float | None:
-    """Return the number in a text: in the column's way of writing where it has one, else as Python reads it."""
+    """Return the number in a text, with the decimal mark of its column; None for the notation of Python."""
     return number_of(text) if decimal is None else grouped(text, decimal)

@@ -1,4 +1,4 @@
-"""Label cells to label values in the format of their table: a name, a list of names, shares, or a number."""
+"""Parse label cells, in the format of their column, to label values: names, lists of names, soft labels or numbers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from finetune.data.label_numbers import grouped, read_number
 from finetune.data.label_survey import LabelCells, quoted
 
 NEAR_ONE, ROUNDED = 0.02, 0.005
-"""How far the shares of a row may add up to something else than 1, in all or for each, since they are rounded."""
+"""Tolerances for the sum of a row's soft labels, which may be rounded: in all, and for each label."""
 
 
 def parse_labels(part: LabelCells, form: LabelFormat) -> list[Any]:
-    """Return each cell as the task takes it: a name, a list of names (empty where none holds), `SoftLabels`, a float.
+    """Return the label value of each cell: a name, a list of names, which may be empty, `SoftLabels` or a float.
 
     Raises:
-        DataError: a cell that cannot be read so; names its row.
+        DataError: a cell that does not fit the format; names its row.
     """
     known: dict[str, Any] = {}
     values = []
@@ -39,32 +39,35 @@ def parse_labels(part: LabelCells, form: LabelFormat) -> list[Any]:
 
 
 def parse_flag_columns(part: LabelCells, columns: Sequence[str], form: LabelFormat, names: Sequence[str]) -> list[Any]:
-    """Return the names that hold in each row of label columns, whose cells are tuples of one cell a column.
+    """Return the label value of each row of indicator columns.
+
+    Args:
+        part: cells that are tuples of one cell per column.
 
     Raises:
-        DataError: a cell that says neither yes nor no, or more or less than one label where the task takes one.
+        DataError: a cell that is not an indicator, or not exactly one label in a single-label task.
     """
     known: dict[tuple[str, ...], list[str]] = {}
     values: list[Any] = []
     for position, row in enumerate(part.cells):
         key = tuple(str(cell) for cell in row)
-        held = known.get(key)
-        if held is None:
-            held = known[key] = _held(row, columns, names, part, position)
+        labels = known.get(key)
+        if labels is None:
+            labels = known[key] = _indicated_columns(row, columns, names, part, position)
         if form.task == "multi_label":
-            values.append(held)
-        elif len(held) == 1:
-            values.append(held[0])
+            values.append(labels)
+        elif len(labels) == 1:
+            values.append(labels[0])
         else:
             raise part.error(
                 position,
-                f"{len(held)} of the label columns hold, and task {form.task} takes one: say --task multi-label",
+                f"{len(labels)} of the label columns are 1, and task {form.task} takes one: pass --task multi-label",
             )
     return values
 
 
 def respelled(parts: Sequence[LabelCells], form: LabelFormat) -> list[str]:
-    """Return a sentence for each label that was spelled in several ways that look alike, with the counts."""
+    """Return a sentence for each label with several spellings that look alike, with their counts."""
     if form.task == "regression":
         return []
     spellings: dict[str, Counter[str]] = {}
@@ -79,15 +82,15 @@ def respelled(parts: Sequence[LabelCells], form: LabelFormat) -> list[str]:
                 text = item.strip(" \t\r\n")
                 spellings.setdefault(name_of(_number_or_cell(item, form)), Counter())[text] += count
     return [
-        f"label {name!r} is spelled in {len(found)} ways, which are merged: "
-        + ", ".join(f"{text!a} in {count} rows" for text, count in found.most_common(4))
-        for name, found in spellings.items()
-        if len(found) > 1 and name
+        f"label {name!r} has {len(counts)} spellings, which are merged: "
+        + ", ".join(f"{text!a} in {count} rows" for text, count in counts.most_common(4))
+        for name, counts in spellings.items()
+        if len(counts) > 1 and name
     ]
 
 
 def _spelled_items(cell: str, form: LabelFormat) -> Iterable[str]:
-    if form.shape in ("shares", "indicators"):
+    if form.shape in ("soft", "indicators"):
         return ()
     listed = structure_of(cell) if form.brackets else None
     if isinstance(listed, Mapping):
@@ -105,14 +108,14 @@ def _value(cell: Any, form: LabelFormat, part: LabelCells, position: int) -> Any
         structure = structure_of(cell) if form.brackets or not isinstance(cell, str) else None
         if structure is None and form.flag_rows and isinstance(cell, str):
             structure = flag_row_of(cell)
-        if form.shape == "shares":
-            return _shares(cell, structure, form)
+        if form.shape == "soft":
+            return _soft_labels(cell, structure, form)
         if form.shape == "indicators":
-            return _one_of(_indicated(structure, form), form)
+            return _for_task(_indicated(structure, form), form)
         if isinstance(structure, Mapping):
             structure = [named(structure)]
         if structure is not None:
-            return _one_of(_names(items_of(structure), form), form)
+            return _for_task(_names(items_of(structure), form), form)
         if form.task == "multi_label":
             return _names(_parts(cell, form.separator), form)
         return _known_name(_number_or_cell(cell, form), form)
@@ -121,7 +124,7 @@ def _value(cell: Any, form: LabelFormat, part: LabelCells, position: int) -> Any
 
 
 def _number_or_cell(cell: Any, form: LabelFormat) -> Any:
-    """The number in a text where the column has decimal commas or thousands marks; other cells as they are."""
+    """Return the number in a text of a column with decimal commas or thousands separators, else the cell."""
     value = grouped(cell, form.decimal) if form.decimal is not None and isinstance(cell, str) else None
     return cell if value is None else value
 
@@ -131,16 +134,16 @@ def _number(cell: Any, form: LabelFormat) -> float:
     if value is None:
         hint = ""
         if isinstance(cell, str) and any(grouped(cell, mark) is not None for mark in (".", ",")):  # type: ignore[arg-type]
-            hint = ": its comma or thousands mark is not that of the other numbers (see data.decimal)"
+            hint = ": its decimal mark or thousands separator differs from that of the other numbers (see data.decimal)"
         raise ValueError(f"is not a number, and the task is regression{hint}")
     return value
 
 
-def _one_of(names: list[str], form: LabelFormat) -> Any:
+def _for_task(names: list[str], form: LabelFormat) -> Any:
     if form.task == "multi_label":
         return names
     if len(names) != 1:
-        raise ValueError(f"holds {len(names)} labels, and task {form.task} takes one a row: say --task multi-label")
+        raise ValueError(f"has {len(names)} labels, and task {form.task} takes one per row: pass --task multi-label")
     return names[0]
 
 
@@ -148,27 +151,28 @@ def _indicated(structure: Any, form: LabelFormat) -> list[str]:
     names = form.names or ()
     if isinstance(structure, Mapping):
         by_name = {name_of(key): item for key, item in structure.items()}
-        strange = next((name for name in by_name if name not in names), None)
-        if strange is not None:
-            raise ValueError(f"has a key {strange!r} that is none of the labels ({shown(names)})")
-        held = [0 if is_missing(by_name.get(name)) else flag_of(by_name[name]) for name in names]
+        unknown = next((name for name in by_name if name not in names), None)
+        if unknown is not None:
+            raise ValueError(f"has a key {unknown!r} that is not one of the labels ({shown(names)})")
+        flags = [0 if is_missing(by_name.get(name)) else flag_of(by_name[name]) for name in names]
     elif isinstance(structure, list) and len(structure) == len(names):
-        held = [flag_of(item) for item in structure]
+        flags = [flag_of(item) for item in structure]
     else:
         raise ValueError(f"is not a row of {len(names)} zeros and ones, one for each label ({shown(names)})")
-    if None in held:
+    if None in flags:
         raise ValueError("should hold zeros and ones only, one for each label")
-    return [name for name, flag in zip(names, held, strict=True) if flag]
+    return [name for name, flag in zip(names, flags, strict=True) if flag]
 
 
-def _shares(cell: Any, structure: Any, form: LabelFormat) -> Any:
-    """A distribution over labels: a dict, or a list in the order of the names; a bare name has it all."""
+def _soft_labels(cell: Any, structure: Any, form: LabelFormat) -> Any:
+    """Return the distribution in a dict or in a list in the order of the names, or the name in a plain cell."""
     if isinstance(structure, list) and form.names is not None and len(structure) == len(form.names):
         structure = dict(zip(form.names, structure, strict=True))
     if structure is None:
         return _known_name(cell, form)
     wrong = (
-        'is no distribution over labels: give each label a share from 0 up, such as {"positive": 0.7, "negative": 0.3}'
+        "is not a distribution over labels: give each label a number from 0 up, such as "
+        '{"positive": 0.7, "negative": 0.3}'
     )
     if not isinstance(structure, Mapping) or not structure:
         raise ValueError(wrong)
@@ -180,7 +184,7 @@ def _shares(cell: Any, structure: Any, form: LabelFormat) -> Any:
     whole = all(value == int(value) for value in values if value is not None)
     near = max(NEAR_ONE, ROUNDED * len(values))
     if not whole and abs(total - 1) > near and abs(total - 100) > 100 * near:
-        raise ValueError(f"holds shares that add up to {total:g}, not to 1: several labels a row take zeros and ones")
+        raise ValueError(f"holds soft labels that sum to {total:g}, not to 1: multi-label takes zeros and ones")
     names = tuple(_known_name(name, form) for name in structure)
     return SoftLabels(names, tuple((value or 0.0) / total for value in values))
 
@@ -190,7 +194,7 @@ def _parts(cell: Any, separator: str | None) -> list[Any]:
         return [cell]
     parts = cell.split(separator)
     if any(_opened(part) > 0 for part in parts) and any(_opened(part) < 0 for part in parts):
-        raise ValueError(f'holds {separator!r} inside brackets and between labels: write it as ["a", "b"]')
+        raise ValueError(f'has {separator!r} inside brackets and between labels: write it as ["a", "b"]')
     return parts
 
 
@@ -205,7 +209,7 @@ def _names(items: Iterable[Any], form: LabelFormat) -> list[str]:
 
 
 def _known_name(item: Any, form: LabelFormat) -> str:
-    """The name that a cell spells: among `data.label_names` by name or id, or as a model that is evaluated has it."""
+    """Return the name in a cell: one of `data.label_names` by name or id, or a label of the evaluated model."""
     if form.known and isinstance(item, str) and item in form.known.values():
         return item
     name = name_of(item)
@@ -215,18 +219,18 @@ def _known_name(item: Any, form: LabelFormat) -> str:
     if name.isdecimal() and not CODE.match(name) and int(name) < len(names):
         return form.known.get(names[int(name)], names[int(name)])
     raise ValueError(
-        f"is neither one of {shown(names)} nor a number below {len(names)}, and data.label_names lists all labels"
+        f"is neither one of {shown(names)} nor an id below {len(names)}, and data.label_names should list all labels"
     )
 
 
-def _held(
+def _indicated_columns(
     row: Sequence[Any], columns: Sequence[str], names: Sequence[str], part: LabelCells, position: int
 ) -> list[str]:
-    held = []
+    labels = []
     for cell, column, name in zip(row, columns, names, strict=True):
         flag = None if is_missing(cell) else flag_of(cell)
         if flag is None:
-            what = "is empty, and other label columns of this row are not" if is_missing(cell) else f"is {quoted(cell)}"
+            what = "is empty, and others in this row are not" if is_missing(cell) else f"is {quoted(cell)}"
             raise DataError(
                 f"the label column {what}: write 1 or 0 (or true and false, yes and no) in every label column",
                 file=part.file,
@@ -234,5 +238,5 @@ def _held(
                 column=column,
             )
         if flag:
-            held.append(name)
-    return held
+            labels.append(name)
+    return labels

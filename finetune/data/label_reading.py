@@ -1,4 +1,4 @@
-"""The labels of one load: their format, found on the training tables, and every table's values by it."""
+"""Read the labels of all tables of a run in the format of the training tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from finetune.data.sources import Columns
 
 @dataclass(frozen=True)
 class RawRows:
-    """Rows of one table whose `values` are still label cells, unless `parsed`, and the columns they came from."""
+    """Rows of one table whose `values` are label cells, or label values if `parsed`, and the columns they came from."""
 
     rows: Rows
     columns: Columns
@@ -29,12 +29,12 @@ class RawRows:
 
     @property
     def cells(self) -> LabelCells:
-        """The label cells, with where they stand."""
+        """The label cells, with their file and row numbers."""
         return LabelCells(self.rows.values, self.rows.numbers, self.rows.source, self.columns.label)
 
 
 def label_cells(table: Table, columns: Columns, places: Sequence[int]) -> list[Any]:
-    """Return the label cells of these rows: tuples of label columns, dicts of share columns, else single cells."""
+    """Return the label cells of these rows: tuples of indicators, dicts of soft labels, or single cells."""
     if not columns.several:
         return list(chosen(table.column(columns.label), places))
     cells = zip(*(chosen(table.column(name), places) for name in columns.several), strict=True)
@@ -42,10 +42,10 @@ def label_cells(table: Table, columns: Columns, places: Sequence[int]) -> list[A
 
 
 class LabelReading:
-    """How the labels of this load are read.
+    """The label format of a run, and the parsing of its tables.
 
     Args:
-        known: the label names of a model that is evaluated on the table.
+        known: the label names of a model that is evaluated.
     """
 
     def __init__(self, config: DataConfig, known: Sequence[str] = ()) -> None:
@@ -53,31 +53,32 @@ class LabelReading:
         self.form = LabelFormat(config.task or "multiclass", "plain")
         self.column = config.label or "label"
         self.names: tuple[str, ...] | None = None
-        self.said: list[str] = []
+        self.notes: list[str] = []
         self.warnings: list[str] = []
         self._negative = False
 
     @property
     def task(self) -> Task:
-        """The task, given or inferred."""
+        """The task, set or inferred."""
         return self.form.task
 
     def fit(self, raws: Sequence[RawRows]) -> None:
-        """Find out, on all training tables at once, how labels are written.
+        """Infer the label format from all training tables.
 
         Raises:
-            DataError: cells that can be read in two ways, or label columns in some tables only.
+            DataError: cells that can be read in two ways, or indicator columns in some tables only.
         """
         raws = [raw for raw in raws if not raw.parsed]
         if not raws:
-            return  # recast tables have their values already
+            return  # recast tables have label values already
         columns, config = raws[0].columns, self.config
         self.column = columns.label
         names = [tuple(map(name_of, raw.columns.several)) for raw in raws]
         odd = next((raw for raw, own in zip(raws, names, strict=True) if own != names[0]), None)
         if odd is not None:
             raise DataError(
-                "some tables have a column for each label and others one label column", file=odd.rows.source
+                "some tables have a column for each label and others one label column: give all the same columns",
+                file=odd.rows.source,
             )
         if columns.label_columns:
             self._fit_columns(columns)
@@ -89,34 +90,35 @@ class LabelReading:
             names=config.label_names,
             known=self.known,
             decimal=config.decimal,
-            shares=bool(columns.soft_label_columns),
+            soft=bool(columns.soft_label_columns),
         )
         self.names = self.form.names
         self.warnings += [f"{columns.label}: {sentence}" for sentence in self.form.warnings]
-        self.said += [f"column {columns.label!r}: {sentence}" for sentence in self.form.said]
+        self.notes += [f"column {columns.label!r}: {sentence}" for sentence in self.form.notes]
         if config.task is None:
             several = "columns" if columns.several else f"column {columns.label!r}"
-            self.said.append(f"task {self.task.replace('_', '-')}, from the {several}")
-        self.said += respelled(parts, self.form) if not columns.soft_label_columns else []
+            self.notes.append(f"task {self.task.replace('_', '-')}, from the {several}")
+        self.notes += respelled(parts, self.form) if not columns.soft_label_columns else []
         self._negative = any((number_of(cell) or 0) < 0 for part in parts for cell in _distinct(part.cells))
 
     def _fit_columns(self, columns: Columns) -> None:
         config = self.config
         if config.task == "regression":
             raise ConfigError(
-                "label columns hold 0 or 1 each, and task regression takes numbers of one column: --label"
+                "label columns hold 0 or 1 each, and task regression takes numbers: name one column with --label"
             )
         if config.label_names is not None and len(config.label_names) != len(columns.label_columns):
             raise ConfigError(
-                f"data.label_names has {len(config.label_names)} names for {len(columns.label_columns)} label columns"
+                f"data.label_names has {len(config.label_names)} names for {len(columns.label_columns)} label columns: "
+                "give one for each"
             )
         if config.task is None:
-            self.said.append("task multi-label, from a column for each label")
+            self.notes.append("task multi-label, from a column for each label")
         self.form = LabelFormat(config.task or "multi_label", "indicators")
         self.names = tuple(map(name_of, config.label_names or columns.label_columns))
 
     def parsed(self, raw: RawRows) -> Rows:
-        """Return the rows with label values in place of cells.
+        """Return the rows with label values instead of cells.
 
         Raises:
             DataError: a cell that does not fit the format of the training tables; names its row.
@@ -130,8 +132,10 @@ class LabelReading:
         return replace(raw.rows, values=values)
 
     def is_hidden(self, raw: RawRows) -> bool:
-        """Return whether every label is -1 in a split beside training rows without any number below 0, as in the test
-        sets of benchmarks, whose labels are kept secret."""
+        """Return whether every label is -1, as in the test sets of benchmarks, whose labels are not published.
+
+        Where a training label is below 0, -1 is a label like the others.
+        """
         if raw.parsed or self._negative:
             return False
         rows = _distinct(raw.rows.values)
@@ -139,7 +143,7 @@ class LabelReading:
         return bool(cells) and all(number_of(cell) == -1 for cell in cells)
 
     def space(self, values: Sequence[Any]) -> LabelSpace:
-        """Return the labels and the task: as they are named, or as these training values have them.
+        """Return the label space, of the configured names or of these training values.
 
         Raises:
             DataError: fewer labels than a classifier needs.
@@ -151,6 +155,6 @@ class LabelReading:
 
 
 def _distinct(cells: Sequence[Any]) -> list[Any]:
-    """The cells, without repeats where they can be compared."""
+    """Return the cells, with equal texts once."""
     texts = dict.fromkeys(cell for cell in cells if isinstance(cell, str))
     return [*texts, *(cell for cell in cells if not isinstance(cell, str))]

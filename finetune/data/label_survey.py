@@ -1,4 +1,4 @@
-"""The cells of a label column, counted by what each of them looks like, so that no single cell decides for a column."""
+"""The label cells of the training tables, grouped and counted by kind, so that no single cell decides for a column."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Kind = Literal["word", "number", "code", "flags", "broken", "list", "dict", "lis
 
 @dataclass(frozen=True)
 class LabelCells:
-    """The label cells of one table `[N]`, none of them missing, with their 1-based rows."""
+    """The label cells of one table `[N]`, none of them missing, with their row numbers from 1."""
 
     cells: Sequence[Any]
     numbers: Sequence[int]
@@ -29,7 +29,14 @@ class LabelCells:
 
 @dataclass
 class Entry:
-    """Equal cells: what they look like, the list or dict in them, how many there are and where the first is."""
+    """Equal cells of a label column.
+
+    Attributes:
+        cell: the cell.
+        value: the list or dict in it, or None.
+        part, position: where the first of them is.
+        count: number of rows with it.
+    """
 
     cell: Any
     kind: Kind
@@ -40,16 +47,16 @@ class Entry:
 
     @property
     def row(self) -> int:
-        """The 1-based row of the first such cell."""
+        """Row number of the first of these cells, from 1."""
         return self.part.numbers[self.position]
 
     def error(self, sentence: str) -> DataError:
-        """Return the error that names the row of the first such cell."""
+        """Return the error that names the row of the first of these cells."""
         return self.part.error(self.position, sentence)
 
 
 class Survey:
-    """The cells of the training tables, equal ones together."""
+    """The distinct label cells of the training tables, with their counts."""
 
     def __init__(self, parts: Sequence[LabelCells]) -> None:
         self.parts = parts
@@ -71,11 +78,11 @@ class Survey:
                 entry.count += 1
 
     def of(self, *kinds: Kind) -> list[Entry]:
-        """Return the entries of these kinds, in the order of their first rows."""
+        """Return the entries of these kinds, by first occurrence."""
         return [entry for entry in self.entries if entry.kind in kinds]
 
     def count(self, *kinds: Kind) -> int:
-        """Return how many rows hold cells of these kinds."""
+        """Return the number of rows with cells of these kinds."""
         return sum(entry.count for entry in self.of(*kinds))
 
     def texts(self) -> Iterator[Entry]:
@@ -89,17 +96,17 @@ class Survey:
 
 
 def few(count: int, rows: int) -> bool:
-    """Return whether these rows are so few of all (up to 1 in 20) that they cannot decide for the column."""
+    """Return whether these are at most 1 in 20 of all rows, which does not decide for the column."""
     return count * 20 <= rows
 
 
 def rows_of(entries: Sequence[Entry]) -> int:
-    """Return how many rows hold these entries."""
+    """Return the number of rows with these entries."""
     return sum(entry.count for entry in entries)
 
 
 def quoted(cell: Any, longest: int = 60) -> str:
-    """Return a cell as an error shows it: short, with invisible characters spelled out."""
+    """Return a cell for a message, shortened and with invisible characters escaped."""
     text = ascii(cell) if _has_unseen(str(cell)) else repr(cell)
     return text if len(text) <= longest else text[: longest - 4] + " ..."
 

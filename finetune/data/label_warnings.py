@@ -1,4 +1,4 @@
-"""What may be wrong with the labels of the training rows, found before training and never decided for the user."""
+"""Warnings about the labels of the training rows; nothing is changed or dropped."""
 
 from __future__ import annotations
 
@@ -13,31 +13,33 @@ from finetune.data.label_inference import SEPARATORS
 from finetune.data.label_survey import quoted
 
 FEW_ROWS = 4
-"""A label with this many rows or fewer is reported: it may have none in validation, or none to learn from."""
+"""A label with at most this many rows is reported: it may have none in validation, or none in training."""
 
-RARE_SHARE = 0.05
-"""Where half of several labels hold in a smaller share of the rows than this, predicting none is the easy way."""
+RARE_FRACTION = 0.05
+"""Multi-label training is reported if half of the labels have a smaller fraction of the rows than this."""
 
-ID_SHARE, ID_ROWS = 0.5, 20
-"""Labels that are more than this share of at least this many rows look like ids."""
+ID_FRACTION, ID_ROWS = 0.5, 20
+"""Labels look like ids if there are at least ID_ROWS rows, and more than ID_FRACTION times as many labels as rows."""
 
 RATING_WORDS = ("rating", "stars", "star", "score", "grade", "rank", "level")
 
 
 def label_warnings(values: Sequence[Any], labels: LabelSpace, column: str, *, task_given: bool) -> list[str]:
-    """Return what may be wrong with these label values, one sentence each.
+    """Return a sentence for each thing that may be wrong with these label values.
 
     Args:
-        values: the values of all training rows, as `parse_labels` gives them.
-        task_given: whether the task was set: then what it leaves open is not asked again.
+        values: the label values of all training rows.
+        task_given: whether the task was set, which settles the warnings about other readings.
     """
     if labels.task == "regression":
         return [] if task_given else _number_warnings(values, column)
     counts = Counter(name for value in values for name in names_in(value))
-    found = _alike(counts) + (_uncut(counts, column) if labels.task == "multi_label" else [])
+    sentences = _alike(counts) + (_unseparated(counts, column) if labels.task == "multi_label" else [])
     if not task_given and labels.task != "multi_label":
-        found += _tags(counts, column) + _ratings(counts, column) + _ids(counts, len(values), column)
-    return found + _few(counts, labels) + (_rare(counts, labels, len(values)) if labels.task == "multi_label" else [])
+        sentences += _tags(counts, column) + _ratings(counts, column) + _ids(counts, len(values), column)
+    return (
+        sentences + _few(counts, labels) + (_rare(counts, labels, len(values)) if labels.task == "multi_label" else [])
+    )
 
 
 def _number_warnings(values: Sequence[Any], column: str) -> list[str]:
@@ -47,7 +49,7 @@ def _number_warnings(values: Sequence[Any], column: str) -> list[str]:
     ids = "; they look like ids of rows, since no two are equal" if len(distinct) == len(values) >= ID_ROWS else ""
     return [
         f"column {column!r} holds whole numbers with {len(distinct)} different values, and is read as numbers (--task "
-        f"regression); for names or codes say --task multiclass{ids}"
+        f"regression); for names or codes pass --task multiclass{ids}"
     ]
 
 
@@ -77,20 +79,20 @@ def _tags(counts: Counter[str], column: str) -> list[str]:
         if marked and shared:
             return [
                 f"column {column!r} looks like several labels in one cell, separated by {mark!r} ({quoted(marked[0])} "
-                f"and others share {shown(shared, 3)}), and each combination is read as one label: for "
-                "several labels a row say --task multi-label, to keep the combinations --task multiclass"
+                f"and others have {shown(shared, 3)} in common), and each combination is read as one label: for "
+                "multi-label pass --task multi-label, to keep the combinations --task multiclass"
             ]
     return []
 
 
-def _uncut(counts: Counter[str], column: str) -> list[str]:
-    """Labels such as `joy, love` beside the labels `joy` and `love`."""
+def _unseparated(counts: Counter[str], column: str) -> list[str]:
+    """Return a warning about labels such as `joy, love` beside the labels `joy` and `love`."""
     for mark in SEPARATORS:
         names = [name for name in counts if mark in name and all(part.strip() in counts for part in name.split(mark))]
         if names:
             return [
                 f"column {column!r} has labels such as {quoted(names[0])} in {counts[names[0]]} rows, whose parts are "
-                f"labels themselves: if {mark!r} separates labels there, write all rows with one mark, or as lists"
+                f"labels themselves: if {mark!r} separates labels there, use one separator in all rows, or lists"
             ]
     return []
 
@@ -104,16 +106,16 @@ def _ratings(counts: Counter[str], column: str) -> list[str]:
         return []
     return [
         f"column {column!r} holds whole numbers from {numbers[0]:g} to {numbers[-1]:g}, and is read as names without "
-        "an order (--task multiclass); for ratings, whose order counts, say --task regression"
+        "an order (--task multiclass); for ratings, whose order matters, pass --task regression"
     ]
 
 
 def _ids(counts: Counter[str], rows: int, column: str) -> list[str]:
-    if rows < ID_ROWS or len(counts) <= ID_SHARE * rows:
+    if rows < ID_ROWS or len(counts) <= ID_FRACTION * rows:
         return []
     return [
         f"column {column!r} has {len(counts)} different labels in {rows} rows, which looks like ids or free text: name "
-        "the column of the labels with --label, or say --task multiclass if it is right"
+        "the label column with --label, or pass --task multiclass if this is right"
     ]
 
 
@@ -126,10 +128,10 @@ def _few(counts: Counter[str], labels: LabelSpace) -> list[str]:
 
 
 def _rare(counts: Counter[str], labels: LabelSpace, rows: int) -> list[str]:
-    rare = [name for name in labels.names if counts[name] < RARE_SHARE * rows]
+    rare = [name for name in labels.names if counts[name] < RARE_FRACTION * rows]
     if len(rare) * 2 < len(labels.names):
         return []
     return [
-        f"{len(rare)} of {len(labels.names)} labels hold in fewer than {RARE_SHARE:.0%} of the rows, so that training "
-        "may learn to predict none of them: --set class_weights=balanced makes each count more"
+        f"{len(rare)} of {len(labels.names)} labels apply to fewer than {RARE_FRACTION:.0%} of the rows, so that "
+        "training may learn to predict none of them: --set class_weights=balanced gives them more weight"
     ]

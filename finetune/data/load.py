@@ -1,8 +1,4 @@
-"""Any source of labelled texts to checked splits, with row numbers in every complaint.
-
-Knows: columns, tasks, label cells, hygiene, splits; every drop is counted.
-Does not know: tokens, models.
-"""
+"""Load, check and split labeled texts; errors name their rows, and every dropped row is counted."""
 
 from __future__ import annotations
 
@@ -28,7 +24,7 @@ from finetune.data.label_reading import LabelReading, RawRows, label_cells
 from finetune.data.label_warnings import label_warnings
 from finetune.data.nli_pairs import recast
 from finetune.data.rows import Origin, Rows, contradicted, joined, once, without
-from finetune.data.sources import Columns, column_named, find_columns, named_splits, options_of
+from finetune.data.sources import Columns, column_named, find_columns, named_splits, table_options
 from finetune.data.splits import split
 from finetune.data.text_cells import check_text, texts_of
 
@@ -41,15 +37,19 @@ COUNTED = (
     "duplicates",
     "conflicting_labels",
 )
-"""What is counted of every table, also where it is nothing."""
+"""Counts that are reported for every table, also if they are 0."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run trains on, chooses by and reports on.
+    """The rows of a run.
 
-    `counts` says what was read and dropped, `said` what was chosen for the user, `warnings` what may be a mistake.
-    `target` is the scale of a regression's numbers.
+    Attributes:
+        train, validation, tests: rows to train on, to choose the best checkpoint by, and to report on.
+        counts: numbers of rows that were read, dropped and split.
+        notes: what was inferred from the tables.
+        warnings: what may be a mistake in them.
+        target: the scale of the targets of a regression.
     """
 
     train: Rows
@@ -57,20 +57,24 @@ class Splits:
     tests: dict[str, Rows]
     labels: LabelSpace
     counts: dict[str, int]
-    said: list[str]
+    notes: list[str]
     warnings: list[str]
     target: TargetScale | None = None
 
     def by_name(self) -> dict[str, Rows]:
-        """Every split under its name: `train`, `validation`, and the tests."""
+        """Return the splits by name: `train`, `validation` and those of `tests`."""
         return {"train": self.train, "validation": self.validation, **self.tests}
 
 
 def load_splits(config: DataConfig, *, seed: int, data: Any = None) -> Splits:
-    """Read, check and split the rows that `config` names, or the in-memory table `data` in place of `config.train`.
+    """Read, check and split the tables of `config`.
+
+    Args:
+        data: a table in memory instead of `config.train`.
 
     Raises:
-        DataError: no usable rows, one class only, unknown columns, mixed label cells ...; says where.
+        ConfigError: no table to train on.
+        DataError: no usable rows, one label only, unknown columns, mixed label cells ...; says where.
     """
     reading = _Reading(config, seed)
     if data is not None:
@@ -84,21 +88,25 @@ def load_splits(config: DataConfig, *, seed: int, data: Any = None) -> Splits:
         raise ConfigError("no data: name a table to train on, for example `rehead finetune reviews.csv`")
     reading.fit(raws["train"])
     train = joined(reading.parsed(raws["train"]))
-    held_out = {name: joined(reading.parsed([raw])) for name, raw in reading.held_out.items()}
+    holdouts = {name: joined(reading.parsed([raw])) for name, raw in reading.holdouts.items()}
     validation = joined(
         reading.labeled("validation", raws.get("validation", []))
         + [reading.parsed_one(source) for source in config.validation]
     )
-    tests = {name: reading.parsed_one(source) for name, source in config.test.items()} | held_out
+    tests = {name: reading.parsed_one(source) for name, source in config.test.items()} | holdouts
     test = reading.labeled("test", raws.get("test", []))
     return _checked(reading, train, validation, tests | ({"test": joined(test)} if test else {}))
 
 
 def load_rows(source: Any, config: DataConfig, labels: LabelSpace) -> tuple[Rows, dict[str, int]]:
-    """The rows of one table (a path, or in memory) for evaluating a model, and the counts of what was dropped.
+    """Return the rows of one table to evaluate a model on, and the counts of dropped rows.
+
+    Args:
+        source: a path, or a table in memory.
+        labels: the labels of the model.
 
     Raises:
-        DataError: no usable rows, or a label that is none of `labels`.
+        DataError: no usable rows, or a label that the model does not have.
     """
     known = labels.names if labels.task != "regression" else ()
     reading = _Reading(config.model_copy(update={"task": labels.task}), seed=0, known=known)
@@ -114,7 +122,7 @@ def load_rows(source: Any, config: DataConfig, labels: LabelSpace) -> tuple[Rows
 
 
 def read_source(source: Source, config: DataConfig, *, seed: int) -> Rows:
-    """The checked rows of one unsplit source, duplicates dropped."""
+    """Return the checked rows of one source without splits, without duplicates."""
     reading = _Reading(config, seed)
     raw = reading.one(source)
     reading.fit([raw])
@@ -122,71 +130,71 @@ def read_source(source: Source, config: DataConfig, *, seed: int) -> Rows:
 
 
 class _Reading:
-    """The state of one load: counts, remarks, how labels are read once that is known, rows kept out on the way."""
+    """The state of one load: the label format, the counts, notes and warnings so far, and the holdouts of sources."""
 
     def __init__(self, config: DataConfig, seed: int, known: Sequence[str] = ()) -> None:
         self.config, self.seed = config, seed
         self.labels = LabelReading(config, known)
         self.counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
-        self.said: list[str] = []
+        self.notes: list[str] = []
         self.warnings: list[str] = []
-        self.held_out: dict[str, RawRows] = {}
+        self.holdouts: dict[str, RawRows] = {}
 
     def one(self, source: Source, data: Any = None) -> RawRows:
-        """All rows of a source that is not split."""
+        """Return all rows of a source without splits."""
         splits = self.split_rows(source, data)
         if len(splits) == 1:
             return next(iter(splits.values()))
         raise DataError(f"this holds several splits ({', '.join(splits)}): name one file", file=source.path)
 
     def split_rows(self, source: Source, data: Any = None) -> dict[str, RawRows]:
-        """Split name -> checked rows of one source, their labels still cells."""
-        found: dict[str, RawRows] = {}
-        for name, table in named_splits(source, data, options_of(source, self.config)).items():
-            if name != "train" and "train" in found and not _is_labeled(found["train"].columns, table):
-                self._say(f"split {name!r} has no labels in its {len(table.rows)} rows: left out")
+        """Return split name -> checked rows of one source, with label cells."""
+        splits: dict[str, RawRows] = {}
+        for name, table in named_splits(source, data, table_options(source, self.config)).items():
+            if name != "train" and "train" in splits and not _is_labeled(splits["train"].columns, table):
+                self._note(f"split {name!r} has no labels in its {len(table.rows)} rows: left out")
                 continue
             raw = self._sampled(source, self._rows(source, table))
-            found[name] = self._recast(source, raw) if source.recast is not None else raw
-        return found
+            splits[name] = self._recast(source, raw) if source.recast is not None else raw
+        return splits
 
     def fit(self, raws: Sequence[RawRows]) -> None:
-        """Find out how labels are written in the training tables."""
+        """Infer the label format from the training tables."""
         self.labels.fit(raws)
-        for sentence in self.labels.said:
-            self._say(sentence)
+        for sentence in self.labels.notes:
+            self._note(sentence)
         for sentence in self.labels.warnings:
             self.warn(sentence)
 
     def parsed(self, raws: Sequence[RawRows]) -> list[Rows]:
-        """The rows of these tables with their label values."""
+        """Return the rows of these tables with label values."""
         return [self.labels.parsed(raw) for raw in raws]
 
     def parsed_one(self, source: Source) -> Rows:
-        """The rows of a table that was named by itself, with their label values."""
+        """Return the rows of a validation or test table with label values."""
         raw = self.one(source)
         if self.labels.is_hidden(raw):
             raise DataError(f"all {len(raw.rows)} labels are -1: give a table with labels", file=raw.rows.source)
         return self.labels.parsed(raw)
 
     def labeled(self, name: str, raws: Sequence[RawRows]) -> list[Rows]:
-        """The rows of a split beside the training rows; none where its labels are hidden, which is said."""
+        """Return the rows of a split of the training source with label values; none if its labels are hidden."""
         for raw in filter(self.labels.is_hidden, raws):
-            self._say(f"split {name!r} has no labels (all {len(raw.rows)} are -1): left out")
+            self._note(f"split {name!r} has no labels (all {len(raw.rows)} are -1): left out")
         return self.parsed([raw for raw in raws if not self.labels.is_hidden(raw)])
 
     def _rows(self, source: Source, table: Table) -> RawRows:
         if table.note:
-            self._say(f"{table.name}: {table.note}")
+            self._note(f"{table.name}: {table.note}")
         for warning in table.warnings:
             self.warn(f"{table.name}: {warning}")
         columns = find_columns(source, self.config, table)
-        self._say(f"{table.name}: {columns}")
+        self._note(f"{table.name}: {columns}")
         for sentence in twins_warned_of((columns.text, columns.label), table.columns):
             self.warn(f"{table.name}: {sentence}")
         numbers = self._filled(source, table, columns)
         places = [number - 1 for number in numbers]
-        cells = list(map(_shared(), label_cells(table, columns, places)))
+        cells = list(map(_interned(), label_cells(table, columns, places)))
         texts = texts_of(chosen(table.column(columns.text), places))
         pairs = texts_of(chosen(table.column(columns.text_pair), places)) if columns.text_pair is not None else None
         origin = Origin.of(table, places)
@@ -204,18 +212,18 @@ class _Reading:
         ]
 
     def _filled(self, source: Source, table: Table, columns: Columns) -> list[int]:
-        asked = {name: table.column(column_named(name, table, "drop, keep")) for name in (*source.drop, *source.keep)}
-        kept = []
+        filters = {name: table.column(column_named(name, table, "drop, keep")) for name in (*source.drop, *source.keep)}
+        numbers = []
         self.counts["rows_read"] += len(table.rows)
         texts = table.column(columns.text)
         labels: Iterable[Any] = table.column(columns.label)
         if columns.several:
             labels = zip(*columns.labels_of(table), strict=True)
         pairs = table.column(columns.text_pair) if columns.text_pair is not None else texts
-        beside: Iterable[dict[str, Any]] = repeat({})
-        if asked:
-            beside = (dict(zip(asked, row, strict=True)) for row in zip(*asked.values(), strict=True))
-        for number, (text, pair, label, row) in enumerate(zip(texts, pairs, labels, beside, strict=False), start=1):
+        filtered: Iterable[dict[str, Any]] = repeat({})
+        if filters:
+            filtered = (dict(zip(filters, row, strict=True)) for row in zip(*filters.values(), strict=True))
+        for number, (text, pair, label, row) in enumerate(zip(texts, pairs, labels, filtered, strict=False), start=1):
             if _is_left_out(row, source):
                 self.counts["left_out"] += 1
             elif _repeats_header(text, label, columns):
@@ -228,14 +236,14 @@ class _Reading:
                 check_text(text, file=table.name, row=number, column=columns.text)
                 check_text(pair, file=table.name, row=number, column=columns.text_pair or columns.text)
                 _check_header(text, label, columns, table, number)
-                kept.append(number)
-        if not kept:
+                numbers.append(number)
+        if not numbers:
             labels = columns.labels_of(table)
             if all(is_missing(cell) for cells in labels for cell in cells):
                 column = columns.label if not columns.several else None
                 raise DataError(f"none of the {len(table.rows)} rows has a label", file=table.name, column=column)
             raise DataError("no row has both a text and a label", file=table.name)
-        return kept
+        return numbers
 
     def _sampled(self, source: Source, raw: RawRows) -> RawRows:
         rows = raw.rows
@@ -245,9 +253,11 @@ class _Reading:
             chance.shuffle(order)
         if source.holdout:
             if source.holdout >= len(rows):
-                raise DataError(f"holdout {source.holdout} leaves no row of {len(rows)}", file=source.path)
+                raise DataError(
+                    f"holdout is {source.holdout}, and there are {len(rows)} rows: lower it", file=source.path
+                )
             name = f"{_stem(source.path)}_holdout"
-            self.held_out[name] = replace(raw, rows=rows.take(sorted(order[: source.holdout])))
+            self.holdouts[name] = replace(raw, rows=rows.take(sorted(order[: source.holdout])))
             order = order[source.holdout :]
         return replace(raw, rows=rows.take(sorted(order[: source.rows])))
 
@@ -257,17 +267,17 @@ class _Reading:
         )
         reading.fit([raw])
         rows = reading.parsed(raw)
-        made = recast(rows.texts, rows.values, source.recast, seed=self.seed)  # type: ignore[arg-type]
-        chosen = rows.take([index for index, _, _ in made])
-        rows = replace(chosen, pairs=[row[1] for row in made], values=[row[2] for row in made])
+        recasts = recast(rows.texts, rows.values, source.recast, seed=self.seed)  # type: ignore[arg-type]
+        texts = rows.take([index for index, _, _ in recasts])
+        rows = replace(texts, pairs=[row[1] for row in recasts], values=[row[2] for row in recasts])
         return RawRows(rows, raw.columns, parsed=True)
 
-    def _say(self, sentence: str) -> None:
-        if sentence not in self.said:
-            self.said.append(sentence)
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
 
     def warn(self, sentence: str) -> None:
-        """Record something that may be a mistake, once."""
+        """Add a warning, once."""
         if sentence not in self.warnings:
             self.warnings.append(sentence)
 
@@ -277,17 +287,17 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
     task: Task = reading.labels.task
     train = once(train, counts, "duplicates")
     validation = once(validation, counts, "evaluation_duplicates")
-    if task in ("binary", "multiclass"):  # several labels, and several people's numbers, may stand side by side
-        torn = contradicted(train, validation)
-        train = without(train, torn, counts, "conflicting_labels")
-        validation = without(validation, torn, counts, "conflicting_labels")
+    if task in ("binary", "multiclass"):  # a text may have several sets of labels, or several ratings
+        conflicting = contradicted(train, validation)
+        train = without(train, conflicting, counts, "conflicting_labels")
+        validation = without(validation, conflicting, counts, "conflicting_labels")
         if not len(train):
-            raise DataError("every text carries different labels in different rows: mend the label column")
+            raise DataError("every text has different labels in different rows: correct the label column")
     evaluated = (validation, *tests.values())
-    held = np.concatenate([rows.identities for rows in evaluated])
-    train = without(train, held, counts, "also_in_evaluation")
+    evaluation = np.concatenate([rows.identities for rows in evaluated])
+    train = without(train, evaluation, counts, "also_in_evaluation")
     if not len(train):
-        raise DataError("every text of the training rows stands in evaluation too: evaluate on other rows")
+        raise DataError("every training text is in an evaluation split too: evaluate on other rows")
     train = _without_groups(train, evaluated, counts)
     labels = reading.labels.space(train.values)
     task_given = reading.config.task is not None
@@ -295,15 +305,15 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
         reading.warn(sentence)
     if not len(validation):
         train, validation = split(train, reading.config.validation_size, labels, reading.seed)
-        # a text with two numbers or two sets of labels may fall on both sides
+        # a text with several sets of labels or ratings may be in both
         train = without(train, validation.identities, counts, "also_in_evaluation")
     for rows in (train, validation, *tests.values()):
         _require_known(rows, labels)
     if labels.task not in ("regression", "multi_label") and len(set(train.values)) < 2:
-        raise DataError("after the split the training rows hold one label only: give more rows", file=train.source)
+        raise DataError("after the split the training rows have one label only: add rows", file=train.source)
     sizes = {"train": len(train), "validation": len(validation)} | {f"test_{n}": len(t) for n, t in tests.items()}
     target = _target_scale(train, reading.config) if labels.task == "regression" else None
-    return Splits(train, validation, tests, labels, {**counts, **sizes}, reading.said, reading.warnings, target)
+    return Splits(train, validation, tests, labels, {**counts, **sizes}, reading.notes, reading.warnings, target)
 
 
 def _target_scale(train: Rows, config: DataConfig) -> TargetScale:
@@ -311,7 +321,7 @@ def _target_scale(train: Rows, config: DataConfig) -> TargetScale:
     for number, value in zip(train.numbers, train.values, strict=True):
         if (low is not None and value < low) or (high is not None and value > high):
             raise DataError(
-                f"the number {value:g} lies outside data.bounds ({low}, {high}): correct it, or widen the bounds",
+                f"the number {value:g} is outside data.bounds ({low}, {high}): correct it, or widen the bounds",
                 file=train.source,
                 row=number,
             )
@@ -319,14 +329,17 @@ def _target_scale(train: Rows, config: DataConfig) -> TargetScale:
 
 
 def _without_groups(train: Rows, evaluated: Sequence[Rows], counts: Counter[str]) -> Rows:
-    held = {group for rows in evaluated for group in rows.groups or ()}
-    if train.groups is None or not held:
+    groups = {group for rows in evaluated for group in rows.groups or ()}
+    if train.groups is None or not groups:
         return train
-    kept = [index for index, group in enumerate(train.groups) if group not in held]
-    counts["group_in_evaluation"] += len(train) - len(kept)
-    if not kept:
-        raise DataError("every group of the training rows stands in evaluation too", file=train.source)
-    return train.take(kept)
+    places = [index for index, group in enumerate(train.groups) if group not in groups]
+    counts["group_in_evaluation"] += len(train) - len(places)
+    if not places:
+        raise DataError(
+            "every group of the training rows is in an evaluation split too: evaluate on other groups",
+            file=train.source,
+        )
+    return train.take(places)
 
 
 def _require_known(rows: Rows, labels: LabelSpace) -> None:
@@ -338,19 +351,19 @@ def _require_known(rows: Rows, labels: LabelSpace) -> None:
             if name not in known:
                 raise DataError(
                     f"label {name!r} was not seen in training (labels: {shown(labels.names)}): "
-                    "add training rows with it, or leave these rows out",
+                    "add training rows with it, or remove these rows",
                     file=rows.source,
                     row=number,
                 )
 
 
 def _is_labeled(columns: Columns, table: Table) -> bool:
-    """Whether a table has a label in any of these columns."""
+    """Return whether a table has a label in any of these columns."""
     return any(not is_missing(cell) for cells in columns.labels_of(table) for cell in cells)
 
 
-def _shared() -> Callable[[Any], Any]:
-    """Gives equal strings as one object: a label column repeats a few names a million times."""
+def _interned() -> Callable[[Any], Any]:
+    """Return a function that returns equal strings as one object: a label column may repeat a name a million times."""
     known: dict[str, str] = {}
     return lambda cell: known.setdefault(cell, cell) if isinstance(cell, str) else cell
 
@@ -366,7 +379,7 @@ def _check_header(text: Any, label: Any, columns: Columns, table: Table, number:
     if not columns.several and is_misplaced_header(text, label, columns.text, columns.label, table.columns):
         raise DataError(
             f"this row names the columns in another order ({text!r} under {columns.text!r}, {label!r} under "
-            f"{columns.label!r}), as where files were joined whose columns differ: write all rows in one order",
+            f"{columns.label!r}), as in joined files with different columns: write all rows in one order",
             file=table.name,
             row=number,
         )

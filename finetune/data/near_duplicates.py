@@ -1,7 +1,6 @@
-"""Texts that nearly repeat one another: counted, and listed for a person to look at.
+"""Count and list near-duplicate texts, within the training rows and between them and evaluation splits; drop none.
 
-Knows: MinHash over runs of words, and what a near repeat means within training and across to evaluation.
-Does not know: exact repeats (rows.py), or whether anything should be dropped: nothing is.
+Candidates come from MinHash over shingles of two words. Exact duplicates are dropped in rows.py.
 """
 
 from __future__ import annotations
@@ -19,30 +18,31 @@ from finetune.data.rows import Rows
 from finetune.data.tokenizer_report import WORD
 
 SIMILAR = 0.8
-"""Share of two texts' runs of words, of all that either has (Jaccard), from which they count as near-duplicates."""
+"""Jaccard similarity of two texts' shingles from which they count as near-duplicates."""
 
 BANDS, BAND = 16, 8
-"""Two texts are compared if all hashes of one band agree: 95 in 100 pairs at a similarity of 0.8, 99.8 at 0.9."""
+"""Bands, and hashes in a band; two texts are candidates if a band agrees: 95% of pairs at a similarity of 0.8, 99.8% at
+0.9."""
 
 MOST_TEXTS = 100_000
-"""Texts looked at, half of them of evaluation if there are so many, so that a large table does not wait for it."""
+"""Maximum number of texts that are compared, up to half of them of evaluation splits."""
 
 LONGEST = 2_000
-"""Characters of each text that are looked at."""
+"""Characters of each text that are compared."""
 
-CROWD = 50
-"""Texts that one is compared with at most; where so many are alike, more of them are not kept to compare with."""
+MOST_CANDIDATES = 50
+"""Maximum number of texts that one is compared with; a text with so many candidates is not added to the index."""
 
 MOST_PAIRS_A_ROW = 5
 AT_ONCE = 2_000
 
-Runs = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]
+Shingles = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]
 Key = tuple[str, int]
 
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """Two rows whose texts are nearly the same; `first` is a training row wherever one of them is."""
+    """Two rows with nearly the same text; `first` is a training row if one of them is."""
 
     similarity: float
     first: Key
@@ -51,7 +51,12 @@ class NearDuplicate:
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """What `find` saw: pairs, evaluation leaks first and the most similar before others, and how many texts it read."""
+    """The result of `find`.
+
+    Attributes:
+        pairs: those with evaluation splits first, the most similar before others.
+        examined, texts: number of texts that were compared, and of all texts.
+    """
 
     pairs: list[NearDuplicate]
     examined: int
@@ -59,21 +64,21 @@ class NearDuplicates:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many training rows nearly repeat an earlier training row, and how many a row of evaluation."""
+        """Number of training rows that nearly repeat an earlier training row, and a row of evaluation."""
         within = {pair.second for pair in self.pairs if pair.second[0] == "train"}
         across = {pair.first for pair in self.pairs if pair.first[0] == "train" and pair.second[0] != "train"}
         return {"near_duplicates": len(within), "near_duplicates_in_evaluation": len(across)}
 
     def __str__(self) -> str:
         counts = self.counts
-        looked = "" if self.examined == self.texts else f" (of {self.examined} texts looked at)"
+        examined = "" if self.examined == self.texts else f" (of {self.examined} texts compared)"
         return (
             f"near-duplicates: {counts['near_duplicates']} training rows nearly repeat another, "
-            f"{counts['near_duplicates_in_evaluation']} a row of evaluation{looked}"
+            f"{counts['near_duplicates_in_evaluation']} a row of evaluation{examined}"
         )
 
     def listed(self, splits: Mapping[str, Rows], count: int) -> list[dict[str, Any]]:
-        """Up to `count` pairs as rows of a table."""
+        """Return up to `count` pairs as rows of a table."""
         return [
             {"similarity": round(pair.similarity, 3)}
             | {f"{key}_1": value for key, value in _shown(splits, pair.first).items()}
@@ -83,66 +88,71 @@ class NearDuplicates:
 
 
 def find(splits: Mapping[str, Rows], *, similar: float = SIMILAR) -> NearDuplicates:
-    """The near-duplicates within `splits["train"]` and between it and the other splits.
+    """Return the near-duplicates within `splits["train"]` and between it and the other splits.
 
-    Candidates come from locality-sensitive hashing (datasketch) and are checked by their exact Jaccard similarity (of
-    pairs, the smaller one of the two sides), so that what is listed is so, while a few may be missed. Where dozens of
-    texts are alike each is compared with some of the others only.
+    Candidates come from locality-sensitive hashing (datasketch) and are checked by their exact Jaccard similarity, for
+    pairs of texts the lower one of both sides: no pair is listed wrongly, and a few may be missed. Of dozens of similar
+    texts, each is compared with some of the others only.
     """
     from datasketch import MinHashLSH
 
-    looked_at = _looked_at(splits)
+    keys = _compared(splits)
     index = {training: MinHashLSH(num_perm=BANDS * BAND, params=(BANDS, BAND)) for training in (False, True)}
-    kept: dict[int, Runs] = {}
-    found: list[NearDuplicate] = []
-    for position, (key, runs, hashed) in enumerate(_hashed(splits, looked_at)):
+    indexed: dict[int, Shingles] = {}
+    pairs: list[NearDuplicate] = []
+    for position, (key, shingles, hashed) in enumerate(_hashed(splits, keys)):
         training = key[0] == "train"
         alike = {side: index[side].query(hashed) for side in ((False, True) if training else (False,))}
         for side, candidates in alike.items() if training else ():
-            scored = ((_similarity(kept[earlier], runs), looked_at[earlier]) for earlier in islice(candidates, CROWD))
+            nearest = islice(candidates, MOST_CANDIDATES)
+            scored = ((_similarity(indexed[earlier], shingles), keys[earlier]) for earlier in nearest)
             near = islice(((score, other) for score, other in scored if score >= similar), MOST_PAIRS_A_ROW)
-            found += [NearDuplicate(score, *((other, key) if side else (key, other))) for score, other in near]
-        if len(alike[training]) < CROWD:
+            pairs += [NearDuplicate(score, *((other, key) if side else (key, other))) for score, other in near]
+        if len(alike[training]) < MOST_CANDIDATES:
             index[training].insert(position, hashed, check_duplication=False)
-            kept[position] = runs
-    found.sort(key=lambda pair: (pair.second[0] == "train", -pair.similarity))
-    return NearDuplicates(found, len(looked_at), sum(len(rows) for rows in splits.values()))
+            indexed[position] = shingles
+    pairs.sort(key=lambda pair: (pair.second[0] == "train", -pair.similarity))
+    return NearDuplicates(pairs, len(keys), sum(len(rows) for rows in splits.values()))
 
 
-def _looked_at(splits: Mapping[str, Rows]) -> list[Key]:
+def _compared(splits: Mapping[str, Rows]) -> list[Key]:
     evaluation = [(name, index) for name, rows in splits.items() if name != "train" for index in range(len(rows))]
     training = [("train", index) for index in range(len(splits["train"]))]
     evaluation = evaluation[: max(MOST_TEXTS // 2, MOST_TEXTS - len(training))]
     return evaluation + training[: MOST_TEXTS - len(evaluation)]
 
 
-def _hashed(splits: Mapping[str, Rows], keys: list[Key]) -> Iterator[tuple[Key, Runs, Any]]:
+def _hashed(splits: Mapping[str, Rows], keys: list[Key]) -> Iterator[tuple[Key, Shingles, Any]]:
     from datasketch import MinHash
 
     for start in range(0, len(keys), AT_ONCE):
         part = keys[start : start + AT_ONCE]
-        runs = [(_runs(splits[name].texts[index]), _runs(_pair(splits[name], index))) for name, index in part]
-        both = [[*first.tolist(), *(value ^ 0xFFFFFFFF for value in second.tolist())] for first, second in runs]
-        yield from zip(part, runs, MinHash.bulk(both, num_perm=BANDS * BAND, hashfunc=int), strict=True)
+        shingles = [
+            (_shingles(splits[name].texts[index]), _shingles(_pair(splits[name], index))) for name, index in part
+        ]
+        both = [[*first.tolist(), *(value ^ 0xFFFFFFFF for value in second.tolist())] for first, second in shingles]
+        yield from zip(part, shingles, MinHash.bulk(both, num_perm=BANDS * BAND, hashfunc=int), strict=True)
 
 
-def _runs(text: str) -> npt.NDArray[np.uint32]:
-    """Hashes of the runs of two words; in scripts that put no blanks between words, of two letters. Empty for none."""
+def _shingles(text: str) -> npt.NDArray[np.uint32]:
+    """Return the sorted hashes of a text's shingles of two words, or of two letters in scripts without spaces."""
     words = WORD.findall(text[:LONGEST].lower()) or ([text[:LONGEST]] if text else [])
-    runs = {" ".join(words[start : start + 2]) for start in range(max(1, len(words) - 1) if words else 0)}
-    return np.unique(np.fromiter((zlib.crc32(run.encode("utf-8", "replace")) for run in runs), np.uint32, len(runs)))
+    pairs = {" ".join(words[start : start + 2]) for start in range(max(1, len(words) - 1) if words else 0)}
+    return np.unique(
+        np.fromiter((zlib.crc32(pair.encode("utf-8", "replace")) for pair in pairs), np.uint32, len(pairs))
+    )
 
 
 def _pair(rows: Rows, index: int) -> str:
     return rows.pairs[index] if rows.pairs is not None else ""
 
 
-def _similarity(one: Runs, other: Runs) -> float:
+def _similarity(one: Shingles, other: Shingles) -> float:
     sides = []
     for first, second in zip(one, other, strict=True):
         shared = len(np.intersect1d(first, second, assume_unique=True))
-        every = len(first) + len(second) - shared
-        sides.append(shared / every if every else 1.0)
+        union = len(first) + len(second) - shared
+        sides.append(shared / union if union else 1.0)
     return min(sides)
 
 

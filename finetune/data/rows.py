@@ -1,8 +1,4 @@
-"""Checked rows, and what is done to them as a whole: joined, rid of repeats and of texts that contradict themselves.
-
-Knows: what makes two rows the same; every drop is counted.
-Does not know: columns, files, how rows are set aside (splits.py).
-"""
+"""Checked rows, and operations on them: join tables, drop duplicates and conflicting labels, with counts."""
 
 from __future__ import annotations
 
@@ -26,20 +22,23 @@ Identities = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """The tables that rows came from, and the place of each row in them: `places [N, 2]` are positions in `tables` and
-    in the table, from 0. Cells are read when they are asked for."""
+    """The tables that rows came from, for their other cells, which are read on request.
+
+    Attributes:
+        places: position in `tables`, and position in that table, of each row, from 0 `[N, 2]`.
+    """
 
     tables: tuple[Table, ...]
     places: npt.NDArray[np.int64]
 
     @classmethod
     def of(cls, table: Table, positions: Sequence[int]) -> Origin:
-        """The origin of these rows of one table."""
+        """Return the origin of these rows of one table."""
         return cls((table,), np.stack([np.zeros(len(positions), np.int64), np.asarray(positions, np.int64)], axis=1))
 
     @classmethod
     def joined(cls, parts: Sequence[Origin], rows: int) -> Origin | None:
-        """The origin of several tables' rows, one after the other; None where that of some of the `rows` is unknown."""
+        """Return the origin of concatenated rows; None if that of some of the `rows` is unknown."""
         if not parts or sum(len(part.places) for part in parts) != rows:
             return None
         before = np.cumsum([0, *(len(part.tables) for part in parts)])
@@ -47,22 +46,28 @@ class Origin:
         return cls(tuple(table for part in parts for table in part.tables), np.concatenate(places))
 
     def take(self, positions: Sequence[int]) -> Origin:
-        """The origin of the rows at these positions, in this order."""
+        """Return the origin of the rows at these positions, in this order."""
         return Origin(self.tables, self.places[np.asarray(positions, dtype=np.int64)])
 
     def cells(self, position: int) -> tuple[str, dict[str, Any]]:
-        """The name of a row's table, and its cell in each of the table's columns."""
-        which, place = self.places[position].tolist()
-        table = self.tables[which]
+        """Return the name of a row's table, and its cells by column."""
+        index, place = self.places[position].tolist()
+        table = self.tables[index]
         row = table.rows[place]
         return table.name, {name: row.get(name) for name in table.columns}
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Checked rows: `values` are label names, lists of names or numbers; `numbers` are 1-based rows of `source`;
-    `groups` say what belongs together (an author, a document), where a column was named for it; `origin` leads to the
-    other cells of each row."""
+    """Checked rows.
+
+    Attributes:
+        pairs: second texts, or None for single texts.
+        values: label values: names, lists of names, `SoftLabels`, or numbers.
+        numbers: rows in `source`, from 1.
+        groups: group of each row (an author, a document), if `data.group` is set.
+        origin: the other cells of each row.
+    """
 
     texts: Sequence[str]
     pairs: Sequence[str] | None
@@ -76,7 +81,7 @@ class Rows:
         return len(self.texts)
 
     def take(self, positions: Sequence[int]) -> Rows:
-        """The rows at these positions, in this order."""
+        """Return the rows at these positions, in this order."""
         taken = Rows(
             chosen(self.texts, positions),
             chosen(self.pairs, positions) if self.pairs is not None else None,
@@ -86,20 +91,20 @@ class Rows:
             [self.groups[index] for index in positions] if self.groups is not None else None,
             self.origin.take(positions) if self.origin is not None else None,
         )
-        if "identities" in self.__dict__:  # hashed already: the texts need not be read once more
+        if "identities" in self.__dict__:  # computed already: do not read the texts again
             taken.__dict__["identities"] = self.identities[np.asarray(positions, dtype=np.int64)]
         return taken
 
     @cached_property
     def identities(self) -> Identities:
-        """What makes two rows the same text, `[N]`: a hash of 64 bits, since a large table's texts stay on disk."""
+        """Hash of each row's texts `[N]`; 64 bits, since the texts of a large table stay on disk."""
         pairs: Iterable[str] = self.pairs if self.pairs is not None else repeat("")
         both = (_hash(text.strip(), pair.strip()) for text, pair in zip(self.texts, pairs, strict=False))
         return np.fromiter(both, np.uint64, len(self))
 
 
 def joined(parts: Sequence[Rows]) -> Rows:
-    """The rows of several tables, one after the other.
+    """Return the concatenated rows of several tables.
 
     Raises:
         DataError: pairs in some tables and single texts in others.
@@ -107,7 +112,10 @@ def joined(parts: Sequence[Rows]) -> Rows:
     if not parts:
         return Rows([], None, [], [], "")
     if len({part.pairs is None for part in parts}) > 1:
-        raise DataError("some tables have pairs of texts and others single texts", file=parts[0].source)
+        raise DataError(
+            "some tables have pairs of texts and others single texts: give all of them a --text-pair column, or none",
+            file=parts[0].source,
+        )
     if len(parts) == 1:
         return parts[0]
     pairs = _one_after_another([part.pairs or () for part in parts]) if parts[0].pairs is not None else None
@@ -123,24 +131,24 @@ def joined(parts: Sequence[Rows]) -> Rows:
 
 
 def once(rows: Rows, counts: Counter[str], name: str) -> Rows:
-    """The rows without exact repeats of text and label; `counts[name]` grows by how many went."""
+    """Return the rows without duplicates of text and label, whose number is added to `counts[name]`."""
     _, first = np.unique(_with_values(rows), axis=0, return_index=True)
     counts[name] += len(rows) - len(first)
     return rows.take(np.sort(first).tolist())
 
 
 def contradicted(*tables: Rows) -> Identities:
-    """The texts that carry different labels anywhere in these tables."""
+    """Return the identities of texts with different labels in these tables."""
     whole = np.unique(np.concatenate([_with_values(rows) for rows in tables]), axis=0)
-    found, often = np.unique(whole[:, 0], return_counts=True)
-    return found[often > 1]
+    texts, label_counts = np.unique(whole[:, 0], return_counts=True)
+    return texts[label_counts > 1]
 
 
 def without(rows: Rows, keys: Identities, counts: Counter[str], name: str) -> Rows:
-    """The rows whose text is none of these; `counts[name]` grows by how many went."""
-    kept = np.flatnonzero(~np.isin(rows.identities, keys))
-    counts[name] += len(rows) - len(kept)
-    return rows.take(kept.tolist())
+    """Return the rows without those texts, whose number is added to `counts[name]`."""
+    places = np.flatnonzero(~np.isin(rows.identities, keys))
+    counts[name] += len(rows) - len(places)
+    return rows.take(places.tolist())
 
 
 def _with_values(rows: Rows) -> Identities:
@@ -149,7 +157,7 @@ def _with_values(rows: Rows) -> Identities:
 
 
 def _hash(*parts: str) -> int:
-    # two of a hundred million texts share 64 bits by chance once in 4,000 such tables
+    # of 4,000 tables with 100 million texts each, one has two texts with the same 64 bits by chance
     whole = "\0".join(parts).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "little")
 

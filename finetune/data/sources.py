@@ -1,8 +1,4 @@
-"""Where tables come from, and which of their columns is what.
-
-Knows: files, folders of splits, Hub datasets; obvious column names.
-Does not know: tasks, labels, splits that have to be made.
-"""
+"""Read the tables of a source (file, folder, Hub dataset, or in memory), and find their text and label columns."""
 
 from __future__ import annotations
 
@@ -25,7 +21,7 @@ from finetune.data.label_cells import flag_of
 from finetune.data.tables_in_memory import SPLIT_NAMES, splits_in_memory
 
 ROWS_FOR_HINT = 200
-"""Rows that are looked at to find columns of zeros and ones."""
+"""Number of rows in which columns of zeros and ones are detected."""
 
 PAIR_NAMES = (
     ("text", "text_pair"),
@@ -38,8 +34,8 @@ PAIR_NAMES = (
 )
 
 
-def options_of(source: Source, config: DataConfig) -> TableOptions:
-    """How the files of a source are read."""
+def table_options(source: Source, config: DataConfig) -> TableOptions:
+    """Return the options with which the files of a source are read."""
     return TableOptions(
         source.encoding or config.encoding,
         source.separator or config.separator,
@@ -65,55 +61,56 @@ class Columns:
 
     @property
     def several(self) -> tuple[str, ...]:
-        """The columns that each hold something of one label, where there are such."""
+        """The columns that each belong to one label; empty if there is one label column."""
         return self.label_columns or self.soft_label_columns
 
     def labels_of(self, table: Table) -> list[Sequence[Any]]:
-        """The cells of every column of labels, each `[rows]`; none for a column that the table does not have."""
+        """Return the cells of each label column that the table has, each `[rows]`."""
         return [table.column(name) for name in self.several or (self.label,) if name in table.columns]
 
 
 def find_columns(source: Source, config: DataConfig, table: Table) -> Columns:
-    """The columns asked for, or the obvious ones.
+    """Return the configured columns, or those with obvious names.
 
     Raises:
-        DataError: a column that is not there, or none that is obvious; lists the columns and names the flag.
+        DataError: there is no such column, or none with an obvious name; lists the columns and names the flag.
     """
     by_name = by_clean_name(table.columns)
-    pair_asked = source.text_pair or config.text_pair
-    text = _asked(source.text or config.text, table, "--text")
-    pair = _asked(pair_asked, table, "--text-pair")
-    one = source.label is not None  # a column of this source's own
-    shares = (
-        () if one else tuple(column_named(name, table, "data.soft_label_columns") for name in config.soft_label_columns)
-    )
-    several = () if one else tuple(column_named(name, table, "--label") for name in config.label_columns)
-    label = _asked(next(iter(several or shares), source.label or config.label), table, "--label")
+    text = _configured(source.text or config.text, table, "--text")
+    pair = _configured(source.text_pair or config.text_pair, table, "--text-pair")
+    indicators: tuple[str, ...] = ()
+    soft: tuple[str, ...] = ()
+    if source.label is None:  # a label column of the source itself replaces them
+        indicators = tuple(column_named(name, table, "--label") for name in config.label_columns)
+        soft = tuple(column_named(name, table, "data.soft_label_columns") for name in config.soft_label_columns)
+    label = _configured(next(iter(indicators or soft), source.label or config.label), table, "--label")
     if text is None and pair is None:
         text, pair = _obvious_text(by_name, label)
     elif text is None:
-        text = next((by_name[one] for one, two in PAIR_NAMES if by_name.get(two) == pair and one in by_name), None)
+        text = next(
+            (by_name[first] for first, second in PAIR_NAMES if by_name.get(second) == pair and first in by_name), None
+        )
     if label is None:
         label = obvious_column(LABEL_NAMES, table.columns, without=(text, pair))
-    rest = [column for column in table.columns if column not in (text, pair, label, *several, *shares)]
-    if len(rest) == 1 and (text is None) != (label is None):  # two columns, and one of them is known
+    rest = [column for column in table.columns if column not in (text, pair, label, *indicators, *soft)]
+    if len(rest) == 1 and (text is None) != (label is None):  # of two columns, one is known
         text, label = (text or rest[0]), (label or rest[0])
     for column, flag, what in ((text, "--text", "text"), (label, "--label", "label")):
         if column is None:
             raise DataError(
-                f"which column holds the {what}? Say it with {flag}; there are: {shown(table.columns)}"
+                f"the {what} column cannot be detected: name it with {flag}; there are: {shown(table.columns)}"
                 + (_flag_columns_hint(table, rest) if what == "label" else "")
                 + _layout_hint(table),
                 file=table.name,
             )
-    return Columns(str(text), pair, str(label), several, shares)
+    return Columns(str(text), pair, str(label), indicators, soft)
 
 
 def named_splits(source: Source, data: Any = None, options: TableOptions | None = None) -> dict[str, Table]:
-    """`train`, `validation` and `test` tables of a source; an unsplit one is `train`.
+    """Return the `train`, `validation` and `test` tables of a source; one without splits is `train`.
 
-    A folder holds files or folders named for the splits (`train.csv`, `test-001.parquet`, `reviews_dev.csv`, `train/`),
-    or files that all belong to one table. The rows of several files are numbered through, in the order of their names.
+    A folder has files or folders named after splits (`train.csv`, `test-001.parquet`, `reviews_dev.csv`, `train/`), or
+    files of one table. Rows of several files are numbered consecutively, in the order of the files' names.
 
     Args:
         data: a pandas or polars DataFrame, `datasets.Dataset` or `DatasetDict`, list of dicts, or a dict of those by
@@ -121,13 +118,13 @@ def named_splits(source: Source, data: Any = None, options: TableOptions | None 
         options: how files are read.
 
     Raises:
-        DataError: nothing there, or nothing that can be read.
+        DataError: there is no such source, or it cannot be read.
     """
     options = options or TableOptions()
     path = Path(source.path).expanduser()
     is_file = data is None and (path.exists() or path.suffix.lower() in SUFFIXES)
     if not is_file and options != TableOptions():
-        raise DataError("--encoding, --separator and --no-header are for files: leave them out", file=source.path)
+        raise DataError("--encoding, --separator and --no-header apply to files only: remove them", file=source.path)
     if data is not None:
         return splits_in_memory(data, source.path)
     if path.is_dir():
@@ -135,16 +132,16 @@ def named_splits(source: Source, data: Any = None, options: TableOptions | None 
     if path.is_file() or path.suffix.lower() in SUFFIXES:
         return {"train": read_table(path, options)}
     if path.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?(@[\w./-]+)?(#.+)?", source.path):
-        raise DataError(f"no table: give a {', '.join(SUFFIXES)} file or a Hub dataset id", file=source.path)
+        raise DataError(f"this is not a table: give a {', '.join(SUFFIXES)} file or a Hub dataset id", file=source.path)
     return splits_in_memory(_from_hub(source.path), source.path)
 
 
-def _asked(name: str | None, table: Table, flag: str) -> str | None:
+def _configured(name: str | None, table: Table, flag: str) -> str | None:
     return column_named(name, table, flag) if name is not None else None
 
 
 def column_named(name: str, table: Table, flag: str) -> str:
-    """The column that a person means by a name.
+    """Return the column with a name, ignoring differences that matching_column ignores.
 
     Raises:
         DataError: there is none; lists the columns.
@@ -164,35 +161,32 @@ def column_named(name: str, table: Table, flag: str) -> str:
 
 
 def _flag_columns_hint(table: Table, columns: Sequence[str]) -> str:
-    """The flags for columns of zeros and ones, where there are several."""
-    found = []
+    """Return the flags for indicator columns, if there are several."""
+    names = []
     for name in columns:
         head = [cell for cell in table.column(name)[:ROWS_FOR_HINT] if not is_missing(cell)]
         if head and all(flag_of(cell) is not None for cell in head):
-            found.append(name)
-    if len(found) < 2:
+            names.append(name)
+    if len(names) < 2:
         return ""
-    flags = " ".join(f"--label {shlex.quote(name)}" for name in found)
-    return f". {len(found)} columns hold zeros and ones: if each says whether one label holds, say {flags}"
+    flags = " ".join(f"--label {shlex.quote(name)}" for name in names)
+    return f". {len(names)} columns hold zeros and ones: if each is the indicator of one label, pass {flags}"
 
 
 def _layout_hint(table: Table) -> str:
-    """What to say where the columns of a CSV or TSV file may have been read wrongly."""
+    """Return a hint for a CSV or TSV file whose columns may have been read with the wrong options."""
     if Path(table.name).suffix.lower() not in (".csv", ".tsv"):
         return ""
     if len(table.columns) == 1:
-        return ". This is the only column: if the table has more, name the mark between them with --separator"
-    return (
-        "; if the first row is no header, say --no-header"
-        if any("--no-header" in one for one in table.warnings)
-        else ""
-    )
+        return ". This is the only column: if the table has more, name the character between them with --separator"
+    is_doubtful = any("--no-header" in warning for warning in table.warnings)
+    return "; if the first row is not a header, pass --no-header" if is_doubtful else ""
 
 
 def _obvious_text(by_name: Mapping[str, str], label: str | None) -> tuple[str | None, str | None]:
-    for one, two in PAIR_NAMES:
-        if one in by_name and two in by_name and label not in (by_name[one], by_name[two]):
-            return by_name[one], by_name[two]
+    for first, second in PAIR_NAMES:
+        if first in by_name and second in by_name and label not in (by_name[first], by_name[second]):
+            return by_name[first], by_name[second]
     return obvious_column(TEXT_NAMES, by_name.values(), without=(label,)), None
 
 
@@ -209,8 +203,8 @@ def _splits_of_folder(folder: Path, options: TableOptions) -> dict[str, Table]:
     if not files:
         files["train"] = _tables_in(folder)
     if not files.get("train"):
-        raise DataError(f"this folder holds no tables ({', '.join(SUFFIXES)}) to train on", file=str(folder))
-    order = sorted(files, key=lambda split: split != "train")  # the training rows say how the others are read
+        raise DataError(f"this folder has no tables ({', '.join(SUFFIXES)}) to train on", file=str(folder))
+    order = sorted(files, key=lambda split: split != "train")  # the training files come first
     return {
         split: _one_table(folder, [read_table(file, options) for file in files[split]])
         for split in order
@@ -252,10 +246,9 @@ def _from_hub(name: str) -> Any:
     repo, _, config = spec.partition(":")
     try:
         return datasets.load_dataset(repo, config or None, revision=revision or None, split=split or None)
-    except (
-        Exception
-    ) as error:  # datasets raises a dozen unrelated kinds here, ConnectionError and ValueError among them
+    except Exception as error:  # datasets raises many unrelated types, such as ConnectionError and ValueError
         first = " ".join(str(error).split())[:300]
         raise DataError(
-            f"neither a file here nor a dataset that the Hub gives now ({type(error).__name__}: {first})", file=name
+            f"there is no such file, and the dataset cannot be loaded from the Hub ({type(error).__name__}: {first})",
+            file=name,
         ) from error

@@ -1,4 +1,4 @@
-"""Tables that are given in memory: pandas and polars frames, `datasets` and lists of dicts, alone or by split."""
+"""Read tables in memory: pandas and polars DataFrames, `datasets` and lists of dicts, alone or by split."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ SPLIT_NAMES = {
 
 
 def splits_in_memory(data: Any, name: str) -> dict[str, Table]:
-    """Return `train`, `validation` and `test` tables of data in memory; an unsplit one is `train`.
+    """Return the `train`, `validation` and `test` tables of data in memory; one without splits is `train`.
 
-    Splits of other names are left out, which the note of the training table says.
+    Splits with other names are skipped, and listed in the note of the training table.
 
     Raises:
-        DataError: no training split, two splits of one kind, no rows, or data of another kind.
+        DataError: no training split, two splits with one role, no rows, or an unsupported type.
     """
     if not isinstance(data, Mapping):
         return {"train": _table(data, name)}
     splits = {split: SPLIT_NAMES[split] for split in data if split in SPLIT_NAMES}  # DatasetDict is a dict as well
     if "train" not in splits.values():
         raise DataError(
-            f"there is no split 'train' (there are: {shown(list(data))}): a table is a DataFrame or a list of dicts, "
-            "and a dict holds one table for each split",
+            f"there is no split 'train' (there are: {shown(list(data))}): give a table as a DataFrame or a list of "
+            "dicts; a dict has one table for each split",
             file=name,
         )
     for kind, count in Counter(splits.values()).items():
         if count > 1:
             same = [repr(split) for split in splits if splits[split] == kind]
-            raise DataError(f"the splits {' and '.join(same)} are both read as {kind!r}: leave one out", file=name)
+            raise DataError(f"the splits {' and '.join(same)} are both read as {kind!r}: remove one", file=name)
     tables = {kind: _table(data[split], name) for split, kind in splits.items()}
     train = tables.pop("train")
     unused = [repr(str(split)) for split in data if split not in splits]
     if unused:
-        train = replace(train, note=f"splits that are not used: {shown(unused)}")
+        train = replace(train, note=f"unused splits: {shown(unused)}")
     return {"train": train, **tables}
 
 
@@ -76,7 +76,7 @@ def _table(data: Any, name: str) -> Table:
 
 
 def _records_of(dataset: Any) -> Records:
-    """The rows of a `datasets.Dataset`, left where they lie; numbers of a ClassLabel column become its names."""
+    """Return the rows of a `datasets.Dataset` without copying them; ids of a ClassLabel column become its names."""
     arrow = dataset.flatten_indices().with_format("arrow")[:]
     cells = {name: Cells(arrow.column(name).chunks) for name in dataset.column_names}
     for name, feature in dataset.features.to_dict().items():

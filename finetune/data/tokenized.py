@@ -1,8 +1,4 @@
-"""A split's texts as token ids on disk, read a row at a time.
-
-Knows: how encoded rows lie in Arrow, so that a table larger than memory can be trained on.
-Does not know: how a text is tokenized (encoding.py), batches, models.
-"""
+"""The tokenized texts of a split in an Arrow file on disk, so that they need not fit in memory."""
 
 from __future__ import annotations
 
@@ -19,11 +15,11 @@ FIELDS = ("ids", "type_ids", "segments")
 
 
 class Tokens(OnDisk):
-    """Encoded rows, mapped from disk.
+    """Tokenized rows, memory-mapped.
 
     Attributes:
-        lengths: tokens of each row `[N]`.
-        truncated: whether each row was cut `[N]`.
+        lengths: number of tokens of each row `[N]`.
+        truncated: whether each row was truncated `[N]`.
     """
 
     def __init__(self, texts: Sequence[str], pairs: Sequence[str] | None, encoder: TextEncoder) -> None:
@@ -41,7 +37,7 @@ class Tokens(OnDisk):
             batches = spool.batches()
         self.lengths = np.concatenate(lengths) if lengths else np.zeros(0, dtype=np.int64)
         self.truncated = np.concatenate(truncated) if truncated else np.zeros(0, dtype=np.bool_)
-        # ids of one batch lie one after the other: where a row begins follows from the lengths
+        # the rows of a batch are concatenated: the lengths give the offset of each
         self._flat = [[batch.column(field).flatten().to_numpy() for field in FIELDS] for batch in batches]
         self._begins = [np.cumsum(of) - of for of in lengths]
 
@@ -53,12 +49,12 @@ class Tokens(OnDisk):
         return [self._row(place) for place in places]
 
     def vocabulary(self) -> npt.NDArray[np.int64]:
-        """The ids of all tokens in these rows, each once, in order."""
-        found = [np.unique(ids) for ids, *_ in self._flat]
-        return np.unique(np.concatenate(found)).astype(np.int64) if found else np.zeros(0, dtype=np.int64)
+        """Return the distinct token ids in these rows, sorted."""
+        ids_by_batch = [np.unique(ids) for ids, *_ in self._flat]
+        return np.unique(np.concatenate(ids_by_batch)).astype(np.int64) if ids_by_batch else np.zeros(0, dtype=np.int64)
 
     def add_to(self, digest: Any) -> None:
-        """Add all tokens, in row order, to a hash of hashlib."""
+        """Update a hash of hashlib with all tokens, in the order of the rows."""
         digest.update(self.lengths.tobytes())
         for ids, type_ids, segments in self._flat:
             for flat in (ids, type_ids, segments):

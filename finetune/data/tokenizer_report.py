@@ -1,8 +1,4 @@
-"""Whether a base can read the texts: what its tokenizer makes of them, and what they are written in.
-
-Knows: the figures that tell, the bounds beyond which a base does not fit, bases that would.
-Does not know: tables, training.
-"""
+"""How well the tokenizer of a base fits the texts: token statistics, scripts, languages, and warnings."""
 
 from __future__ import annotations
 
@@ -10,8 +6,8 @@ import random
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,11 +16,11 @@ from finetune.core.tokenization import TextEncoder, without_surrogates
 from finetune.data.tokenized import Tokens
 
 ROWS = 2000
-"""Texts that are looked at, drawn with the seed; lengths and cuts are counted on all."""
+"""Number of texts that are sampled; lengths and truncation are counted on all texts."""
 
 MOST_TOKENS_PER_WORD = 1.8
-"""An English WordPiece base makes 1.1 to 1.4 tokens of an English word, over 16 sets from intents to programmers'
-questions, and 2.2 to 2.4 of one in eleven languages of Indonesia."""
+"""English WordPiece has 1.1 to 1.4 tokens per English word, on 16 data sets from intents to programming questions, and
+2.2 to 2.4 per word of eleven languages of Indonesia."""
 
 MOST_UNKNOWN = 0.01
 MOST_TRUNCATED = 0.2
@@ -37,13 +33,19 @@ MULTILINGUAL = (
 WORD = re.compile(
     r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff]|[^\W_]+"
 )
-"""A word; in scripts written without spaces, each letter."""
+"""A word, or a letter in scripts without spaces."""
 
 
 @dataclass(frozen=True)
 class TokenizerReport:
-    """What a tokenizer makes of the texts. Shares lie in 0..1; `lengths` are tokens at the named quantiles;
-    `scripts` and `languages` are shares, largest first."""
+    """Token statistics of the texts.
+
+    Attributes:
+        unknown: fraction of tokens that are unknown.
+        truncated: fraction of texts that are truncated.
+        lengths: quantile -> number of tokens.
+        scripts, languages: name -> fraction, largest first.
+    """
 
     unknown: float
     tokens_per_word: float
@@ -55,60 +57,64 @@ class TokenizerReport:
 
     def __str__(self) -> str:
         return (
-            f"texts: {self.tokens_per_word:.2f} tokens a word, {self.unknown:.2%} unknown; half have up to "
-            f"{self.lengths['0.5']} tokens, the longest {self.lengths['1.0']}, {self.truncated:.1%} are cut; "
-            f"written in {_shown(self.scripts)}; language {_shown(self.languages)}"
+            f"texts: {self.tokens_per_word:.2f} tokens per word, {self.unknown:.2%} unknown; median length "
+            f"{self.lengths['0.5']} tokens, longest {self.lengths['1.0']}, {self.truncated:.1%} truncated; "
+            f"script {_shown(self.scripts)}; language {_shown(self.languages)}"
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Every field, ready for metrics.json."""
+        """Return all fields for metrics.json."""
         return asdict(self) | {"warnings": list(self.warnings)}
 
 
-def look(encoder: TextEncoder, texts: Sequence[str], tokens: Tokens, *, base: str, seed: int) -> TokenizerReport:
-    """How the texts fit the base's tokenizer, with a warning in a sentence for each thing that does not.
+def tokenizer_report(
+    encoder: TextEncoder, texts: Sequence[str], tokens: Tokens, *, base: str, seed: int
+) -> TokenizerReport:
+    """Return the token statistics of texts, with a warning for each that speaks against the base.
 
     Args:
-        texts: first texts of the rows; `tokens` are the rows as they will be trained on.
+        texts: texts of the rows, without the second texts of pairs.
+        tokens: the same rows, tokenized for training.
+        base: name of the base, for warnings.
     """
-    some = random.Random(seed).sample(range(len(texts)), min(ROWS, len(texts)))
-    clean = [without_surrogates(texts[index]) for index in some]
+    sample = random.Random(seed).sample(range(len(texts)), min(ROWS, len(texts)))
+    clean = [without_surrogates(texts[index]) for index in sample]
     tokenizer = encoder.tokenizer
-    # a text longer than the model reads is meant here: silence the warning about it
+    # texts longer than the model's limit are counted too: verbose=False silences the warning about them
     ids = tokenizer(clean, add_special_tokens=False, verbose=False)["input_ids"]
     pieces = sum(map(len, ids))
     unknown = sum(row.count(tokenizer.unk_token_id) for row in ids) if tokenizer.unk_token_id is not None else 0
     words = sum(len(WORD.findall(text)) for text in clean)
-    found = TokenizerReport(
+    report = TokenizerReport(
         unknown=unknown / max(1, pieces),
         tokens_per_word=pieces / max(1, words),
         truncated=float(tokens.truncated.mean()),
-        lengths={str(share): int(np.quantile(tokens.lengths, share)) for share in (0.5, 0.9, 0.99, 1.0)},
-        scripts=_shares(script for text in clean for script in _scripts(text)),
-        languages=_shares(_language(text) for text in clean),
+        lengths={str(quantile): int(np.quantile(tokens.lengths, quantile)) for quantile in (0.5, 0.9, 0.99, 1.0)},
+        scripts=_fractions(script for text in clean for script in _scripts(text)),
+        languages=_fractions(_language(text) for text in clean),
         warnings=(),
     )
-    return TokenizerReport(**{**asdict(found), "warnings": tuple(_warnings(found, encoder, base))})
+    return replace(report, warnings=tuple(_warnings(report, encoder, base)))
 
 
-def _warnings(found: TokenizerReport, encoder: TextEncoder, base: str) -> list[str]:
-    said = []
-    others = f"bases that read many languages: {', '.join(MULTILINGUAL)}"
-    if found.tokens_per_word > MOST_TOKENS_PER_WORD:
-        said.append(
-            f"{base} cuts a word into {found.tokens_per_word:.1f} tokens here, where 1.3 is usual, so it hardly knows "
-            f"these words (language {_shown(found.languages)}); {others}"
+def _warnings(report: TokenizerReport, encoder: TextEncoder, base: str) -> list[str]:
+    warnings = []
+    others = f"multilingual bases: {', '.join(MULTILINGUAL)}"
+    if report.tokens_per_word > MOST_TOKENS_PER_WORD:
+        warnings.append(
+            f"{base} splits a word into {report.tokens_per_word:.1f} tokens here, where 1.3 is usual: its vocabulary "
+            f"does not fit these texts (language {_shown(report.languages)}); {others}"
         )
-    if found.unknown > MOST_UNKNOWN:
-        said.append(
-            f"{base} has no token for {found.unknown:.1%} of these texts (written in {_shown(found.scripts)}); {others}"
+    if report.unknown > MOST_UNKNOWN:
+        warnings.append(
+            f"{base} has no token for {report.unknown:.1%} of these texts (script {_shown(report.scripts)}); {others}"
         )
-    if found.truncated > MOST_TRUNCATED:
-        said.append(
-            f"{found.truncated:.0%} of the texts are cut at {encoder.max_length} tokens: raise data.max_length if the "
-            "base reads more, or put what matters first"
+    if report.truncated > MOST_TRUNCATED:
+        warnings.append(
+            f"{report.truncated:.0%} of the texts are truncated at {encoder.max_length} tokens: raise data.max_length "
+            "if the base allows more, or move the relevant part to the beginning"
         )
-    return said
+    return warnings
 
 
 def _scripts(text: str) -> list[str]:
@@ -122,12 +128,13 @@ def _language(text: str) -> str:
     return str(py3langid.classify(text)[0])
 
 
-def _shares(names: Any) -> dict[str, float]:
-    counted = Counter(names)
-    total = max(1, counted.total())
-    return {name: round(count / total, 4) for name, count in counted.most_common(8)}
+def _fractions(names: Iterable[str]) -> dict[str, float]:
+    counts = Counter(names)
+    total = max(1, counts.total())
+    return {name: round(count / total, 4) for name, count in counts.most_common(8)}
 
 
-def _shown(shares: dict[str, float]) -> str:
-    """The names that matter: those with a twentieth or more, at most four."""
-    return ", ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:4] if share >= 0.05) or "none found"
+def _shown(fractions: dict[str, float]) -> str:
+    """Return the most frequent names with their percentages: at most four, each with at least 5%."""
+    frequent = [f"{name} {fraction:.0%}" for name, fraction in list(fractions.items())[:4] if fraction >= 0.05]
+    return ", ".join(frequent) or "none detected"

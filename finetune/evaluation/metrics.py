@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from finetune.core.errors import ConfigError
 from finetune.core.labels import Task
+from finetune.core.stripped_docstrings import allow_stripped_docstrings
 
 Array = npt.NDArray[Any]
 CALIBRATION_BINS = 10
@@ -264,6 +265,7 @@ def load_metric(name: str, task: Task) -> Any:
     """
     import evaluate
 
+    allow_stripped_docstrings("evaluate")
     if name in METRICS or name in SCORE_METRICS:
         return _module(name, task)
     try:

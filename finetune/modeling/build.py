@@ -97,7 +97,7 @@ def build_model(
     if not kept:
         raise CheckpointError(f"{base.name}: none of its weights fits a {own.model_type} body")
     if wanted.initializer is not None:
-        fill = pick(INITIALIZERS, wanted.initializer.name, wanted.initializer.knobs, what="initializer")
+        fill = pick(INITIALIZERS, wanted.initializer.name, wanted.initializer.options, what="initializer")
         for module in new_parts(model):
             initialize(module, fill)
     new = sorted(set(model.state_dict()) - set(kept))
@@ -134,7 +134,9 @@ def classifier_config(own: Any, labels: LabelSpace, wanted: ModelConfig) -> Any:
     """
     if wanted.head.name != STOCK:
         own = TextClassifierConfig(
-            encoder=own.to_dict(), head={"name": wanted.head.name, **wanted.head.knobs}, pooling=wanted.pooling or "cls"
+            encoder=own.to_dict(),
+            head={"name": wanted.head.name, **wanted.head.options},
+            pooling=wanted.pooling or "cls",
         )
     elif wanted.pooling is not None:
         raise ConfigError("model.pooling is for heads of ours: --set model.head=linear, or leave it out")

@@ -1,15 +1,11 @@
 """A body's last layer computed for the first token alone, where the head reads nothing else.
 
-Knows: how a layer of BERT's kind is put together, and how to tell that a model gives the same logits this way.
-Does not know: training, batches.
-
-Keys and values are needed of all tokens, queries, output and feed-forward part of the first only: five sixths of the
+Keys and values are needed of all tokens; queries, output and feed-forward part of the first only: five sixths of the
 layer's matrix products are saved.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,40 +14,55 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-TOLERANCE = 1e-4
-"""Largest difference of a logit, over the largest logit, that float32 leaves between the two ways."""
+from finetune.modeling.fast_paths import agree, log_off, model_type_of, trial_logits
+
+NAME = "the last layer for the first token alone"
+
+BERT_LAYERS = frozenset(
+    ("bert", "camembert", "data2vec-text", "electra", "ernie", "roberta", "roc_bert", "xlm-roberta")
+)
+"""Model types whose layers compute what BERT's do."""
 
 
 @contextmanager
 def first_token_only(model: Any, *, wanted: bool = True, tried: bool = False) -> Iterator[bool]:
-    """While this lasts, the last layer gives `[B, 1, H]`, its state of the first token; gives whether it does.
-
-    A model whose layers are not BERT's, or whose head reads more than the first token, stays as it is.
+    """Make the last layer return `[B, 1, H]`, its state of the first token, until the context ends.
 
     Args:
-        tried: it is known that the model gives the same logits this way.
+        wanted: False changes nothing.
+        tried: the model is known to give the same logits this way, so that the trial is left out.
+
+    Yields:
+        Whether it is on. It is off for layers that are not BERT's, for a head that reads more than the first token, and
+        where the trial gives other logits.
     """
     layers = layers_of(model) if wanted else []
     layer = layers[-1] if layers else None
     if layer is None or not (tried or _reads_first_token_only(model, layer)):
         yield False
         return
-    expected = None if tried else _logits_of_a_few(model)
+    expected = None if tried else trial_logits(model)
     layer.forward = partial(_forward, layer)
     try:
-        same = True
-        if expected is not None:
-            difference = (_logits_of_a_few(model) - expected).abs().max()
-            same = bool(difference <= TOLERANCE * expected.abs().max().clamp(min=1))
-        if not same:
+        reason = "" if expected is None else _difference(model, expected)
+        if reason:
             del layer.forward
-        yield same
+            log_off(NAME, model_type_of(model), reason)
+        yield not reason
     finally:
         vars(layer).pop("forward", None)
 
 
+def _difference(model: Any, expected: Tensor) -> str:
+    """Return why a model does not give the expected logits; empty where it does."""
+    try:
+        return "" if agree(trial_logits(model), expected) else "the logits differ from those of the ordinary layer"
+    except Exception as error:  # whatever another release of transformers changed, the ordinary layer is still there
+        return f"the trial failed with {type(error).__name__}: {error}"
+
+
 def _reads_first_token_only(model: Any, layer: Any) -> bool:
-    """Whether logits stay numbers where the last states of all other tokens are none."""
+    """Return whether logits stay finite where the last states of all other tokens are NaN."""
 
     def spoil(module: Any, inputs: Any, states: Any) -> Any:
         if not isinstance(states, Tensor) or states.dim() != 3:
@@ -61,7 +72,7 @@ def _reads_first_token_only(model: Any, layer: Any) -> bool:
 
     hook = layer.register_forward_hook(spoil)
     try:
-        return bool(torch.isfinite(_logits_of_a_few(model)).all())
+        return bool(torch.isfinite(trial_logits(model)).all())
     except TypeError:
         return False
     finally:
@@ -69,40 +80,21 @@ def _reads_first_token_only(model: Any, layer: Any) -> bool:
 
 
 def layers_of(model: Any) -> list[Any]:
-    """The body's layers, where each computes what BERT's does; else none."""
-    from transformers.models.bert import modeling_bert as bert
-
+    """Return the body's layers, from the lowest up, where the model's type has BERT's layers; else an empty list."""
+    model_type = model_type_of(model)
     stacks = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
     layers = max(stacks, key=len, default=[])
-    return layers if all(_is_berts(layer, bert) for layer in layers) else []
+    if model_type in BERT_LAYERS and all(_has_parts(layer) for layer in layers):
+        return layers
+    log_off(NAME, model_type, "its layers are not BERT's")
+    return []
 
 
-def _is_berts(layer: Any, bert: Any) -> bool:
-    attention = getattr(layer, "attention", None)
-    own = getattr(attention, "self", None)
-    parts = ((layer, bert.BertLayer), (attention, bert.BertAttention), (own, bert.BertSelfAttention))
-    return all(_forward_of(type(one)) == _forward_of(kind) for one, kind in parts)
-
-
-def _forward_of(kind: type) -> Any:
-    """What a class computes; families differ from BERT in comments at times."""
-    forward = getattr(kind, "forward", None)
-    code = getattr(inspect.unwrap(forward), "__code__", None) if forward is not None else None
-    return code and (code.co_code, code.co_names, code.co_varnames)
-
-
-def _logits_of_a_few(model: Any) -> Tensor:
-    ids = torch.arange(10, device=model.device).reshape(2, 5)
-    mask = torch.ones_like(ids)
-    mask[1, 3:] = 0
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            logits: Tensor = model(input_ids=ids, attention_mask=mask).logits.float()
-    finally:
-        model.train(training)
-    return logits
+def _has_parts(layer: Any) -> bool:
+    """Return whether a layer has the parts that `_forward` reads."""
+    own = getattr(getattr(layer, "attention", None), "self", None)
+    names = ("query", "key", "value", "num_attention_heads", "attention_head_size", "scaling", "dropout")
+    return all(hasattr(own, name) for name in names) and hasattr(layer, "feed_forward_chunk")
 
 
 def _forward(
@@ -134,5 +126,5 @@ def _forward(
         scaling=own.scaling,
         **rest,
     )
-    found: Tensor = layer.feed_forward_chunk(layer.attention.output(states.reshape(rows, 1, -1), first))
-    return found
+    output: Tensor = layer.feed_forward_chunk(layer.attention.output(states.reshape(rows, 1, -1), first))
+    return output

@@ -1,73 +1,78 @@
-"""What torch does slowly while it trains on a CPU, done faster: dropout, attention of short texts, fresh memory.
+"""Faster versions of what torch does slowly while it trains on a CPU: dropout, attention of short texts.
 
-Knows: the extension points of torch and transformers for these; what is computed stays the same.
-Does not know: which model it serves, the Trainer.
-
-Figures are in docs/decisions.md.
+What is computed stays the same; figures are in docs/decisions.md.
 """
 
 from __future__ import annotations
 
-import ctypes
-import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from finetune.modeling.fast_paths import agree, log_off, model_type_of, trial_logits
+
 STEPS = 2**16
-"""Dropout's probability is rounded to one over this: torch draws a float for each value, here it is 16 bits."""
+"""Dropout's probability is a multiple of one over this: torch draws a float for each value, FastDropout 16 bits."""
 
-QUICK_EAGER = "quick_eager"
-"""Name of `quick_eager` among transformers' attention functions."""
+NAME = "fast attention on the CPU"
+FAST_EAGER = "fast_eager"
+"""Name of `fast_eager` in transformers' AttentionInterface."""
+
+BERT_ATTENTION = frozenset(
+    {
+        *("albert", "bert", "camembert", "data2vec-text", "distilbert", "electra", "ernie", "gte"),
+        *("jina_embeddings_v3", "mobilebert", "nomic_bert", "roberta", "roberta-prelayernorm", "roc_bert"),
+        *("xlm-roberta", "xlm-roberta-xl"),
+    }
+)
+"""Model types whose eager attention computes what BERT's does, of those that train on texts."""
 
 
-class QuickDropout(nn.Dropout):
-    """torch's Dropout, some four times as fast on a CPU."""
+class FastDropout(nn.Dropout):
+    """torch's Dropout, about four times as fast on a CPU."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """As `nn.Dropout.forward`."""
+        """Return what `nn.Dropout.forward` returns."""
         if not self.training or self.inplace or input.device.type != "cpu":
             return super().forward(input)
-        return dropped(input, self.p)
+        return fast_dropout(input, self.p)
 
 
-def dropped(values: Tensor, p: float) -> Tensor:
-    """Values of a CPU tensor, each zero with probability `p`, the others divided by 1 - p."""
+def fast_dropout(values: Tensor, p: float) -> Tensor:
+    """Return the values of a CPU tensor, each zero with probability `p`, the others divided by 1 - p."""
     below = round(p * STEPS)
     if below in (0, STEPS):
         return F.dropout(values, p)
-    found: Tensor = _Dropped.apply(values, below)  # type: ignore[no-untyped-call]
-    return found
+    dropped: Tensor = _Dropout.apply(values, below)  # type: ignore[no-untyped-call]
+    return dropped
 
 
-class _Dropped(torch.autograd.Function):
+class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, below: int) -> Tensor:
         count = values.numel()
         bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        kept = bits.view(torch.int16)[:count].view(values.shape) >= below - STEPS // 2
-        ctx.save_for_backward(kept)
+        mask = bits.view(torch.int16)[:count].view(values.shape) >= below - STEPS // 2
+        ctx.save_for_backward(mask)
         ctx.scale = STEPS / (STEPS - below)
-        return torch.where(kept, values, 0.0).mul_(ctx.scale)
+        return torch.where(mask, values, 0.0).mul_(ctx.scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (kept,) = ctx.saved_tensors
-        return torch.where(kept, gradients[0], 0.0).mul_(ctx.scale), None
+        (mask,) = ctx.saved_tensors
+        return torch.where(mask, gradients[0], 0.0).mul_(ctx.scale), None
 
 
-def drop_quickly(model: nn.Module) -> None:
-    """Let every plain Dropout of a model be a quick one."""
+def use_fast_dropout(model: nn.Module) -> None:
+    """Make every plain Dropout of a model a FastDropout."""
     for module in model.modules():
         if type(module) is nn.Dropout:
-            module.__class__ = QuickDropout
+            module.__class__ = FastDropout
 
 
-def quick_eager(
+def fast_eager(
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -77,61 +82,40 @@ def quick_eager(
     dropout: float = 0.0,
     **rest: Any,
 ) -> tuple[Tensor, Tensor]:
-    """BERT's eager attention with a quick dropout: heads `[B, H, L, D]` to states `[B, L, H, D]` and weights."""
+    """Return states `[B, L, H, D]` and weights of BERT's eager attention with fast dropout; heads are `[B, H, L,
+    D]`."""
     scaling = query.size(-1) ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
     weights = F.softmax(scores, dim=-1).to(value.dtype)
     if module.training and dropout:
-        weights = dropped(weights, dropout)
+        weights = fast_dropout(weights, dropout)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
-def eager_of(model: Any) -> str:
-    """The name of the fastest eager attention for a model: ours where its family's is BERT's to the letter."""
+def eager_attention_for(model: Any) -> str:
+    """Return the name of the fastest eager attention for a model on the CPU: ours where the model's type has BERT's
+    attention and gives the same logits with ours, else transformers' own."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, eager_mask
-    from transformers.models.bert import modeling_bert
 
-    own = {inspect.getmodule(type(module)) for module in model.modules()}
-    functions: list[Any] = [vars(module).get("eager_attention_forward") for module in own if module is not None]
-    functions = [function for function in functions if function is not None]
-    plain = inspect.getsource(modeling_bert.eager_attention_forward)
-    if not functions or any(inspect.getsource(function) != plain for function in functions):
+    model_type = model_type_of(model)
+    if model_type not in BERT_ATTENTION:
+        log_off(NAME, model_type, "its attention is not BERT's")
         return "eager"
-    AttentionInterface.register(QUICK_EAGER, quick_eager)
-    AttentionMaskInterface.register(QUICK_EAGER, eager_mask)
-    return QUICK_EAGER
-
-
-USUAL = 128 * 1024
-"""glibc's own threshold in bytes, where neither was set."""
-
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-"""Names of mallopt's options, from glibc's malloc.h."""
-
-
-@contextmanager
-def memory_kept() -> Iterator[None]:
-    """While this lasts, memory is kept as `keep_memory` says; then all that is free goes back to the system."""
-    libc = keep_memory()
+    AttentionInterface.register(FAST_EAGER, fast_eager)
+    AttentionMaskInterface.register(FAST_EAGER, eager_mask)
+    before = model.config._attn_implementation
     try:
-        yield
+        model.set_attn_implementation("eager")
+        expected = trial_logits(model)
+        model.set_attn_implementation(FAST_EAGER)
+        reason = "" if agree(trial_logits(model), expected) else "its logits differ from those of ordinary attention"
+    except Exception as error:  # whatever another release of transformers changed, training goes on without it
+        reason = f"the trial failed with {type(error).__name__}: {error}"
     finally:
-        if libc is not None:
-            libc.mallopt(MMAP_THRESHOLD, USUAL)
-            libc.mallopt(TRIM_THRESHOLD, USUAL)
-            libc.malloc_trim(0)
-
-
-def keep_memory() -> Any:
-    """From now on glibc keeps memory that is freed, where by itself it gives each large tensor back to the system and
-    has the next one zeroed page by page; gives the C library, None where it is another one."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(MMAP_THRESHOLD, 2**30)
-        libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
-    except (OSError, AttributeError):
-        return None
-    return libc
+        model.set_attn_implementation(before)
+    if reason:
+        log_off(NAME, model_type, reason)
+    return "eager" if reason else FAST_EAGER

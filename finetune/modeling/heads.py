@@ -18,7 +18,7 @@ NORMS: dict[str, Callable[[int], nn.Module] | None] = {"none": None, "batch": nn
 
 STOCK = "stock"
 FEWEST_ROWS = 16
-"""Rows in a batch from which batch normalisation's statistics are worth something."""
+"""Rows in a batch from which batch normalization's statistics are worth something."""
 
 
 def stock(width: int, outputs: int) -> nn.Module:
@@ -40,12 +40,12 @@ def mlp(
     dropout: float = 0.1,
     norm: str = "none",
 ) -> nn.Module:
-    """Hidden layers of these widths, each with its activation, normalisation (none, batch, layer) and dropout"""
+    """Hidden layers of these widths, each with its activation, normalization (none, batch, layer) and dropout"""
     widths = [hidden] if isinstance(hidden, int) else list(hidden)
     if not all(isinstance(one, int) and one > 0 for one in widths):
         raise ConfigError(f"head mlp wants widths such as hidden=[256, 64], not {hidden!r}")
     if norm not in NORMS:
-        raise ConfigError(f"head mlp has no normalisation {norm!r}: choose one of {', '.join(NORMS)}")
+        raise ConfigError(f"head mlp has no normalization {norm!r}: choose one of {', '.join(NORMS)}")
     make, normalise = pick(ACTIVATIONS, activation, {}, what="activation"), NORMS[norm]
     layers: list[nn.Module] = []
     for before, after in zip([width, *widths], widths, strict=False):
@@ -63,18 +63,18 @@ def warnings_of(head: nn.Module, rows: int, *, alike: bool) -> list[str]:
         alike: whether its weights begin all alike.
 
     Raises:
-        ConfigError: batch normalisation of single rows.
+        ConfigError: batch normalization of single rows.
     """
     said = []
     if any(isinstance(layer, nn.BatchNorm1d) for layer in head.modules()):
         if rows < 2:
             raise ConfigError(
-                "batch normalisation has no statistics of one row: raise optim.batch_size, or "
+                "batch normalization has no statistics of one row: raise optim.batch_size, or "
                 "--set model.head.norm=layer"
             )
         if rows < FEWEST_ROWS:
             said.append(
-                f"batch normalisation over {rows} rows a batch is noisy: raise optim.batch_size to {FEWEST_ROWS} or "
+                f"batch normalization over {rows} rows a batch is noisy: raise optim.batch_size to {FEWEST_ROWS} or "
                 "more, or --set model.head.norm=layer"
             )
     if alike and sum(isinstance(layer, nn.Linear) for layer in head.modules()) > 1:

@@ -1,6 +1,6 @@
-"""A run's attempts: from a checkpoint of the same run or the start, and again after divergence or lack of memory.
+"""A run's attempts: from the start or a checkpoint of the same run, and again after divergence or lack of memory.
 
-How one attempt trains is in fitting.py.
+How one attempt trains is in fit.py.
 """
 
 from __future__ import annotations
@@ -24,138 +24,142 @@ from finetune.training.fit import AttemptInputs, TrainedModel, TrainingAttempt
 from finetune.training.out_of_memory import OutOfMemory, is_out_of_memory, release, require_divisible
 
 
-def fit(config: TrainConfig, given: AttemptInputs) -> TrainedModel:
-    """Train a base on encoded rows.
+def fit(config: TrainConfig, inputs: AttemptInputs) -> TrainedModel:
+    """Train a base on encoded rows and return the trained model.
 
     Raises:
-        FinetuneError: settings that do not go together (before any update), checkpoints of another run, a full disk,
-            memory that does not suffice for one row, or a run that diverged where no suggested fix is left.
+        FinetuneError: settings that contradict each other (before any update), checkpoints of another run, a full disk,
+            too little memory for one row, or a run that diverged with no suggested fix left.
         KeyboardInterrupt: Ctrl-C, once the update is saved.
     """
-    checkpoint, given, note = begin(config, given)
+    checkpoint, inputs, note = begin(config, inputs)
     while True:
         attempt = _changed(config, dict(note.changes)) if note.changes else config
-        ended = _attempt(attempt, given, note, checkpoint)
-        if isinstance(ended, TrainedModel):
-            return ended
-        checkpoint, note = _again(attempt, given, note, ended)
-        discard_after(given.work, checkpoint)
+        outcome = _attempt(attempt, inputs, note, checkpoint)
+        if isinstance(outcome, TrainedModel):
+            return outcome
+        checkpoint, note = _again(attempt, inputs, note, outcome)
+        discard_after(inputs.work, checkpoint)
 
 
-def begin(config: TrainConfig, given: AttemptInputs) -> tuple[Path | None, AttemptInputs, Note]:
-    """Return the checkpoint that a run goes on from, or None for the start, the batches it goes on with, and how it
-    computes; the work folder then records whose it is.
+def begin(config: TrainConfig, inputs: AttemptInputs) -> tuple[Path | None, AttemptInputs, Note]:
+    """Return the checkpoint to resume from (None: the start), the inputs with the batch plan to go on with, and the
+    checkpoint's note; record in the work folder which run it belongs to.
 
     Raises:
         ConfigError: the checkpoints were made by another run; nothing is deleted.
     """
-    work, say = given.work, given.say
-    checkpoint, given, changed = resumed_from(config, given)
+    work, say = inputs.work, inputs.say
+    checkpoint, inputs, changed = resumed_from(config, inputs)
     if checkpoint is not None:
-        entries = _identity(config, given)
+        entries = _identity(config, inputs)
         for sentence in run_identity.changed_versions(work):
             say(Warned(sentence))
         discard_after(work, checkpoint)
-        run_identity.write(work, entries, given.regime.batches.batch_size)
+        run_identity.write(work, entries, inputs.batch_plan.batches.batch_size)
         note = note_of(checkpoint)
         # a setting that was changed by hand wins over auto-recovery's
-        return checkpoint, given, replace(note, changes={k: v for k, v in note.changes.items() if k not in changed})
+        return checkpoint, inputs, replace(note, changes={k: v for k, v in note.changes.items() if k not in changed})
     if config.resume:
-        damaged = "no whole checkpoint" if checkpoints_of(work) else "no checkpoint"
-        say(Info(f"nothing to resume: {work} holds {damaged}, so that training begins at the start"))
+        missing = "no complete checkpoint" if checkpoints_of(work) else "no checkpoint"
+        say(Info(f"nothing to resume: {work} holds {missing}; training begins at the start"))
     shutil.rmtree(work, ignore_errors=True)
-    run_identity.write(work, _identity(config, given), given.regime.batches.batch_size)
-    return None, given, Note()
+    run_identity.write(work, _identity(config, inputs), inputs.batch_plan.batches.batch_size)
+    return None, inputs, Note()
 
 
-def resumed_from(config: TrainConfig, given: AttemptInputs) -> tuple[Path | None, AttemptInputs, dict[str, str]]:
-    """Return the checkpoint that a run goes on from, or None for the start, the batches it goes on with, and what has
-    changed since; nothing is written.
+def resumed_from(config: TrainConfig, inputs: AttemptInputs) -> tuple[Path | None, AttemptInputs, dict[str, str]]:
+    """Return the checkpoint to resume from (None: the start), the inputs with the batch plan to go on with, and the
+    settings that differ; nothing is written.
 
     Raises:
         ConfigError: the checkpoints were made by another run.
     """
-    checkpoint = last_good_checkpoint(given.work) if config.resume else None
+    checkpoint = last_good_checkpoint(inputs.work) if config.resume else None
     if checkpoint is None:
-        return None, given, {}
-    given = replace(given, regime=_regime_of_before(config, given))
-    return checkpoint, given, run_identity.require_same(given.work, _identity(config, given), config.allow_changed)
+        return None, inputs, {}
+    inputs = replace(inputs, batch_plan=_earlier_batch_plan(config, inputs))
+    return checkpoint, inputs, run_identity.require_same(inputs.work, _identity(config, inputs), config.allow_changed)
 
 
-def _regime_of_before(config: TrainConfig, given: AttemptInputs) -> BatchPlan:
-    """The regime of the run that made the checkpoints, where memory was measured for it."""
-    rows = run_identity.batch_size_of(given.work)
-    if config.optim.batch_size != "auto" or rows is None or rows == given.regime.batches.batch_size:
-        return given.regime
+def _earlier_batch_plan(config: TrainConfig, inputs: AttemptInputs) -> BatchPlan:
+    """Return the batch plan of the run that made the checkpoints: free memory may have changed since."""
+    rows = run_identity.batch_size_of(inputs.work)
+    if config.optim.batch_size != "auto" or rows is None or rows == inputs.batch_plan.batches.batch_size:
+        return inputs.batch_plan
     fixed = config.model_copy(update={"optim": config.optim.model_copy(update={"batch_size": rows})})
-    return batch_plan_for(fixed, given.train.tokens.lengths, given.train.targets, given.labels.task, None)
+    train, task = inputs.train, inputs.objective.labels.task
+    return batch_plan_for(fixed, train.tokens.lengths, train.targets, task, None)
 
 
-def _identity(config: TrainConfig, given: AttemptInputs) -> dict[str, str]:
-    batches, regime = given.regime.batches, given.regime
-    of = f"{batches.batch_size} rows" if batches.tokens is None else f"{batches.tokens} tokens"
+def _identity(config: TrainConfig, inputs: AttemptInputs) -> dict[str, str]:
+    plan, objective = inputs.batch_plan, inputs.objective
+    batches = plan.batches
+    size = f"{batches.batch_size} rows" if batches.tokens is None else f"{batches.tokens} tokens"
     return run_identity.identity(
         config,
-        given.base,
-        given.labels,
-        given.train,
-        given.validation,
-        updates=regime.updates,
-        batches=f"{len(batches)} an epoch, of {of}, {regime.accumulation} an update",
+        inputs.base,
+        objective.labels,
+        inputs.train,
+        inputs.validation,
+        updates=plan.updates,
+        batches=f"{len(batches)} an epoch, of {size}, {plan.accumulation} an update",
         precision="bfloat16" if use_bfloat16(config.precision) else "float32",
-        target=given.target,
+        target=objective.target_scale,
     )
 
 
 def _attempt(
-    config: TrainConfig, given: AttemptInputs, note: Note, checkpoint: Path | None
+    config: TrainConfig, inputs: AttemptInputs, note: Note, checkpoint: Path | None
 ) -> TrainedModel | Diverged | OutOfMemory:
-    """Train once; how the attempt ended, without a reference to its tensors."""
-    fitting: TrainingAttempt | None = None
+    """Train once; return the model, or why there is none, without a reference to the attempt's tensors."""
+    attempt: TrainingAttempt | None = None
     try:
-        fitting = TrainingAttempt(config, given, note)
-        return fitting.run(checkpoint)
+        attempt = TrainingAttempt(config, inputs, note)
+        return attempt.run(checkpoint)
     except Diverged as diverged:
         return diverged.with_traceback(None)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        if fitting is None:
-            raise ConfigError("out of memory: the base itself does not fit. Choose a smaller one") from error
-        out = OutOfMemory(fitting.trainer.rows_at_once, fitting.trainer.is_evaluating)
-        require_divisible(config, fitting.trainer.model, out)
+        if attempt is None:
+            raise ConfigError(
+                "out of memory: the base itself does not fit. Choose a smaller one with --base"
+            ) from error
+        out = OutOfMemory(attempt.trainer.rows_at_once, attempt.trainer.is_evaluating)
+        require_divisible(config, attempt.trainer.model, out)
         return out
 
 
 def _again(
-    config: TrainConfig, given: AttemptInputs, note: Note, ended: Diverged | OutOfMemory
+    config: TrainConfig, inputs: AttemptInputs, note: Note, outcome: Diverged | OutOfMemory
 ) -> tuple[Path | None, Note]:
-    """From where, and how, a run goes on that diverged or ran out of memory.
+    """Return the checkpoint (None: the start) and the note with which to go on after divergence or lack of memory.
 
     Raises:
-        Diverged: no suggested fix is left, or none is wanted.
+        Diverged: no suggested fix is left, or auto-recovery is off.
     """
-    if isinstance(ended, OutOfMemory):
+    if isinstance(outcome, OutOfMemory):
         release()
-        checkpoint = last_good_checkpoint(given.work)
+        checkpoint = last_good_checkpoint(inputs.work)
         note = replace(note, evaluation_due=checkpoint is not None and note_of(checkpoint).evaluation_due)
-        if ended.evaluating:
+        if outcome.evaluating:
             note = replace(note, evaluation_parts=2 * note.evaluation_parts)
         else:
             note = replace(note, batch_parts=2 * note.batch_parts)
-        given.say(Warned(f"{_shortage(ended)}, going on from {_place(checkpoint)}"))
+        inputs.say(Warned(f"{_shortage(outcome)}, going on from {_place(checkpoint)}"))
         return checkpoint, note
-    changes = _applicable(config, ended.diagnosis.safe)
+    changes = _applicable(config, outcome.diagnosis.safe)
     attempts = note.attempts + 1
     if not config.gradients.auto_recover or attempts > config.gradients.attempts or not changes:
-        raise ended.kept_in(given.work) from None
-    # a head that begins otherwise cannot go on from weights of the old one
+        raise outcome.kept_in(inputs.work) from None
+    # the checkpoint's weights do not fit another head, or hold the old initialization
     fresh = any(key.startswith("model.") for key in changes)
-    checkpoint = None if fresh else last_good_checkpoint(given.work)
+    checkpoint = None if fresh else last_good_checkpoint(inputs.work)
     shown = ", ".join(f"{key}={value}" for key, value in changes.items())
-    given.say(
+    inputs.say(
         Warned(
-            f"auto-recovery {attempts} of {config.gradients.attempts}: {ended.diagnosis.sentence} "
+            f"auto-recovery {attempts} of {config.gradients.attempts}: {outcome.diagnosis.sentence} "
             f"Going on from {_place(checkpoint)} with {shown}"
         )
     )

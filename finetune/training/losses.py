@@ -1,11 +1,9 @@
-"""Losses from logits, one number a row; the tables LOSSES and KINDS close the file.
+"""Losses `(logits [B, C], targets, *, options) -> Tensor [B]`, one number for each row; the tables LOSSES and FITS
+close the file.
 
-Knows: the formulas, each `(logits [B, C], targets, *, knobs) -> Tensor [B]`, the tasks each is right for, and what a
-label's weight does to it.
-Does not know: batches or ranks (reduce.py divides), label names.
-
-Targets are ids `[B]`, shares of the labels `[B, C]`, zeros and ones `[B, C]` for several labels, or numbers `[B]`. Two
-labels have two logits; losses of one logit take the margin z1 - z0. In formulas p = softmax(z), s = sigmoid.
+Targets are ids `[B]`, soft labels `[B, C]` that sum to 1, zeros and ones `[B, C]` for multi-label, or numbers `[B]`.
+Two labels have two logits; losses of one logit take the margin z1 - z0. In formulas p = softmax(z), s = sigmoid. A loss
+never divides by a number of rows: reduce.py does.
 """
 
 from __future__ import annotations
@@ -37,24 +35,24 @@ def mean_squared_error(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def mean_squared_logarithmic_error(logits: Tensor, targets: Tensor) -> Tensor:
-    """(log(1 + softplus(z)) - log(1 + y))^2, for numbers from 0 up that span orders of magnitude"""
+    """(log(1 + softplus(z)) - log(1 + y))^2, for numbers of at least 0 that span orders of magnitude"""
     return _squared_log_error(F.softplus(_wide(logits[:, 0])), _wide(targets))
 
 
 def mean_absolute_error(logits: Tensor, targets: Tensor) -> Tensor:
-    """|z - y|, which outliers pull at less"""
+    """|z - y|, less sensitive to outliers than the squared error"""
     return _error(logits, targets).abs()
 
 
 def huber(logits: Tensor, targets: Tensor, *, delta: float = 1.0) -> Tensor:
-    """d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) beyond, with d = z - y; delta is one standard deviation of
-    the training targets, or what is given, in the targets' own unit"""
+    """d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) beyond, with d = z - y; delta is in the unit of the targets,
+    one standard deviation of the training targets by default"""
     size = _error(logits, targets).abs()
     return torch.where(size <= delta, size**2 / 2, delta * (size - delta / 2))
 
 
 def log_cosh(logits: Tensor, targets: Tensor) -> Tensor:
-    """log(cosh(z - y)): squared near 0, absolute far off, smooth between"""
+    """log(cosh(z - y)): squared near 0, absolute for large errors, smooth between"""
     size = _error(logits, targets).abs()
     # the sum for large errors cancels for small ones; sinh of a large one would overflow, and its gradient with it
     near = torch.log1p(2 * torch.sinh(size.clamp(max=1) / 2) ** 2)
@@ -67,22 +65,22 @@ def sparse_categorical_crossentropy(logits: Tensor, targets: Tensor, *, label_sm
 
 
 def categorical_crossentropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """-sum y log p: one label of many, which may also be shares that sum to 1"""
-    shares = _shares(logits, targets)
-    shares = shares * (1 - label_smoothing) + label_smoothing / logits.shape[1]
-    return -(shares * F.log_softmax(_wide(logits), dim=1)).sum(dim=1)
+    """-sum y log p: one label of many, as an id or as soft labels that sum to 1"""
+    wanted = _soft_labels(logits, targets)
+    wanted = wanted * (1 - label_smoothing) + label_smoothing / logits.shape[1]
+    return -(wanted * F.log_softmax(_wide(logits), dim=1)).sum(dim=1)
 
 
 def kullback_leibler_divergence(logits: Tensor, targets: Tensor) -> Tensor:
-    """sum y log(y / p): how far the scores are from given shares of the labels"""
-    shares = _shares(logits, targets)
-    return (torch.xlogy(shares, shares) - shares * F.log_softmax(_wide(logits), dim=1)).sum(dim=1)
+    """sum y log(y / p): how far the scores are from soft labels"""
+    wanted = _soft_labels(logits, targets)
+    return (torch.xlogy(wanted, wanted) - wanted * F.log_softmax(_wide(logits), dim=1)).sum(dim=1)
 
 
 def categorical_hinge(logits: Tensor, targets: Tensor) -> Tensor:
-    """max(0, 1 + max((1 - y) z) - sum(y z)): the right label's logit leads the others, and 0, by 1"""
-    shares, values = _shares(logits, targets), _wide(logits)
-    return (1 + ((1 - shares) * values).amax(dim=1) - (shares * values).sum(dim=1)).clamp(min=0)
+    """max(0, 1 + max((1 - y) z) - sum(y z)): the true label's logit should exceed the others, and 0, by 1"""
+    wanted, values = _soft_labels(logits, targets), _wide(logits)
+    return (1 + ((1 - wanted) * values).amax(dim=1) - (wanted * values).sum(dim=1)).clamp(min=0)
 
 
 def hinge(logits: Tensor, targets: Tensor) -> Tensor:
@@ -98,14 +96,14 @@ def squared_hinge(logits: Tensor, targets: Tensor) -> Tensor:
 def binary_crossentropy(
     logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, pos_weight: float | Tensor = 1.0
 ) -> Tensor:
-    """-y log s(z) - (1 - y) log(1 - s(z)): the mean over labels that hold on their own, or two labels' margin"""
+    """-y log s(z) - (1 - y) log(1 - s(z)): the mean over independent labels, or of the margin of two labels"""
     values, wanted = _each(logits, targets)
     wanted = wanted * (1 - label_smoothing) + label_smoothing / 2
     return _by_row(-pos_weight * wanted * F.logsigmoid(values) - (1 - wanted) * F.logsigmoid(-values), targets)
 
 
 def focal(logits: Tensor, targets: Tensor, *, gamma: float = 2.0, pos_weight: float | Tensor = 1.0) -> Tensor:
-    """(1 - p)^gamma times the cross-entropy, p the score of what is right: rows that are easy count less"""
+    """(1 - p)^gamma times the cross-entropy, p the score of the true label: easy rows count less"""
     if targets.dim() == 2:
         values, wanted = _wide(logits), _wide(targets)
         right = _power(-values, gamma) * F.logsigmoid(values)
@@ -113,7 +111,7 @@ def focal(logits: Tensor, targets: Tensor, *, gamma: float = 2.0, pos_weight: fl
         return -(pos_weight * wanted * right + (1 - wanted) * wrong).mean(dim=1)
     logs = F.log_softmax(_wide(logits), dim=1)
     missing = (-torch.expm1(logs)).clamp(min=TINY) ** gamma
-    return -(_shares(logits, targets) * missing * logs).sum(dim=1)
+    return -(_soft_labels(logits, targets) * missing * logs).sum(dim=1)
 
 
 def asymmetric(
@@ -125,11 +123,11 @@ def asymmetric(
     clip: float = 0.05,
     pos_weight: float | Tensor = 1.0,
 ) -> Tensor:
-    """Focal with a stronger gamma, and a margin `clip`, for labels that do not hold (Ridnik et al., 2021)"""
+    """Focal loss with a larger gamma, and a margin `clip`, for absent labels (Ridnik et al., 2021)"""
     values, wanted = _wide(logits), _wide(targets)
     right = _power(-values, gamma_pos) * F.logsigmoid(values)
     shifted = (torch.sigmoid(values) - clip).clamp(min=0)
-    # a margin that float32 does not see leaves log(0)
+    # a margin below the precision of float32 leaves log(0)
     log_left = torch.log1p(-shifted) if clip > 1e-6 else F.logsigmoid(-values)
     wrong = shifted.clamp(min=TINY) ** gamma_neg * log_left
     return -(pos_weight * wanted * right + (1 - wanted) * wrong).mean(dim=1)
@@ -155,7 +153,7 @@ def _signs(targets: Tensor) -> Tensor:
     return targets.float() * 2 - 1
 
 
-def _shares(logits: Tensor, targets: Tensor) -> Tensor:
+def _soft_labels(logits: Tensor, targets: Tensor) -> Tensor:
     if targets.dim() == 2:
         return _wide(targets)
     return F.one_hot(targets, logits.shape[1]).to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
@@ -196,18 +194,18 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 
 @dataclass(frozen=True)
 class Fit:
-    """What a loss is right for.
+    """The tasks and targets that a loss is for.
 
     Attributes:
-        shares: whether it takes shares of the labels.
-        activation: of a number, the activation that its formula has inside; for labels that follows from the task.
-        original: of a number, `(predictions [B], targets [B]) -> [B]` where the loss is defined on the targets' own
+        soft_labels: whether it takes soft labels.
+        activation: of regression, the output activation inside its formula; for labels it follows from the task.
+        original: of regression, `(predictions [B], targets [B]) -> [B]` where the loss is defined on the targets' own
             scale. The others are computed on standardized targets, which changes them by a constant factor.
-        in_target_unit: knobs that are given in the unit of the targets.
+        in_target_unit: options that are in the unit of the targets.
     """
 
     tasks: tuple[Task, ...]
-    shares: bool = False
+    soft_labels: bool = False
     activation: Activation | None = None
     original: Loss | None = None
     in_target_unit: tuple[str, ...] = ()
@@ -222,8 +220,8 @@ FITS: dict[str, Fit] = {
     "huber": Fit(("regression",), in_target_unit=("delta",)),
     "log_cosh": NUMBER,
     "sparse_categorical_crossentropy": ONE_OF_MANY,
-    "categorical_crossentropy": Fit(("binary", "multiclass"), shares=True),
-    "kullback_leibler_divergence": Fit(("binary", "multiclass"), shares=True),
+    "categorical_crossentropy": Fit(("binary", "multiclass"), soft_labels=True),
+    "kullback_leibler_divergence": Fit(("binary", "multiclass"), soft_labels=True),
     "categorical_hinge": ONE_OF_MANY,
     "binary_crossentropy": Fit(("binary", "multi_label")),
     "hinge": Fit(("binary",)),
@@ -238,65 +236,80 @@ DEFAULT_LOSS: dict[Task, str] = {
     "multi_label": "binary_crossentropy",
     "regression": "mean_squared_error",
 }
-DEFAULT_LOSS_OF_SHARES = "categorical_crossentropy"
+DEFAULT_SOFT_LABEL_LOSS = "categorical_crossentropy"
 
 
-def default_loss(task: Task, *, shares: bool = False) -> str:
-    """The name of the loss that a task takes where none is chosen."""
-    return DEFAULT_LOSS_OF_SHARES if shares else DEFAULT_LOSS[task]
+def default_loss(task: Task, *, soft_labels: bool = False) -> str:
+    """Return the name of a task's default loss."""
+    return DEFAULT_SOFT_LABEL_LOSS if soft_labels else DEFAULT_LOSS[task]
 
 
 def output_activation(task: Task, choice: Choice | None) -> Activation:
-    """What turns logits into scores: it follows from the task, and for a number from the loss."""
-    chosen = FITS[choice.name].activation if choice is not None else None
-    return chosen or ACTIVATION_OF_TASK[task]
+    """Return the activation that turns logits into scores: it follows from the task, for regression from the loss."""
+    own = FITS[choice.name].activation if choice is not None else None
+    return own or ACTIVATION_OF_TASK[task]
+
+
+def require_fit(task: Task, choice: Choice, *, soft_labels: bool = False) -> None:
+    """Refuse a loss that cannot be computed for a task.
+
+    Args:
+        soft_labels: whether the targets are soft labels.
+
+    Raises:
+        ConfigError: an unknown name or option, a value out of bounds, or a loss for other tasks (names those that fit).
+    """
+    name, options = choice.name, choice.options
+    pick(LOSSES, name, options, what="loss")
+    _require_in_bounds(name, options)
+    if task not in FITS[name].tasks or (soft_labels and not FITS[name].soft_labels):
+        fitting = (other for other, fit in FITS.items() if task in fit.tasks and (fit.soft_labels or not soft_labels))
+        what = f"task {task.replace('_', '-')}" + (" with soft labels" if soft_labels else "")
+        raise ConfigError(f"loss {name!r} does not fit {what}: choose one of {', '.join(fitting)}")
+    if name == "focal" and task != "multi_label" and "pos_weight" in options:
+        raise ConfigError("loss focal: pos_weight is for the multi-label task. Use class_weights instead")
 
 
 def loss_for(
     task: Task,
     choice: Choice | None,
     *,
-    shares: bool = False,
+    soft_labels: bool = False,
     class_weights: Any = None,
     target: TargetScale | None = None,
 ) -> Loss:
-    """The chosen loss, or the task's default, with knobs and label weights bound.
+    """Return a loss, or the task's default, with its options and class weights bound.
 
     Args:
-        shares: whether the targets are shares of the labels.
-        class_weights: one a label `[C]`: a row counts as much as its label weighs; where several labels may hold, each
-            counts as much where it holds (`pos_weight`).
+        soft_labels: whether the targets are soft labels.
+        class_weights: `[C]`, the factor of a row with that label; for multi-label the factor of the label where it
+            holds (`pos_weight`).
         target: the scale of a regression's targets; the loss then takes standardized logits and targets.
 
     Raises:
-        ConfigError: an unknown name or knob, or a loss that does not fit the task (names those that do).
+        ConfigError: as `require_fit`.
     """
-    name, knobs = (choice.name, choice.knobs) if choice is not None else (default_loss(task, shares=shares), {})
-    loss: Any = pick(LOSSES, name, knobs, what="loss")
-    _require_in_bounds(name, knobs)
-    if task not in FITS[name].tasks or (shares and not FITS[name].shares):
-        fitting = (other for other, fit in FITS.items() if task in fit.tasks and (fit.shares or not shares))
-        what = f"task {task}" + (" with shares of the labels as targets" if shares else "")
-        raise ConfigError(f"loss {name!r} does not fit {what}: choose one of {', '.join(fitting)}")
-    if name == "focal" and task != "multi_label" and "pos_weight" in knobs:
-        raise ConfigError("knob 'pos_weight' of loss 'focal' is for several labels at once: use class_weights")
+    choice = choice or Choice(name=default_loss(task, soft_labels=soft_labels))
+    require_fit(task, choice, soft_labels=soft_labels)
+    name, options = choice.name, choice.options
+    loss: Any = pick(LOSSES, name, options, what="loss")
     if target is not None:
-        return _on_target_scale(loss, FITS[name], knobs, target)
+        return _on_target_scale(loss, FITS[name], options, target)
     if class_weights is None:
         return partial(loss)
     class_weights = torch.as_tensor(class_weights)
     if task == "multi_label":
-        return partial(_where_it_holds, loss, class_weights * knobs.get("pos_weight", 1.0))
+        return partial(_with_pos_weight, loss, class_weights * options.get("pos_weight", 1.0))
     return partial(_weighted, loss, class_weights)
 
 
-def _on_target_scale(loss: Any, fit: Fit, knobs: Mapping[str, Any], target: TargetScale) -> Loss:
-    """A loss of standardized logits and targets."""
+def _on_target_scale(loss: Any, fit: Fit, options: Mapping[str, Any], target: TargetScale) -> Loss:
+    """Return a loss of standardized logits and targets."""
     if fit.original is None:
-        units = {knob: knobs[knob] / target.std for knob in fit.in_target_unit if knob in knobs}
+        units = {option: options[option] / target.std for option in fit.in_target_unit if option in options}
         return partial(loss, **units)
     original = fit.original
-    # without this factor the gradients of tiny targets would be lost beside Adam's epsilon
+    # without this factor the gradients of tiny targets would be far below Adam's epsilon
     factor = ((1 + target.mean) / target.std) ** 2
 
     def on_original_scale(logits: Tensor, targets: Tensor) -> Tensor:
@@ -315,20 +328,20 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "gamma_neg": (0, math.inf),
     "clip": (0, 1),
 }
-"""Option of a loss -> the least value that it may have, and the one that it must stay below."""
+"""Option of a loss -> its least value, and the value that it must stay below."""
 
 
 def _require_in_bounds(name: str, options: Mapping[str, Any]) -> None:
     for option, value in options.items():
         least, below = BOUNDS.get(option, (-math.inf, math.inf))
         if isinstance(value, int | float) and not least <= value < below:
-            wanted = f"{least:g} or more" if below == math.inf else f"from {least:g} up to, but not, {below:g}"
-            raise ConfigError(f"loss {name!r}: {option} is {value:g}, and should be {wanted}")
+            wanted = f"at least {least:g}" + ("" if below == math.inf else f" and below {below:g}")
+            raise ConfigError(f"loss {name!r}: {option} is {value:g}, and must be {wanted}")
 
 
-def _where_it_holds(loss: Any, class_weights: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-    found: Tensor = loss(logits, targets, pos_weight=class_weights.to(logits.device))
-    return found
+def _with_pos_weight(loss: Any, class_weights: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+    losses: Tensor = loss(logits, targets, pos_weight=class_weights.to(logits.device))
+    return losses
 
 
 def _weighted(loss: Loss, class_weights: Tensor, logits: Tensor, targets: Tensor) -> Tensor:

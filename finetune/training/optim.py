@@ -139,7 +139,7 @@ def weight_decay_of(config: OptimConfig) -> float:
 
 def optimizer_for(model: nn.Module, parts: Parts, config: OptimConfig) -> Optimizer:
     """The chosen optimizer over `groups_of` a model; an L2 penalty is added to the gradients before each step."""
-    make = pick(OPTIMIZERS, config.optimizer.name, config.optimizer.knobs, what="optimizer")
+    make = pick(OPTIMIZERS, config.optimizer.name, config.optimizer.options, what="optimizer")
     made = make(groups_of(model, parts, config))
     if config.l2:
         made.register_step_pre_hook(_penalise)
@@ -162,7 +162,7 @@ def schedule_for(
     Args:
         lower_is_better: whether the metric that a plateau is seen in falls as the model gets better.
     """
-    make = pick(SCHEDULES, config.schedule.name, config.schedule.knobs, what="schedule")
+    make = pick(SCHEDULES, config.schedule.name, config.schedule.options, what="schedule")
     made = make(optimizer, warmup, updates)
     if lower_is_better and isinstance(made, ReduceLROnPlateau):
         return ReduceLROnPlateau(optimizer, mode="min", factor=made.factor, patience=made.patience)

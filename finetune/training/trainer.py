@@ -1,8 +1,4 @@
-"""The one Trainer subclass, and TrainConfig -> TrainingArguments in one function.
-
-Knows: how a batch becomes tensors, which mask it is seen under, how its loss is made, what is reported, what is saved.
-Does not know: tables, label names, reports.
-"""
+"""The one Trainer subclass: how a batch becomes tensors, under which mask it is computed, and how its loss is made."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ from finetune.core.events import Listener
 from finetune.core.tokenization import Encoded, TextEncoder
 from finetune.data.tokenized import Tokens
 from finetune.modeling.build import ATTENTION_DROPOUT
-from finetune.modeling.cpu_kernels import eager_of
+from finetune.modeling.cpu_kernels import eager_attention_for
 from finetune.training.auxiliary_losses import Term
 from finetune.training.callbacks import EmaCallback, FreezingCallback, GradientMonitorCallback
 from finetune.training.checkpoints import Note, stamp
@@ -32,19 +28,20 @@ from finetune.training.ema import EmaWeights
 from finetune.training.losses import Loss
 from finetune.training.optim import Parts, optimizer_for, schedule_for
 from finetune.training.out_of_memory import split
+from finetune.training.private_methods import check_private_methods, overrides_private
 from finetune.training.reduce import reduce
 from finetune.training.samplers import Batches
 
 EAGER_UP_TO = 384
-"""Under bfloat16 autocast on a CPU, batches padded to at most this many tokens train up to 1.4 times faster with
-eager attention than with torch's CPU kernel for SDPA (torch 2.13); longer ones, and float32, do not."""
+"""Tokens up to which a batch trains faster (up to 1.4 times, torch 2.13) with eager attention than with torch's SDPA
+kernel, under bfloat16 autocast on a CPU; longer batches, and float32, do not."""
 
 EAGER_WITH_DROPOUT_UP_TO = 512
-"""The same with dropout on the attention weights, which that kernel cannot do: torch falls back to plain matrices."""
+"""The same limit with dropout on the attention weights, which that kernel lacks: torch falls back to plain matrices."""
 
 
 class Examples(torch.utils.data.Dataset[dict[str, Any]]):
-    """Tokens and targets, row by row, as `Collator` reads them."""
+    """Tokens and targets by row, as `Collator` reads them."""
 
     def __init__(self, tokens: Tokens, targets: Any) -> None:
         self.tokens, self.targets = tokens, targets
@@ -57,7 +54,7 @@ class Examples(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 class Collator:
-    """Encoded rows to padded tensors; `segments` travel along where the model's mask needs them."""
+    """Encoded rows to padded tensors, with `segments` where the model's mask needs them."""
 
     def __init__(self, encoder: TextEncoder, *, with_segments: bool) -> None:
         self.encoder, self.with_segments = encoder, with_segments
@@ -75,28 +72,36 @@ class Collator:
 
 
 def shared_text_bias(segments: Tensor, model: Any) -> Tensor:
-    """The shared-text mask `[B, 1, L, L]` in the form that the model's attention takes as given."""
+    """Return the shared-text mask `[B, 1, L, L]`: boolean for SDPA, additive float32 for other attention."""
     allowed = torch.from_numpy(shared_text_mask(segments.cpu().numpy())).unsqueeze(1).to(segments.device)
     if model.config._attn_implementation == "sdpa":
         return allowed
     return torch.zeros(allowed.shape, device=segments.device).masked_fill(~allowed, torch.finfo(torch.float32).min)
 
 
+PRIVATE_CALLS = ("_evaluate", "_determine_best_metric", "_get_learning_rate", "_load_rng_state", "_prepare_inputs")
+"""Private methods of the Trainer that this package calls."""
+
+
+@check_private_methods(calls=PRIVATE_CALLS)
 class HeadTrainer(Trainer):
-    """transformers' Trainer with our loss and reducer, batches, optimizer and schedule, auxiliary terms, the two
-    attention masks in turn, and an eye on the gradients.
+    """transformers' Trainer with our loss and reducer, batches, optimizer and schedule, auxiliary terms, alternating
+    attention masks and gradient monitoring.
 
     Args:
-        config: the run's.
-        parts: where each weight of the model sits.
+        config: the run's config.
+        parts: the layer of each weight of the model.
         batches: the rows of each batch.
         loss: `(logits [B, C], targets) -> [B]`.
-        say: hears what is wrong with the gradients.
-        terms: auxiliary terms; they are computed in batches under the shared-text mask only where `config` alternates.
-        note: is written into each checkpoint, and says in how many parts a batch is computed.
+        say: called with the events of gradient monitoring.
+        terms: auxiliary terms; where `config` alternates masks, only under the shared-text mask.
+        note: written into each checkpoint; holds in how many parts a batch is computed.
 
     Attributes:
-        rows_at_once: rows of the last forward pass; `is_evaluating`: whether it belongs to an evaluation.
+        rows_at_once: rows of the last forward pass.
+        is_evaluating: whether that pass belongs to an evaluation.
+        loss_of_update: the loss of the update so far.
+        norm_of_update: the gradients' norm before clipping; None until the Trainer has computed it.
     """
 
     def __init__(
@@ -111,35 +116,34 @@ class HeadTrainer(Trainer):
         note: Note | None = None,
         **rest: Any,
     ) -> None:
-        super().__init__(compute_loss_func=self._reduced, **rest)
+        super().__init__(compute_loss_func=self._reduced_loss, **rest)
         self.optimizer: Any = None
         self.lr_scheduler: Any = None
         self.config, self.parts, self.batches = config, parts, batches
         self._loss, self._terms = loss, list(terms)
-        # even updates see the shared-text mask, odd ones the ordinary mask; evaluation sees the shared one
+        # even updates use the shared-text mask, odd ones the ordinary mask; evaluation uses the shared one
         self._alternate = config.zero_shot.attention == "alternate"
-        average = config.optim.ema_decay
-        self._average = EmaWeights(self.model, average) if average is not None else None
-        if self._average is not None:
-            self.add_callback(EmaCallback(self._average))
+        decay = config.optim.ema_decay
+        self._ema = EmaWeights(self.model, decay) if decay is not None else None
+        if self._ema is not None:
+            self.add_callback(EmaCallback(self._ema))
         if config.model.unfreeze or config.model.freeze != "none":
             self.add_callback(FreezingCallback(config, parts))
-        self.watching = GradientMonitorCallback(self, say)
-        self.add_callback(self.watching)
+        self.gradient_monitoring = GradientMonitorCallback(self, say)
+        self.add_callback(self.gradient_monitoring)
         self._batch: dict[str, Tensor] = {}
         self.note = note or Note()
         self.rows_at_once, self.is_evaluating = 0, False
         self.loss_of_update: Tensor | float = 0.0
-        self.norm_of_update: Tensor | float = 0.0
+        self.norm_of_update: Tensor | float | None = None
         dropped = any(getattr(self.model.config, name, 0) for name in ATTENTION_DROPOUT)
         self._eager_up_to = EAGER_WITH_DROPOUT_UP_TO if dropped else EAGER_UP_TO
-        self._may_choose = (
-            self.args.bf16 and self.args.device.type == "cpu" and self.model.config._attn_implementation == "sdpa"
-        )
-        self._eager = eager_of(self.model) if self._may_choose else "eager"
+        on_cpu = self.args.bf16 and self.args.device.type == "cpu"
+        self._chooses_attention = on_cpu and self.model.config._attn_implementation == "sdpa"
+        self._eager = eager_attention_for(self.model) if self._chooses_attention else "eager"
 
     def get_train_dataloader(self) -> Any:
-        """Batches as `Batches` draws them."""
+        """Return a loader of the batches that `Batches` draws."""
         loader = torch.utils.data.DataLoader(
             self.train_dataset,
             batch_sampler=self.batches,
@@ -149,18 +153,18 @@ class HeadTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """The config's optimizer, with a rate for each part."""
+        """Return the config's optimizer, with a learning rate for each part."""
         if self.optimizer is None:
             self.optimizer = optimizer_for(self.model if model is None else model, self.parts, self.config.optim)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The config's schedule."""
+        """Return the config's learning rate schedule."""
         if self.lr_scheduler is None:
             warmup = math.ceil(num_training_steps * self.config.optim.warmup)
-            chosen = self.optimizer if optimizer is None else optimizer
+            optimizer = self.optimizer if optimizer is None else optimizer
             self.lr_scheduler = schedule_for(
-                chosen,
+                optimizer,
                 self.config.optim,
                 warmup=warmup,
                 updates=num_training_steps,
@@ -169,110 +173,117 @@ class HeadTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    @overrides_private
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
-        rates = ("initial_lr", "max_lr", "min_lr")  # the last two where the schedule is one_cycle
+        rates = ("initial_lr", "max_lr", "min_lr")  # the last two with schedule one_cycle
         fresh = [{name: group[name] for name in rates if name in group} for group in self.optimizer.param_groups]
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or not hasattr(self.lr_scheduler, "base_lrs"):
             return
-        # the checkpoint brings its rates along; those of the config hold, and are the same unless it was changed
+        # the rates of the config replace those of the checkpoint; they differ only if the config was changed
         for group, configured in zip(self.optimizer.param_groups, fresh, strict=True):
             group["lr"] *= configured["initial_lr"] / group["initial_lr"]
             group.update(configured)
         self.lr_scheduler.base_lrs = [configured["initial_lr"] for configured in fresh]
 
+    @overrides_private
     def _run_epoch(self, *args: Any, **rest: Any) -> Any:
-        # a run that is resumed from its last update makes none beyond it (transformers 5.24 makes one)
+        # a run resumed from its last update must make none beyond it (transformers 5.24 makes one)
         self.control.should_training_stop |= self.state.global_step >= self.state.max_steps
         return None if self.control.should_training_stop else super()._run_epoch(*args, **rest)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """The loss of a batch, computed in as many parts as memory needs; see `transformers.Trainer.training_step`."""
+        """Return the loss of a batch, computed in `note.batch_parts` parts; see
+        `transformers.Trainer.training_step`."""
         self.is_evaluating = False
-        lost: Any = 0.0
+        loss: Any = 0.0
         for part in split(inputs, self.note.batch_parts):
             self.rows_at_once = len(part["labels"])
-            lost = lost + super().training_step(model, part, num_items_in_batch)
-        return cast("Tensor", lost)
+            loss = loss + super().training_step(model, part, num_items_in_batch)
+        return cast("Tensor", loss)
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **rest: Any) -> Any:
-        """Notes how many rows are computed; see `transformers.Trainer.prediction_step`."""
+        """Record how many rows are computed at once; see `transformers.Trainer.prediction_step`."""
         self.is_evaluating, self.rows_at_once = True, len(inputs["labels"])
         return super().prediction_step(model, inputs, *args, **rest)
 
+    @overrides_private
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         self.norm_of_update = norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         return norm
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **rest: Any) -> Any:
-        """The reduced loss of one batch; see `transformers.Trainer.compute_loss`."""
+        """Return the reduced loss of one batch; see `transformers.Trainer.compute_loss`."""
         self._batch = dict(inputs)
         self._choose_attention(inputs["input_ids"].shape[1])
         inputs = {name: value for name, value in inputs.items() if name != "segments"}
         if self._is_shared(model):
             inputs["attention_mask"] = shared_text_bias(self._batch["segments"], self.model)
-        if self._wants_states(model):
+        if self._needs_states(model):
             inputs["output_hidden_states"] = True
         return super().compute_loss(model, inputs, *args, **rest)
 
     def evaluate(self, *args: Any, **rest: Any) -> dict[str, float]:
-        """The metrics of the weights that would be kept; see `transformers.Trainer.evaluate`."""
-        with self._average.in_place() if self._average is not None else nullcontext():
+        """Return the metrics of the weights that a checkpoint would keep; see `transformers.Trainer.evaluate`."""
+        with self._ema.in_place() if self._ema is not None else nullcontext():
             return dict(super().evaluate(*args, **rest))
 
     def loss_of_rows(self, count: int) -> float:
         """Return the mean training loss of up to `count` training rows, spread over the table, without dropout."""
         rows: Any = self.train_dataset
-        places = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)).tolist()
+        indices = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)).tolist()
         total, size, training = 0.0, self.args.per_device_train_batch_size, self.model.training
         self.model.eval()
-        for start in range(0, len(places), size):
-            chosen = places[start : start + size]
-            batch = self._prepare_inputs(self.data_collator([rows[place] for place in chosen]))
+        for start in range(0, len(indices), size):
+            part = indices[start : start + size]
+            batch = self._prepare_inputs(self.data_collator([rows[index] for index in part]))
             with torch.no_grad(), self.compute_loss_context_manager():
-                total += float(self.compute_loss(self.model, batch)) * len(chosen)
+                total += float(self.compute_loss(self.model, batch)) * len(part)
         self.model.train(training)
         self.loss_of_update = 0.0
-        return total / len(places)
+        return total / len(indices)
 
+    @overrides_private
     def _save_checkpoint(self, *args: Any, **rest: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         with writing(folder, self.checkpoint_bytes(), CHECKPOINTS_ARE_WHOLE):
             super()._save_checkpoint(*args, **rest)
-            if self._average is not None:
-                self._average.save(folder)
+            if self._ema is not None:
+                self._ema.save(folder)
             stamp(folder, self.note)
 
     def checkpoint_bytes(self) -> int:
-        """Bytes of one checkpoint on disk, about."""
+        """Return the approximate size of one checkpoint on disk, in bytes."""
         optim = self.config.optim
-        return checkpoint_bytes(self.model, optim.optimizer.name, averaged=optim.ema_decay is not None)
+        return checkpoint_bytes(self.model, optim.optimizer.name, ema=optim.ema_decay is not None)
 
+    @overrides_private
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self._average is not None:
-            self._average.load(Path(resume_from_checkpoint))
+        if self._ema is not None:
+            self._ema.load(Path(resume_from_checkpoint))
 
+    @overrides_private
     def _load_best_model(self) -> None:
         super()._load_best_model()
-        if self._average is not None:
-            self._average.load(Path(self.state.best_model_checkpoint))
-            self._average.give()
+        if self._ema is not None:
+            self._ema.load(Path(self.state.best_model_checkpoint))
+            self._ema.give()
 
     def _choose_attention(self, length: int) -> None:
-        if self._may_choose:
+        if self._chooses_attention:
             self.model.set_attn_implementation(self._eager if length <= self._eager_up_to else "sdpa")
 
     def _is_shared(self, model: Any) -> bool:
         return self._alternate and (not model.training or self.state.global_step % 2 == 0)
 
-    def _wants_states(self, model: Any) -> bool:
+    def _needs_states(self, model: Any) -> bool:
         return bool(self._terms) and model.training and (not self._alternate or self._is_shared(model))
 
-    def _reduced(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    def _reduced_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         losses = self._loss(outputs.logits, labels)
         if outputs.hidden_states is not None:
-            # the Trainer's own autocast ends with the model's forward, and terms run bodies of their own
+            # the Trainer's own autocast ends with the model's forward, and terms run encoders of their own
             with torch.autocast(labels.device.type, torch.bfloat16, enabled=self.args.bf16):
                 added = [term(outputs.hidden_states[-1], self._batch) for term in self._terms]
             losses = losses + sum(added)
@@ -282,23 +293,24 @@ class HeadTrainer(Trainer):
 
 
 def predict(model: Any, encoder: TextEncoder, rows: Sequence[Encoded], *, shared: bool, tokens: int = 8192) -> Any:
-    """Logits `[N, C]` float32 in row order, computed in batches of like length of at most `tokens` padded tokens."""
+    """Return logits `[N, C]` float32 in row order, computed in batches of similar length of at most `tokens` padded
+    tokens."""
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    found: Any = None
+    results: Any = None
     model.eval()
     while order:
         size = max(1, tokens // len(rows[order[-1]]))
-        chosen, order = order[-size:], order[:-size]
+        part, order = order[-size:], order[:-size]
         batch = {
             name: torch.from_numpy(array).to(model.device)
-            for name, array in encoder.pad([rows[i] for i in chosen]).items()
+            for name, array in encoder.pad([rows[i] for i in part]).items()
         }
         segments = batch.pop("segments")
         if shared:
             batch["attention_mask"] = shared_text_bias(segments, model)
         with torch.inference_mode():
             logits = model(**batch).logits.float().cpu().numpy()
-        if found is None:
-            found = np.zeros((len(rows), logits.shape[1]), dtype=np.float32)
-        found[chosen] = logits
-    return found
+        if results is None:
+            results = np.zeros((len(rows), logits.shape[1]), dtype=np.float32)
+        results[part] = logits
+    return results

@@ -27,7 +27,7 @@ from service.inference import zero_shot
 from service.inference.cache_folder import hash_of
 from service.inference.engine import Engine
 from service.pipelines import Classifier, ZeroShotClassifier, load
-from service.schema import Answer, TextInput, ZeroShotQuestion, free_names
+from service.schema import Answer, TextInput, ZeroShotRequest, free_names
 
 if TYPE_CHECKING:
     import pyarrow
@@ -128,7 +128,7 @@ def score(
     engine = found.engine
     question = None
     if labels is not None:
-        question = ZeroShotQuestion(tuple(labels), multi_label, hypothesis_template)
+        question = ZeroShotRequest(tuple(labels), multi_label, hypothesis_template)
     elif isinstance(found, ZeroShotClassifier) and text_pair is None:
         raise BadRequest("this is a zero-shot model: give labels")
     return score_table(
@@ -146,7 +146,7 @@ def score(
     )
 
 
-def asked(engine: Engine, question: ZeroShotQuestion | None, batch_size: int | None = None) -> Asked:
+def asked(engine: Engine, question: ZeroShotRequest | None, batch_size: int | None = None) -> Asked:
     """What a table is asked of an engine: with the model's own labels, or those of a question."""
     folder, backend = engine.folder, engine.backend
     settings = folder.settings
@@ -167,7 +167,7 @@ def asked(engine: Engine, question: ZeroShotQuestion | None, batch_size: int | N
 QUESTION = ("multi_label", "hypothesis_template", "scorer", "attention", "shortlist")
 
 
-def scorer(engine: Engine, question: ZeroShotQuestion | None, batch_size: int | None = None) -> Score:
+def scorer(engine: Engine, question: ZeroShotRequest | None, batch_size: int | None = None) -> Score:
     """Answers of an engine, each call computed apart from all others."""
 
     def answers(inputs: list[TextInput]) -> list[Answer]:

@@ -23,8 +23,9 @@ from service.batch.text_columns import texts_of
 from service.commands import render
 from service.errors import BadRequest
 from service.inference import zero_shot
-from service.inference.engine import Engine, nli_model
-from service.schema import TextInput, ZeroShotQuestion
+from service.inference.engine import Engine
+from service.inference.zero_shot_scorer import nli_model
+from service.schema import TextInput, ZeroShotRequest
 
 ROWS_OF_LINES = 4096
 MISSING_TEXT = "fill it in, or pass -o OUT: then the other rows are scored, and this one gets its error"
@@ -54,7 +55,7 @@ def question(
     template: str | None,
     scorer: Any,
     attention: Any,
-) -> ZeroShotQuestion:
+) -> ZeroShotRequest:
     """The question that the flags of `zero-shot` ask.
 
     Raises:
@@ -72,10 +73,10 @@ def question(
         raise BadRequest("there are no labels: pass --labels a,b or --label for each")
     if template is not None:
         zero_shot.check_template(template)
-    return ZeroShotQuestion(zero_shot.parse_labels(given), multi_label, template, scorer, attention)
+    return ZeroShotRequest(zero_shot.parse_labels(given), multi_label, template, scorer, attention)
 
 
-def answer(request: Request, folder: ModelFolder, asked: ZeroShotQuestion | None) -> None:
+def answer(request: Request, folder: ModelFolder, asked: ZeroShotRequest | None) -> None:
     """Answer a request: with the model's own labels, or those of `asked`.
 
     Raises:
@@ -92,7 +93,7 @@ def answer(request: Request, folder: ModelFolder, asked: ZeroShotQuestion | None
         raise DiskFull(f"{place} could not be written ({error.strerror}): make room, and run it again") from error
 
 
-def _answer(request: Request, folder: ModelFolder, asked: ZeroShotQuestion | None) -> None:
+def _answer(request: Request, folder: ModelFolder, asked: ZeroShotRequest | None) -> None:
     given = meant(request.arguments)
     table = given if isinstance(given, Path) else None
     if table is None and (request.out or request.text_column or request.pair_column):
@@ -110,7 +111,7 @@ def _answer(request: Request, folder: ModelFolder, asked: ZeroShotQuestion | Non
             f"{folder.path.name} is a zero-shot model with labels {shown(folder.labels.names)}",
             hint="use rehead zero-shot, or name a --text-pair column",
         )
-    engine = Engine.load(folder, say=lambda line: print(line, file=sys.stderr))
+    engine = Engine.load(folder, log=lambda line: print(line, file=sys.stderr))
 
     if table is not None and request.out is not None:
         _write(request, table, request.out, engine, asked)
@@ -139,7 +140,7 @@ def _read(file: Path, options: TableOptions) -> Table:
     return table
 
 
-def _write(request: Request, table: Path, out: Path, engine: Engine, asked: ZeroShotQuestion | None) -> None:
+def _write(request: Request, table: Path, out: Path, engine: Engine, asked: ZeroShotRequest | None) -> None:
     from tqdm import tqdm
 
     with tqdm(unit=" rows", file=sys.stderr, disable=None, smoothing=0.1) as bar:

@@ -110,9 +110,9 @@ def _scorer(folder: ModelFolder, check: str, columns: dict[str, Any]) -> Callabl
     texts, labels = _zero_shot_rows(check, columns)
 
     def accuracy(engine: Engine) -> float:
-        from service.schema import ZeroShotQuestion
+        from service.schema import ZeroShotRequest
 
-        answers = engine.zero_shot(texts, ZeroShotQuestion(tuple(dict.fromkeys(labels))))
+        answers = engine.zero_shot(texts, ZeroShotRequest(tuple(dict.fromkeys(labels))))
         return sum(one.best.label == label for one, label in zip(answers, labels, strict=True)) / len(labels)
 
     return accuracy

@@ -1,55 +1,47 @@
-"""One loaded model as a question-answering machine: request -> tokens -> batches -> logits -> scores.
-
-Knows: what to compute once, which function and mask a request asks for.
-Does not know: names of models, HTTP, files, the runtime behind the backend.
-
-A text's scores depend on that text and the question alone, never on what else is in the call, or in another.
-"""
+"""One loaded model: texts in, answers out. A text's scores depend on that text and the request alone, never on what
+else is in the call or in another call."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from finetune.core.labels import NliRoles, shown
-from finetune.core.model_folder import AttentionMode, ModelFolder, Scorer, ZeroShotSettings
+from finetune.core.model_folder import AttentionMode, ModelFolder, Scorer
 from finetune.core.scores import Activation, Floats, activate
 from finetune.core.tokenization import TextEncoder
 from service.errors import BadRequest
 from service.inference import zero_shot
 from service.inference.backends import selection
 from service.inference.backends.base import Backend
-from service.inference.backends.selection import Say
+from service.inference.backends.selection import Log
 from service.inference.batch_queue import Batch
 from service.inference.cached_tokenizer import encoder_of
 from service.inference.label_sets import LabelSets
-from service.inference.model_runner import Found, ModelRunner, Rows, Terms
-from service.inference.steps import Quick, Steps, afinish, finish
-from service.inference.zero_shot_scorer import Evidence, LabelEmbeddings, Started, ZeroShotScorer
-from service.schema import ATTENTION_MODES, FUNCTIONS, Answer, Function, TextInput, Work, ZeroShotQuestion, one_of
+from service.inference.model_runner import CallOptions, ModelRunner, RowOutput, SequenceKind
+from service.inference.steps import Inline, Part, Steps, Submitted, afinish, finish, overlapping
+from service.inference.zero_shot_scorer import LabelEmbeddings, RawScores, ZeroShotScorer, nli_model
+from service.schema import ATTENTION_MODES, FUNCTIONS, Answer, Function, TextInput, Work, ZeroShotRequest, one_of
 from service.settings import RuntimeSettings
 
-ROWS_AT_ONCE = 4096
-BATCHES_AT_ONCE = 4
-"""Rows that are tokenized and queued together, or so many batches of them; bounds memory for long inputs."""
+PART_ROWS = 4096
+PART_BATCHES = 4
+"""Rows that are tokenized and queued together, or this many batches of them; bounds memory for long inputs."""
 
-QUICK_CHARACTERS = 2000
-"""Characters of texts, or of labels, that are tokenized where a caller awaits, without another thread."""
+INLINE_CHARACTERS = 2000
+"""Characters of texts, or of labels, that are tokenized on the event loop instead of in another thread."""
 
 PARTS_AT_ONCE = 2
-"""Parts of a call that are under way together: while one is computed, the next is tokenized."""
+"""Parts of a call that are in progress together: while one is computed, the next is tokenized."""
 
 ACTIVATIONS: dict[Function, Activation] = {"softmax": "softmax", "sigmoid": "sigmoid", "none": "linear"}
 
 
 class Engine:
-    """Answers questions with one model; safe to use from many threads and event loops, which share its batches."""
+    """Computes answers with one model; threads and event loops may call it at once, and share its batches."""
 
     def __init__(
         self,
@@ -57,14 +49,14 @@ class Engine:
         encoder: TextEncoder,
         backend: Backend,
         *,
-        renewed: Callable[[], Backend] | None = None,
-        seen: Callable[[Batch], None] = lambda batch: None,
+        reload: Callable[[], Backend] | None = None,
+        on_batch: Callable[[Batch], None] = lambda batch: None,
     ) -> None:
         self.folder = folder
-        self._worker = ModelRunner(encoder, backend, folder.path.name, renewed=renewed, seen=seen)
-        self._rows_at_once = max(ROWS_AT_ONCE, BATCHES_AT_ONCE * backend.batch.rows)
+        self._runner = ModelRunner(encoder, backend, folder.path.name, reload=reload, on_batch=on_batch)
+        self._part_rows = max(PART_ROWS, PART_BATCHES * backend.batch.rows)
         self._label_sets = LabelSets(encoder)
-        self._label_embeddings = LabelEmbeddings(self._worker)
+        self._label_embeddings = LabelEmbeddings(self._runner)
 
     @classmethod
     def load(
@@ -72,61 +64,61 @@ class Engine:
         folder: ModelFolder,
         settings: RuntimeSettings | None = None,
         *,
-        say: Say = lambda line: None,
-        seen: Callable[[Batch], None] | None = None,
-        restarted: Callable[[], None] | None = None,
+        log: Log = lambda line: None,
+        on_batch: Callable[[Batch], None] | None = None,
+        on_reload: Callable[[], None] | None = None,
     ) -> Engine:
-        """The engine of a checked folder.
+        """Return the engine of a checked folder.
 
         Args:
-            settings: the runtime; default is what the environment says, and else the fastest on this machine.
-            say: hears of a trial while it is held; `backend.why` says what came of it.
-            seen: hears of every batch that was computed.
-            restarted: for servers: where a call of the model never comes back, the model is loaded anew, and this hears
-                of it. Without it, a call may take any time.
+            settings: the runtime; by default from the environment, else the fastest on this machine.
+            log: receives progress of a trial of backends; `backend.why` states its outcome.
+            on_batch: called after every computed batch.
+            on_reload: for servers: where a call of the model hangs, the model is loaded again, and this is called.
+                Without it, a call may take any time.
 
         Raises:
-            CheckpointError: its tokenizer cannot be loaded.
-            BackendFailed: its weights cannot, or not with these settings.
+            CheckpointError: the tokenizer cannot be loaded.
+            BackendFailed: the weights cannot be loaded, or not with these settings.
         """
         settings = settings or RuntimeSettings.from_environment()
 
-        def renewed() -> Backend:
-            found = selection.load(folder, settings, say)
-            if restarted is not None:
-                restarted()
-            return found
+        def reload() -> Backend:
+            backend = selection.load(folder, settings, log)
+            if on_reload is not None:
+                on_reload()
+            return backend
 
         return cls(
             folder,
             encoder_of(folder, settings.cache),
-            selection.load(folder, settings, say),
-            renewed=renewed if restarted is not None else None,
-            seen=seen or (lambda batch: None),
+            selection.load(folder, settings, log),
+            reload=reload if on_reload is not None else None,
+            on_batch=on_batch or (lambda batch: None),
         )
 
     @property
     def backend(self) -> Backend:
         """The runtime that computes."""
-        return self._worker.backend
+        return self._runner.backend
 
     @property
     def max_length(self) -> int:
-        """Tokens that the model reads of a text, special tokens included."""
-        return self._worker.encoder.max_length
+        """Maximum tokens of a text, special tokens included."""
+        return self._runner.encoder.max_length
 
     @property
-    def waiting(self) -> int:
-        """Tokens that wait for the model."""
-        return self._worker.waiting
+    def queued_tokens(self) -> int:
+        """Tokens in the queue."""
+        return self._runner.queued_tokens
 
     def expected_seconds(self, tokens: float | None = None) -> float:
-        """Return the seconds that `tokens` will take, or those that wait; 0 before the first batch."""
-        return self._worker.seconds(tokens)
+        """Return the seconds that `tokens` will take, or those in the queue; 0 before the first batch."""
+        return self._runner.seconds(tokens)
 
     def close(self) -> None:
-        """Finish what waits, take nothing more, and let go of the model."""
-        self._worker.close()
+        """Finish what is queued, accept nothing more, and release the model."""
+        self._runner.close()
 
     def classify(
         self,
@@ -137,19 +129,19 @@ class Engine:
         batch_size: int | None = None,
         apart: bool = False,
     ) -> list[Answer]:
-        """One answer a text (or pair), in order, with the scores of the model's own labels.
+        """Return an answer for each text (or pair), in order, with the scores of the model's own labels.
 
         Args:
-            function: what turns logits into scores; `default` follows the model's task.
-            attention: default is what the folder records, ordinary where it records nothing.
-            batch_size: rows computed together, at most; default is what suits the runtime.
-            apart: share no batch with another call, so that the same call gives the same bits.
+            function: the function applied to logits; `default` is the activation of the model's task.
+            attention: by default what the folder records, else ordinary.
+            batch_size: maximum rows of a batch; by default what suits the runtime.
+            apart: share no batch with other calls, so that the same call returns the same bits.
 
         Raises:
-            BadRequest: an unknown function or attention, or one that this model has not got.
-            BackendFailed: the model answered with something that is not a number.
+            BadRequest: the function or attention is unknown, or not available for this model.
+            BackendFailed: the model failed or returned a value that is not a number.
         """
-        return finish(self._classifying(inputs, function, attention, Terms(batch_size, True, Work(), apart)))
+        return finish(self._classify(inputs, function, attention, CallOptions(batch_size, True, Work(), apart)))
 
     async def aclassify(
         self,
@@ -161,49 +153,49 @@ class Engine:
         wait: bool = False,
         work: Work | None = None,
     ) -> list[Answer]:
-        """What `classify` gives, while the event loop goes on; what waits is skipped once it is cancelled.
+        """Return what `classify` returns, without blocking the event loop; cancel it to skip what is queued.
 
         Args:
-            wait: wait for room in the queue, instead of being refused.
-            work: what the call may take; it is written there what it took.
+            wait: wait until the queue has space, instead of raising.
+            work: the call's limits, and where its cost is recorded.
 
         Raises:
-            Overloaded, TooLarge: beside what `classify` raises: too much waits already, or more than it may take.
+            Overloaded, TooLarge: beside what `classify` raises: the queue is full, or the call exceeds its limits.
         """
-        terms = Terms(batch_size, wait, work or Work())
-        return await afinish(self._classifying(inputs, function, attention, terms))
+        options = CallOptions(batch_size, wait, work or Work())
+        return await afinish(self._classify(inputs, function, attention, options))
 
     def zero_shot(
         self,
         texts: Sequence[str],
-        question: ZeroShotQuestion | Sequence[ZeroShotQuestion],
+        request: ZeroShotRequest | Sequence[ZeroShotRequest],
         *,
         batch_size: int | None = None,
         apart: bool = False,
     ) -> list[Answer]:
-        """One answer a text, in order, with the scores of the question's labels.
+        """Return an answer for each text, in order, with the scores of the candidate labels.
 
         Args:
-            question: one for all texts, or one for each.
+            request: one for all texts, or one for each.
             apart: as in `classify`.
 
         Raises:
-            BadRequest: not an NLI model, or labels, template, scorer, attention or a text that cannot be used.
-            BackendFailed: the model answered with something that is not a number.
+            BadRequest: the model is no NLI model, or labels, template, scorer, attention or a text are invalid.
+            BackendFailed: the model failed or returned a value that is not a number.
         """
-        return finish(self._zero_shot(texts, question, Terms(batch_size, True, Work(), apart)))
+        return finish(self._zero_shot(texts, request, CallOptions(batch_size, True, Work(), apart)))
 
     async def azero_shot(
         self,
         texts: Sequence[str],
-        question: ZeroShotQuestion | Sequence[ZeroShotQuestion],
+        request: ZeroShotRequest | Sequence[ZeroShotRequest],
         *,
         batch_size: int | None = None,
         wait: bool = False,
         work: Work | None = None,
     ) -> list[Answer]:
-        """What `zero_shot` gives, as `aclassify` gives what `classify` does."""
-        return await afinish(self._zero_shot(texts, question, Terms(batch_size, wait, work or Work())))
+        """Return what `zero_shot` returns, as `aclassify` does for `classify`."""
+        return await afinish(self._zero_shot(texts, request, CallOptions(batch_size, wait, work or Work())))
 
     def scores(
         self,
@@ -213,112 +205,86 @@ class Engine:
         function: Function = "default",
         attention: AttentionMode | None = None,
     ) -> Floats:
-        """Scores `[N, C]` of texts (or pairs) in the order of the model's labels; raises as `classify` does."""
+        """Return scores `[N, C]` of texts (or pairs) in the order of the model's labels; raise as `classify` does."""
         seconds = pairs if pairs is not None else [None] * len(texts)
         inputs = [TextInput(text, pair) for text, pair in zip(texts, seconds, strict=True)]
         answers = self.classify(inputs, function=function, attention=attention)
-        found = np.array([answer.scores for answer in answers], dtype=np.float64)
-        return found.reshape(-1, len(self.folder.labels.names))
+        scores = np.array([answer.scores for answer in answers], dtype=np.float64)
+        return scores.reshape(-1, len(self.folder.labels.names))
 
-    def weigh(
+    def raw_scores(
         self, texts: Sequence[str], labels: Sequence[str], template: str, scorer: Scorer, attention: AttentionMode
-    ) -> Evidence:
-        """What the model has to say about every text and label in its template, as far as the scorer needs it."""
-        question = ZeroShotQuestion(tuple(labels), False, template, scorer, attention)
-        weigher = self._weigher(question, Terms(None, True, Work()))
-        started = weigher.start(texts)
-        return finish(weigher.evidence([future.result() for future in started.futures], started.known))
+    ) -> RawScores:
+        """Return logits and cosines of every text with every label in the template, as far as the scorer uses them."""
+        request = ZeroShotRequest(tuple(labels), False, template, scorer, attention)
+        zero_shot_scorer = self._scorer(request, CallOptions(None, True, Work()))
+        submitted = zero_shot_scorer.submit(texts)
+        outputs = [future.result() for future in submitted.futures]
+        return finish(zero_shot_scorer.raw_scores(outputs, submitted.context))
 
-    def _classifying(
-        self,
-        inputs: Sequence[TextInput],
-        function: Function,
-        attention: AttentionMode | None,
-        terms: Terms,
+    def _classify(
+        self, inputs: Sequence[TextInput], function: Function, attention: AttentionMode | None, options: CallOptions
     ) -> Steps[list[Answer]]:
         one_of("function_to_apply", function, FUNCTIONS)
-        zero = self.folder.settings.zero_shot
-        kind = Rows(self._attention(attention or (zero.attention if zero is not None else "ordinary")), False)
+        nli = self.folder.settings.zero_shot
+        kind = SequenceKind(self._attention(attention or (nli.attention if nli is not None else "ordinary")), False)
         distinct = list(dict.fromkeys(inputs))
         answers: dict[TextInput, Answer] = {}
 
-        def start(part: Sequence[TextInput]) -> Started:
-            seconds = [item.pair for item in part if item.pair is not None]
-            with terms.work.tokenizing():
-                rows = self._worker.encoder([item.text for item in part], seconds or None)
-            future = self._worker.rows(kind, rows, terms)
-            return Started([future], (part, [row.truncated for row in rows]))
+        def submit(part: Sequence[TextInput]) -> Submitted:
+            pairs = [item.pair for item in part if item.pair is not None]
+            with options.work.tokenizing():
+                rows = self._runner.encoder([item.text for item in part], pairs or None)
+            future = self._runner.rows(kind, rows, options)
+            return Submitted([future], (part, [row.truncated for row in rows]))
 
-        def finished(found: list[list[Found]], known: Any) -> Steps[None]:
-            part, cut = known
-            scores = self._activate(np.stack([one.logits for one in found[0]]), function)
-            answers.update(zip(part, _answers(scores, self.folder.labels.names, cut), strict=True))
+        def take(outputs: list[list[RowOutput]], context: Any) -> Steps[None]:
+            part, truncated = context
+            scores = self._activate(np.stack([row.logits for row in outputs[0]]), function)
+            answers.update(zip(part, _answers(scores, self.folder.labels.names, truncated), strict=True))
             yield from ()
 
-        alone, pairs = ([item for item in distinct if (item.pair is not None) == paired] for paired in (False, True))
-        parts = [part for group in (alone, pairs) for part in _parts(group, self._rows_at_once)]
-        sizes = [sum(len(item.text) + len(item.pair or "") for item in part) for part in parts]
-        work = zip(parts, sizes, strict=True)
-        yield from _overlapping([(_quick(partial(start, part), size), finished) for part, size in work])
+        single, pairs = ([item for item in distinct if (item.pair is not None) == paired] for paired in (False, True))
+        parts: list[Part] = []
+        for part in (part for group in (single, pairs) for part in _parts(group, self._part_rows)):
+            characters = sum(len(item.text) + len(item.pair or "") for item in part)
+            parts.append((_inline(partial(submit, part), characters), take))
+        yield from overlapping(parts, PARTS_AT_ONCE)
         return [answers[item] for item in inputs]
 
     def _zero_shot(
         self,
         texts: Sequence[str],
-        question: ZeroShotQuestion | Sequence[ZeroShotQuestion],
-        terms: Terms,
+        request: ZeroShotRequest | Sequence[ZeroShotRequest],
+        options: CallOptions,
     ) -> Steps[list[Answer]]:
         nli_model(self.folder)
-        questions = [question] * len(texts) if isinstance(question, ZeroShotQuestion) else list(question)
-        if len(questions) != len(texts):
-            raise BadRequest(f"there are {len(texts)} texts and {len(questions)} questions: give one for each, or one")
-        # a list of labels and a tuple of them are the same question
-        different = {id(one): one for one in questions}
-        known = {key: replace(one, labels=zero_shot.parse_labels(one.labels)) for key, one in different.items()}
-        asked = [known[id(one)] for one in questions]
-        _check_texts(texts)
-        groups: dict[ZeroShotQuestion, dict[str, Answer | None]] = {}
-        for text, one in zip(texts, asked, strict=True):
-            groups.setdefault(one, {})[text] = None
-        work = []
-        for one, group in groups.items():
-            weigher = yield _quick(partial(self._weigher, one, terms), sum(map(len, one.labels)))
-            for part in _parts(list(group), max(1, self._rows_at_once // len(one.labels))):
+        requests = zero_shot.requests_of(request, texts)
+        groups: dict[ZeroShotRequest, dict[str, Answer | None]] = {}
+        for text, key in zip(texts, requests, strict=True):
+            groups.setdefault(key, {})[text] = None
+        parts: list[Part] = []
+        for key, group in groups.items():
+            scorer = yield _inline(partial(self._scorer, key, options), sum(map(len, key.labels)))
+            for part in _parts(list(group), max(1, self._part_rows // len(key.labels))):
+                take = partial(_take_scores, scorer, part, group)
+                parts.append((_inline(partial(scorer.submit, part), sum(map(len, part))), take))
+        yield from overlapping(parts, PARTS_AT_ONCE)
+        return [answer for text, key in zip(texts, requests, strict=True) if (answer := groups[key][text]) is not None]
 
-                def finished(
-                    found: list[list[Found]],
-                    known: Any,
-                    weigher: ZeroShotScorer = weigher,
-                    part: Sequence[str] = part,
-                    group: dict[str, Answer | None] = group,
-                ) -> Steps[None]:
-                    scores, cut = yield from weigher.finish(found, known)
-                    group.update(zip(part, _answers(scores, weigher.labels.labels, cut), strict=True))
-
-                work.append((_quick(partial(weigher.start, part), sum(map(len, part))), finished))
-        yield from _overlapping(work)
-        return [answer for text, one in zip(texts, asked, strict=True) if (answer := groups[one][text]) is not None]
-
-    def _weigher(self, question: ZeroShotQuestion, terms: Terms) -> ZeroShotScorer:
+    def _scorer(self, request: ZeroShotRequest, options: CallOptions) -> ZeroShotScorer:
         nli = nli_model(self.folder)
-        attention = self._attention(question.attention or nli[1].attention, question.scorer or nli[1].scorer)
-        return ZeroShotScorer(
-            self._worker,
-            self._label_sets,
-            self._label_embeddings,
-            nli,
-            question,
-            attention,
-            terms,
-        )
+        attention = self._attention(request.attention or nli[1].attention, request.scorer or nli[1].scorer)
+        embeddings = self._label_embeddings
+        return ZeroShotScorer(self._runner, self._label_sets, embeddings, nli, request, attention, options)
 
     def _attention(self, attention: AttentionMode, scorer: Scorer = "nli") -> AttentionMode:
         one_of("attention", attention, ATTENTION_MODES)
         if not self.backend.shared_text and (attention == "shared_text" or scorer != "nli"):
-            wanted = f"scorer {scorer}" if scorer != "nli" else "attention shared_text"
+            option = f"scorer {scorer}" if scorer != "nli" else "attention shared_text"
             family = self.folder.config.get("model_type")
             raise BadRequest(
-                f"{wanted} is not available for models of the family {family}", hint="use ordinary with scorer nli"
+                f"{option} is not available for models of the family {family}", hint="use ordinary with scorer nli"
             )
         return attention
 
@@ -329,63 +295,24 @@ class Engine:
         return activate(logits, settings.activation, temperature=settings.temperature, target=settings.target)
 
 
-def nli_model(folder: ModelFolder) -> tuple[NliRoles, ZeroShotSettings]:
-    """What makes a model fit for labels of a caller's own.
-
-    Raises:
-        BadRequest: its labels do not include entailment and contradiction.
-    """
-    roles, settings = folder.labels.nli, folder.settings.zero_shot
-    if roles is None or settings is None:
-        raise BadRequest(
-            f"{folder.path.name} cannot classify by labels of your own: that takes an NLI model with labels "
-            f"named entailment and contradiction, and its labels are {shown(folder.labels.names)}"
-        )
-    return roles, settings
-
-
-def _overlapping(
-    work: Sequence[tuple[Callable[[], Started], Callable[[list[list[Found]], Any], Steps[None]]]],
+def _take_scores(
+    scorer: ZeroShotScorer,
+    part: Sequence[str],
+    group: dict[str, Answer | None],
+    outputs: list[list[RowOutput]],
+    context: Any,
 ) -> Steps[None]:
-    """Start each part and finish it, a few under way together; what nobody waits for any more is cancelled."""
-    under_way: deque[tuple[Started, Callable[[list[list[Found]], Any], Steps[None]]]] = deque()
-
-    def finish_first() -> Steps[None]:
-        started, finished = under_way[0]
-        found = []
-        for future in started.futures:
-            found.append((yield future))
-        under_way.popleft()
-        yield from finished(found, started.known)
-
-    try:
-        for start, finished in work:
-            under_way.append(((yield start), finished))
-            if len(under_way) == PARTS_AT_ONCE:
-                yield from finish_first()
-        while under_way:
-            yield from finish_first()
-    finally:
-        for started, _ in under_way:
-            for future in started.futures:
-                future.cancel()
+    scores, truncated = yield from scorer.finish(outputs, context)
+    group.update(zip(part, _answers(scores, scorer.labels.labels, truncated), strict=True))
 
 
-def _quick(call: Callable[[], Any], characters: int) -> Callable[[], Any]:
-    return Quick(call) if characters <= QUICK_CHARACTERS else call
+def _inline(call: Callable[[], Any], characters: int) -> Callable[[], Any]:
+    return Inline(call) if characters <= INLINE_CHARACTERS else call
 
 
 def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def _check_texts(texts: Sequence[Any]) -> None:
-    for number, text in enumerate(texts, start=1):
-        if not isinstance(text, str):
-            raise BadRequest(f"text {number} must be a string, and it is {type(text).__name__}")
-        if not text:
-            raise BadRequest(f"text {number} of {len(texts)} is empty" if len(texts) > 1 else "the text is empty")
 
 
 def _answers(scores: Floats, names: Sequence[str], truncated: Sequence[bool]) -> list[Answer]:

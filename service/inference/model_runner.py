@@ -1,8 +1,4 @@
-"""A model at work: items with their exact cost, the queue they wait in, the backend that computes them.
-
-Knows: what an item is, how a batch of items becomes arrays and its outputs become results.
-Does not know: labels by name, templates, scores.
-"""
+"""Tokenized rows in, outputs of the model out: cost of each row, batching, arrays for the backend."""
 
 from __future__ import annotations
 
@@ -21,41 +17,41 @@ from service.inference.backends.packing import Packed
 from service.inference.batch_queue import Batch, BatchQueue
 from service.schema import Work
 
-BATCHES_WAITING = 64
-"""Batches' worth of tokens that may wait for a model; more are refused, or wait where the caller said so."""
+QUEUED_BATCHES = 64
+"""Batches' worth of tokens that the queue of a model holds; further calls are refused, or block if they chose to."""
 
 WIDTH_STEP = 32
-"""Labels of different questions share a batch where their rows are alike in width, up to this."""
+"""Label rows of different requests share a batch if their widths, rounded up to this, are equal."""
 
 
-class Rows(NamedTuple):
-    """A kind of items: sequences one by one."""
+class SequenceKind(NamedTuple):
+    """A kind of rows: sequences of tokens."""
 
     attention: AttentionMode
     embeddings: bool
 
 
-class Labelled(NamedTuple):
-    """A kind of items: texts, each with its labels, which are read under the shared-text mask."""
+class LabeledKind(NamedTuple):
+    """A kind of rows: texts, each with its candidate labels, under the shared-text mask."""
 
     width: int
     embeddings: bool
 
 
-class Found(NamedTuple):
-    """What the model says: logits `[C]` of a sequence, or `[L, C]` of a text's labels; and the text's embedding."""
+class RowOutput(NamedTuple):
+    """Logits `[C]` of a sequence, or `[L, C]` of a text's labels, and the embedding `[H]` of the text."""
 
     logits: npt.NDArray[np.float32]
     embedding: npt.NDArray[np.float32] | None
 
 
-class Terms(NamedTuple):
-    """How a call wants to be answered.
+class CallOptions(NamedTuple):
+    """How a call is computed.
 
-    batch_size: rows computed together, at most; None for what suits the runtime.
-    wait: wait for room in the queue, instead of being refused.
-    work: what it may take, and where it is written what it took.
-    apart: share no batch with another call, so that the answers are the same bits whenever it is made.
+    batch_size: maximum rows of a batch; None for what suits the runtime.
+    wait: block until the queue has space, instead of raising.
+    work: the call's limits, and where its cost is recorded.
+    apart: share no batch with other calls, so that repeated calls return the same bits.
     """
 
     batch_size: int | None
@@ -65,13 +61,12 @@ class Terms(NamedTuple):
 
 
 class ModelRunner:
-    """One model, its tokenizer and its queue; safe to use from many threads.
+    """One model with its tokenizer and queue; thread-safe.
 
     Args:
-        name: what errors call the model.
-        renewed: gives the backend anew, where a call of the old one never came back. Without it, a call may take any
-            time.
-        seen: hears of every batch that was computed.
+        name: the model's name in errors.
+        reload: returns a new backend after a call of the old one hung. Without it, a call may take any time.
+        on_batch: called after every computed batch.
     """
 
     def __init__(
@@ -80,68 +75,70 @@ class ModelRunner:
         backend: Backend,
         name: str,
         *,
-        renewed: Callable[[], Backend] | None = None,
-        seen: Callable[[Batch], None] = lambda batch: None,
+        reload: Callable[[], Backend] | None = None,
+        on_batch: Callable[[Batch], None] = lambda batch: None,
     ) -> None:
         self.encoder, self.backend = encoder, backend
-        self._name, self._renewed = name, renewed
+        self._name, self._reload = name, reload
         tokens = backend.batch.tokens
-        self._batcher = BatchQueue(
+        self._queue = BatchQueue(
             self._compute,
-            budget=tokens,
-            room=BATCHES_WAITING * tokens,
+            batch_tokens=tokens,
+            max_tokens=QUEUED_BATCHES * tokens,
             padded=backend.is_padded,
-            renew=None if renewed is None else self._renew,
-            seen=seen,
+            restart=None if reload is None else self._restart,
+            on_batch=on_batch,
         )
 
     @property
-    def waiting(self) -> int:
-        """Tokens that wait."""
-        return self._batcher.waiting
+    def queued_tokens(self) -> int:
+        """Tokens in the queue."""
+        return self._queue.queued_tokens
 
     def seconds(self, tokens: float | None = None) -> float:
-        """What so many tokens will take, or those that wait; 0 where nothing was computed so far."""
-        return self._batcher.seconds(self.waiting if tokens is None else tokens)
+        """Return the expected seconds for `tokens`, or for the queue; 0 before the first batch."""
+        return self._queue.seconds(self.queued_tokens if tokens is None else tokens)
 
-    def rows(self, kind: Rows, rows: Sequence[Encoded], terms: Terms) -> Future[list[Found]]:
-        """Results of sequences.
+    def rows(self, kind: SequenceKind, rows: Sequence[Encoded], options: CallOptions) -> Future[list[RowOutput]]:
+        """Submit sequences and return the future of their outputs.
 
         Raises:
-            Overloaded: there is no room, and the terms say not to wait.
-            TooLarge: more tokens than the call may take.
+            Overloaded: the queue is full, and the options do not say to wait.
+            TooLarge: the call exceeds its limit of tokens.
         """
-        return self._submit(kind, rows, [len(row) for row in rows], terms)
+        return self._submit(kind, rows, [len(row) for row in rows], options)
 
-    def labelled(
-        self, texts: Sequence[Encoded], packs: Sequence[Packed], terms: Terms, *, embeddings: bool
-    ) -> Future[list[Found]]:
-        """Results of texts (parts of pairs up to the hypothesis), each with its labels; raises as `rows` does."""
+    def labeled(
+        self, texts: Sequence[Encoded], packs: Sequence[Packed], options: CallOptions, *, embeddings: bool
+    ) -> Future[list[RowOutput]]:
+        """Submit texts (parts of pairs up to the hypothesis), each with its labels; raise as `rows` does."""
         width = -(-max(pack.width for pack in packs) // WIDTH_STEP)
         lengths = [len(text) + pack.tokens for text, pack in zip(texts, packs, strict=True)]
         items = list(zip(texts, packs, strict=True))
-        return self._submit(Labelled(width, embeddings), items, lengths, terms)
+        return self._submit(LabeledKind(width, embeddings), items, lengths, options)
 
     def close(self) -> None:
-        """Finish what waits, take nothing more, and let go of the model."""
-        self._batcher.close()
+        """Finish what is queued, accept nothing more, and release the model."""
+        self._queue.close()
         self.backend.close()
 
-    def _submit(self, kind: Any, items: Sequence[Any], lengths: Sequence[int], terms: Terms) -> Future[list[Found]]:
-        rows = self.backend.batch.rows if terms.batch_size is None else terms.batch_size
+    def _submit(
+        self, kind: Any, items: Sequence[Any], lengths: Sequence[int], options: CallOptions
+    ) -> Future[list[RowOutput]]:
+        rows = self.backend.batch.rows if options.batch_size is None else options.batch_size
         if rows < 1:
-            raise BadRequest(f"batch_size must be at least 1, and it is {rows}")
-        terms.work.take(sum(lengths))
-        owner = terms.work if terms.apart else None
-        return self._batcher.submit((kind, owner), items, lengths, rows=rows, wait=terms.wait, took=terms.work)
+            raise BadRequest(f"batch_size must be at least 1, not {rows}")
+        options.work.take(sum(lengths))
+        owner = options.work if options.apart else None
+        return self._queue.submit((kind, owner), items, lengths, rows=rows, wait=options.wait, timings=options.work)
 
-    def _renew(self) -> None:
-        if self._renewed is not None:
-            self.backend = self._renewed()
+    def _restart(self) -> None:
+        if self._reload is not None:
+            self.backend = self._reload()
 
-    def _compute(self, owned: tuple[Rows | Labelled, Work | None], batch: list[Any]) -> list[Found]:
+    def _compute(self, owned: tuple[SequenceKind | LabeledKind, Work | None], batch: list[Any]) -> list[RowOutput]:
         kind, _ = owned
-        if isinstance(kind, Rows):
+        if isinstance(kind, SequenceKind):
             inputs = self.encoder.pad(batch)
             outputs = self.backend.run(inputs, attention=kind.attention, embeddings=kind.embeddings)
             logits = list(outputs.logits)
@@ -150,11 +147,11 @@ class ModelRunner:
             inputs = self.encoder.pad([text for text, _ in batch])
             outputs = self.backend.run_labels(inputs, packs, embeddings=kind.embeddings)
             logits = np.split(outputs.logits, np.cumsum([len(pack.starts) for pack in packs])[:-1])
-        self._check(outputs)
+        self._require_finite(outputs)
         means = [None] * len(batch) if outputs.embeddings is None else list(outputs.embeddings)
-        return [Found(one, mean) for one, mean in zip(logits, means, strict=True)]
+        return [RowOutput(row, mean) for row, mean in zip(logits, means, strict=True)]
 
-    def _check(self, outputs: Outputs) -> None:
-        """A batch with such an answer is split, until the text that has it fails alone."""
+    def _require_finite(self, outputs: Outputs) -> None:
+        """Raise for a batch with NaN or infinity; the queue splits it until the text at fault fails alone."""
         if not np.isfinite(outputs.logits).all():
-            raise BackendFailed(f"{self._name} answered with something that is not a number")
+            raise BackendFailed(f"{self._name} returned a logit that is not a finite number")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from finetune.core.errors import FinetuneError
-from finetune.core.hub import fetched
+from finetune.core.hub import download
 from finetune.core.model_folder import ModelFolder, find, read, served
 from service.errors import ModelNotFound, ServiceError
 
@@ -129,7 +129,7 @@ def resolve(name: str | PathLike[str], models_dir: str | PathLike[str] | None = 
     Raises:
         CheckpointError: it leads nowhere, or to a folder that cannot be used.
     """
-    return read(fetched(find(str(name), models_dir), models_dir).source)
+    return read(download(find(str(name), models_dir), models_dir).source)
 
 
 def describe(name: str, folder: ModelFolder) -> dict[str, Any]:

@@ -1,58 +1,45 @@
-"""Zero-shot classification as arithmetic: texts and labels become sentence pairs, and logits become scores.
-
-Knows: templates, label lists, what the outputs of an NLI model and a cosine say about a label.
-Does not know: tokens, models, where a question came from. numpy, pure.
-"""
+"""Zero-shot classification without models: templates, candidate labels, and scores from NLI logits and cosines."""
 
 from __future__ import annotations
 
 import ast
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from finetune.core import hypothesis
+from finetune.core.hypothesis import fill as fill
 from finetune.core.labels import NliRoles
 from finetune.core.model_folder import ScoreFusion, Scorer
 from finetune.core.scores import Floats, log_softmax, sigmoid, softmax
 from service.errors import BadRequest
-
-BLANK = "{}"
+from service.schema import ZeroShotRequest
 
 NO_WIDTH = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
-"""Characters that nobody sees: labels that differ in these alone are the same."""
+"""Invisible characters: labels that differ in these alone are the same."""
 
 
 def check_template(template: Any) -> str:
     """Return the template if it has exactly one `{}` and no other brace.
 
-    Format codes such as `{label}`, `{0}` and the escape `{{` are refused: plain replacement, by which a template is
-    filled, would leave them as they are.
-
     Raises:
         BadRequest: it is no string, has no `{}` or several, or another brace.
     """
-    plain = isinstance(template, str) and template.count(BLANK) == 1
-    if not plain or any(brace in template.replace(BLANK, "") for brace in "{}"):
-        raise BadRequest(
-            f"the template {template!r} cannot be used: "
-            'it needs exactly one {} where the label goes and no other brace, as in "This text is about {}."'
-        )
-    return str(template)
-
-
-def fill(template: str, label: str) -> str:
-    """The hypothesis for a label, by plain replacement: braces in a label stay as they are."""
-    return template.replace(BLANK, label, 1)
+    try:
+        return hypothesis.check_template(template)
+    except ValueError as error:
+        raise BadRequest(f"the hypothesis template {template!r} is invalid: {error}") from error
 
 
 def parse_labels(labels: Any) -> tuple[str, ...]:
-    """Label names from a list, or from one string with commas between them; surrounding blanks go.
+    """Return label names from a list, or from one string with commas between them, without surrounding blanks.
 
     Raises:
-        BadRequest: no label, an empty one, one that is no string, the same one twice, or a list written as text.
+        BadRequest: no label, an empty or repeated one, one that is no string, or a list written as text.
     """
     if isinstance(labels, str):
         if _is_written_list(labels):
@@ -64,11 +51,11 @@ def parse_labels(labels: Any) -> tuple[str, ...]:
     elif isinstance(labels, Sequence):
         for label in labels:
             if not isinstance(label, str):
-                raise BadRequest(f"a label must be a string, and one is {type(label).__name__}")
+                raise BadRequest(f"a label must be a string, not {type(label).__name__}")
         names = [label.strip() for label in labels]
     else:
         raise BadRequest(
-            f"labels are a list of strings, or one string with commas between them, not {type(labels).__name__}"
+            f"labels must be a list of strings, or one string with commas between them, not {type(labels).__name__}"
         )
     if not names:
         raise BadRequest("there is no label to choose from: give at least one")
@@ -83,34 +70,50 @@ def parse_labels(labels: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
+def requests_of(request: ZeroShotRequest | Sequence[ZeroShotRequest], texts: Sequence[str]) -> list[ZeroShotRequest]:
+    """Return a request for each text, with parsed labels.
+
+    Raises:
+        BadRequest: labels are invalid, a text is empty or no string, or the numbers of texts and requests differ.
+    """
+    requests = [request] * len(texts) if isinstance(request, ZeroShotRequest) else list(request)
+    if len(requests) != len(texts):
+        raise BadRequest(
+            f"there are {len(texts)} texts and {len(requests)} requests: pass one request for each, or one"
+        )
+    distinct = {id(item): item for item in requests}
+    checked = {key: replace(item, labels=parse_labels(item.labels)) for key, item in distinct.items()}
+    for number, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise BadRequest(f"text {number} of {len(texts)} must be a string, not {type(text).__name__}")
+        if not text:
+            raise BadRequest(f"text {number} of {len(texts)} is empty" if len(texts) > 1 else "the text is empty")
+    return [checked[id(item)] for item in requests]
+
+
 def _visible(name: str) -> str:
-    """A label as a reader sees it: composed, with plain blanks, without characters of no width."""
+    """Return a label as it is displayed: composed, with single blanks, without invisible characters."""
     return " ".join(unicodedata.normalize("NFC", name).translate(NO_WIDTH).split())
 
 
 def _is_written_list(labels: str) -> bool:
-    """Whether a string is a list, tuple or set of strings in Python's or JSON's spelling."""
+    """Return whether a string is a list, tuple or set of strings in Python's or JSON's spelling."""
     if labels.strip()[:1] not in ("[", "(", "{"):
         return False
     try:
         value = ast.literal_eval(labels.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return False
-    return isinstance(value, list | tuple | set) and all(isinstance(one, str) for one in value)
-
-
-def expand(texts: Sequence[str], hypotheses: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Every text with every hypothesis, as two lists of N x L; the hypothesis changes fastest."""
-    return [text for text in texts for _ in hypotheses], list(hypotheses) * len(texts)
+    return isinstance(value, list | tuple | set) and all(isinstance(item, str) for item in value)
 
 
 def mean_direction(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Floats:
-    """Sums `[L, H]` of two embeddings of each label, each scaled to length 1 before."""
+    """Return the sums `[L, H]` of two embeddings of each label, each scaled to length 1."""
     return np.asarray(_unit(first) + _unit(second))
 
 
 def cosines(texts: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Floats:
-    """Cosine of each text with each label, `[N, L]`; 0 where an embedding is all zeros.
+    """Return the cosine of each text with each label, `[N, L]`; 0 where an embedding is all zeros.
 
     Args:
         texts: embeddings `[N, 1, H]`, or `[N, L, H]` where each (text, label) pair has its own.
@@ -128,29 +131,29 @@ def collapse(
     *,
     roles: NliRoles,
     scorer: Scorer,
-    mix: ScoreFusion,
+    fusion: ScoreFusion,
     multi_label: bool,
 ) -> Floats:
-    """Scores `[N, L]` of the labels, each row on its own. A single label is weighed as if several could hold.
+    """Return scores `[N, L]` of the labels, row by row. A single label is scored as with `multi_label`.
 
     Args:
-        logits: `[N, L, C]` of the NLI model; not needed by scorer `embedding`.
-        cosine: `[N, L]`; not needed by scorer `nli`.
+        logits: `[N, L, C]` of the NLI model; not used by scorer `embedding`.
+        cosine: `[N, L]`; not used by scorer `nli`.
     """
     if scorer == "embedding":
-        several = _given(cosine).shape[1] == 1 or multi_label
-        return (
-            sigmoid(mix.cosine * _given(cosine) + mix.bias) if several else softmax(mix.cosine_weight * _given(cosine))
-        )
-    values = np.asarray(_given(logits), dtype=np.float64)
-    entailed, denied = values[..., roles.entailment], values[..., roles.contradiction]
-    several = multi_label or values.shape[1] == 1
+        independent = _required(cosine).shape[1] == 1 or multi_label
+        if independent:
+            return sigmoid(fusion.cosine * _required(cosine) + fusion.bias)
+        return softmax(fusion.cosine_weight * _required(cosine))
+    values = np.asarray(_required(logits), dtype=np.float64)
+    entailed, contradicted = values[..., roles.entailment], values[..., roles.contradiction]
+    independent = multi_label or values.shape[1] == 1
     if scorer == "nli":
         # softmax over (contradiction, entailment) is the sigmoid of their difference
-        return sigmoid(entailed - denied) if several else softmax(entailed)
-    if several:
-        return sigmoid(mix.nli * (entailed - denied) + mix.cosine * _given(cosine) + mix.bias)
-    return softmax(log_softmax(values)[..., roles.entailment] + mix.cosine_weight * _given(cosine))
+        return sigmoid(entailed - contradicted) if independent else softmax(entailed)
+    if independent:
+        return sigmoid(fusion.nli * (entailed - contradicted) + fusion.cosine * _required(cosine) + fusion.bias)
+    return softmax(log_softmax(values)[..., roles.entailment] + fusion.cosine_weight * _required(cosine))
 
 
 def _unit(vectors: npt.NDArray[Any]) -> Floats:
@@ -158,7 +161,7 @@ def _unit(vectors: npt.NDArray[Any]) -> Floats:
     return np.asarray(np.divide(vectors, lengths, out=np.zeros(vectors.shape), where=lengths > 0))
 
 
-def _given(values: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+def _required(values: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
     if values is None:
-        raise TypeError("this scorer needs values that were not computed")
+        raise TypeError("the scorer needs values that were not computed")
     return values

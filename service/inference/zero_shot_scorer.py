@@ -1,8 +1,4 @@
-"""One zero-shot question put to a model: which items it takes, and what their results say about the labels.
-
-Knows: scorers, masks, what is computed in one pass and what in pairs, shortlists.
-Does not know: who asks, whether somebody waits or awaits.
-"""
+"""One zero-shot request: which rows it submits to the model, and how their outputs become scores of the labels."""
 
 from __future__ import annotations
 
@@ -17,180 +13,175 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.core.fork_safety import Lock
-from finetune.core.labels import NliRoles
-from finetune.core.model_folder import AttentionMode, Scorer, ZeroShotSettings
+from finetune.core.labels import NliRoles, shown
+from finetune.core.model_folder import AttentionMode, ModelFolder, Scorer, ZeroShotSettings
 from finetune.core.scores import Floats
 from finetune.core.tokenization import Encoded
 from service.errors import BadRequest, ServiceError
 from service.inference import zero_shot
 from service.inference.label_sets import LabelSet, LabelSets
-from service.inference.model_runner import Found, ModelRunner, Rows, Terms
-from service.inference.steps import Steps
-from service.schema import SCORERS, ZeroShotQuestion, one_of
+from service.inference.model_runner import CallOptions, ModelRunner, RowOutput, SequenceKind
+from service.inference.steps import Steps, Submitted
+from service.schema import SCORERS, ZeroShotRequest, one_of
 
-REMEMBERED_LABELS = 4096
+CACHED_LABELS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """NLI logits `[N, L, C]` and cosines `[N, L]` of texts and labels, and which texts were cut."""
+class RawScores:
+    """NLI logits `[N, L, C]` and cosines `[N, L]` of texts and labels, and which texts were truncated."""
 
     logits: npt.NDArray[np.float32] | None
     cosine: Floats | None
     truncated: list[bool]
 
 
-class Started(NamedTuple):
-    """Items that wait or are computed, and what only their caller knows about them."""
-
-    futures: list[Future[list[Found]]]
-    known: Any
-
-
-class Known(NamedTuple):
-    """What a question keeps of its texts: their parts of pairs, and which were cut."""
+class TextRows(NamedTuple):
+    """The texts of a request as parts of pairs, and which were truncated."""
 
     rows: list[Encoded]
-    cut: list[bool]
+    truncated: list[bool]
 
 
 class LabelEmbeddings:
-    """Embeddings of labels and their sentences, each encoded alone; remembered between questions."""
+    """A cache of the embeddings of labels and their sentences, each encoded alone; thread-safe."""
 
-    def __init__(self, worker: ModelRunner) -> None:
-        self._worker = worker
-        self._found: OrderedDict[str, npt.NDArray[np.float32]] = OrderedDict()
+    def __init__(self, runner: ModelRunner) -> None:
+        self._runner = runner
+        self._cache: OrderedDict[str, npt.NDArray[np.float32]] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, sentences: Sequence[str], terms: Terms) -> Steps[npt.NDArray[np.float32]]:
-        """The steps to the embeddings `[L, H]`."""
+    def get(self, sentences: Sequence[str], options: CallOptions) -> Steps[npt.NDArray[np.float32]]:
+        """Return the steps to the embeddings `[L, H]`."""
         with self._lock:
-            found = {sentence: self._found.get(sentence) for sentence in sentences}
-        fresh = [sentence for sentence, embedding in found.items() if embedding is None]
-        if fresh:
-            computed = yield (yield partial(self._start, fresh, terms))
+            embeddings = {sentence: self._cache.get(sentence) for sentence in sentences}
+        missing = [sentence for sentence, embedding in embeddings.items() if embedding is None]
+        if missing:
+            outputs = yield (yield partial(self._submit, missing, options))
             with self._lock:
-                for sentence, one in zip(fresh, computed, strict=True):
-                    found[sentence] = self._found[sentence] = one.embedding
-                while len(self._found) > REMEMBERED_LABELS:
-                    self._found.popitem(last=False)
-        return np.stack([embedding for embedding in found.values() if embedding is not None])
+                for sentence, output in zip(missing, outputs, strict=True):
+                    embeddings[sentence] = self._cache[sentence] = output.embedding
+                while len(self._cache) > CACHED_LABELS:
+                    self._cache.popitem(last=False)
+        return np.stack([embedding for embedding in embeddings.values() if embedding is not None])
 
-    def _start(self, sentences: Sequence[str], terms: Terms) -> Future[list[Found]]:
-        with terms.work.tokenizing():
-            rows = self._worker.encoder(sentences)
-        return self._worker.rows(Rows("shared_text", True), rows, terms)
+    def _submit(self, sentences: Sequence[str], options: CallOptions) -> Future[list[RowOutput]]:
+        with options.work.tokenizing():
+            rows = self._runner.encoder(sentences)
+        return self._runner.rows(SequenceKind("shared_text", True), rows, options)
 
 
 class ZeroShotScorer:
-    """A question, settled: what the model's folder records stands where the question says nothing.
+    """A request with the settings of the model's folder in place of what it leaves open.
 
     Raises:
-        BadRequest: labels, template or scorer that cannot be used.
+        BadRequest: labels, template, scorer or shortlist are invalid.
     """
 
     def __init__(
         self,
-        worker: ModelRunner,
+        runner: ModelRunner,
         sets: LabelSets,
         embeddings: LabelEmbeddings,
         nli: tuple[NliRoles, ZeroShotSettings],
-        question: ZeroShotQuestion,
+        request: ZeroShotRequest,
         attention: AttentionMode,
-        terms: Terms,
+        options: CallOptions,
     ) -> None:
-        self._worker, self._embeddings = worker, embeddings
+        self._runner, self._embeddings = runner, embeddings
         self._roles, self._settings = nli
-        self._multi_label = question.multi_label
+        self._multi_label = request.multi_label
         self._attention = attention
-        self._terms = terms
-        self._scorer: Scorer = one_of("scorer", question.scorer or self._settings.scorer, SCORERS)
-        template = question.hypothesis_template
+        self._options = options
+        self._scorer: Scorer = one_of("scorer", request.scorer or self._settings.scorer, SCORERS)
+        template = request.hypothesis_template
         template = zero_shot.check_template(self._settings.hypothesis_template if template is None else template)
-        self.labels: LabelSet = sets.get(question.labels, template)
-        self._one_pass = attention == "shared_text" and worker.backend.one_pass
-        self._shortlist = question.shortlist
-        weighed = self._one_pass and self._scorer != "embedding"
-        if self._shortlist is not None and not (weighed and self._shortlist >= 1):
+        self.labels: LabelSet = sets.get(request.labels, template)
+        self._one_pass = attention == "shared_text" and runner.backend.one_pass
+        self._shortlist = request.shortlist
+        can_shortlist = self._one_pass and self._scorer != "embedding"
+        if self._shortlist is not None and not (can_shortlist and self._shortlist >= 1):
             raise BadRequest(
-                "a shortlist is a number from 1, for models that read a text once, with scorer nli or both"
+                "shortlist must be a whole number from 1; it needs attention shared_text, and scorer nli or both"
             )
-        # the text's embedding comes from the same pass where that is the shared-text mask's
+        # with the shared-text mask, the text's embedding comes from the same pass
         self._same_pass = self._scorer == "both" and attention == "shared_text"
 
-    def start(self, texts: Sequence[str]) -> Started:
-        """Tokenize texts, and have the model look at them."""
-        worker, labels, terms = self._worker, self.labels, self._terms
-        with terms.work.tokenizing():
+    def submit(self, texts: Sequence[str]) -> Submitted:
+        """Tokenize texts and submit their rows."""
+        runner, labels, options = self._runner, self.labels, self._options
+        with options.work.tokenizing():
             if self._scorer == "embedding":
-                rows = worker.encoder(texts)
+                rows = runner.encoder(texts)
             else:
-                rows = worker.encoder.before_hypotheses(texts, labels.longest)
-        known = Known(rows, [row.truncated for row in rows])
-        if self._scorer == "embedding" or self._shortlisted:
-            return Started([worker.rows(Rows("shared_text", True), rows, terms)], known)
-        futures: list[Future[list[Found]]] = []
+                rows = runner.encoder.before_hypotheses(texts, labels.longest)
+        context = TextRows(rows, [row.truncated for row in rows])
+        if self._scorer == "embedding" or self._is_shortlisted:
+            return Submitted([runner.rows(SequenceKind("shared_text", True), rows, options)], context)
+        futures: list[Future[list[RowOutput]]] = []
         try:
             if self._one_pass:
                 for pack in labels.packs:
-                    own = [pack] * len(rows)
-                    futures.append(worker.labelled(rows, own, terms, embeddings=self._same_pass))
+                    packs = [pack] * len(rows)
+                    futures.append(runner.labeled(rows, packs, options, embeddings=self._same_pass))
             else:
                 pairs = [row.followed_by(end) for row in rows for end in labels.ends]
-                futures.append(worker.rows(Rows(self._attention, self._same_pass), pairs, terms))
+                futures.append(runner.rows(SequenceKind(self._attention, self._same_pass), pairs, options))
             if self._scorer == "both" and not self._same_pass:
-                futures.append(worker.rows(Rows("shared_text", True), worker.encoder(texts), terms))
+                futures.append(runner.rows(SequenceKind("shared_text", True), runner.encoder(texts), options))
         except ServiceError:
-            for future in futures:  # what was refused in part is not computed in part
+            for future in futures:  # a call that is refused in part is not computed in part
                 future.cancel()
             raise
-        return Started(futures, known)
+        return Submitted(futures, context)
 
-    def finish(self, found: list[list[Found]], known: Known) -> Steps[tuple[Floats, list[bool]]]:
-        """The steps from the model's results to scores `[N, L]`, and which texts were cut."""
-        if self._shortlisted:
-            return (yield from self._short(found[0], known)), known.cut
-        evidence = yield from self.evidence(found, known)
-        return self._collapsed(evidence.logits, evidence.cosine), evidence.truncated
+    def finish(self, outputs: list[list[RowOutput]], context: TextRows) -> Steps[tuple[Floats, list[bool]]]:
+        """Return the steps from the model's outputs to scores `[N, L]`, and which texts were truncated."""
+        if self._is_shortlisted:
+            return (yield from self._shortlist_scores(outputs[0], context)), context.truncated
+        raw = yield from self.raw_scores(outputs, context)
+        return self._collapsed(raw.logits, raw.cosine), raw.truncated
 
-    def evidence(self, found: list[list[Found]], known: Known) -> Steps[Evidence]:
-        """The steps from the model's results to what they say about each text and label."""
-        texts, many = len(known.rows), len(self.labels.labels)
+    def raw_scores(self, outputs: list[list[RowOutput]], context: TextRows) -> Steps[RawScores]:
+        """Return the steps from the model's outputs to logits and cosines of each text and label."""
+        texts, count = len(context.rows), len(self.labels.labels)
         logits: npt.NDArray[np.float32] | None = None
         if self._scorer != "embedding":
             if self._one_pass:
-                logits = np.stack([np.concatenate([one.logits for one in packs]) for packs in zip(*found, strict=True)])
+                logits = np.stack(
+                    [np.concatenate([row.logits for row in packs]) for packs in zip(*outputs, strict=True)]
+                )
             else:
-                logits = np.stack([one.logits for one in found[0]]).reshape(texts, many, -1)
+                logits = np.stack([row.logits for row in outputs[0]]).reshape(texts, count, -1)
         if self._scorer == "nli":
-            return Evidence(logits, None, known.cut)
-        means = _means(found[0] if self._one_pass else found[-1])  # one for each text, or for each pair
+            return RawScores(logits, None, context.truncated)
+        means = _embeddings(outputs[0] if self._one_pass else outputs[-1])  # one for each text, or for each pair
         means = means.reshape(texts, -1, means.shape[-1])
-        return Evidence(logits, zero_shot.cosines(means, (yield from self._directions())), known.cut)
+        return RawScores(logits, zero_shot.cosines(means, (yield from self._directions())), context.truncated)
 
     @property
-    def _shortlisted(self) -> bool:
+    def _is_shortlisted(self) -> bool:
         return self._shortlist is not None and self._shortlist < len(self.labels.labels)
 
     def _directions(self) -> Steps[npt.NDArray[Any]]:
-        """Embeddings `[L, H]` of the labels."""
+        """Return the steps to the embeddings `[L, H]` of the labels."""
         labels = self.labels
-        sentences = yield from self._embeddings.get(labels.sentences, self._terms)
+        sentences = yield from self._embeddings.get(labels.sentences, self._options)
         if self._settings.label_embedding != "sentence_and_name":
             return sentences
-        names = yield from self._embeddings.get(labels.labels, self._terms)
+        names = yield from self._embeddings.get(labels.labels, self._options)
         return zero_shot.mean_direction(sentences, names)
 
-    def _short(self, found: list[Found], known: Known) -> Steps[Floats]:
-        """Scores where the full weight is given to the nearest labels of each text; 0 for the others."""
-        cosine = zero_shot.cosines(_means(found)[:, None], (yield from self._directions()))
+    def _shortlist_scores(self, outputs: list[RowOutput], context: TextRows) -> Steps[Floats]:
+        """Return the steps to scores `[N, L]`, by the model for the nearest labels of each text; 0 for the others."""
+        cosine = zero_shot.cosines(_embeddings(outputs)[:, None], (yield from self._directions()))
         nearest = np.sort(np.argsort(-cosine, axis=1, kind="stable")[:, : self._shortlist], axis=1)
-        packs = [self.labels.pack(chosen) for chosen in nearest.tolist()]
-        weighed = yield (yield partial(self._worker.labelled, known.rows, packs, self._terms, embeddings=False))
-        logits = np.stack([one.logits for one in weighed])
+        packs = [self.labels.pack(numbers) for numbers in nearest.tolist()]
+        labeled = yield (yield partial(self._runner.labeled, context.rows, packs, self._options, embeddings=False))
+        logits = np.stack([row.logits for row in labeled])
         scores = np.zeros(cosine.shape)
-        kept = self._collapsed(logits, np.take_along_axis(cosine, nearest, axis=1))
-        np.put_along_axis(scores, nearest, kept, axis=1)
+        nearest_scores = self._collapsed(logits, np.take_along_axis(cosine, nearest, axis=1))
+        np.put_along_axis(scores, nearest, nearest_scores, axis=1)
         return scores
 
     def _collapsed(self, logits: npt.NDArray[Any] | None, cosine: Floats | None) -> Floats:
@@ -199,10 +190,25 @@ class ZeroShotScorer:
             cosine,
             roles=self._roles,
             scorer=self._scorer,
-            mix=self._settings.mix,
+            fusion=self._settings.fusion,
             multi_label=self._multi_label,
         )
 
 
-def _means(found: list[Found]) -> npt.NDArray[np.float32]:
-    return np.stack([one.embedding for one in found if one.embedding is not None])
+def nli_model(folder: ModelFolder) -> tuple[NliRoles, ZeroShotSettings]:
+    """Return the NLI outputs and zero-shot settings of a model.
+
+    Raises:
+        BadRequest: its labels do not include entailment and contradiction.
+    """
+    roles, settings = folder.labels.nli, folder.settings.zero_shot
+    if roles is None or settings is None:
+        raise BadRequest(
+            f"{folder.path.name} cannot classify by labels of your own: that needs an NLI model with labels "
+            f"named entailment and contradiction, and its labels are {shown(folder.labels.names)}"
+        )
+    return roles, settings
+
+
+def _embeddings(outputs: list[RowOutput]) -> npt.NDArray[np.float32]:
+    return np.stack([row.embedding for row in outputs if row.embedding is not None])

@@ -24,10 +24,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Scope
 
 from finetune.core.model_folder import AttentionMode
-from service.errors import Overloaded, ShuttingDown, TooMany, late_after
+from service.errors import Overloaded, RateLimited, ShuttingDown, request_timeout
 from service.inference.engine import Engine
 from service.inference.model_store import ModelStore
-from service.schema import Answer, Function, TextInput, Work, ZeroShotQuestion
+from service.schema import Answer, Function, TextInput, Work, ZeroShotRequest
 from service.server.client_connection import while_connected
 from service.server.limits import RequestLimits
 from service.server.telemetry import Telemetry
@@ -179,7 +179,7 @@ class Admission:
         self,
         engine: Engine,
         texts: list[str],
-        question: ZeroShotQuestion | list[ZeroShotQuestion],
+        question: ZeroShotRequest | list[ZeroShotRequest],
         *,
         request: Request | None = None,
     ) -> list[Answer]:
@@ -197,7 +197,7 @@ class Admission:
 
         Raises:
             Overloaded: the model is at capacity.
-            Late: the call took longer than `request_seconds`.
+            RequestTimeout: the call took longer than `request_seconds`.
         """
         work, seconds = self.limits.work(), self.settings.request_seconds
         if request is not None:
@@ -207,7 +207,7 @@ class Admission:
         try:
             return await asyncio.wait_for(call(work=work), seconds)
         except TimeoutError as error:
-            raise late_after(seconds) from error
+            raise request_timeout(seconds) from error
         finally:
             self._leave(engine, work)
 
@@ -249,7 +249,7 @@ class Admission:
         """Count a request of a client (a key's name or an address) in this minute, and return its RateLimit headers.
 
         Raises:
-            TooMany: the client sent more than `requests_per_minute`.
+            RateLimited: the client sent more than `requests_per_minute`.
         """
         limit = self._per_minute
         if limit is None:
@@ -262,7 +262,7 @@ class Admission:
             "RateLimit-Policy": f'"requests";q={limit.amount};w=60',
         }
         if not passed:
-            error = TooMany(
+            error = RateLimited(
                 f"rate limit of {limit.amount} requests a minute exceeded",
                 hint=f"try again in {left_s} s",
                 retry_after_s=left_s,

@@ -14,7 +14,7 @@ from typing import Self
 
 from starlette.datastructures import Headers
 
-from service.errors import BadRequest, NotAllowed
+from service.errors import BadRequest, Unauthorized
 from service.settings import ServeSettings
 
 SESSION_COOKIE = "rehead_session"
@@ -80,14 +80,14 @@ class ApiKeys:
         """Return the name of the key that a request carries, as a bearer token, `X-API-Key` or a session cookie.
 
         Raises:
-            NotAllowed: no key, or an invalid one.
+            Unauthorized: no key, or an invalid one.
         """
         scheme, _, token = headers.get("authorization", "").partition(" ")
         key = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         name = self.name_of(key) if key else self._session_name(headers)
         if name is None:
             problem = "invalid API key" if key else "API key required"
-            raise NotAllowed(problem, hint="send it as Authorization: Bearer KEY")
+            raise Unauthorized(problem, hint="send it as Authorization: Bearer KEY")
         return name
 
     def _session_name(self, headers: Headers) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from service.errors import BadRequest, late_after
+from service.errors import BadRequest, request_timeout
 
 T = TypeVar("T")
 UNWATCHED_S = 0.02
@@ -24,7 +24,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T], *, wit
 
     Raises:
         BadRequest: the client disconnected; nobody reads this answer.
-        Late: the deadline passed.
+        RequestTimeout: the deadline passed.
     """
     task = asyncio.ensure_future(work)
     leaving: asyncio.Task[None] | None = None
@@ -39,7 +39,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T], *, wit
             return task.result()
         if leaving is not None and leaving.done():
             raise BadRequest("client disconnected before its answer was ready")
-        raise late_after(within_s)
+        raise request_timeout(within_s)
     finally:
         pending = [future for future in (task, leaving) if future is not None and not future.done()]
         for future in pending:

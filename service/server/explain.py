@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from service.errors import late_after
+from service.errors import request_timeout
 from service.inference.engine import Engine
 from service.schema import TextInput, Work
 from service.server.admission import Admission
@@ -52,7 +52,7 @@ async def explain(admission: Admission, engine: Engine, item: TextInput, label: 
 
     def scores(texts: list[str]) -> list[float]:
         if cancelled.is_set():
-            raise late_after(deadline_s)
+            raise request_timeout(deadline_s)
         inputs = [TextInput(text, item.pair) for text in texts]
         # straight to the engine: these answers are no predictions, so they are in no metric
         call = engine.aclassify(inputs, work=admission.limits.work())

@@ -12,7 +12,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from finetune.core.tokenization import without_surrogates
-from service.errors import BadRequest, BodyTooLarge, EmptyInput, Late, TooLarge, WrongType
+from service.errors import BadRequest, BodyTooLarge, EmptyInput, RequestTimeout, TooLarge, UnsupportedMediaType
 from service.inference import zero_shot
 from service.schema import TextInput, Work
 from service.settings import ServeSettings
@@ -31,14 +31,14 @@ class RequestLimits:
         """Return the parsed JSON body of a request.
 
         Raises:
-            WrongType: the content type is not JSON; a foreign web page cannot send JSON without a CORS preflight.
+            UnsupportedMediaType: the content type is not JSON, which a foreign web page cannot send without CORS.
             BodyTooLarge, TooLarge: more bytes, or a longer list or object, than a request may hold.
             BadRequest: the body is not JSON.
-            Late: the body did not arrive in time.
+            RequestTimeout: the body did not arrive in time.
         """
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type != "application/json":
-            raise WrongType(
+            raise UnsupportedMediaType(
                 f"unsupported content type {content_type[:60]!r}",
                 hint="send JSON with the header Content-Type: application/json",
             )
@@ -46,7 +46,7 @@ class RequestLimits:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 raw = await self._body(request)
         except TimeoutError as error:
-            raise Late(f"the request body did not arrive within {BODY_TIMEOUT_S:g} s") from error
+            raise RequestTimeout(f"the request body did not arrive within {BODY_TIMEOUT_S:g} s") from error
         try:
             content = json.loads(raw, parse_constant=_refuse_constant, parse_float=_finite)
         except (ValueError, RecursionError) as error:

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import Forbidden, NotAllowed, ServiceError
+from service.errors import Forbidden, ServiceError, Unauthorized
 from service.server.admission import RECORD, Admission, RequestRecord
 from service.server.auth import ApiKeys, is_loopback
 from service.settings import ServeSettings
@@ -142,7 +142,7 @@ class RequestMiddleware:
 
     def _refused(self, scope: Scope, headers: Headers, error: ServiceError) -> Response:
         wants_page = scope.get("method") == "GET" and "text/html" in headers.get("accept", "")
-        if type(error) is NotAllowed and wants_page:
+        if type(error) is Unauthorized and wants_page:
             return RedirectResponse("/login", 303)
         return self._refusal(scope, error)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from finetune.core.tables.options import TableOptions
 from service.batch.score_table import Progress, Scored, asked, score_table, scorer
 from service.inference.engine import Engine
-from service.schema import Answer, TextInput, ZeroShotQuestion
+from service.schema import Answer, TextInput, ZeroShotRequest
 
 ROWS_AT_ONCE = 64
 CHARACTERS_AT_ONCE = 8000
@@ -18,7 +18,7 @@ CHARACTERS_AT_ONCE = 8000
 
 def score_upload(
     engine: Engine,
-    question: ZeroShotQuestion | None,
+    question: ZeroShotRequest | None,
     table: Path,
     out: Path,
     *,

@@ -55,7 +55,7 @@ class Telemetry:
 
     def batch(self, model: str, batch: Batch) -> None:
         """Count a batch."""
-        self._batch_rows.labels(model).observe(batch.items)
+        self._batch_rows.labels(model).observe(batch.rows)
         self._batch_tokens.labels(model).observe(batch.tokens)
         self._batch_seconds.labels(model).observe(batch.seconds)
 

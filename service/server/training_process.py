@@ -15,6 +15,7 @@ from typing import Any
 
 from finetune.config import loading
 from finetune.core import events
+from finetune.core.allocator import keep_freed_memory
 from finetune.core.errors import FinetuneError
 from service.server.training_jobs import CONFIG, EVENTS, OUTPUT
 
@@ -30,6 +31,7 @@ def _train(folder: Path) -> int:
     """Train with the folder's configuration and write its events; return the exit code."""
     parent = os.getppid()
     _limit_resources(TRAIN_BYTES)
+    keep_freed_memory()
 
     def terminate(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
@@ -80,12 +82,12 @@ def _report() -> dict[str, Any]:
     """Return the data report of the configuration on standard input, as `Jobs.data_report` describes it."""
     import yaml
 
-    from finetune.prepare import plan, quiet
+    from finetune.prepare import prepare, quiet
 
     _limit_resources(REPORT_BYTES)
     quiet()
-    planned = plan(loading.build(yaml.safe_load(sys.stdin.read())))
-    splits, values = planned.splits, planned.splits.train.values
+    prepared = prepare(loading.build(yaml.safe_load(sys.stdin.read())))
+    splits, values = prepared.splits, prepared.splits.train.values
     several = [name for value in values if isinstance(value, list | tuple) for name in value]
     counts = Counter(several or [value for value in values if isinstance(value, str)])
     return {
@@ -95,11 +97,11 @@ def _report() -> dict[str, Any]:
         "rows": len(values),
         "validation_rows": len(splits.validation),
         "counts": splits.counts,
-        "fit": str(planned.fit),
-        "near": str(planned.near),
-        "warnings": [*splits.warnings, *planned.fit.warnings],
-        "updates": planned.regime.updates,
-        "lr": planned.config.optim.lr,
+        "fit": str(prepared.tokenizer_report),
+        "near": str(prepared.near_duplicates),
+        "warnings": prepared.warnings,
+        "updates": prepared.batch_plan.updates,
+        "lr": prepared.config.optim.lr,
     }
 
 

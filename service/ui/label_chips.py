@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from service.errors import BadRequest
-from service.schema import ZeroShotQuestion
+from service.schema import ZeroShotRequest
 from service.server.limits import RequestLimits
 
 LABELS = ("sports", "business", "science", "politics")
@@ -42,7 +42,7 @@ def split(chips: list[str] | None) -> list[str] | None:
 
 def question(
     limits: RequestLimits, chips: list[str] | None, several: bool, template: str | None = None
-) -> ZeroShotQuestion:
+) -> ZeroShotRequest:
     """Return the zero-shot question of these chips, also of those that are not split yet.
 
     Raises:
@@ -52,7 +52,7 @@ def question(
     labels = limits.labels(_parts(chips))
     if len(labels) < 2 and not several:
         raise BadRequest("one label leaves nothing to choose: add another, or allow several labels per text")
-    return ZeroShotQuestion(labels, several, template)
+    return ZeroShotRequest(labels, several, template)
 
 
 def _parts(chips: list[str] | None) -> list[str]:

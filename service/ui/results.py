@@ -67,7 +67,7 @@ def _plots(folder: ModelFolder) -> list[tuple[Any, str]]:
     from PIL import Image
 
     plots = []
-    for file in folder.report_pictures:
+    for file in folder.report_figures:
         try:
             with Image.open(file) as plot:
                 plots.append((plot.copy(), file.stem.replace("_", " ")))

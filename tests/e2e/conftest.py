@@ -1,4 +1,4 @@
-"""A real server in a process of its own, as a user starts it."""
+"""A real server in a separate process, as a user starts it, and a real browser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 
 class Server:
-    """`rehead serve` on a free port; `lines` is what it printed until it could answer."""
+    """`rehead serve` on a free port; `lines` is its output until it is ready."""
 
     def __init__(self, models: Path, *arguments: str, seconds: float = 120.0, python: str = sys.executable) -> None:
         command = [python, "-m", "service.cli", "serve", "--port", "0", "--models", str(models), *arguments]
@@ -27,7 +27,7 @@ class Server:
         printed: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._read, args=(self.process.stdout, printed), daemon=True).start()
         self.log: list[str] = []
-        self._logging = threading.Thread(target=self._logged, daemon=True)
+        self._logging = threading.Thread(target=self._read_log, daemon=True)
         self._logging.start()
         self.lines: list[str] = []
         while not self.lines or "answers at" not in self.lines[-1]:
@@ -35,7 +35,7 @@ class Server:
                 self.lines.append(printed.get(timeout=seconds))
             except queue.Empty:
                 self.stop()
-                raise AssertionError(f"the server said no address within {seconds} s") from None
+                raise AssertionError(f"the server printed no address within {seconds} s") from None
             if self.lines[-1] == "":
                 raise AssertionError(f"the server stopped: {self.stop()[1]}")
         self.address = re.search(r"https?://\S+", self.lines[-1])[0]
@@ -47,7 +47,7 @@ class Server:
         printed.put("")
 
     def stop(self, number: int | None = None, seconds: float = 30.0) -> tuple[int, str]:
-        """End the server, with a signal if one is given; its exit code and what it said on stderr."""
+        """Stop the server, with a signal or else SIGKILL; return its exit code and stderr without log lines."""
         if number is None:
             self.process.kill()
         else:
@@ -58,40 +58,40 @@ class Server:
         self.process.stdout.close()
         return code, "".join(line for line in self.log if not line.startswith("{"))
 
-    def _logged(self) -> None:
-        """A pipe that nobody reads would hold the server up once it is full."""
+    def _read_log(self) -> None:
+        """Read stderr: a full pipe would block the server."""
         for line in self.process.stderr:
             self.log.append(line)
 
 
 @pytest.fixture(scope="session")
 def start_server():
-    """What starts a server."""
+    """Return the class that starts a server."""
     return Server
 
 
 @pytest.fixture(scope="session")
 def server(tiny_models):
-    """A server of the tiny models; it must leave cleanly when it is told to."""
+    """Serve the tiny models; the server must exit with 0 on SIGTERM."""
     running = Server(tiny_models, "--max-texts", "256", "--max-tokens", "1000000")
     yield running
     assert running.stop(signal.SIGTERM) == (0, "")
 
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
-PATIENCE_MS = 30_000
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"]
+CHROMIUM_FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+TIMEOUT_MS = 30_000
 
 
 def find_chromium(playwright) -> str | None:
-    own = playwright.chromium.executable_path
-    if own and os.path.exists(own):  # noqa: PTH110 (playwright gives a string)
-        return own
-    return next((path for name in NAMES if (path := shutil.which(name))), None)
+    path = playwright.chromium.executable_path
+    if path and os.path.exists(path):  # noqa: PTH110 (playwright returns a string)
+        return path
+    return next((path for name in CHROMIUM_NAMES if (path := shutil.which(name))), None)
 
 
-@pytest.fixture(scope="module")  # its loop would be in the way of tests that run one of their own
+@pytest.fixture(scope="module")  # its event loop would block tests that run their own
 def browser():
     if not os.environ.get("REHEAD_REQUIRE_BROWSER"):
         pytest.importorskip("playwright", reason="playwright is not installed")
@@ -100,25 +100,25 @@ def browser():
     with sync_playwright() as playwright:
         path = find_chromium(playwright)
         if path is None:
-            reason = f"no Chromium was found (looked for playwright's own and {', '.join(NAMES)})"
+            reason = f"no Chromium was found (searched for playwright's own and {', '.join(CHROMIUM_NAMES)})"
             if os.environ.get("REHEAD_REQUIRE_BROWSER"):
                 pytest.fail(f"{reason}, and REHEAD_REQUIRE_BROWSER forbids skipping")
             pytest.skip(reason)
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
         context = browser.new_context(viewport={"width": 1280, "height": 900})  # its pages share a cache
-        context.set_default_timeout(PATIENCE_MS)
+        context.set_default_timeout(TIMEOUT_MS)
         yield context
         browser.close()
 
 
 @pytest.fixture
 def opened(browser):
-    """Opens pages of a server; every request they make must stay on it, and none may fail."""
+    """Return a function that opens pages of a server; they may send requests to it only, and raise no errors."""
     pages, requested, failed = [], [], []
 
     def open_page(address, context=browser):
         page = context.new_page()
-        page.set_default_timeout(PATIENCE_MS)
+        page.set_default_timeout(TIMEOUT_MS)
         pages.append(page)
         page.on("request", lambda request: requested.append((address, request.url)))
         page.on("pageerror", lambda error: failed.append(str(error)))
@@ -131,19 +131,19 @@ def opened(browser):
     for page in pages:
         page.close()
     origins = {address: "/".join(address.split("/")[:3]) for address, _ in requested}
-    strangers = [url for address, url in requested if not url.startswith((origins[address], "data:", "blob:"))]
-    assert requested and not strangers and not failed
+    foreign = [url for address, url in requested if not url.startswith((origins[address], "data:", "blob:"))]
+    assert requested and not foreign and not failed
 
 
 @pytest.fixture
 def page(opened, server):
-    """The page, freshly opened."""
+    """Return a newly opened page."""
     return opened(server.address)
 
 
 @pytest.fixture(scope="session")
 def workshop(start_server, tiny_models, tiny_base, tmp_path_factory):
-    """A server whose page trains, keeps corrections and offers tables of its own; its folder is `workshop.home`."""
+    """Serve with training, corrections and tables enabled; the folder of the server is `workshop.home`."""
     home = tmp_path_factory.mktemp("workshop")
     shutil.copytree(tiny_models, home / "models")
     (home / "tables").mkdir()

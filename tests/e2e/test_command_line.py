@@ -21,7 +21,7 @@ LABELS = ["sports", "business", "food, drink"]
 
 @pytest.fixture
 def rehead(tiny_models, tmp_path, capsys, monkeypatch):
-    """Runs a command in this process, in an empty folder; gives exit code, stdout and stderr."""
+    """Return a function that runs a command in an empty folder, in this process: exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "none").mkdir()
     monkeypatch.setattr("finetune.core.model_folder.shipped_dir", lambda: tmp_path / "none")
@@ -29,10 +29,10 @@ def rehead(tiny_models, tmp_path, capsys, monkeypatch):
     handler = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments: str):
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as exit_info:
             cli.main(list(arguments))
         printed = capsys.readouterr()
-        return left.value.code, printed.out, printed.err
+        return exit_info.value.code, printed.out, printed.err
 
     yield run
     signal.signal(signal.SIGTERM, handler)
@@ -56,22 +56,22 @@ def test_a_text_is_shown_with_all_its_labels_as_bars(rehead, tiny_sentiment):
     assert lines[2].split()[0] == other["label"]
 
 
-def test_many_texts_are_a_line_each(rehead, tiny_sentiment):
+def test_several_texts_are_printed_one_per_line(rehead, tiny_sentiment):
     texts = ["great film", "the match\nwas long"]
     code, out, _ = rehead("predict", "sentiment", *texts)
     expected = Classifier(tiny_sentiment)(texts)
-    assert code == 0 and [line.split()[0] for line in out.splitlines()] == [one["label"] for one in expected]
+    assert code == 0 and [line.split()[0] for line in out.splitlines()] == [answer["label"] for answer in expected]
     assert out.splitlines()[1].endswith("the match was long")
 
 
 def test_json_has_every_text_with_its_predictions(rehead, tiny_sentiment):
     code, out, _ = rehead("predict", "sentiment", "great film", "NA", "--json")
-    found = json.loads(out)
-    assert code == 0 and [one["text"] for one in found] == ["great film", "NA"]
+    entries = json.loads(out)
+    assert code == 0 and [entry["text"] for entry in entries] == ["great film", "NA"]
     expected = Classifier(tiny_sentiment)(["great film", "NA"], top_k=None)
-    assert [one["predictions"][0]["label"] for one in found] == [row[0]["label"] for row in expected]
-    (one,) = json.loads(rehead("predict", "sentiment", "great film", "--json", "--top-k", "1")[1])
-    assert len(one["predictions"]) == 1 and one["truncated"] is False
+    assert [entry["predictions"][0]["label"] for entry in entries] == [row[0]["label"] for row in expected]
+    (entry,) = json.loads(rehead("predict", "sentiment", "great film", "--json", "--top-k", "1")[1])
+    assert len(entry["predictions"]) == 1 and entry["truncated"] is False
 
 
 def test_a_table_is_scored_into_a_table(rehead, table, tiny_sentiment):
@@ -80,8 +80,8 @@ def test_a_table_is_scored_into_a_table(rehead, table, tiny_sentiment):
     rows = read_table("out.csv").rows
     assert list(rows[0]) == ["id", "text", "label", "prediction", "score", "error"]
     assert rows[0]["id"] == "007" and rows[1]["text"] == "NA"
-    for row, one in zip(rows, Classifier(tiny_sentiment)(["great film", "NA"]), strict=True):
-        assert row["prediction"] == one["label"] and float(row["score"]) == pytest.approx(one["score"], abs=2e-6)
+    for row, answer in zip(rows, Classifier(tiny_sentiment)(["great film", "NA"]), strict=True):
+        assert row["prediction"] == answer["label"] and float(row["score"]) == pytest.approx(answer["score"], abs=2e-6)
     code, _, err = rehead("predict", "sentiment", "in.csv", "-o", "out.csv")
     assert code == 2 and "exists already" in err
     assert rehead("predict", "sentiment", "in.csv", "-o", "out.csv", "--overwrite", "--text", "id")[0] == 0
@@ -92,7 +92,7 @@ def test_a_table_without_an_output_is_shown(rehead, table):
     assert code == 0 and len(out.splitlines()) == 2 and out.splitlines()[0].endswith("great film")
 
 
-def test_a_file_of_a_text_a_line_is_read_and_what_was_skipped_is_said(rehead, tmp_path):
+def test_a_file_with_one_text_per_line_is_read_and_skipped_lines_are_reported(rehead, tmp_path):
     (tmp_path / "t.txt").write_text("great film\n\nawful\n")
     code, out, err = rehead("predict", "sentiment", "t.txt")
     assert code == 0 and [line.split("  ")[-1] for line in out.splitlines()] == ["great film", "awful"]
@@ -102,10 +102,10 @@ def test_a_file_of_a_text_a_line_is_read_and_what_was_skipped_is_said(rehead, tm
     assert [row["text"] for row in read_table("out.csv").rows] == ["great film", "awful"]
 
 
-def test_standard_input_is_read_a_text_a_line_whatever_it_looks_like(rehead, monkeypatch):
+def test_standard_input_is_read_as_one_text_per_line_even_if_a_line_is_a_file_name(rehead, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"in.csv\n\ngreat film\n")))
     code, out, err = rehead("predict", "sentiment", "-", "--json")
-    assert (code, err) == (0, "") and [one["text"] for one in json.loads(out)] == ["in.csv", "great film"]
+    assert (code, err) == (0, "") and [entry["text"] for entry in json.loads(out)] == ["in.csv", "great film"]
 
 
 @pytest.mark.parametrize(
@@ -116,12 +116,12 @@ def test_standard_input_is_read_a_text_a_line_whatever_it_looks_like(rehead, mon
         ["--labels", "@labels.txt"],
     ],
 )
-def test_labels_are_given_in_any_of_three_ways(rehead, tmp_path, tiny_topics, flags):
+def test_labels_can_be_passed_in_three_ways(rehead, tmp_path, tiny_topics, flags):
     (tmp_path / "labels.txt").write_text("sports\n\nbusiness\r\nfood, drink\n", encoding="utf-8")
     code, out, err = rehead("zero-shot", "the match", *flags, "--json")
     expected = ZeroShotClassifier(tiny_topics)("the match", LABELS)
     assert (code, err) == (0, "")
-    scores = {one["label"]: one["score"] for one in json.loads(out)[0]["predictions"]}
+    scores = {entry["label"]: entry["score"] for entry in json.loads(out)[0]["predictions"]}
     assert scores == {
         label: pytest.approx(score, abs=2e-6)
         for label, score in zip(expected["labels"], expected["scores"], strict=True)
@@ -131,11 +131,11 @@ def test_labels_are_given_in_any_of_three_ways(rehead, tmp_path, tiny_topics, fl
 def test_zero_shot_flags_are_followed(rehead, tiny_topics):
     flags = ["--multi-label", "--template", "It is {}.", "--scorer", "nli", "--attention", "ordinary"]
     code, out, _ = rehead("zero-shot", "the match", "--labels", "sports,business", *flags, "--json")
-    knobs = {"multi_label": True, "hypothesis_template": "It is {}.", "scorer": "nli", "attention": "ordinary"}
-    expected = ZeroShotClassifier(tiny_topics)("the match", ["sports", "business"], **knobs)
+    options = {"multi_label": True, "hypothesis_template": "It is {}.", "scorer": "nli", "attention": "ordinary"}
+    expected = ZeroShotClassifier(tiny_topics)("the match", ["sports", "business"], **options)
     assert code == 0
-    found = json.loads(out)[0]["predictions"]
-    assert [one["score"] for one in found] == pytest.approx(expected["scores"], abs=2e-6)
+    predictions = json.loads(out)[0]["predictions"]
+    assert [entry["score"] for entry in predictions] == pytest.approx(expected["scores"], abs=2e-6)
 
 
 def test_several_labels_of_a_table_row_are_a_list(rehead, table):
@@ -151,8 +151,8 @@ def test_several_labels_of_a_table_row_are_a_list(rehead, table):
     ]
     assert rehead(*arguments)[0] == 0
     row = read_table("out.jsonl").rows[0]
-    chosen = [name for name in ("sports", "business") if row[f"score_{name}"] >= 0.5]
-    assert sorted(row["prediction"]) == sorted(chosen)
+    labels = [name for name in ("sports", "business") if row[f"score_{name}"] >= 0.5]
+    assert sorted(row["prediction"]) == sorted(labels)
 
 
 def test_models_are_listed_with_what_each_is_for(rehead, tmp_path):
@@ -209,7 +209,7 @@ def test_bad_input_is_one_line_and_exit_code_2(rehead, table, tmp_path, argument
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_under_what_is_printed_is_a_sentence(tiny_models):
+def test_a_full_disk_behind_stdout_is_one_sentence(tiny_models):
     command = [sys.executable, "-m", "service.cli", "predict", "sentiment", "a film", "--models", str(tiny_models)]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)

@@ -20,7 +20,7 @@ TEXTS = ["great film", "a good match", "awful movie", "the bank", "it was bad", 
 
 @pytest.fixture
 def table(tmp_path: Path, tiny_sentiment: Path) -> tuple[Path, list[dict[str, Any]]]:
-    """Rows whose labels are the model's own answers, but for the last."""
+    """Return a table whose labels are the model's own answers, except the last."""
     answers = [answer["label"] for answer in Classifier(tiny_sentiment)(TEXTS)]
     other = next(name for name in Classifier(tiny_sentiment).labels if name != answers[-1])
     labels = [*answers[:-1], other]
@@ -33,10 +33,10 @@ def table(tmp_path: Path, tiny_sentiment: Path) -> tuple[Path, list[dict[str, An
 
 
 def evaluate(*arguments: object) -> Any:
-    return CliRunner().invoke(command, [str(one) for one in arguments])
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
-def test_it_prints_every_metric_beside_its_baseline_and_by_a_column(table: Any, tiny_sentiment: Path) -> None:
+def test_it_prints_every_metric_with_its_baseline_and_per_group(table: Any, tiny_sentiment: Path) -> None:
     file, _ = table
     done = evaluate(tiny_sentiment, file, "--by", "lang")
     assert done.exit_code == 0, done.output
@@ -48,17 +48,15 @@ def test_it_prints_every_metric_beside_its_baseline_and_by_a_column(table: Any, 
     assert lines[lines.index("lang fr (4 rows)") + 1].split()[:2] == ["accuracy", "0.7500"]
 
 
-def test_tf_idf_stands_beside_the_model_where_rows_are_enough(tmp_path: Path, tiny_sentiment: Path) -> None:
+def test_tf_idf_is_compared_with_the_model_if_rows_are_enough(tmp_path: Path, tiny_sentiment: Path) -> None:
     rows = [{"text": f"{('good', 'bad')[i % 2]} film {i}", "label": ("positive", "negative")[i % 2]} for i in range(40)]
     write_table(tmp_path / "many.csv", rows)
-    shown = evaluate(tiny_sentiment, tmp_path / "many.csv").output
-    assert next(line for line in shown.splitlines() if line.startswith("accuracy")).endswith("TF-IDF 1.0000")
+    output = evaluate(tiny_sentiment, tmp_path / "many.csv").output
+    assert next(line for line in output.splitlines() if line.startswith("accuracy")).endswith("TF-IDF 1.0000")
     assert "TF-IDF" not in evaluate(tiny_sentiment, tmp_path / "many.csv", "--no-tfidf").output
 
 
-def test_its_report_holds_the_figures_the_pictures_and_the_error(
-    table: Any, tiny_sentiment: Path, tmp_path: Path
-) -> None:
+def test_its_report_holds_the_figures_the_plots_and_the_error(table: Any, tiny_sentiment: Path, tmp_path: Path) -> None:
     file, rows = table
     report = tmp_path / "report"
     done = evaluate(tiny_sentiment, file, "--by", "lang", "--report", report, "--json")
@@ -67,22 +65,22 @@ def test_its_report_holds_the_figures_the_pictures_and_the_error(
     assert json.loads((report / "metrics.json").read_text()) == printed
     assert printed["metrics"]["accuracy"]["value"] == pytest.approx(5 / 6)
     assert set(printed["by"]) == {"de", "fr"}
-    pictures = {"confusion_matrix.png", "reliability.png", "precision_recall.png", "length_and_error.png"}
-    assert {path.name for path in report.glob("*.png")} == pictures
+    plots = {"confusion_matrix.png", "reliability.png", "precision_recall.png", "length_and_error.png"}
+    assert {path.name for path in report.glob("*.png")} == plots
     worst = [row for row in read_table(report / "errors.csv").rows if row["kind"] == "worst"]
     assert [(row["text"], row["label"]) for row in worst] == [(TEXTS[-1], rows[-1]["label"])]
 
 
 def test_a_report_folder_that_exists_is_refused_and_untouched(table: Any, tiny_sentiment: Path, tmp_path: Path) -> None:
-    kept = tmp_path / "kept.txt"
-    kept.write_text("mine")
+    existing = tmp_path / "existing.txt"
+    existing.write_text("mine")
     done = evaluate(tiny_sentiment, table[0], "--report", tmp_path)
     assert "is there already" in str(done.exception)
-    assert kept.read_text() == "mine"
+    assert existing.read_text() == "mine"
     assert not (tmp_path / "metrics.json").exists()
 
 
-def test_two_models_stand_in_one_table_with_the_difference_and_its_interval(
+def test_two_models_are_compared_in_one_table_with_the_difference_and_its_interval(
     table: Any, tiny_sentiment: Path, tmp_path: Path
 ) -> None:
     labels = list(Classifier(tiny_sentiment).labels)
@@ -90,24 +88,24 @@ def test_two_models_stand_in_one_table_with_the_difference_and_its_interval(
     file, rows = table
     done = CliRunner().invoke(compare.command, [str(tiny_sentiment), str(other), str(file), "--json"])
     assert done.exit_code == 0, done.output
-    found = json.loads(done.output)
-    right = {
+    comparison = json.loads(done.output)
+    accuracies = {
         path: sum(answer["label"] == row["label"] for answer, row in zip(Classifier(path)(TEXTS), rows, strict=True))
         / 6
         for path in (tiny_sentiment, other)
     }
-    assert [entry["metrics"]["accuracy"] for entry in found["models"]] == pytest.approx([*right.values()])
-    gap = found["models"][1]["difference"]["accuracy"]
-    assert gap["value"] == pytest.approx(right[other] - right[tiny_sentiment])
+    assert [entry["metrics"]["accuracy"] for entry in comparison["models"]] == pytest.approx([*accuracies.values()])
+    gap = comparison["models"][1]["difference"]["accuracy"]
+    assert gap["value"] == pytest.approx(accuracies[other] - accuracies[tiny_sentiment])
     assert gap["low"] <= gap["value"] <= gap["high"]
     printed = CliRunner().invoke(compare.command, [str(tiny_sentiment), str(other), str(file)]).output
     assert f"above or below {tiny_sentiment.name}" in printed
 
 
-def test_a_model_compared_with_itself_differs_by_nothing(table: Any, tiny_sentiment: Path) -> None:
+def test_a_model_compared_with_itself_has_no_difference(table: Any, tiny_sentiment: Path) -> None:
     done = CliRunner().invoke(compare.command, [str(tiny_sentiment), str(tiny_sentiment), str(table[0]), "--json"])
-    gap = json.loads(done.output)["models"][1]["difference"]["accuracy"]
-    assert gap == {"value": 0.0, "low": 0.0, "high": 0.0}
+    difference = json.loads(done.output)["models"][1]["difference"]["accuracy"]
+    assert difference == {"value": 0.0, "low": 0.0, "high": 0.0}
 
 
 def test_models_with_other_labels_and_a_missing_model_are_refused(

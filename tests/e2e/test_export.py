@@ -1,4 +1,4 @@
-"""`rehead export`: what it makes, what it keeps, what it refuses."""
+"""`rehead export`: the models it writes, when int8 is kept, and the input it refuses."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tables(tmp_path, tiny_sentiment):
-    """A check whose labels are the model's own answers, and other texts to calibrate on."""
+    """Return a table whose labels are the model's own answers, and one of other texts to calibrate on."""
     texts = [f"{word} {number}" for number in range(8) for word in WORDS]
-    labels = [one["label"] for one in load(tiny_sentiment)(texts)]
+    labels = [answer["label"] for answer in load(tiny_sentiment)(texts)]
     (tmp_path / "check.csv").write_text(
         "text,label\n" + "".join(f"{t},{w}\n" for t, w in zip(texts, labels, strict=True))
     )
@@ -37,30 +37,30 @@ def tables(tmp_path, tiny_sentiment):
 
 
 def run(*arguments):
-    result = CliRunner().invoke(rehead, [str(one) for one in arguments])
+    result = CliRunner().invoke(rehead, [str(argument) for argument in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         return getattr(result.exception, "exit_code", 1), str(result.exception)
     return result.exit_code, result.output
 
 
-def test_a_model_is_made_once_and_starts_from_the_cache(tiny_sentiment, cache):
-    code, said = run("export", tiny_sentiment)
-    assert (code, said) == (0, "sentiment is ready for openvino\n")
-    (made,) = cache.rglob("rows/openvino_model.xml")
-    before = made.stat().st_mtime_ns
+def test_a_model_is_converted_once_and_loaded_from_the_cache(tiny_sentiment, cache):
+    code, output = run("export", tiny_sentiment)
+    assert (code, output) == (0, "sentiment is ready for openvino\n")
+    (graph,) = cache.rglob("rows/openvino_model.xml")
+    before = graph.stat().st_mtime_ns
     assert load(tiny_sentiment, backend="openvino", precision="float32")("good")[0]["label"] in ("negative", "positive")
-    assert made.stat().st_mtime_ns == before
+    assert graph.stat().st_mtime_ns == before
 
 
-def test_int8_is_kept_where_accuracy_holds_and_then_served(tiny_sentiment, cache, tables):
+def test_int8_is_kept_if_accuracy_holds_and_then_served(tiny_sentiment, cache, tables):
     check, other = tables
-    code, said = run("export", tiny_sentiment, "--int8", "--check", check, "--calibrate", other, "--limit", "60")
-    assert code == 0 and f"accuracy on {check}: " in said and "1.0000 in float32" in said
-    assert "kept: serve it with --backend openvino --precision int8" in said
+    code, output = run("export", tiny_sentiment, "--int8", "--check", check, "--calibrate", other, "--limit", "60")
+    assert code == 0 and f"accuracy on {check}: " in output and "1.0000 in float32" in output
+    assert "kept: serve it with --backend openvino --precision int8" in output
     model = load(tiny_sentiment, backend="openvino", precision="int8")
     assert model.engine.backend.precision == "int8"
     exact = load(tiny_sentiment)
-    scores = [[one["score"] for one in each(WORDS, top_k=None)[0]] for each in (model, exact)]
+    scores = [[entry["score"] for entry in classifier(WORDS, top_k=None)[0]] for classifier in (model, exact)]
     assert scores[0] != scores[1] and abs(scores[0][0] - scores[1][0]) < 0.4
 
 
@@ -70,34 +70,34 @@ def test_int8_that_loses_more_than_the_limit_is_not_kept(tiny_sentiment, cache, 
 
     def float32_instead(cls, folder, calibration, settings):
         (rows,) = cache.rglob("rows")
-        made = settings.cache / rows.relative_to(cache).with_name("rows-int8")
-        shutil.copytree(rows, made)
-        shutil.copy(rows.parent / "facts.json", made.parent)
-        return made
+        copy = settings.cache / rows.relative_to(cache).with_name("rows-int8")
+        shutil.copytree(rows, copy)
+        shutil.copy(rows.parent / "facts.json", copy.parent)
+        return copy
 
     monkeypatch.setattr("service.inference.backends.openvino.OpenVINOBackend.make_int8", classmethod(float32_instead))
     monkeypatch.setattr("service.commands.export._scorer", lambda *rest: lambda engine: next(values))
-    code, said = run("export", tiny_sentiment, "--int8", "--check", check, "--calibrate", other)
-    assert code == 1 and "int8 was not kept, since it loses more than 0.5 points" in said
-    assert "0.8949 in int8, 0.9000 in float32" in said and not list(cache.rglob("*-int8"))
+    code, output = run("export", tiny_sentiment, "--int8", "--check", check, "--calibrate", other)
+    assert code == 1 and "int8 was not kept, since it loses more than 0.5 points" in output
+    assert "0.8949 in int8, 0.9000 in float32" in output and not list(cache.rglob("*-int8"))
 
 
 @pytest.mark.slow
-def test_a_zero_shot_model_is_held_to_its_answers_on_the_labels_of_the_table(tiny_topics, cache, tmp_path):
+def test_int8_of_a_zero_shot_model_is_checked_on_the_labels_of_the_table(tiny_topics, cache, tmp_path):
     rows = [("the match", "sports"), ("money", "business"), ("a planet", "science")] * 8
     for name in ("check", "other"):
         (tmp_path / f"{name}.csv").write_text("text,label\n" + "".join(f"{name} {t},{w}\n" for t, w in rows))
-    code, said = run(
+    code, output = run(
         "export", tiny_topics, "--int8", "--check", tmp_path / "check.csv", "--calibrate", tmp_path / "other.csv",
         "--limit", "100",
     )  # fmt: skip
-    assert code == 0 and "in int8" in said
+    assert code == 0 and "in int8" in output
     assert list(cache.rglob("one_pass-int8/openvino_model.xml"))
     model = ZeroShotClassifier(tiny_topics, backend="openvino", precision="int8")
     assert len(model("the match", ["sports", "money"])["labels"]) == 2 and read(tiny_topics).is_zero_shot
 
 
-def test_the_rows_that_a_model_was_validated_on_are_read_again(tiny_base, tmp_path, cache):
+def test_the_validation_rows_of_a_model_are_read_again(tiny_base, tmp_path, cache):
     rows = [(f"{word} {number}", ("negative", "positive")[number % 2]) for number in range(20) for word in WORDS]
     (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
     out = tmp_path / "mine"
@@ -112,8 +112,7 @@ def test_the_rows_that_a_model_was_validated_on_are_read_again(tiny_base, tmp_pa
     train(config)
     split = validation_rows(out)
     assert 5 <= len(split) <= 30 and set(split.texts) < {text for text, _ in rows}
-    counted = json.loads((out / "metrics.json").read_text())["rows"]
-    assert counted == len(split)
+    assert json.loads((out / "metrics.json").read_text())["rows"] == len(split)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +125,8 @@ def test_the_rows_that_a_model_was_validated_on_are_read_again(tiny_base, tmp_pa
         (["--int8", "--check", "missing.csv", "--calibrate", "OTHER"], "missing.csv"),
     ],
 )
-def test_what_cannot_be_used_is_a_sentence(tiny_sentiment, cache, tables, arguments, sentence):
+def test_unusable_input_is_reported_in_one_sentence(tiny_sentiment, cache, tables, arguments, sentence):
     names = {"CHECK": tables[0], "OTHER": tables[1]}
-    code, said = run("export", tiny_sentiment, *(names.get(one, one) for one in arguments))
+    code, output = run("export", tiny_sentiment, *(names.get(argument, argument) for argument in arguments))
     assert code == 2
-    assert re.search(sentence, said), said
+    assert re.search(sentence, output), output

@@ -1,4 +1,4 @@
-"""Models by their Hub id, and `rehead push`: huggingface_hub's own client against a stand-in on loopback."""
+"""Models by their Hub id, and `rehead push`: huggingface_hub's client against a local server with the Hub's routes."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import subprocess
 import sys
 import time
 
-import hub as stand_in
+import hub as local_hub
 import pytest
 
 
 @pytest.fixture
 def hub():
-    server = stand_in.start()
+    server = local_hub.start()
     yield server
     server.shutdown()
     server.server_close()
 
 
-def rehead(address, home, *arguments, token=stand_in.TOKEN):
+def rehead(address, home, *arguments, token=local_hub.TOKEN):
     environment = os.environ | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_TOKEN": token, "HF_HOME": str(home)}
     command = [sys.executable, "-m", "service.cli", *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_a_model_is_fetched_by_its_id_and_later_found_without_the_hub(hub, tiny_sentiment, tmp_path):
+def test_a_model_is_downloaded_by_its_id_and_later_loaded_without_the_hub(hub, tiny_sentiment, tmp_path):
     hub.models["org/tiny"] = tiny_sentiment
     first = rehead(hub.address, tmp_path, "predict", "org/tiny", "a film", "--json")
     assert first.returncode == 0, first.stderr
@@ -36,7 +36,7 @@ def test_a_model_is_fetched_by_its_id_and_later_found_without_the_hub(hub, tiny_
     assert by_path.stdout == first.stdout
 
 
-def test_a_model_that_is_not_to_be_had_is_one_sentence_and_no_wait(hub, tiny_sentiment, tmp_path):
+def test_an_unavailable_model_is_one_sentence_without_a_wait(hub, tiny_sentiment, tmp_path):
     hub.models["org/pickled"] = shutil.copytree(tiny_sentiment, tmp_path / "pickled")
     (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
     pickled = rehead(hub.address, tmp_path, "predict", "org/pickled", "a film")
@@ -47,7 +47,7 @@ def test_a_model_that_is_not_to_be_had_is_one_sentence_and_no_wait(hub, tiny_sen
     for done, sentence in (
         (pickled, "'org/pickled' on the Hub has no safetensors weights"),
         (missing, "and the Hub does not give it: "),
-        (unreachable, "and the Hub cannot be reached now, nor is it in the cache"),
+        (unreachable, "and the Hub cannot be reached now, and the cache does not have it"),
     ):
         assert done.returncode == 2 and sentence in done.stderr
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
@@ -75,12 +75,12 @@ def test_a_dataset_is_read_by_its_id_configuration_revision_and_split(hub, tiny_
 
     whole = counts("org/reviews:de@v1")
     assert (whole["train"], whole["validation"]) == ("20", "30")
-    assert "/datasets/org/reviews/resolve/v1/README.md" in hub.asked
+    assert "/datasets/org/reviews/resolve/v1/README.md" in hub.requested
     part = counts("org/reviews:de#train[:10]")
     assert (part["rows read"], part["train"], part["validation"]) == ("10", "9", "1")
     missing = rehead(hub.address, tmp_path, "finetune", "org/none", "--base", tiny_base, "--out", "o", "--dry-run")
     assert missing.returncode == 2 and missing.stderr.count("\n") == 1
-    assert "org/none: neither a file here nor a dataset that the Hub gives now" in missing.stderr
+    assert "org/none: there is no such file, and the dataset cannot be loaded from the Hub" in missing.stderr
 
 
 def test_push_uploads_the_folder_and_its_card_but_no_texts(hub, tiny_sentiment, tmp_path):
@@ -101,7 +101,7 @@ def test_push_uploads_the_folder_and_its_card_but_no_texts(hub, tiny_sentiment, 
     assert hub.files["report/errors.csv"] == b"text\nsecret\n"
 
 
-def test_a_refusal_and_a_bad_name_are_one_sentence(hub, tiny_sentiment, tmp_path):
+def test_a_rejected_upload_and_a_bad_name_are_one_sentence(hub, tiny_sentiment, tmp_path):
     refused = rehead(hub.address, tmp_path, "push", tiny_sentiment, "me/mine", token="hf_wrong")
     assert refused.returncode == 2 and refused.stderr.count("\n") <= 2
     assert "the Hub refused me/mine (401" in refused.stderr and "hf auth login" in refused.stderr

@@ -1,4 +1,4 @@
-"""The two models that ship: whole, named as the README says, and right on plain sentences."""
+"""The two models that ship: complete, documented, and right on simple sentences."""
 
 import json
 import re
@@ -24,9 +24,9 @@ print(json.dumps(classify(*json.loads(sys.argv[3]), **json.loads(sys.argv[4]))))
 
 @pytest.fixture(scope="module")
 def sentiment() -> Classifier:
-    found = load("sentiment", models_dir=None)
-    assert isinstance(found, Classifier)
-    return found
+    model = load("sentiment", models_dir=None)
+    assert isinstance(model, Classifier)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -34,30 +34,30 @@ def topics() -> ZeroShotClassifier:
     return ZeroShotClassifier(models_dir=None)
 
 
-def stock(task: str, name: str, *arguments: Any, **knobs: Any) -> Any:
-    """The answer of transformers alone on a shipped folder."""
+def stock(task: str, name: str, *arguments: Any, **options: Any) -> Any:
+    """Return the answer of transformers, without rehead, on a shipped folder."""
     folder = model_folder.shipped_dir() / name
-    command = [sys.executable, "-c", STOCK, task, str(folder), json.dumps(arguments), json.dumps(knobs)]
+    command = [sys.executable, "-c", STOCK, task, str(folder), json.dumps(arguments), json.dumps(options)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("name", ["sentiment", "topics"])
-def test_the_folder_is_whole_and_says_where_it_comes_from(name: str) -> None:
+def test_the_folder_is_complete_and_documents_its_origin(name: str) -> None:
     folder = model_folder.read(model_folder.shipped_dir() / name, check_hashes=True)
     assert folder.settings.base == "sentence-transformers/all-MiniLM-L6-v2"
     assert folder.size_bytes < 50e6
     card = (folder.path / "README.md").read_text(encoding="utf-8")
-    assert "licence" in card.lower()
+    assert "license: apache-2.0" in card
     assert (folder.path / "train_config.yaml").is_file()
 
 
-def test_rows_holdout_of_sentiment_are_named_one_by_one(sentiment: Classifier) -> None:
-    held = (sentiment.folder.metrics or {})["tests"]["imdb_train_holdout"]
-    assert len(held["row_numbers"]) == len(set(held["row_numbers"])) == 2000
+def test_the_held_out_rows_of_sentiment_are_listed(sentiment: Classifier) -> None:
+    [holdout] = [test for test in (sentiment.folder.metrics or {})["tests"].values() if "row_numbers" in test]
+    assert len(holdout["row_numbers"]) == len(set(holdout["row_numbers"])) == 2000
 
 
-def test_plain_sentences_get_the_plain_answer(sentiment: Classifier, topics: ZeroShotClassifier) -> None:
+def test_simple_sentences_get_the_right_answer(sentiment: Classifier, topics: ZeroShotClassifier) -> None:
     answers = sentiment(["I loved every minute.", "A waste of an evening.", "A waste of an evening."])
     assert [answer["label"] for answer in answers] == ["positive", "negative", "negative"]
     answer = topics("The match went to extra time before the visitors scored.", ["business", "sports", "science"])
@@ -79,7 +79,7 @@ def test_transformers_alone_gives_the_same_topics_under_the_ordinary_mask(topics
     assert ours["scores"] == pytest.approx(theirs["scores"], abs=1e-5)
 
 
-def test_the_readme_tells_the_truth_about_python(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_example_of_the_readme_prints_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     [block] = [code for code in re.findall(r"```python\n(.*?)```", readme, re.S) if "load(" in code]
     names: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The wheel and the source archive: what a person installs, outside the checkout, with the models inside."""
+"""The wheel and the source archive: installed outside the checkout, they work and contain the models."""
 
 import os
 import shutil
@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LEFT_BEHIND = shutil.ignore_patterns(".git", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", ".venv*", "docs")
+NOT_COPIED = shutil.ignore_patterns(".git", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", ".venv*", "docs")
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel and the source archive, built from a copy of the tree without the network."""
+    """Return a folder with the wheel and the source archive, built from a copy of the tree without the network."""
     folder = tmp_path_factory.mktemp("built")
     tree = folder / "tree"
-    shutil.copytree(ROOT, tree, ignore=LEFT_BEHIND)
+    shutil.copytree(ROOT, tree, ignore=NOT_COPIED)
     build = "import sys; to = sys.argv[1]; from setuptools.build_meta import *; build_wheel(to); build_sdist(to)"
     done = subprocess.run(
         [sys.executable, "-c", build, str(folder)], cwd=tree, capture_output=True, text=True, check=False
@@ -33,22 +33,27 @@ def test_a_wheel_outside_the_checkout_serves_the_models_inside_it(built: Path, t
     installed = tmp_path / "site"
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         wheel.extractall(installed)
-    ask = (
+    program = (
         "import finetune, service; from service import ZeroShotClassifier, load; print(finetune.__file__);"
         'print(load("sentiment")("A wonderful film.")[0]["label"]);'
         'print(ZeroShotClassifier()("The match went to extra time.", ["cooking", "sports"])["labels"][0])'
     )
     environment = os.environ | {"PYTHONPATH": str(installed)}
     done = subprocess.run(
-        [sys.executable, "-P", "-c", ask], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-c", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    where, sentiment, topic = done.stdout.split()[-3:]
-    assert Path(where).is_relative_to(installed), "the checkout was not what answered"
+    location, sentiment, topic = done.stdout.split()[-3:]
+    assert Path(location).is_relative_to(installed), "the checkout was imported instead of the wheel"
     assert (sentiment, topic) == ("positive", "sports")
 
 
-def test_both_archives_carry_licence_notice_and_recipes(built: Path) -> None:
+def test_both_archives_include_license_notice_and_recipes(built: Path) -> None:
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         names = wheel.namelist()
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:

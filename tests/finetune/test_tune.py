@@ -1,4 +1,4 @@
-"""The best settings among ranges: a study that goes on where it stopped."""
+"""Hyperparameter search: a study that continues where it stopped."""
 
 import re
 import signal
@@ -25,16 +25,16 @@ def content(tiny_base: Path, tmp_path: Path) -> dict[str, Any]:
     return settings | {"optim": optim, "error_rows": 0, "plots": False}
 
 
-def said(heard: list[Any]) -> list[str]:
-    return [event.text for event in heard if isinstance(event, events.Info)]
+def infos(seen: list[Any]) -> list[str]:
+    return [event.text for event in seen if isinstance(event, events.Info)]
 
 
-def test_the_best_trial_becomes_the_model_and_the_search_goes_on(
+def test_the_best_trial_becomes_the_model_and_a_later_call_adds_trials(
     content: dict[str, Any], reviews: Any, tmp_path: Path
 ) -> None:
-    heard: list[Any] = []
-    first = search(content, 2, data=reviews, on_event=heard.append)
-    assert first.trials == 2 and [line.split(":")[0] for line in said(heard)] == ["trial 1 of 2", "trial 2 of 2"]
+    seen: list[Any] = []
+    first = search(content, 2, data=reviews, on_event=seen.append)
+    assert first.trials == 2 and [line.split(":")[0] for line in infos(seen)] == ["trial 1 of 2", "trial 2 of 2"]
     trials = tmp_path / "found.trials"
     assert {file.name for file in trials.iterdir()} == {"study.db", "best.yaml", "trials.png"}
     folder = model_folder.read(tmp_path / "found", check_hashes=True)
@@ -52,10 +52,10 @@ def test_the_best_trial_becomes_the_model_and_the_search_goes_on(
     assert trained.optim.head_lr == max(tried.params["optim.lr"], 1e-3)
     assert "# found" in (tmp_path / "found" / "README.md").read_text()
 
-    heard.clear()
-    again = search(content, 3, data=reviews, on_event=heard.append)
+    seen.clear()
+    again = search(content, 3, data=reviews, on_event=seen.append)
     assert again.trials == 3 and again.score >= first.score
-    assert said(heard)[0].endswith("1 of 3 trials are left") and said(heard)[1].startswith("trial 3 of 3")
+    assert infos(seen)[0].endswith("1 of 3 trials are left") and infos(seen)[1].startswith("trial 3 of 3")
     assert search(content, 3, data=reviews).trials == 3
 
     changed = loading.laid(content, {"optim.batch_size": 8, "seed": 7})
@@ -73,22 +73,22 @@ def test_the_best_trial_becomes_the_model_and_the_search_goes_on(
 def test_trials_are_compared_by_the_metric_that_chooses_checkpoints_and_keep_their_logs(
     content: dict[str, Any], reviews: Any, tmp_path: Path
 ) -> None:
-    wanted = loading.laid(content, {"checkpoint.best_by": "loss", "report_to": ["tensorboard"]})
-    found = search(wanted, 2, data=reviews)
+    space = loading.laid(content, {"checkpoint.best_by": "loss", "report_to": ["tensorboard"]})
+    result = search(space, 2, data=reviews)
     study = optuna.load_study(study_name="found", storage=f"sqlite:///{tmp_path / 'found.trials' / 'study.db'}")
     values = [trial.value for trial in study.trials if trial.value is not None]
-    assert study.direction.name == "MINIMIZE" and found.metric == "loss" and found.score == min(values)
+    assert study.direction.name == "MINIMIZE" and result.metric == "loss" and result.score == min(values)
     assert {file.name for file in (tmp_path / "found.trials" / "logs").iterdir()} == {"trial-000", "trial-001"}
-    assert search(wanted, 2, data=reviews).score == found.score
+    assert search(space, 2, data=reviews).score == result.score
 
 
 def test_the_metric_that_compares_trials_is_no_range(content: dict[str, Any], reviews: Any) -> None:
-    wanted = loading.laid(content, {"checkpoint.best_by": {"choices": ["loss", "accuracy"]}})
+    space = loading.laid(content, {"checkpoint.best_by": {"choices": ["loss", "accuracy"]}})
     with pytest.raises(ConfigError, match="checkpoint.best_by compares the trials"):
-        search(wanted, 2, data=reviews)
+        search(space, 2, data=reviews)
 
 
-def test_a_hopeless_trial_is_cut_short_and_a_diverging_one_is_no_end(
+def test_a_hopeless_trial_is_pruned_and_a_diverging_one_does_not_end_the_search(
     content: dict[str, Any], reviews: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials = iter(range(9))
@@ -102,21 +102,21 @@ def test_a_hopeless_trial_is_cut_short_and_a_diverging_one_is_no_end(
     monkeypatch.setitem(losses.FITS, "planted", losses.ONE_OF_MANY)
 
     def listen(event: Any) -> None:
-        heard.append(event)
+        seen.append(event)
         if isinstance(event, events.Info) and event.text.startswith("trial "):
             number = next(trials)
             left = [place.name for place in (tmp_path / "found.trials").glob("trial-*")]
             assert (f"trial-{number:03d}" in left) == (number == 0)
-            # the second trial is told to unlearn, the third computes numbers that are none
+            # the second trial unlearns, the third computes NaN
             scale[0] = {0: -1.0, 1: float("nan")}.get(number, 1.0)
 
-    heard: list[Any] = []
+    seen: list[Any] = []
     content |= {"loss": "planted", "checkpoint": {"every_steps": 3}}
     content["optim"] |= {"epochs": 3, "lr": {"low": 4e-3, "high": 6e-3}, "batch_size": 8}
-    found = search(content, 3, data=reviews, on_event=listen)
-    assert found.score == 1.0
-    assert said(heard)[1].startswith("trial 2 of 3: cut short with optim.lr=0.00")
-    assert said(heard)[2].startswith("trial 3 of 3: diverged with optim.lr=0.00")
+    result = search(content, 3, data=reviews, on_event=listen)
+    assert result.score == 1.0
+    assert infos(seen)[1].startswith("trial 2 of 3: pruned with optim.lr=0.00")
+    assert infos(seen)[2].startswith("trial 3 of 3: diverged with optim.lr=0.00")
     assert not list((tmp_path / "found.trials").glob("trial-*"))
 
 
@@ -124,24 +124,24 @@ def test_a_hopeless_trial_is_cut_short_and_a_diverging_one_is_no_end(
     ("changes", "sentence"),
     [
         ({"optim.lr": 1e-3, "optim.batch_size": 8}, "nothing to search: give a setting a range"),
-        ({"optim.ler": {"low": 1, "high": 2}}, "unknown setting 'optim.ler': did you mean 'lr'"),
+        ({"optim.ler": {"low": 1, "high": 2}}, "unknown setting 'optim.ler': did you mean 'optim.lr'"),
         ({"optim.warmup": {"low": 0.1, "high": 3.0}}, "setting 'optim.warmup' is 3.0"),
-        ({"optim.lr": {"low": 1e-3, "high": 1e-4}}, "optim.lr: low 0.001 should be below high 0.0001"),
-        ({"optim.lr": {"low": "a", "high": 1e-4}}, r"a range reads \{low: 1e-5, high: 1e-3, log: true\}"),
-        ({"optim.lr": {"low": 1e-4, "high": ".inf"}}, r"a range reads \{low: 1e-5, high: 1e-3, log: true\}"),
-        ({"optim.lr": {"low": 0, "high": 1, "log": True}}, "with log has no step, and begins above 0"),
+        ({"optim.lr": {"low": 1e-3, "high": 1e-4}}, "optim.lr: low 0.001 must be below high 0.0001"),
+        ({"optim.lr": {"low": "a", "high": 1e-4}}, r"invalid range, write \{low: 1e-5, high: 1e-3, log: true\}"),
+        ({"optim.lr": {"low": 1e-4, "high": ".inf"}}, r"invalid range, write \{low: 1e-5, high: 1e-3, log: true\}"),
+        ({"optim.lr": {"low": 0, "high": 1, "log": True}}, "with log has no step, and starts above 0"),
         ({"optim.epochs": {"low": 1, "high": 4, "step": 2}}, "optim.epochs: steps of 2 do not lead from 1 to 4"),
         ({"optim.epochs": {"low": 1, "high": 4, "step": 0}}, "optim.epochs: steps of 0 do not lead from 1 to 4"),
         (
             {"optim.accumulation": {"low": 1.0, "high": 4.0}},
             "'optim.accumulation' is 2.1.*: input should be a valid int",
         ),
-        ({"optim.batch_size": {"choices": []}}, "optim.batch_size: choices should be a list of values"),
+        ({"optim.batch_size": {"choices": []}}, "optim.batch_size: choices must be a list of values"),
         (
             {"auxiliary": [{"name": "keep_embedding", "weight": {"low": 2, "high": 1}}]},
-            "auxiliary.0.weight: low 2 should",
+            "auxiliary.0.weight: low 2 must",
         ),
-        ({"out": {"choices": ["a", "b"]}}, "out is one for all trials"),
+        ({"out": {"choices": ["a", "b"]}}, "out is the same for all trials"),
         ({"loss": {"choices": ["focal", "focul"]}}, "unknown loss 'focul'"),
         ({"loss": {"choices": ["focal", "huber"]}}, "loss 'huber' does not fit task binary"),
         (
@@ -158,7 +158,7 @@ def test_a_range_that_cannot_be_is_refused_before_any_trial(
     assert not (tmp_path / "found.trials").exists()
 
 
-def test_a_stopped_trial_does_not_count_and_the_same_command_goes_on(
+def test_a_stopped_trial_does_not_count_and_the_same_command_continues(
     content: dict[str, Any], reviews: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train(config: Any, data: Any, on_event: Any) -> Any:
@@ -174,21 +174,24 @@ def test_a_stopped_trial_does_not_count_and_the_same_command_goes_on(
     begun: list[Any] = []
     real = finetune.tune.train
     monkeypatch.setattr(finetune.tune, "train", train)
-    heard: list[Any] = []
+    seen: list[Any] = []
     content["auxiliary"] = [{"name": "keep_embedding", "weight": {"low": 0.5, "high": 2.0, "step": 0.5}}]
     with pytest.raises(KeyboardInterrupt):
-        search(content, 2, data=reviews, on_event=heard.append)
+        search(content, 2, data=reviews, on_event=seen.append)
     trials = tmp_path / "found.trials"
-    told = f"interrupted: 1 of 2 trials are kept in {trials}; run the same command again to go on"
-    assert heard[-1] == events.Warned(told)
+    warning = f"interrupted: 1 of 2 trials are kept in {trials}; run the same command again to continue"
+    assert seen[-1] == events.Warned(warning)
     assert {file.name for file in trials.iterdir()} == {"study.db", "trial-000"} and not (tmp_path / "found").exists()
 
-    heard.clear()
-    found = search(content, 2, data=reviews, on_event=heard.append)
-    assert len(begun) == 3 and found.trials == 2
-    assert [line.split(":")[0] for line in said(heard)[1:]] == ["trial 2 of 2"]
-    assert found.config.auxiliary[0].knobs["weight"] in (0.5, 1.0, 1.5, 2.0)
-    assert model_folder.read(tmp_path / "found", check_hashes=True).headline == ("accuracy", pytest.approx(found.score))
+    seen.clear()
+    result = search(content, 2, data=reviews, on_event=seen.append)
+    assert len(begun) == 3 and result.trials == 2
+    assert [line.split(":")[0] for line in infos(seen)[1:]] == ["trial 2 of 2"]
+    assert result.config.auxiliary[0].options["weight"] in (0.5, 1.0, 1.5, 2.0)
+    assert model_folder.read(tmp_path / "found", check_hashes=True).headline == (
+        "accuracy",
+        pytest.approx(result.score),
+    )
 
 
 def test_without_optuna_a_sentence_says_what_to_install(
@@ -208,7 +211,7 @@ def test_the_command_reads_ranges_from_a_file(content: dict[str, Any], reviews: 
     write_table(tmp_path / "reviews.csv", reviews)
     content["data"] = {"train": str(tmp_path / "reviews.csv")}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(content))
-    asked = ["search", str(tmp_path / "run.yaml"), "--trials", "1", "--set", "optim.batch_size={choices: [8]}"]
-    done = CliRunner().invoke(rehead, asked)
+    command = ["search", str(tmp_path / "run.yaml"), "--trials", "1", "--set", "optim.batch_size={choices: [8]}"]
+    done = CliRunner().invoke(rehead, command)
     assert done.exit_code == 0, done.output
     assert "best of 1 trials: " in done.output and f"model: {tmp_path / 'found'}" in done.output

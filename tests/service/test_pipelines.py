@@ -143,17 +143,17 @@ def test_text_that_no_tokenizer_likes_is_classified(sentiment):
 
 
 def test_a_special_token_inside_a_text_stays_text(sentiment):
-    (row,) = sentiment.engine._worker.encoder(["good [SEP] bad"])
+    (row,) = sentiment.engine._runner.encoder(["good [SEP] bad"])
     assert row.ids.tolist().count(3) == 1  # [SEP]
 
 
 @pytest.mark.parametrize(
     ("inputs", "knobs", "sentence"),
     [
-        ([3], {}, "this is int"),
+        ([3], {}, "not int"),
         (None, {}, "not NoneType"),
         ({"text": "a", "texts": "b"}, {}, "unknown key 'texts'"),
-        ({"text_pair": "b"}, {}, "a text is a string"),
+        ({"text_pair": "b"}, {}, "a text must be a string"),
         ("a", {"top_k": 0}, "top_k must be a whole number from 1"),
         ("a", {"function_to_apply": "tanh"}, "use one of default, softmax, sigmoid, none"),
         ("a", {"attention": "sideways"}, "use one of ordinary, shared_text"),
@@ -218,9 +218,9 @@ def test_columns_come_back_as_columns_under_names_that_are_free(tiny_sentiment, 
     assert pairs["score"][1] == pytest.approx(model({"text": "a film", "text_pair": "b"})["score"], abs=1e-6)
     found = topics({"text": texts}, LABELS)
     assert found["labels"] == [one["labels"] for one in topics(texts, LABELS)]
-    with pytest.raises(BadRequest, match="2 values of text and 1 of text_pair"):
+    with pytest.raises(BadRequest, match="text has 2 values and text_pair 1 values"):
         model({"text": texts, "text_pair": ["a"]})
-    with pytest.raises(BadRequest, match="2 values of text and one string of text_pair"):
+    with pytest.raises(BadRequest, match="text has 2 values and text_pair one string"):
         model({"text": texts, "text_pair": "ab"})
     with pytest.raises(BadRequest, match="`text` must be a list of strings"):
         topics({"review": texts}, LABELS)
@@ -266,7 +266,7 @@ def test_a_label_is_weighed_alike_among_any_other_labels(topics):
     [
         (("", LABELS), {}, "the text is empty"),
         ((["a", ""], LABELS), {}, "text 2 of 2 is empty"),
-        ((["a", None], LABELS), {}, "text 2 must be a string, and it is NoneType"),
+        ((["a", None], LABELS), {}, "text 2 of 2 must be a string, not NoneType"),
         ((7, LABELS), {}, "not int"),
         (("a", []), {}, "there is no label"),
         (("a", LABELS), {"hypothesis_template": "no blank"}, "exactly one"),
@@ -312,7 +312,7 @@ def test_weights_that_are_not_numbers_are_an_error_and_never_an_answer(tiny_sent
     weights = load_file(folder / "model.safetensors")
     weights["classifier.bias"][:] = np.nan
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(BackendFailed, match="nan answered with something that is not a number"):
+    with pytest.raises(BackendFailed, match="nan returned a logit that is not a finite number"):
         load(folder)("the film")
 
 

@@ -1,8 +1,4 @@
-"""Tiny real checkpoints, made offline in a moment.
-
-Knows: how to write a small BERT with a tokenizer that can spell any ASCII text.
-Does not know: any single test.
-"""
+"""Write tiny real checkpoints, offline: a small BERT with a tokenizer that can spell any ASCII text."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ TOPICAL = "sports business science football match market goal player bank money 
 
 
 def save_tokenizer(folder: Path, *, max_length: int = 128) -> int:
-    """Write a WordPiece tokenizer that can spell any ASCII text; returns the size of its vocabulary."""
+    """Write a WordPiece tokenizer that can spell any ASCII text; return the size of its vocabulary."""
     from transformers import BertTokenizerFast
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -31,7 +27,7 @@ def save_tokenizer(folder: Path, *, max_length: int = 128) -> int:
 
 
 def tiny_config(vocabulary: int, **more: Any) -> Any:
-    """A BERT of two layers, 32 wide."""
+    """Return the config of a BERT of two layers, 32 wide."""
     from transformers import BertConfig
 
     return BertConfig(
@@ -48,7 +44,7 @@ def tiny_config(vocabulary: int, **more: Any) -> Any:
 def save_classifier(
     folder: Path, labels: list[str], *, seed: int = 0, settings: dict[str, Any] | None = None, **more: Any
 ) -> Path:
-    """Write a random classifier with large enough weights that its scores differ visibly from text to text."""
+    """Write a random classifier whose weights are large enough that its scores differ visibly between texts."""
     import torch
     from transformers import BertForSequenceClassification
 
@@ -79,7 +75,7 @@ def save_base(folder: Path, *, seed: int = 0) -> Path:
 
 
 def tiny_family(family: str, *, layers: int = 2, positions: int = 40, pad_token_id: int = 0) -> Any:
-    """A random NLI classifier of a family, 32 wide, with a vocabulary of 50."""
+    """Return a random NLI classifier of a family, 32 wide, with a vocabulary of 50."""
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -90,5 +86,12 @@ def tiny_family(family: str, *, layers: int = 2, positions: int = 40, pad_token_
         sizes["embedding_size"] = 16
     torch.manual_seed(0)
     names = {0: "entailment", 1: "neutral", 2: "contradiction"}
-    own = {"vocab_size": 50, "max_position_embeddings": positions, "pad_token_id": pad_token_id, "type_vocab_size": 2}
-    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, id2label=names, **own, **sizes))
+    shared = {
+        "vocab_size": 50,
+        "max_position_embeddings": positions,
+        "pad_token_id": pad_token_id,
+        "type_vocab_size": 2,
+    }
+    return AutoModelForSequenceClassification.from_config(
+        AutoConfig.for_model(family, id2label=names, **shared, **sizes)
+    )

@@ -20,7 +20,8 @@ from finetune.core.model_folder import find
 from finetune.core.tokenization import TextEncoder
 from finetune.data.tokenized import Tokens
 from finetune.training.batch_plan import batch_plan_for
-from finetune.training.fit import Given, TrainingAttempt
+from finetune.training.fit import AttemptInputs, TrainingAttempt
+from finetune.training.objective import Objective
 from finetune.training.trainer import Examples
 
 
@@ -55,13 +56,13 @@ def first_gradients(
     encoder = TextEncoder.load(base, json.loads((Path(base) / "config.json").read_text()))
     texts = ["good film " * (1 + index % 3) for index in range(rows)]
     split = Examples(Tokens(texts, None, encoder), labels.targets(values))
-    regime = batch_plan_for(config, split.tokens.lengths, split.targets, labels.task, None)
-    fitting = TrainingAttempt(
-        config, Given(find(str(base)), labels, encoder, split, split, regime, Path(folder), lambda event: None)
-    )
-    fitting.trainer.add_callback(Catch())
-    fitting.trainer.args.set_evaluate("no")
-    fitting.trainer.train()
+    plan = batch_plan_for(config, split.tokens.lengths, split.targets, labels.task, None)
+    objective = Objective.of(config, labels, values)
+    inputs = AttemptInputs(find(str(base)), objective, encoder, split, split, plan, Path(folder), lambda event: None)
+    attempt = TrainingAttempt(config, inputs)
+    attempt.trainer.add_callback(Catch())
+    attempt.trainer.args.set_evaluate("no")
+    attempt.trainer.train()
     return found
 
 

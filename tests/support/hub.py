@@ -1,8 +1,4 @@
-"""A stand-in for the Hub's HTTP API, on loopback: enough of it for huggingface_hub's own client to read and to upload.
-
-Knows: the routes that small models take.
-Does not know: any single test.
-"""
+"""A local server with the routes of the Hub's HTTP API that huggingface_hub's client uses for small repositories."""
 
 from __future__ import annotations
 
@@ -19,15 +15,15 @@ TOKEN = "hf_right"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Keeps what was committed, and gives what stands in `models`: id -> folder; `datasets/` before a dataset's id."""
+    """Serves the folders in `models` by id (datasets as `datasets/ID`) and stores the files that are committed."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         server = self.server
         if "/paths-info/" in self.path:
-            _, name, _ = self._asked()
-            wanted = set(parse_qs(body.decode()).get("paths", []))
-            self._answer(200, [entry for entry in _tree(server.models[name]) if entry["path"] in wanted])
+            _, name, _ = self._route()
+            paths = set(parse_qs(body.decode()).get("paths", []))
+            self._answer(200, [entry for entry in _tree(server.models[name]) if entry["path"] in paths])
             return
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._answer(401, {"error": "Invalid credentials"})
@@ -39,12 +35,12 @@ class Hub(BaseHTTPRequestHandler):
             return
         if "/preupload/" in self.path:
             files = [
-                {"path": one["path"], "uploadMode": "regular", "shouldIgnore": False}
-                for one in json.loads(body)["files"]
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
             ]
             self._answer(200, {"files": files})
             return
-        if "/commit/" not in self.path:  # the check of the card's metadata
+        if "/commit/" not in self.path:  # validation of the card's metadata
             self._answer(200, {"warnings": [], "errors": []})
             return
         for line in body.splitlines():
@@ -59,8 +55,8 @@ class Hub(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        api, name, rest = self._asked()
-        self.server.asked.append(self.path)
+        api, name, rest = self._route()
+        self.server.requested.append(self.path)
         folder = self.server.models.get(name)
         if name == "me/mine":
             self._answer(200, {"id": name, "sha": COMMIT, "siblings": [], "tags": [], "private": False})
@@ -88,8 +84,8 @@ class Hub(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(content)
 
-    def _asked(self) -> tuple[bool, str, list[str]]:
-        """Whether the API is asked, the repository (`datasets/` before a dataset's), and the rest of the path."""
+    def _route(self) -> tuple[bool, str, list[str]]:
+        """Return whether it is an API route, the repository (datasets as `datasets/ID`), and the rest of the path."""
         parts = self.path.partition("?")[0].strip("/").split("/")
         api = parts[0] == "api"
         parts = parts[1:] if api and parts[1:2] != ["models"] else parts[2:] if api else parts
@@ -120,10 +116,10 @@ def _tree(folder: Path) -> list[dict]:
 
 
 def start() -> ThreadingHTTPServer:
-    """A running stand-in; `shutdown` and `server_close` end it."""
+    """Start the server; `shutdown` and `server_close` stop it."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.address = f"http://127.0.0.1:{server.server_address[1]}"
     server.paths, server.files, server.created, server.message, server.models = [], {}, None, None, {}
-    server.asked = []
+    server.requested = []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server

@@ -61,7 +61,7 @@ def deviation(found: Any, expected: Any, *, floor: float) -> float:
 # example rows
 
 
-def moderate(task: str, *, shares: bool = False) -> tuple[Tensor, Tensor]:
+def moderate(task: str, *, soft_labels: bool = False) -> tuple[Tensor, Tensor]:
     """48 rows of seeded logits (float32) and targets, as training meets them."""
     draw = np.random.default_rng(0)
     rows, labels = 48, {"regression": 1, "binary": 2}.get(task, 5)
@@ -71,7 +71,7 @@ def moderate(task: str, *, shares: bool = False) -> tuple[Tensor, Tensor]:
         targets = np.abs(draw.normal(0, 3, rows))
     elif task == "multi_label":
         targets = draw.random((rows, labels)) < 0.3
-    elif shares:
+    elif soft_labels:
         targets = draw.dirichlet(np.ones(labels), rows)
         targets[:labels] = np.eye(labels)
     else:
@@ -79,7 +79,7 @@ def moderate(task: str, *, shares: bool = False) -> tuple[Tensor, Tensor]:
     return torch.tensor(logits, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32)
 
 
-def extreme(task: str, *, shares: bool = False) -> tuple[Tensor, Tensor]:
+def extreme(task: str, *, soft_labels: bool = False) -> tuple[Tensor, Tensor]:
     """Every row of logits from -1e4, 0, 1e4, with every target at a border; of many labels the last never holds.
 
     Numbers go up to 1e13, whose cube leaves float32.
@@ -93,7 +93,7 @@ def extreme(task: str, *, shares: bool = False) -> tuple[Tensor, Tensor]:
         logits = list(itertools.product([-BIG, 0.0, BIG], repeat=labels))
         if task == "multi_label":
             targets = list(itertools.product([0.0, 1.0], repeat=labels))
-        elif shares:
+        elif soft_labels:
             rows = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.7, 0.3, 0.0, 0.0], [0.25, 0.25, 0.5, 0.0]]
             targets = [row[:labels] for row in rows if sum(row[:labels]) == 1]
         else:
@@ -209,18 +209,18 @@ def _defined_huber(z: Floats, y: Floats, delta: float = 1.0) -> Floats:
 
 
 def _defined_crossentropy(z: Floats, y: Any, label_smoothing: float = 0.0) -> Floats:
-    shares = _one_hot(z, y) * (1 - label_smoothing) + label_smoothing / z.shape[1]
-    return np.asarray(-(shares * _log_p(z)).sum(axis=1))
+    soft_labels = _one_hot(z, y) * (1 - label_smoothing) + label_smoothing / z.shape[1]
+    return np.asarray(-(soft_labels * _log_p(z)).sum(axis=1))
 
 
 def _defined_divergence(z: Floats, y: Any) -> Floats:
-    shares = _one_hot(z, y)
-    return np.asarray((xlogy(shares, shares) - shares * _log_p(z)).sum(axis=1))
+    soft_labels = _one_hot(z, y)
+    return np.asarray((xlogy(soft_labels, soft_labels) - soft_labels * _log_p(z)).sum(axis=1))
 
 
 def _defined_categorical_hinge(z: Floats, y: Any) -> Floats:
-    shares = _one_hot(z, y)
-    return np.maximum(0.0, 1 + ((1 - shares) * z).max(axis=1) - (shares * z).sum(axis=1))
+    soft_labels = _one_hot(z, y)
+    return np.maximum(0.0, 1 + ((1 - soft_labels) * z).max(axis=1) - (soft_labels * z).sum(axis=1))
 
 
 def _defined_hinge(z: Floats, y: Any) -> Floats:

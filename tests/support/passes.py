@@ -1,4 +1,4 @@
-"""Models and token ids with which a wrong mask or position would show."""
+"""Models and token ids for which a wrong mask or position changes the logits."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from checkpoints import tiny_family
 from finetune.core.attention_mask import HYPOTHESIS, LEADING
 from finetune.core.tokenization import Encoded
 
-READ_ONCE = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+ONE_PASS_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 
 
-def tried(family: str) -> Any:
-    """A family with weights large enough that positions and masks show, and RoBERTa's padding id where it counts."""
+def sensitive_model(family: str) -> Any:
+    """Return a model of a family, with weights so large that positions and masks matter, and RoBERTa's padding id."""
     import torch
 
     model = tiny_family(family, layers=3, positions=60, pad_token_id=1 if "bert" in family[1:] else 0)
@@ -25,12 +25,12 @@ def tried(family: str) -> Any:
     return model
 
 
-def made(rng: Any, lengths: Any, segment: int, leading: int) -> list[Encoded]:
-    """Token ids of so many sequences, with or without what a sequence begins with."""
-    found = []
+def random_sequences(rng: Any, lengths: Any, segment: int, leading: int) -> list[Encoded]:
+    """Return random sequences of these lengths, with `leading` tokens of the segment LEADING before each."""
+    sequences = []
     for length in lengths:
         ids = [2] * leading + rng.integers(5, 50, length).tolist() + [3]
         segments = [LEADING] * leading + [segment] * (length + 1)
         types = [int(segment == HYPOTHESIS)] * len(ids)
-        found.append(Encoded(np.array(ids), np.array(types), np.array(segments), False))
-    return found
+        sequences.append(Encoded(np.array(ids), np.array(types), np.array(segments), False))
+    return sequences

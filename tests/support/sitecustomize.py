@@ -1,4 +1,4 @@
-"""Imported by Python as it starts, in every process that a test starts."""
+"""Restrict every process that a test starts to loopback: Python imports this module at startup."""
 
 import loopback_only
 

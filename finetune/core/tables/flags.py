@@ -13,25 +13,27 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def reading_flags(command: Command) -> Command:
-    """Add the flags to a click command; its function takes `encoding`, `separator` and `header`, each None where the
-    flag is not given."""
+    """Add the flags to a click command.
+
+    Its function takes `encoding`, `separator` and `header`, each None where the flag is not given.
+    """
     options = (
         click.option(
             "--encoding",
             callback=lambda context, flag, value: TableOptions(encoding=value).encoding,
-            help="Encoding of the table file, for example cp1251; found if not given.",
+            help="Encoding of the table file, for example cp1251; detected if not given.",
         ),
         click.option(
             "--separator",
             callback=lambda context, flag, value: TableOptions(separator=value).separator,
-            help="Character between cells, or tab; found if not given.",
+            help="Character between cells, or tab; detected if not given.",
         ),
         click.option(
             "--no-header",
             "header",
             is_flag=True,
             callback=lambda context, flag, value: False if value else None,
-            help="The first row is data; columns are called column_1, column_2 ...",
+            help="The first row holds data; the columns are named column_1, column_2 ...",
         ),
     )
     for option in reversed(options):
@@ -40,5 +42,5 @@ def reading_flags(command: Command) -> Command:
 
 
 def given(**flags: Any) -> dict[str, Any]:
-    """The flags that were given, of `encoding`, `separator` and `header`."""
+    """Return the flags that are not None, of `encoding`, `separator` and `header`."""
     return {name: value for name, value in flags.items() if value is not None}

@@ -6,7 +6,6 @@ Does not know: which graphs there are.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from importlib.util import find_spec
@@ -58,8 +57,7 @@ class OnnxBackend(ExportedBackend):
 
         from service.inference.backends.torch import quiet
 
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        with quiet(), redirect_stdout(StringIO()):  # the exporter prints its steps
+        with quiet("torch.onnx"), redirect_stdout(StringIO()):  # the exporter prints its steps
             made = OnnxExporter().export(graph.module, graph.example(), OnnxConfig(dynamic=True, quantizer=quantizer))
             made.save_pretrained(file)
 

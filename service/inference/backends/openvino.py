@@ -6,8 +6,6 @@ Does not know: which graphs there are.
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from importlib.util import find_spec
@@ -26,9 +24,12 @@ if TYPE_CHECKING:
 
 GRAPH = "openvino_model.xml"
 
-KEPT, KEPT_KERNELS = 500, 256
-"""What is kept of shapes met before: parts of the graph prepared for one, and kernels. Without a bound of ours it is
-ten times that, and memory grows by 0.4 MB a shape."""
+KEPT_SHAPES = 500
+"""Prepared nodes that OpenVINO keeps for input shapes it has met; 5,000 by itself, and memory grows with each shape.
+
+The command line bounds the kernels that oneDNN keeps too; that takes an environment variable, which a library must not
+set.
+"""
 
 
 class OpenVINOBackend(ExportedBackend):
@@ -55,14 +56,12 @@ class OpenVINOBackend(ExportedBackend):
         openvino.save_model(_converted(graph), str(file / GRAPH), compress_to_fp16=False)
 
     def _open(self, file: Path) -> Run:
-        # read once, by the library inside openvino that holds the kernels
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KEPT_KERNELS))
         import openvino
 
         core = openvino.Core()
         inner = "bf16" if self.precision != "float32" and _has_bfloat16() else "f32"
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": inner, "PERFORMANCE_HINT": "LATENCY"}
-        options |= {"INFERENCE_NUM_THREADS": self._threads, "CPU_RUNTIME_CACHE_CAPACITY": KEPT}
+        options |= {"INFERENCE_NUM_THREADS": self._threads, "CPU_RUNTIME_CACHE_CAPACITY": KEPT_SHAPES}
         request = core.compile_model(str(file / GRAPH), "CPU", options).create_infer_request()
         ports = [port.get_names() for port in request.model_inputs]  # a port has other names beside the argument's
 
@@ -80,9 +79,8 @@ class OpenVINOBackend(ExportedBackend):
 
         from service.inference.backends.torch import quiet
 
-        logging.getLogger("nncf").setLevel(logging.ERROR)
         model = _converted(graph)
-        with quiet(), redirect_stdout(StringIO()):
+        with quiet("nncf"), redirect_stdout(StringIO()):
             made = nncf.quantize(
                 model,
                 nncf.Dataset(list(calibration)),

@@ -1,8 +1,4 @@
-"""The backend of a model: the one asked for, or the one that is fastest on this machine at equal answers.
-
-Knows: which backends there are, how they are timed against each other, where the outcome is kept.
-Does not know: how any of them computes.
-"""
+"""Which backend computes a model: the configured one, or the fastest on this machine with equal outputs."""
 
 from __future__ import annotations
 
@@ -27,10 +23,10 @@ from service.inference.backends.exported import ExportedBackend
 from service.inference.cache_folder import home_of, put
 from service.settings import RuntimeSettings
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 FORMAT = 1
 ROUNDS = 3
-ENOUGH_S = 6.0
+MAX_TRIAL_S = 6.0
 """Seconds after which no further round is timed."""
 
 CANDIDATES: tuple[tuple[str, Precision], ...] = (
@@ -39,20 +35,20 @@ CANDIDATES: tuple[tuple[str, Precision], ...] = (
     ("openvino", "float32"),
     ("openvino", "bfloat16"),
 )
-"""What `auto` tries, in this order. torch in float32 is what the others are held against."""
+"""What `auto` tries, in this order; torch in float32 is the reference of the others."""
 
 
-def load(folder: ModelFolder, settings: RuntimeSettings, say: Say = lambda line: None) -> Backend:
-    """The model of a checked folder, on the runtime and in the precision that the settings ask for.
+def load(folder: ModelFolder, settings: RuntimeSettings, log: Log = lambda line: None) -> Backend:
+    """Return the model of a checked folder, on the configured runtime and in the configured precision.
 
-    Where they say `auto`, the outcome of a trial on this machine decides; it is held the first time, which takes some
-    seconds, and kept in the cache folder.
+    With `auto`, a trial on this machine decides. It runs the first time, takes some seconds, and its outcome is stored
+    in the cache folder.
 
     Args:
-        say: hears of a trial while it is held; `why` of the backend says what came of it.
+        log: receives the progress of a trial; `why` of the backend states its outcome.
 
     Raises:
-        BackendFailed: the weights are not a classifier's, or what is asked for cannot be had here.
+        BackendFailed: the weights are not a classifier's, or the backend or precision is not available here.
     """
     if settings.backend == "dummy":
         return _open("dummy", "float32", folder, settings)
@@ -60,7 +56,7 @@ def load(folder: ModelFolder, settings: RuntimeSettings, say: Say = lambda line:
     if settings.precision == "bfloat16" and target is not None and not target.survives_bfloat16:
         raise BackendFailed(
             f"{folder.path.name} predicts numbers from {target.low:g} to {target.high:g} (standard deviation "
-            f"{target.std:g}), which bfloat16 with its three digits cannot tell apart",
+            f"{target.std:g}), which the three digits of bfloat16 cannot tell apart",
             hint="use precision float32 or auto",
         )
     if settings.backend != "auto" and settings.precision != "auto":
@@ -77,33 +73,33 @@ def load(folder: ModelFolder, settings: RuntimeSettings, say: Say = lambda line:
     if len(candidates) == 1:
         return _open(*candidates[0], folder, settings)
     file = home_of(folder, settings.cache) / f"choice-{_machine(settings, candidates)}.json"
-    kept = _kept(file)
-    if kept is not None:
-        known = _open(kept["backend"], kept["precision"], folder, settings)
-        known.why = kept["why"]
-        return known
-    say(f"{folder.path.name}: trying what is fastest on this machine, once")
-    found, name, why = _fastest(folder, settings, candidates)
-    found.why = why
-    say(f"{folder.path.name}: {why}")
+    outcome = _stored(file)
+    if outcome is not None:
+        backend = _open(outcome["backend"], outcome["precision"], folder, settings)
+        backend.why = outcome["why"]
+        return backend
+    log(f"{folder.path.name}: measuring which runtime is fastest on this machine (once)")
+    backend, name, why = _fastest(folder, settings, candidates)
+    backend.why = why
+    log(f"{folder.path.name}: {why}")
     try:
-        outcome = {"backend": name, "precision": found.precision, "why": why}
+        outcome = {"backend": name, "precision": backend.precision, "why": why}
         put(file, lambda made: write_json(made, outcome))
     except OSError as error:
-        say(
-            f"{settings.cache} cannot be written ({error.strerror}), so this is tried again next time: set REHEAD_CACHE"
+        log(
+            f"{settings.cache} cannot be written ({error.strerror}), so the next start measures again: set REHEAD_CACHE"
         )
-    return found
+    return backend
 
 
 def _needs_float32(folder: ModelFolder) -> bool:
-    """Whether a regression's numbers would lose what matters of them in bfloat16; so may those of an unknown scale."""
+    """Return whether bfloat16 has too few digits for a regression's numbers, or their scale is unknown."""
     target = folder.settings.target
     return folder.labels.task == "regression" and (target is None or not target.survives_bfloat16)
 
 
-def _kept(file: Path) -> dict[str, Any] | None:
-    """What an earlier trial gave, where there was one."""
+def _stored(file: Path) -> dict[str, Any] | None:
+    """Return the outcome of an earlier trial, None where there was none."""
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -123,7 +119,7 @@ def _open(name: str, precision: Precision, folder: ModelFolder, settings: Runtim
 
 
 def exported(name: str) -> type[ExportedBackend]:
-    """The backend of that name, among those that are given graphs."""
+    """Return the class of a backend that runs exported graphs."""
     if name == "onnx":
         from service.inference.backends.onnx import OnnxBackend
 
@@ -136,38 +132,38 @@ def exported(name: str) -> type[ExportedBackend]:
 def _fastest(
     folder: ModelFolder, settings: RuntimeSettings, candidates: list[tuple[str, Precision]]
 ) -> tuple[Backend, str, str]:
-    """The fastest of the candidates that answer as torch in float32 does, its name, and the reason in words."""
+    """Return the fastest candidate with the outputs of torch in float32, its name, and the reason in words."""
     reference = _open("torch", "float32", folder, settings)
-    ask = _question(folder)
-    expected = ask(reference)
+    run = _trial(folder)
+    expected = run(reference)
     tried: dict[str, Backend] = {}
-    left_out: list[str] = []
+    skipped: list[str] = []
     for name, precision in candidates:
         title = f"{name} in {precision}"
         try:
             is_reference = (name, precision) == ("torch", "float32")
             backend = reference if is_reference else _open(name, precision, folder, settings)
             if (backend.one_pass, backend.shared_text) < (reference.one_pass, reference.shared_text):
-                raise BackendFailed("it cannot do all that torch does with this model")
-            _hold(ask(backend), expected, tolerance(precision, expected.logits, folder.settings))
+                raise BackendFailed("it lacks embeddings or the pass over all labels for this model")
+            _require_close(run(backend), expected, tolerance(precision, expected.logits, folder.settings))
         except BackendFailed as error:
-            left_out.append(f"{title}: {error}")
+            skipped.append(f"{title}: {error}")
         else:
             tried[title] = backend
     if not tried:
-        raise BackendFailed(f"{folder.path.name}: no backend can be used ({'; '.join(left_out)})")
-    seconds = _timed({title: partial(ask, backend) for title, backend in tried.items()})
+        raise BackendFailed(f"{folder.path.name}: no backend can be used ({'; '.join(skipped)})")
+    seconds = _timed({title: partial(run, backend) for title, backend in tried.items()})
     best, *others = sorted(tried, key=lambda title: seconds[title])
     for title in others:
         if tried[title] is not reference:
             tried[title].close()
     slower = ", ".join(f"{seconds[title] / seconds[best]:.1f} times {title}" for title in others)
     why = f"{best}, which does {slower}" if others else best
-    return tried[best], best.split()[0], why + (f" (left out: {'; '.join(left_out)})" if left_out else "")
+    return tried[best], best.split()[0], why + (f" (skipped: {'; '.join(skipped)})" if skipped else "")
 
 
-def _question(folder: ModelFolder) -> Callable[[Backend], Outputs]:
-    """What backends are timed on: texts with labels for a model that reads them in one pass, else texts alone."""
+def _trial(folder: ModelFolder) -> Callable[[Backend], Outputs]:
+    """Return what backends are timed on: texts with labels for a model that supports one pass, else texts."""
     from finetune.core.tokenization import TextEncoder
     from service.inference.backends.graphs import sample
     from service.inference.backends.packing import packed
@@ -180,22 +176,22 @@ def _question(folder: ModelFolder) -> Callable[[Backend], Outputs]:
     rows = encoder.before_hypotheses(texts[:8], max(map(len, ends)))
     packs = [packed(ends, rows[0].part(0, 1))] * len(rows)
 
-    def ask(backend: Backend) -> Outputs:
+    def run(backend: Backend) -> Outputs:
         if zero_shot is not None and zero_shot.attention == "shared_text" and backend.one_pass:
             return backend.run_labels(encoder.pad(rows), packs, embeddings=zero_shot.scorer == "both")
         return backend.run(alone, attention="ordinary", embeddings=False)
 
-    return ask
+    return run
 
 
-def _hold(found: Outputs, expected: Outputs, allowed: float) -> None:
-    difference = float(np.abs(found.logits - expected.logits).max())
+def _require_close(outputs: Outputs, expected: Outputs, allowed: float) -> None:
+    difference = float(np.abs(outputs.logits - expected.logits).max())
     if not difference <= allowed:
-        raise BackendFailed(f"its logits differ by {difference:.3g}, and {allowed:.3g} is allowed")
+        raise BackendFailed(f"its logits differ by {difference:.3g}, more than {allowed:.3g}")
 
 
 def _timed(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Median seconds of each, in turns."""
+    """Return the median seconds of each, measured in turns."""
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {title: [] for title in runs}
@@ -205,13 +201,13 @@ def _timed(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
             start = time.perf_counter()
             run()
             seconds[title].append(time.perf_counter() - start)
-        if time.perf_counter() - begin > ENOUGH_S:
+        if time.perf_counter() - begin > MAX_TRIAL_S:
             break
     return {title: median(values) for title, values in seconds.items()}
 
 
 def _machine(settings: RuntimeSettings, candidates: list[tuple[str, Precision]]) -> str:
-    """What a trial's outcome depends on beside the model, as a short hash."""
+    """Return a short hash of what a trial's outcome depends on beside the model."""
     facts = [FORMAT, settings.threads, candidates, list(_processor())]
     for package in ("torch", "transformers", "openvino", "onnxruntime"):
         try:

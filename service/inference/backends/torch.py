@@ -6,6 +6,7 @@ Does not know: text, labels, what the logits mean.
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,19 +22,14 @@ from finetune.core.attention_mask import HYPOTHESIS, LEADING, PADDING, TEXT, sha
 from finetune.core.model_folder import CUSTOM_HEAD, AttentionMode, ModelFolder
 from finetune.core.tokenization import Encoded
 from finetune.modeling.cls_only_last_layer import first_token_only
-from finetune.modeling.cpu_kernels import keep_memory
 from service.errors import BackendFailed
-from service.inference.backends.base import ON_PROCESSOR, Arrays, BatchSize, Outputs, Precision
+from service.inference.backends.base import LOGIT_TOLERANCE, ON_PROCESSOR, Arrays, BatchSize, Outputs, Precision
 from service.inference.backends.one_pass import HIDDEN, OnePass
 from service.inference.backends.packing import Flat, Packed, arrays_of, flat, flat_labels, packed
-from service.inference.backends.unpadded import Bounds, Tokens, Unpadded, flash_attention
+from service.inference.backends.unpadded import Attend, Bounds, Tokens, Unpadded, flash_attention, one_by_one
 
 SHARED_TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert")
 """Families whose attention takes a 4-D mask as it is; a test runs each of them."""
-
-# OpenMP's threads do not come along into a forked process, and work that waits for them would hang
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 ON_CUDA = BatchSize(tokens=2**18, rows=4096)
@@ -57,18 +53,18 @@ class TorchBackend:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().to(self._device)
         self.unpadded: Unpadded | None = None
-        if self._device.type == "cpu":
-            keep_memory()  # a tenth to a quarter faster (docs/decisions.md)
+        _use_one_thread_if_forked()
         # whether a model can be read in a quicker way is tried in float32, where it is plain to see
         one_pass = OnePass.of(self.model) if self.shared_text else None
         self.graph = one_pass if one_pass is not None and self._agrees(one_pass) else None
         self.one_pass = self.graph is not None
         with first_token_only(self.model) as self._first_token_only:
             pass
-        self.model.to(DTYPES[precision])
         attend = flash_attention() if precision == "bfloat16" and self._device.type == "cuda" else None
-        if attend is not None:
-            self.unpadded = Unpadded.of(self.model, attend)
+        readable = attend is not None and self.without_padding(one_by_one) is not None
+        self.model.to(DTYPES[precision])
+        if attend is not None and readable:
+            self.unpadded = self.without_padding(attend)
         self.is_padded = self.unpadded is None
         self.batch = ON_PROCESSOR if self._device.type == "cpu" else _on_cuda(self.model.config, precision)
 
@@ -108,6 +104,7 @@ class TorchBackend:
 
     def run(self, inputs: Arrays, *, attention: AttentionMode, embeddings: bool) -> Outputs:
         """See `Backend.run`."""
+        _use_one_thread_if_forked()
         segments = inputs["segments"]
         if self.unpadded is not None and (attention == "shared_text" or not embeddings):
             with _failing("a batch of {} x {} tokens".format(*segments.shape)), torch.inference_mode():
@@ -126,6 +123,7 @@ class TorchBackend:
         """See `Backend.run_labels`."""
         if self.graph is None:
             raise BackendFailed("this model cannot read a text once for all labels")
+        _use_one_thread_if_forked()
         many = sum(len(pack.starts) for pack in packs)
         with _failing(f"{len(packs)} texts with {many} labels"), torch.inference_mode():
             if self.unpadded is not None:
@@ -173,29 +171,99 @@ class TorchBackend:
         return {name: torch.from_numpy(array).to(self._device) for name, array in arrays.items()}
 
     def _agrees(self, one_pass: OnePass) -> bool:
-        """Whether it gives what pairs one by one give, tried on a few tokens."""
-        segments = np.array([[LEADING, TEXT, TEXT, TEXT, HYPOTHESIS, HYPOTHESIS]])
-        pair = {
-            "input_ids": np.array([[2, 5, 6, 3, 7, 3]]),
-            "token_type_ids": np.array([[0, 0, 0, 0, 1, 1]]),
-            "segments": segments,
-        }
-        if int(getattr(self.model.config, "type_vocab_size", 0) or 0) < 2:
-            del pair["token_type_ids"]
-        text = {name: array[:, :4] for name, array in pair.items()}
-        first, second = np.arange(1), np.arange(2)
-        behind = Encoded(np.array([7, 3]), second * 0 + 1, second * 0 + HYPOTHESIS, False)
-        leading = Encoded(first + 2, first, first + LEADING, False)
-        hypothesis = packed([behind], leading)
+        """Return whether a pass over text and label gives what their pair gives under the shared-text mask."""
+        pair, text, label = _trial_batches(self.model.config)
         self._first_token_only = False
         try:
             expected = self.run(pair, attention="shared_text", embeddings=True)
             with torch.inference_mode():
-                found = one_pass(**self._tensors(arrays_of(text, [hypothesis])))
-        except (RuntimeError, TypeError, AttributeError, BackendFailed):
+                outputs = Outputs(*map(_array, one_pass(**self._tensors(arrays_of(text, [label, label])))))
+        except UNREADABLE:
             return False
-        pairs = zip(found, (expected.logits, expected.embeddings), strict=True)
-        return all(other is not None and np.allclose(_array(one), other, 1e-3, 1e-4) for one, other in pairs)
+        return _are_close(outputs, expected, "float32")
+
+    def without_padding(self, attend: Attend) -> Unpadded | None:
+        """Return the model read without padding, or None where a trial gives other outputs than padded batches.
+
+        The trial runs the whole model in the precision it is in now, so that a layer with BERT's code and other numbers
+        (hooks, replaced parts, other biases) is found.
+        """
+        pair, text, label = _trial_batches(self.model.config)
+
+        def outputs() -> Iterator[Outputs]:
+            yield self.run(pair, attention="ordinary", embeddings=False)
+            if self.graph is not None:
+                yield self.run(pair, attention="shared_text", embeddings=True)
+                yield self.run_labels(text, [label, label], embeddings=True)
+                yield self.run_labels(text, [label, label], embeddings=False)
+
+        before, precision = self.unpadded, self.precision if self.model.dtype == DTYPES[self.precision] else "float32"
+        try:
+            self.unpadded = None
+            expected = list(outputs())
+            self.unpadded = unpadded = Unpadded.of(self.model, attend)
+            same = unpadded is not None and all(
+                _are_close(output, other, precision) for output, other in zip(outputs(), expected, strict=True)
+            )
+        except UNREADABLE:
+            return None
+        finally:
+            self.unpadded = before
+        return unpadded if same else None
+
+
+UNREADABLE = (RuntimeError, TypeError, AttributeError, BackendFailed)
+"""What a model raises whose layers only look like BERT's."""
+
+
+def _trial_batches(config: Any) -> tuple[dict[str, npt.NDArray[np.int64]], dict[str, npt.NDArray[np.int64]], Packed]:
+    """Return two padded pairs, their texts, and a label: a few token ids that every vocabulary has."""
+    pair = {
+        "input_ids": np.array([[2, 5, 6, 3, 7, 3], [2, 6, 3, 7, 3, 0]]),
+        "token_type_ids": np.array([[0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0]]),
+        "attention_mask": np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0]]),
+        "segments": np.array(
+            [
+                [LEADING, TEXT, TEXT, TEXT, HYPOTHESIS, HYPOTHESIS],
+                [LEADING, TEXT, TEXT, HYPOTHESIS, HYPOTHESIS, PADDING],
+            ]
+        ),
+    }
+    if int(getattr(config, "type_vocab_size", 0) or 0) < 2:
+        del pair["token_type_ids"]
+    text = {name: array[:, :4].copy() for name, array in pair.items()}
+    text["segments"][1, 3] = PADDING
+    text["attention_mask"][1, 3] = 0
+    first, second = np.arange(1), np.arange(2)
+    hypothesis = Encoded(np.array([7, 3]), second * 0 + 1, second * 0 + HYPOTHESIS, False)
+    return pair, text, packed([hypothesis], Encoded(first + 2, first, first + LEADING, False))
+
+
+def _are_close(outputs: Outputs, expected: Outputs, precision: Precision) -> bool:
+    pairs = ((outputs.logits, expected.logits), (outputs.embeddings, expected.embeddings))
+    relative = max(LOGIT_TOLERANCE[precision], 1e-3)
+    for array, other in pairs:
+        if array is None or other is None:
+            if array is not other:
+                return False
+        elif not np.allclose(array, other, relative, relative * max(0.1, float(np.abs(other).max()))):
+            return False
+    return True
+
+
+_process = os.getpid()
+
+
+def _use_one_thread_if_forked() -> None:
+    """Compute on one thread in a process that was forked after this module was imported.
+
+    OpenMP's threads do not exist there, and work that waits for them would hang. Nothing is changed in the process that
+    imported this module, nor in forked processes that never compute.
+    """
+    global _process
+    if os.getpid() != _process:
+        torch.set_num_threads(1)
+        _process = os.getpid()
 
 
 @contextmanager
@@ -211,21 +279,26 @@ def _array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bar, no remarks of transformers, no warnings: what is wrong becomes an error of ours."""
-    from transformers.utils import logging
+def quiet(*loggers: str) -> Iterator[None]:
+    """Silence progress bars, warnings and the logs of transformers and of `loggers` while this lasts."""
+    from transformers.utils import logging as transformers_logging
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    levels = {name: logging.getLogger(name).level for name in loggers}
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(level)
+        transformers_logging.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
+        for name, before in levels.items():
+            logging.getLogger(name).setLevel(before)
 
 
 def _on_cuda(config: Any, precision: Precision) -> BatchSize:

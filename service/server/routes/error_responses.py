@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 from starlette.types import Scope
 
-from service.errors import NotAllowed, Overloaded, ServiceError, ShuttingDown
+from service.errors import Overloaded, ServiceError, ShuttingDown, Unauthorized
 from service.server.admission import RECORD
 from service.server.routes import systemone, tei
 
@@ -41,7 +41,7 @@ def _headers(error: ServiceError) -> dict[str, str]:
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
     if isinstance(error, ShuttingDown):
         headers |= {"Retry-After": "5", "Connection": "close"}
-    if type(error) is NotAllowed:
+    if type(error) is Unauthorized:
         headers["WWW-Authenticate"] = "Bearer"
     return headers
 

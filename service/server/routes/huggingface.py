@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import BadRequest
 from service.inference.engine import Engine
-from service.schema import ATTENTION_MODES, FUNCTIONS, SCORERS, Answer, TextInput, ZeroShotQuestion
+from service.schema import ATTENTION_MODES, FUNCTIONS, SCORERS, Answer, TextInput, ZeroShotRequest
 from service.server.admission import Admission
 from service.server.limits import RequestLimits
 from service.server.routes.openapi import LabelScore, ResponseBody, errors, request_body
@@ -149,7 +149,7 @@ def _options(engine: Engine, inputs: list[TextInput], parameters: Parameters) ->
 
 def _questions(
     limits: RequestLimits, inputs: list[TextInput], parameters: Parameters
-) -> ZeroShotQuestion | list[ZeroShotQuestion]:
+) -> ZeroShotRequest | list[ZeroShotRequest]:
     for field in ("top_k", "function_to_apply"):
         if getattr(parameters, field) is not None:
             raise BadRequest(f"parameters.{field} does not go with parameters.candidate_labels")
@@ -157,8 +157,8 @@ def _questions(
         raise BadRequest("candidate_labels go with single texts, and there is a text_pair")
     labels: Any = parameters.candidate_labels
 
-    def question(names: Any) -> ZeroShotQuestion:
-        return ZeroShotQuestion(
+    def question(names: Any) -> ZeroShotRequest:
+        return ZeroShotRequest(
             limits.labels(names),
             bool(parameters.multi_label),
             parameters.hypothesis_template,

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import BadRequest, ServiceError
-from service.schema import ZeroShotQuestion
+from service.schema import ZeroShotRequest
 from service.server.admission import Admission, record_of
 from service.server.routes.openapi import ResponseBody, errors, request_body
 
@@ -172,7 +172,7 @@ def build(admission: Admission) -> APIRouter:
         labels = {name: _labels(question) for name, question in body.questions.items()}
         limits.check_label_count(sum(map(len, labels.values())))
         questions = [
-            ZeroShotQuestion(limits.labels(labels[name]), hypothesis_template=_template(question))
+            ZeroShotRequest(limits.labels(labels[name]), hypothesis_template=_template(question))
             for name, question in body.questions.items()
         ]
         answers = await admission.zero_shot(engine, [item.text] * len(questions), questions, request=request)

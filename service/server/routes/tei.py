@@ -17,12 +17,12 @@ from service.errors import (
     BadRequest,
     BodyTooLarge,
     EmptyInput,
-    Late,
     Overloaded,
+    RequestTimeout,
     ServiceError,
     ShuttingDown,
     TooLarge,
-    WrongType,
+    UnsupportedMediaType,
 )
 from service.schema import Answer, Function
 from service.server.admission import Admission, record_of
@@ -34,14 +34,14 @@ VERSION = "1.8"
 
 KINDS: dict[type[ServiceError], tuple[int, str]] = {
     EmptyInput: (400, "Empty"),
-    WrongType: (415, "Validation"),
+    UnsupportedMediaType: (415, "Validation"),
     BodyTooLarge: (413, "Validation"),
     BadRequest: (422, "Validation"),
     TooLarge: (422, "Validation"),
     Overloaded: (429, "Overloaded"),
     ShuttingDown: (503, "Unhealthy"),
     BackendFailed: (424, "Backend"),
-    Late: (504, "Backend"),
+    RequestTimeout: (504, "Backend"),
 }
 """Error -> status and error_type; a subclass stands before its base."""
 

@@ -14,7 +14,7 @@ import gradio as gr
 from service.errors import BadRequest
 from service.inference.engine import Engine
 from service.inference.model_store import describe
-from service.schema import Answer, TextInput, Work, ZeroShotQuestion
+from service.schema import Answer, TextInput, Work, ZeroShotRequest
 from service.ui import label_chips, links, snippets
 from service.ui.label_chips import LABELS
 from service.ui.results import HIDDEN, report_of, reporting
@@ -143,7 +143,7 @@ async def _timed(page: Page, engine: Engine, inputs: list[TextInput]) -> None:
 
     async def call(*, work: Work) -> list[Answer]:
         if engine.folder.is_zero_shot:
-            return await engine.azero_shot([item.text for item in inputs], ZeroShotQuestion(LABELS), work=work)
+            return await engine.azero_shot([item.text for item in inputs], ZeroShotRequest(LABELS), work=work)
         return await engine.aclassify(inputs, work=work)
 
     await page.admission.run(engine, call)

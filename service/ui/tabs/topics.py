@@ -15,7 +15,7 @@ from service.errors import BadRequest, ServiceError
 from service.inference import zero_shot
 from service.inference.engine import Engine
 from service.inference.model_store import ModelStore
-from service.schema import Answer, ZeroShotQuestion
+from service.schema import Answer, ZeroShotRequest
 from service.server.admission import Admission
 from service.ui import feedback, label_chips, links, snippets
 from service.ui.feedback import GivenAnswer
@@ -129,7 +129,7 @@ def build(page: Page, tab: gr.Tab) -> None:
         Returns:
             Topics with their scores, best first.
         """
-        question = ZeroShotQuestion(admission.limits.labels(labels), multi_label)
+        question = ZeroShotRequest(admission.limits.labels(labels), multi_label)
         answer = await _classified(admission, model, text, question)
         return [{"label": row.label, "score": row.score} for row in answer.predictions]
 
@@ -204,7 +204,7 @@ async def _answer(
     return [bars(answer), note(answer), *([list(given)] if has_feedback else [])]
 
 
-async def _classified(admission: Admission, model: str | None, text: str, question: ZeroShotQuestion) -> Answer:
+async def _classified(admission: Admission, model: str | None, text: str, question: ZeroShotRequest) -> Answer:
     if not model:
         raise BadRequest("no zero-shot model is available")
     engine = await asyncio.to_thread(admission.store.get, model)

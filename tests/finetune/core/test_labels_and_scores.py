@@ -1,4 +1,4 @@
-"""Label order, NLI roles, and logits to scores: the arithmetic every door shares."""
+"""Label order, NLI roles, and logits to scores: which all interfaces share."""
 
 import numpy as np
 import pytest
@@ -29,14 +29,14 @@ def test_one_label_only_is_refused_with_its_name() -> None:
 
 
 def test_an_unknown_label_is_refused_with_its_row() -> None:
-    with pytest.raises(DataError, match=r"row 2: label 'c' is none"):
+    with pytest.raises(DataError, match=r"row 2: label 'c' is not one of the model's labels"):
         LabelSpace("binary", ("a", "b")).encode(["a", "c"])
 
 
-def test_the_prior_says_no_more_than_the_targets_own_distribution() -> None:
+def test_the_prior_predicts_the_distribution_of_the_targets() -> None:
     single = LabelSpace("multiclass", ("a", "b", "c"))
-    shares = softmax(single.prior(single.encode(["a"] * 30 + ["b"] * 10)))
-    assert shares == pytest.approx([30.5 / 41.5, 10.5 / 41.5, 0.5 / 41.5])
+    proportions = softmax(single.prior(single.encode(["a"] * 30 + ["b"] * 10)))
+    assert proportions == pytest.approx([30.5 / 41.5, 10.5 / 41.5, 0.5 / 41.5])
     several = LabelSpace("multi_label", ("x", "y"))
     assert sigmoid(several.prior(several.encode([["x"], [], [], []]))) == pytest.approx([1.5 / 5, 0.5 / 5])
     assert LabelSpace("regression", ("score",)).prior(np.array([1.0, 4.0])).tolist() == [2.5]

@@ -1,4 +1,4 @@
-"""Regression on numbers of any size: standardized in training, on their own scale everywhere else."""
+"""Regression targets of any scale: standardized in training, on their own scale everywhere else."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from finetune.core.errors import ConfigError, DataError
 from finetune.core.model_folder import read
 from finetune.core.scores import activate
 from finetune.core.target_scale import TargetScale
-from finetune.prepare import plan
+from finetune.prepare import prepare
 from finetune.run import train
 from finetune.training.losses import FITS, LOSSES, loss_for
 
@@ -30,12 +30,12 @@ def numbers(reviews: list[dict[str, Any]], scale: float = 1.0, shift: float = 0.
     ]
 
 
-def test_numbers_of_any_size_train_alike(config: Make, reviews: Any) -> None:
-    wanted = config(optim={"epochs": 4}, data=NUMBER, tfidf_baseline=False, overwrite=True)
-    plain = train(wanted, numbers(reviews)).metrics["r2"]
+def test_training_does_not_depend_on_the_scale_of_the_numbers(config: Make, reviews: Any) -> None:
+    settings = config(optim={"epochs": 4}, data=NUMBER, tfidf_baseline=False, overwrite=True)
+    plain = train(settings, numbers(reviews)).metrics["r2"]
     assert plain > 0.8
     for scale, shift in ((1e-6, 0.0), (1e9, 0.0), (1.0, 2000.0)):
-        assert train(wanted, numbers(reviews, scale, shift)).metrics["r2"] == pytest.approx(plain, abs=1e-3)
+        assert train(settings, numbers(reviews, scale, shift)).metrics["r2"] == pytest.approx(plain, abs=1e-3)
 
 
 def test_the_saved_model_gives_the_original_scale_in_plain_transformers(config: Make, reviews: Any) -> None:
@@ -70,33 +70,33 @@ def test_the_scale_is_written_into_every_kind_of_model(config: Make, reviews: An
 def test_a_loss_of_standardized_numbers_is_the_loss_of_the_numbers_up_to_a_factor(name: str, scale: float) -> None:
     """Mean squared, absolute and logarithmic errors keep their definition; Huber's delta keeps its unit."""
     target = TargetScale.fit(np.array([0.0, 1.0, 2.0, 7.0]) * scale)
-    knobs = {"delta": 0.5 * scale} if name == "huber" else {}
-    loss = loss_for("regression", Choice(name=name, **knobs), target=target)
+    options = {"delta": 0.5 * scale} if name == "huber" else {}
+    loss = loss_for("regression", Choice(name=name, **options), target=target)
     logits = torch.tensor([[-0.4], [0.3], [1.1], [2.0]], dtype=torch.float64)
-    wanted = torch.tensor([0.1, 0.4, 2.0, 9.0], dtype=torch.float64) * scale
-    found = loss(logits, torch.as_tensor((wanted.numpy() - target.mean) / target.std))
+    targets = torch.tensor([0.1, 0.4, 2.0, 9.0], dtype=torch.float64) * scale
+    computed = loss(logits, torch.as_tensor((targets.numpy() - target.mean) / target.std))
     if name == "log_cosh":  # in standard deviations, by definition
-        expected = LOSSES[name](logits, (wanted - target.mean) / target.std)
+        expected = LOSSES[name](logits, (targets - target.mean) / target.std)
     elif name == "mean_squared_logarithmic_error":
         raw = target.restore(logits[:, :1].numpy())
         predictions = activate(raw, "softplus", target=target)[:, 0]
-        expected = torch.as_tensor((np.log1p(predictions) - np.log1p(wanted.numpy())) ** 2)
+        expected = torch.as_tensor((np.log1p(predictions) - np.log1p(targets.numpy())) ** 2)
     else:
-        expected = LOSSES[name](logits * target.std + target.mean, wanted, **knobs)
-    ratio = found / expected
+        expected = LOSSES[name](logits * target.std + target.mean, targets, **options)
+    ratio = computed / expected
     assert ratio == pytest.approx(ratio[0].item(), rel=1e-5)
 
 
 def test_logarithms_are_learned_on_the_scale_of_the_numbers(config: Make, reviews: Any) -> None:
     for scale in (1e-6, 1e5):
-        wanted = config(
+        settings = config(
             loss="mean_squared_logarithmic_error",
             data=NUMBER,
             optim={"epochs": 6},
             tfidf_baseline=False,
             overwrite=True,
         )
-        result = train(wanted, numbers(reviews, scale))
+        result = train(settings, numbers(reviews, scale))
         assert result.metrics["r2"] > 0.8
         assert "Plain transformers gives z" in (result.path / "README.md").read_text()
 
@@ -119,9 +119,9 @@ def test_predictions_are_clipped_to_the_bounds(config: Make, reviews: Any) -> No
 def test_a_number_outside_the_bounds_is_refused_with_its_row(config: Make, reviews: Any) -> None:
     rows = numbers(reviews)
     rows[6]["label"] = 7.5
-    with pytest.raises(DataError, match=r"row 7: the number 7.5 lies outside data.bounds"):
+    with pytest.raises(DataError, match=r"row 7: the number 7.5 is outside data.bounds"):
         for seed in range(9):  # the row may fall to validation
-            plan(config(data={"bounds": [1, 5], "task": "regression"}, seed=seed), rows)
+            prepare(config(data={"bounds": [1, 5], "task": "regression"}, seed=seed), rows)
     with pytest.raises(ConfigError, match=r"data.bounds.*the lower bound first"):
         config(data={"bounds": [5, 1]})
 
@@ -135,17 +135,17 @@ def test_one_number_for_all_rows_is_no_division_by_zero(config: Make, reviews: A
 def test_numbers_that_a_saved_model_cannot_tell_apart_are_refused(config: Make, reviews: Any) -> None:
     seconds = numbers(reviews, 1.0, 1.7e9)
     with pytest.raises(ConfigError, match=r"from 1700000001 to 1700000003.*subtract a number near 170000000\d"):
-        plan(config(data=NUMBER), seconds)
-    assert plan(config(data=NUMBER), numbers(reviews, 1.0, 1e6)).splits.target is not None
+        prepare(config(data=NUMBER), seconds)
+    assert prepare(config(data=NUMBER), numbers(reviews, 1.0, 1e6)).splits.target is not None
     alike = [row | {"label": 1.7e9} for row in seconds]
-    assert plan(config(data=NUMBER), alike).splits.target is not None
+    assert prepare(config(data=NUMBER), alike).splits.target is not None
 
 
 def test_bfloat16_is_refused_where_its_three_digits_are_too_few(config: Make, reviews: Any) -> None:
     years = numbers(reviews, 1.0, 2000.0)
     with pytest.raises(ConfigError, match="save_dtype=bfloat16 keeps three digits"):
-        plan(config(save_dtype="bfloat16", data=NUMBER), years)
-    assert plan(config(save_dtype="bfloat16", data=NUMBER), numbers(reviews)).splits.target is not None
+        prepare(config(save_dtype="bfloat16", data=NUMBER), years)
+    assert prepare(config(save_dtype="bfloat16", data=NUMBER), numbers(reviews)).splits.target is not None
 
 
 def test_a_server_computes_such_numbers_in_float32(config: Make, reviews: Any) -> None:

@@ -1,4 +1,4 @@
-"""The tokenizer rule, and who may look at whom under the shared-text mask."""
+"""Tokenization, and which tokens attend to which under the shared-text mask."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def test_a_separator_written_in_a_text_stays_text(encoder: TextEncoder) -> None:
     assert row.ids[-1] == separator
 
 
-def test_the_rule_is_saved_with_the_tokenizer(encoder: TextEncoder, tmp_path: Path) -> None:
+def test_split_special_tokens_is_saved_with_the_tokenizer(encoder: TextEncoder, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     encoder.tokenizer.save_pretrained(tmp_path)
@@ -75,7 +75,7 @@ def test_padding_goes_to_the_right_and_is_marked(encoder: TextEncoder) -> None:
     assert arrays["segments"].tolist() == [[LEADING, TEXT, TEXT, PADDING], [LEADING, TEXT, TEXT, TEXT]]
 
 
-def test_text_looks_at_text_only_and_the_rest_at_everything_but_padding() -> None:
+def test_text_attends_to_text_only_and_the_rest_to_everything_but_padding() -> None:
     segments = np.array([[LEADING, TEXT, TEXT, HYPOTHESIS, HYPOTHESIS, PADDING]])
     expected = np.array(
         [
@@ -113,9 +113,9 @@ def test_text_states_are_equal_for_two_hypotheses_under_the_shared_mask_only(
                 batch["attention_mask"] = shared_text_bias(segments, model)
             with torch.inference_mode():
                 states[mask, hypothesis] = model(**batch).last_hidden_state[segments == TEXT]
-    one, other = "it is about sports", "not about money"
-    assert torch.allclose(states["shared_text", one], states["shared_text", other], atol=1e-6)
-    assert not torch.allclose(states["ordinary", one], states["ordinary", other], atol=1e-3)
+    first, second = "it is about sports", "not about money"
+    assert torch.allclose(states["shared_text", first], states["shared_text", second], atol=1e-6)
+    assert not torch.allclose(states["ordinary", first], states["ordinary", second], atol=1e-3)
 
 
 def test_keep_embedding_holds_the_hypothesis_read_alone_to_the_base_as_well(
@@ -142,7 +142,7 @@ def test_keep_embedding_holds_the_hypothesis_read_alone_to_the_base_as_well(
     torch.nn.init.normal_(body.encoder.layer[0].output.dense.weight)  # as if trained away from the base
     texts, hypotheses = ["a good film", "the match"], ["it is about sports", "money"]
 
-    found = term(read(body, tensors(texts, hypotheses)), tensors(texts, hypotheses))
+    loss = term(read(body, tensors(texts, hypotheses)), tensors(texts, hypotheses))
 
     expected = torch.zeros(2)
     for part in (texts, hypotheses):
@@ -151,8 +151,8 @@ def test_keep_embedding_holds_the_hypothesis_read_alone_to_the_base_as_well(
             now = mean_of_text(read(body, alone), alone["segments"])
             then = base(alone["input_ids"]).last_hidden_state.mean(dim=1)
             expected[row] += 1 - torch.nn.functional.cosine_similarity(now, then)[0]
-    assert torch.allclose(found, expected, atol=1e-5)  # weight 2, over the two parts
-    assert found.min() > 0.1
+    assert torch.allclose(loss, expected, atol=1e-5)  # weight 2, over the two parts
+    assert loss.min() > 0.1
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -160,9 +160,9 @@ def test_a_prepared_tokenizer_does_what_transformers_does(tiny_base: Path, tmp_p
     from transformers import AutoTokenizer
 
     plain = AutoTokenizer.from_pretrained(tiny_base, split_special_tokens=True, truncation_side=side)
-    PreparedInputs.of(plain).write(tmp_path / "kept.json")
+    PreparedInputs.of(plain).write(tmp_path / "tokenizer.json")
     texts = ["", "a film", "good [SEP] bad " * 20, "Ünïcode \u4e2d", "the match was great"]
-    encoder = TextEncoder(PreparedInputs.read(tmp_path / "kept.json"), 16)
+    encoder = TextEncoder(PreparedInputs.read(tmp_path / "tokenizer.json"), 16)
     for seconds in (None, texts[::-1]):
         expected = plain(texts, seconds, truncation=True, max_length=16, padding=True)
         padded = encoder.pad(encoder(texts, seconds))
@@ -170,8 +170,8 @@ def test_a_prepared_tokenizer_does_what_transformers_does(tiny_base: Path, tmp_p
         assert len(expected) == 3 and padded["segments"].shape == padded["input_ids"].shape
 
 
-def test_a_file_that_holds_no_tokenizer_is_said(tmp_path: Path) -> None:
+def test_a_file_that_holds_no_tokenizer_is_refused(tmp_path: Path) -> None:
     for content in ("", "{}", '{"tokenizer": "{}"}', "[]"):
-        (tmp_path / "kept.json").write_text(content)
+        (tmp_path / "tokenizer.json").write_text(content)
         with pytest.raises(ValueError):
-            PreparedInputs.read(tmp_path / "kept.json")
+            PreparedInputs.read(tmp_path / "tokenizer.json")

@@ -1,4 +1,4 @@
-"""A folder whose weights or tokenizer cannot be used is one sentence, with the way out, wherever it is named."""
+"""A model folder with unusable weights or tokenizer files: one sentence that says what to do, in every command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from finetune.core import model_folder
 from finetune.core.errors import CheckpointError
 from finetune.core.tokenization import TextEncoder
 from finetune.core.weight_files import WEIGHTS, WEIGHTS_INDEX, check_weights
-from finetune.prepare import plan
+from finetune.prepare import prepare
 
 ROWS = [{"text": f"good film {n}" if n % 2 else f"bad movie {n}", "label": "ab"[n % 2]} for n in range(40)]
 Change = Callable[[Path], Any]
@@ -77,14 +77,14 @@ BROKEN: list[tuple[Change, str]] = [
     (renamed("flax_model.msgpack"), r"there is flax_model.msgpack, weights of Flax.*from_flax=True"),
     (renamed("model.onnx"), r"there is model.onnx, an exported model"),
     (renamed("weights.safetensors"), r"there is weights.safetensors: rename it"),
-    (renamed("model.safetensors.incomplete"), r"a download that did not end: download the folder again"),
+    (renamed("model.safetensors.incomplete"), r"an incomplete download: download the folder again"),
     (lambda folder: (folder / WEIGHTS).unlink(), r"model.safetensors is missing: download or copy the whole folder"),
-    (lambda folder: (folder / WEIGHTS).write_text(POINTER), r"is a pointer of Git LFS.*run git lfs pull"),
-    (lambda folder: (folder / WEIGHTS).write_text("<html>"), r"is damaged or cut short: copy it again"),
-    (lambda folder: (folder / WEIGHTS).write_bytes(b""), r"is damaged or cut short: copy it again"),
+    (lambda folder: (folder / WEIGHTS).write_text(POINTER), r"is a Git LFS pointer.*run git lfs pull"),
+    (lambda folder: (folder / WEIGHTS).write_text("<html>"), r"is damaged or truncated: copy it again"),
+    (lambda folder: (folder / WEIGHTS).write_bytes(b""), r"is damaged or truncated: copy it again"),
     (adapter("adapter_model.safetensors"), r"holds an adapter .*, bert-base-uncased: merge the two with peft"),
     (without("model-00002-of-00002.safetensors"), r"1 of the 2 files of its weights are missing \(model-00002-of"),
-    (without(WEIGHTS_INDEX), r"model.safetensors.index.json is missing, which says what its 2 files"),
+    (without(WEIGHTS_INDEX), r"model.safetensors.index.json is missing, the index of its 2 files"),
     (lambda folder: (sharded(folder), (folder / WEIGHTS_INDEX).write_text("{")), r"index.json is damaged: copy it"),
 ]
 
@@ -99,7 +99,7 @@ def test_weights_that_cannot_be_used_are_a_sentence_with_the_way_out(
     assert "\n" not in str(caught.value)
     config = loading.load(None, [], base=str(folder), out=str(folder.parent / "out"))
     with pytest.raises(CheckpointError, match=sentence):
-        plan(config, data=ROWS)
+        prepare(config, data=ROWS)
 
 
 def test_an_adapter_without_a_config_is_an_adapter_too(folder: Path) -> None:
@@ -160,7 +160,7 @@ TOKENIZERS: list[tuple[Change, str]] = [
         r"its tokenizer cannot be loaded .*there is no tokenizer.json in .*: choose a model that",
     ),
     (slow("NoSuchTokenizer"), r"its tokenizer cannot be loaded .*there is no tokenizer.json"),
-    (no_tokenizer, r"its tokenizer knows no word, since tokenizer.json is missing: copy the whole folder again"),
+    (no_tokenizer, r"its tokenizer has an empty vocabulary, since tokenizer.json is missing: copy the folder again"),
     (lambda folder: (folder / "tokenizer.json").write_text("{}"), r"its tokenizer cannot be loaded"),
     (lambda folder: (folder / "tokenizer.json").write_text('{"version": "9"'), r"its tokenizer cannot be loaded"),
 ]
@@ -173,7 +173,7 @@ def test_a_tokenizer_that_cannot_be_used_is_a_sentence(folder: Path, change: Cha
         TextEncoder.load(folder, model_folder.read(folder).config)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match=sentence):
-        plan(loading.load(None, [], base=str(folder), out=str(folder.parent / "out")), data=ROWS)
+        prepare(loading.load(None, [], base=str(folder), out=str(folder.parent / "out")), data=ROWS)
 
 
 def test_a_vocabulary_alone_makes_a_tokenizer(folder: Path) -> None:

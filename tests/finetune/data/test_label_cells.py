@@ -87,10 +87,10 @@ def column(*cells: Any, **config: Any) -> Any:
 
 def repeated(*cells: Any, odd: Any = None) -> list[Any]:
     """The cells in turn; `odd` in row 8."""
-    found = [cells[index % len(cells)] for index in range(ROWS)]
+    column_cells = [cells[index % len(cells)] for index in range(ROWS)]
     if odd is not None:
-        found[7] = odd
-    return found
+        column_cells[7] = odd
+    return column_cells
 
 
 def values_of(splits: Any) -> dict[int, Any]:
@@ -107,9 +107,9 @@ def test_rows_of_zeros_and_ones_are_several_labels_with_their_names_and_empty_ro
     way: str, tmp_path: Path
 ) -> None:
     cells = repeated([1, 0, 0], [0, 1, 1], [0, 0, 0])
-    found = read(WAYS[way](cells, tmp_path), label_names=["food", "staff", "price"])
-    assert (found.labels.task, found.labels.names) == ("multi_label", ("food", "staff", "price"))
-    values = values_of(found)
+    result = read(WAYS[way](cells, tmp_path), label_names=["food", "staff", "price"])
+    assert (result.labels.task, result.labels.names) == ("multi_label", ("food", "staff", "price"))
+    values = values_of(result)
     assert len(values) == ROWS and [values[row] for row in (1, 2, 3)] == [["food"], ["staff", "price"], []]
 
 
@@ -131,12 +131,12 @@ def test_rows_of_zeros_and_ones_are_several_labels_with_their_names_and_empty_ro
     ],
 )
 def test_indicators_may_be_spelled_in_any_way(cells: Any) -> None:
-    found = column(*cells, label_names=["food", "staff", "price"])
-    assert [values_of(found)[row] for row in (1, 2, 3)] == [["food"], ["staff", "price"], []]
+    result = column(*cells, label_names=["food", "staff", "price"])
+    assert [values_of(result)[row] for row in (1, 2, 3)] == [["food"], ["staff", "price"], []]
 
 
 def test_indicators_without_names_are_refused_and_names_must_fit() -> None:
-    with pytest.raises(DataError, match=r"row 1.*row of 3 zeros and ones.*no names: name the 3 places.*label_names"):
+    with pytest.raises(DataError, match=r"row 1.*row of 3 zeros and ones.*no names: name the 3 positions.*label_names"):
         column([1, 0, 0], [0, 1, 1], [0, 0, 0])
     with pytest.raises(DataError, match="hold 3 zeros and ones each, and data.label_names has 2 names"):
         column([1, 0, 0], [0, 1, 1], label_names=["a", "b"])
@@ -148,46 +148,50 @@ def test_indicators_without_names_are_refused_and_names_must_fit() -> None:
 
 def test_one_hot_rows_are_one_label_where_the_task_says_so() -> None:
     names = ["a", "b", "c"]
-    found = column([1, 0, 0], [0, 1, 0], [0, 0, 1], label_names=names)
-    assert found.labels.task == "multi_label" and any("--task multiclass" in each for each in found.warnings)
-    found = column([1, 0, 0], [0, 1, 0], [0, 0, 1], label_names=names, task="multiclass")
-    assert (found.labels.task, values_of(found)[2], found.warnings) == ("multiclass", "b", [])
-    with pytest.raises(DataError, match="row 2.*holds 2 labels, and task multiclass takes one"):
+    result = column([1, 0, 0], [0, 1, 0], [0, 0, 1], label_names=names)
+    assert result.labels.task == "multi_label" and any("--task multiclass" in each for each in result.warnings)
+    result = column([1, 0, 0], [0, 1, 0], [0, 0, 1], label_names=names, task="multiclass")
+    assert (result.labels.task, values_of(result)[2], result.warnings) == ("multiclass", "b", [])
+    with pytest.raises(DataError, match="row 2.*has 2 labels, and task multiclass takes one"):
         column([1, 0, 0], [0, 1, 1], label_names=names, task="multiclass")
 
 
 @pytest.mark.parametrize("spell", [lambda cell: cell, str, json.dumps])
 def test_a_dict_of_zeros_and_ones_is_several_labels(spell: Any) -> None:
     cells = ({"toxic": 1, "rude": 0}, {"toxic": 1, "rude": 1}, {"toxic": 0, "rude": 0})
-    found = column(*map(spell, cells))
-    assert (found.labels.task, found.labels.names) == ("multi_label", ("rude", "toxic"))
-    assert [sorted(values_of(found)[row]) for row in (1, 2, 3)] == [["toxic"], ["rude", "toxic"], []]
+    result = column(*map(spell, cells))
+    assert (result.labels.task, result.labels.names) == ("multi_label", ("rude", "toxic"))
+    assert [sorted(values_of(result)[row]) for row in (1, 2, 3)] == [["toxic"], ["rude", "toxic"], []]
 
 
 def test_shares_stay_shares_and_other_sums_are_refused() -> None:
-    found = column({"a": 0.7, "b": 0.3}, {"a": 0.2, "b": 0.8})
-    assert found.labels.task == "binary" and isinstance(values_of(found)[1], SoftLabels)
-    found = column([0.7, 0.3], [0.2, 0.8], label_names=["a", "b"])
-    assert values_of(found)[1] == SoftLabels(("a", "b"), (0.7, 0.3))
+    result = column({"a": 0.7, "b": 0.3}, {"a": 0.2, "b": 0.8})
+    assert result.labels.task == "binary" and isinstance(values_of(result)[1], SoftLabels)
+    result = column([0.7, 0.3], [0.2, 0.8], label_names=["a", "b"])
+    assert values_of(result)[1] == SoftLabels(("a", "b"), (0.7, 0.3))
     assert values_of(column({"a": 3, "b": 1}, {"a": 1, "b": 1}))[1] == SoftLabels(("a", "b"), (0.75, 0.25)), "votes"
-    with pytest.raises(DataError, match=r"row 1.*add up to 1.6, not to 1"):
+    with pytest.raises(DataError, match=r"row 1.*sum to 1.6, not to 1"):
         column({"a": 0.7, "b": 0.9}, {"a": 0.2, "b": 0.8})
-    with pytest.raises(DataError, match=r"row 1.*holds shares.*data.label_names"):
+    with pytest.raises(DataError, match=r"row 1.*holds fractions.*data.label_names"):
         column([0.7, 0.3], [0.2, 0.8])
 
 
 @every_way
 def test_ids_in_lists_are_named(way: str, tmp_path: Path) -> None:
-    found = read(WAYS[way](repeated([0], [0, 2], [1, 2]), tmp_path), label_names=["food", "staff", "price"])
-    assert found.labels.names == ("food", "staff", "price") and values_of(found)[2] == ["food", "price"]
-    with pytest.raises(DataError, match="row 2.*neither one of a, b nor a number below 2"):
+    result = read(WAYS[way](repeated([0], [0, 2], [1, 2]), tmp_path), label_names=["food", "staff", "price"])
+    assert result.labels.names == ("food", "staff", "price") and values_of(result)[2] == ["food", "price"]
+    with pytest.raises(DataError, match="row 2.*neither one of a, b nor an id below 2"):
         column([0], [0, 2], label_names=["a", "b"])
 
 
 @every_way
 def test_lists_of_names_are_several_labels_however_they_are_printed(way: str, tmp_path: Path) -> None:
-    found = read(WAYS[way](repeated(["speed", "price"], ["price"], []), tmp_path))
-    assert (found.labels.task, found.labels.names, len(values_of(found))) == ("multi_label", ("price", "speed"), ROWS)
+    result = read(WAYS[way](repeated(["speed", "price"], ["price"], []), tmp_path))
+    assert (result.labels.task, result.labels.names, len(values_of(result))) == (
+        "multi_label",
+        ("price", "speed"),
+        ROWS,
+    )
 
 
 @pytest.mark.parametrize(
@@ -218,8 +222,8 @@ def test_lists_of_names_are_several_labels_however_they_are_printed(way: str, tm
 )
 @pytest.mark.parametrize("task", [None, "multi-label"])
 def test_a_printed_list_is_a_list_and_never_cut_at_its_commas(cell: Any, labels: list[str], task: str | None) -> None:
-    found = read(in_dicts(repeated(["a"], ["b", "a"], ["b, c"], ["it's"], odd=cell), Path()), task=task)
-    assert found.labels.task == "multi_label" and values_of(found)[8] == labels
+    result = read(in_dicts(repeated(["a"], ["b", "a"], ["b, c"], ["it's"], odd=cell), Path()), task=task)
+    assert result.labels.task == "multi_label" and values_of(result)[8] == labels
 
 
 @pytest.mark.parametrize(
@@ -244,11 +248,11 @@ def test_a_dict_with_a_name_is_one_label() -> None:
 
 
 def test_one_bracket_cell_stays_a_name_and_is_reported() -> None:
-    found = read(in_dicts(repeated("pos, really", "neg, no", odd="[1]"), Path()))
-    assert found.labels.names == ("[1]", "neg, no", "pos, really") and values_of(found)[8] == "[1]"
-    assert any("'[1]' in row 8" in each for each in found.warnings)
-    again = read(in_dicts(repeated("pos, really", "neg, no", odd="[1]"), Path()), task=found.labels.task)
-    assert again.labels == found.labels, "a run that is repeated from its config reads the same labels"
+    result = read(in_dicts(repeated("pos, really", "neg, no", odd="[1]"), Path()))
+    assert result.labels.names == ("[1]", "neg, no", "pos, really") and values_of(result)[8] == "[1]"
+    assert any("'[1]' in row 8" in each for each in result.warnings)
+    again = read(in_dicts(repeated("pos, really", "neg, no", odd="[1]"), Path()), task=result.labels.task)
+    assert again.labels == result.labels, "a run that is repeated from its config reads the same labels"
 
 
 def test_a_real_list_among_words_is_refused_with_its_row_and_half_of_each_too() -> None:
@@ -260,8 +264,8 @@ def test_a_real_list_among_words_is_refused_with_its_row_and_half_of_each_too() 
 
 
 def test_one_number_among_names_is_a_name_and_one_word_among_numbers_is_refused() -> None:
-    found = read(in_dicts(repeated("a", "b", odd=7), Path()))
-    assert found.labels.names == ("7", "a", "b") and any("7 in row 8" in each for each in found.warnings)
+    result = read(in_dicts(repeated("a", "b", odd=7), Path()))
+    assert result.labels.names == ("7", "a", "b") and any("7 in row 8" in each for each in result.warnings)
     with pytest.raises(DataError, match=r"numbers in some rows.*'n/a' in row 8; 41 numbers, 1 words"):
         read(in_dicts(repeated(0, 1, odd="n/a"), Path()))
     with pytest.raises(DataError, match=r"row 8.*0.5 has a fraction, and 41 of 42 labels are whole"):
@@ -270,7 +274,7 @@ def test_one_number_among_names_is_a_name_and_one_word_among_numbers_is_refused(
 
 def test_one_label_a_row_may_stand_in_lists_of_one() -> None:
     assert column(["a"], ["b"], task="multiclass").labels.names == ("a", "b")
-    with pytest.raises(DataError, match="row 2.*holds 2 labels, and task multiclass takes one a row"):
+    with pytest.raises(DataError, match="row 2.*has 2 labels, and task multiclass takes one per row"):
         column(["a"], ["a", "b"], task="multiclass")
 
 
@@ -302,8 +306,8 @@ def test_missing_is_missing_in_labels_and_texts(missing: Any) -> None:
     rows[7]["label"] = missing
     rows[9]["text"] = missing
     for table in (rows, pd.DataFrame(rows)):
-        found = read(table)
-        assert (found.labels.names, found.counts["empty_labels"], found.counts["empty_texts"]) == (("a", "b"), 1, 1)
+        result = read(table)
+        assert (result.labels.names, result.counts["empty_labels"], result.counts["empty_texts"]) == (("a", "b"), 1, 1)
 
 
 def test_words_that_pandas_reads_as_missing_stay_words() -> None:
@@ -317,8 +321,8 @@ def test_words_that_pandas_reads_as_missing_stay_words() -> None:
 def test_nullable_columns_of_pandas_hold_missing_labels(kind: str) -> None:
     cells = {"Int64": [0, 1], "Float64": [0.0, 1.0], "boolean": [True, False]}.get(kind, ["a", "b"])
     series = pd.Series([*(cells * 21)[:-1], None], dtype=kind)  # type: ignore[call-overload]
-    found = read(pd.DataFrame({"text": TEXTS, "label": series}))
-    assert found.counts["empty_labels"] == 1 and found.labels.names == tuple(sorted(map(name_of, cells)))
+    result = read(pd.DataFrame({"text": TEXTS, "label": series}))
+    assert result.counts["empty_labels"] == 1 and result.labels.names == tuple(sorted(map(name_of, cells)))
 
 
 def test_a_class_number_of_minus_one_is_no_label_and_names_stand_in_lists_too() -> None:
@@ -330,8 +334,8 @@ def test_a_class_number_of_minus_one_is_no_label_and_names_stand_in_lists_too() 
     one = Dataset.from_dict(
         {"text": TEXTS, "label": repeated(0, 1, odd=-1)}, features=Features({"text": Value("string"), "label": names})
     )
-    found = read(one)
-    assert (found.labels.names, found.counts["empty_labels"]) == (("no", "yes"), 1)
+    result = read(one)
+    assert (result.labels.names, result.counts["empty_labels"]) == (("no", "yes"), 1)
     for kind, cells in (
         (List(names), ([0], [0, 1], [])),
         (List({"name": names}), ([{"name": 0}], [{"name": 0}, {"name": 1}], [])),
@@ -350,19 +354,19 @@ def labeled(first: int, label: Any, rows: int = 10) -> list[dict[str, Any]]:
     "label", [lambda index: None, lambda index: -1, lambda index: "-1", lambda index: float("nan")]
 )
 @pytest.mark.parametrize("split", ["test", "validation"])
-def test_a_split_whose_labels_are_hidden_is_left_out_and_said(split: str, label: Any, tmp_path: Path) -> None:
+def test_a_split_whose_labels_are_hidden_is_left_out_and_reported(split: str, label: Any, tmp_path: Path) -> None:
     table = {split: labeled(0, label), "train": labeled(100, lambda index: index % 2, 40)}
     for name, rows in table.items():
         pd.DataFrame(rows).to_csv(tmp_path / f"{name}.csv", index=False)
-    for found in (read(table), read(str(tmp_path))):
-        assert found.labels.names == ("0", "1") and not found.tests and len(found.validation) == 4
-        assert any(f"split '{split}' has no labels" in each and "10" in each for each in found.said)
+    for result in (read(table), read(str(tmp_path))):
+        assert result.labels.names == ("0", "1") and not result.tests and len(result.validation) == 4
+        assert any(f"split '{split}' has no labels" in each and "10" in each for each in result.notes)
 
 
 def test_a_split_without_the_label_column_is_left_out_and_a_table_named_by_itself_is_refused(tmp_path: Path) -> None:
     train = labeled(100, lambda index: index % 2, 40)
-    found = read({"train": train, "test": [{"text": "a"}, {"text": "b"}]})
-    assert not found.tests and any("split 'test' has no labels in its 2 rows" in each for each in found.said)
+    result = read({"train": train, "test": [{"text": "a"}, {"text": "b"}]})
+    assert not result.tests and any("split 'test' has no labels in its 2 rows" in each for each in result.notes)
     pd.DataFrame(labeled(0, lambda index: "")).to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(DataError, match="none of the 10 rows has a label"):
         read(train, test={"hidden": {"path": str(tmp_path / "t.csv")}})
@@ -373,17 +377,17 @@ def test_a_split_without_the_label_column_is_left_out_and_a_table_named_by_itsel
 
 def test_labels_missing_in_part_of_a_test_split_are_counted() -> None:
     train = labeled(100, lambda index: index % 2, 40)
-    found = read({"train": train, "test": labeled(0, lambda index: None if index < 3 else index % 2)})
-    assert (found.counts["empty_labels"], len(found.tests["test"])) == (3, 7)
+    result = read({"train": train, "test": labeled(0, lambda index: None if index < 3 else index % 2)})
+    assert (result.counts["empty_labels"], len(result.tests["test"])) == (3, 7)
 
 
 # numbers
 
 
 @pytest.mark.parametrize("way", ["dicts", "csv", "jsonl"])
-def test_one_and_one_point_zero_are_one_label_and_said(way: str, tmp_path: Path) -> None:
-    found = read(WAYS[way](repeated("0", "1.0", "0.0", "1"), tmp_path))
-    assert found.labels.names == ("0", "1") and any("'0.0' in" in each for each in found.said)
+def test_one_and_one_point_zero_are_one_label_and_reported(way: str, tmp_path: Path) -> None:
+    result = read(WAYS[way](repeated("0", "1.0", "0.0", "1"), tmp_path))
+    assert result.labels.names == ("0", "1") and any("'0.0' in" in each for each in result.notes)
 
 
 @pytest.mark.parametrize("cell", [1, 1.0, "1", "1.0", "1.00", np.float32(1), np.int8(1), Decimal("1.0"), "\u00a01"])
@@ -393,13 +397,13 @@ def test_a_label_has_one_name_in_every_format(cell: Any) -> None:
 
 def test_labels_of_another_split_are_the_same_however_they_are_spelled() -> None:
     train = labeled(100, lambda index: index % 2, 40)
-    found = read({"train": train, "validation": labeled(0, lambda index: f"{index % 2}.0")})
-    assert found.labels.names == ("0", "1") and set(found.validation.values) == {"0", "1"}
+    result = read({"train": train, "validation": labeled(0, lambda index: f"{index % 2}.0")})
+    assert result.labels.names == ("0", "1") and set(result.validation.values) == {"0", "1"}
 
 
 def test_codes_with_leading_zeros_are_names_and_one_among_numbers_is_refused() -> None:
-    found = column(*(f"{index:05d}" for index in range(30)))
-    assert found.labels.task == "multiclass" and "00007" in found.labels.names
+    result = column(*(f"{index:05d}" for index in range(30)))
+    assert result.labels.task == "multiclass" and "00007" in result.labels.names
     cells = [str(index) for index in range(ROWS)]
     cells[7] = "07"
     with pytest.raises(DataError, match="row 8.*'07' has a leading zero"):
@@ -422,15 +426,15 @@ def test_codes_with_leading_zeros_are_names_and_one_among_numbers_is_refused() -
 def test_decimal_commas_and_thousands_marks_are_read_where_the_whole_column_has_them(
     spell: Any, value: float, task: str | None
 ) -> None:
-    found = column(*(spell(1000.25 + 13 * index) for index in range(ROWS)), task=task)
-    assert found.labels.task == "regression" and values_of(found)[1] == value
+    result = column(*(spell(1000.25 + 13 * index) for index in range(ROWS)), task=task)
+    assert result.labels.task == "regression" and values_of(result)[1] == value
 
 
-def test_how_numbers_are_written_is_said_and_used_for_every_split() -> None:
+def test_how_numbers_are_written_is_reported_and_used_for_every_split() -> None:
     train = labeled(0, lambda index: f"{index},5", 40)
-    found = read({"train": train, "validation": labeled(100, lambda index: f"{index},25")})
-    assert any("decimal commas" in each and "0,5 is read as 0.5" in each for each in found.said)
-    assert found.validation.values[1] == 1.25
+    result = read({"train": train, "validation": labeled(100, lambda index: f"{index},25")})
+    assert any("decimal commas" in each and "0,5 is read as 0.5" in each for each in result.notes)
+    assert result.validation.values[1] == 1.25
     with pytest.raises(DataError, match="'1,234.5' is not a number"):
         read({"train": train, "validation": labeled(100, lambda index: "1,234.5")})
 
@@ -447,9 +451,9 @@ def test_numbers_that_can_be_read_in_two_ways_are_refused_until_the_mark_is_set(
     ("cells", "message"),
     [
         (("1,5", "2.5"), "'2.5' is not written as the number '1,5' in row 1"),
-        (("12%", "30%", "7%"), "'12%' is a number with a sign beside it"),
-        (("$1.50", "$2.25"), "number with a sign beside it"),
-        (("1,50 €", "2,25 €"), "number with a sign beside it"),
+        (("12%", "30%", "7%"), "'12%' is a number with a currency or percent sign"),
+        (("$1.50", "$2.25"), "number with a currency or percent sign"),
+        (("1,50 €", "2,25 €"), "number with a currency or percent sign"),
         (("0,1", "1,1", "0,0"), "may be a number with a decimal comma or two indicators"),
     ],
 )
@@ -461,19 +465,19 @@ def test_numbers_of_unclear_spelling_are_refused_and_never_a_class_for_each(cell
 # names
 
 
-def test_names_that_look_the_same_are_one_label_and_said_with_counts() -> None:
+def test_names_that_look_the_same_are_one_label_and_reported_with_counts() -> None:
     cells = ("caf\u00e9", "cafe\u0301", "tea", "tea\u200b", "\ufefftea", "te\u00ada", "iced  tea", "iced\u00a0tea")
-    found = column(*cells)
-    assert found.labels.names == ("caf\u00e9", "iced tea", "tea")
-    assert any("'caf\\xe9' in 6 rows, 'cafe\\u0301' in 6 rows" in each for each in found.said)
+    result = column(*cells)
+    assert result.labels.names == ("caf\u00e9", "iced tea", "tea")
+    assert any("'caf\\xe9' in 6 rows, 'cafe\\u0301' in 6 rows" in each for each in result.notes)
     assert clean("می\u200cخواهم") == "می\u200cخواهم", "a joiner that is read stays"
     assert clean("go\u200cod\u200d") == "good"
 
 
 def test_names_are_normalized_alike_in_settings_and_in_a_model_that_is_evaluated() -> None:
-    found = column("0", "1", label_names=["cafe\u0301", "tea "])
-    assert found.labels.names == ("caf\u00e9", "tea")
-    weights = found.labels.weights({"cafe\u0301\u200b": 3.0}, np.array([0, 1]))
+    result = column("0", "1", label_names=["cafe\u0301", "tea "])
+    assert result.labels.names == ("caf\u00e9", "tea")
+    weights = result.labels.weights({"cafe\u0301\u200b": 3.0}, np.array([0, 1]))
     assert weights is not None and weights.tolist() == [3.0, 1.0]
     old = LabelSpace("binary", ("cafe\u0301", "tea"))
     rows, _ = load_rows([{"text": "t", "label": "caf\u00e9"}, {"text": "u", "label": "tea\u00a0"}], DataConfig(), old)
@@ -481,9 +485,9 @@ def test_names_are_normalized_alike_in_settings_and_in_a_model_that_is_evaluated
 
 
 def test_labels_that_differ_in_case_stay_separate_with_a_warning() -> None:
-    found = column("Positive", "positive", "negative")
-    assert len(found.labels.names) == 3
-    assert any("'Positive' in 14 rows, 'positive' in 14 rows" in each for each in found.warnings)
+    result = column("Positive", "positive", "negative")
+    assert len(result.labels.names) == 3
+    assert any("'Positive' in 14 rows, 'positive' in 14 rows" in each for each in result.warnings)
 
 
 def test_the_order_of_labels_is_the_same_in_every_process() -> None:
@@ -507,16 +511,16 @@ def test_the_mark_between_labels_is_the_training_tables_in_every_split() -> None
     cells = ("food|price", "health, safety|food", "health, safety")
     train = labeled(0, lambda index: cells[index % 3], 42)
     data = {"train": train, "validation": labeled(100, lambda index: "health, safety")}
-    found = read(data, task="multi-label")
-    assert found.validation.values[0] == ["health, safety"]
+    result = read(data, task="multi-label")
+    assert result.validation.values[0] == ["health, safety"]
     known = LabelSpace("multi_label", ("food", "health, safety"))
     rows, _ = load_rows([{"text": "t", "label": "health, safety"}], DataConfig(), known)
     assert rows.values == [["health, safety"]]
 
 
 def test_one_cell_with_another_mark_does_not_decide_and_brackets_are_not_torn() -> None:
-    found = read(in_dicts(repeated("joy, love", "joy", odd="a|b"), Path()), task="multi-label")
-    assert found.labels.names == ("a|b", "joy", "love")
+    result = read(in_dicts(repeated("joy, love", "joy", odd="a|b"), Path()), task="multi-label")
+    assert result.labels.names == ("a|b", "joy", "love")
     with pytest.raises(DataError, match="row 1.*inside brackets"):
         column("Health (mental, physical), Sport", "Sport", task="multi-label")
 
@@ -536,12 +540,12 @@ def test_one_cell_with_another_mark_does_not_decide_and_brackets_are_not_torn() 
         ((1, 2, 3, 4, 5), "multiclass", "from 1 to 5, and is read as names without an order"),
         (tuple(range(30)), "regression", "30 different values, and is read as numbers"),
         (tuple(f"id-{index}" for index in range(ROWS)), "multiclass", "looks like ids"),
-        (("0,2", "1", "0,1"), "regression", "if they are several labels a row, say --task multi-label"),
+        (("0,2", "1", "0,1"), "regression", "if they are several labels, pass --task multi-label"),
     ],
 )
 def test_a_column_with_two_readings_is_warned_of_unless_the_task_is_given(cells: Any, task: str, message: str) -> None:
-    found = column(*cells)
-    assert found.labels.task == task and any(message in each for each in found.warnings), found.warnings
+    result = column(*cells)
+    assert result.labels.task == task and any(message in each for each in result.warnings), result.warnings
     assert not any(message in each for each in column(*cells, task=task).warnings)
 
 
@@ -550,7 +554,7 @@ def test_labels_without_doubt_are_not_warned_of() -> None:
 
 
 def test_labels_with_few_rows_are_warned_of_with_their_counts() -> None:
-    found = read(in_dicts(repeated("a", "b", odd="c"), Path()))
-    assert any("'c' (1)" in each for each in found.warnings) and found.labels.names == ("a", "b", "c")
+    result = read(in_dicts(repeated("a", "b", odd="c"), Path()))
+    assert any("'c' (1)" in each for each in result.warnings) and result.labels.names == ("a", "b", "c")
     rare = read([{"text": f"t{i}", "labels": ["ab"[i % 2]] if i % 25 < 2 else []} for i in range(200)])
     assert any("class_weights=balanced" in each for each in rare.warnings)

@@ -53,13 +53,13 @@ def test_a_column_for_each_label_makes_several_labels_and_rows_without_one_stay(
     table = rows(spelling)
     if way.startswith("."):
         write_table(tmp_path / f"t{way}", table)
-        found = load_splits(DataConfig(train=str(tmp_path / f"t{way}"), label_columns=LABELS), seed=1)  # type: ignore[arg-type]
+        result = load_splits(DataConfig(train=str(tmp_path / f"t{way}"), label_columns=LABELS), seed=1)  # type: ignore[arg-type]
     else:
         made = {"pandas": pd.DataFrame, "polars": polars.DataFrame, "datasets": datasets.Dataset.from_list}
-        found = read(made.get(way, list)(table), label_columns=LABELS)
-    assert (found.labels.task, found.labels.names) == ("multi_label", LABELS)
-    values = dict(zip(found.train.numbers, found.train.values, strict=True))
-    values |= dict(zip(found.validation.numbers, found.validation.values, strict=True))
+        result = read(made.get(way, list)(table), label_columns=LABELS)
+    assert (result.labels.task, result.labels.names) == ("multi_label", LABELS)
+    values = dict(zip(result.train.numbers, result.train.values, strict=True))
+    values |= dict(zip(result.validation.numbers, result.validation.values, strict=True))
     assert len(values) == 40 and [values[row] for row in (1, 2, 3)] == [["toxic", "rude"], [], ["toxic", "threat"]]
 
 
@@ -78,8 +78,8 @@ def test_a_row_without_any_flag_has_no_label_and_one_without_some_is_refused() -
 
 def test_a_label_that_no_row_holds_is_kept_and_warned_of() -> None:
     table = [row | {"spam": 0} for row in rows()]
-    found = read(table, label_columns=(*LABELS, "spam"))
-    assert found.labels.names == (*LABELS, "spam") and any("'spam' (0)" in each for each in found.warnings)
+    result = read(table, label_columns=(*LABELS, "spam"))
+    assert result.labels.names == (*LABELS, "spam") and any("'spam' (0)" in each for each in result.warnings)
 
 
 def test_the_setting_may_be_a_list_of_columns_and_flags_win_over_the_file(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_the_setting_may_be_a_list_of_columns_and_flags_win_over_the_file(tmp_pa
     file.write_text(loading.dump(config), encoding="utf-8")
     assert loading.load(file) == config
     assert loading.load(file, data__label=["tag"]).data.label == "tag"
-    with pytest.raises(ConfigError, match="label_columns and soft_label_columns cannot both be given"):
+    with pytest.raises(ConfigError, match="label_columns and soft_label_columns cannot both be set"):
         loading.load(file, ["data.soft_label_columns=[a, b]"])
 
 
@@ -104,11 +104,11 @@ def test_the_flag_is_repeated_for_each_column(
 ) -> None:
     write_table(tmp_path / "t.csv", rows())
     flags = [part for name in LABELS for part in ("--label", name)]
-    wanted = [str(tmp_path / "t.csv"), *flags, "--base", str(tiny_base), "--out", str(tmp_path / "m"), "--dry-run"]
+    arguments = [str(tmp_path / "t.csv"), *flags, "--base", str(tiny_base), "--out", str(tmp_path / "m"), "--dry-run"]
     with pytest.raises(SystemExit) as left:
-        cli.run(cli.finetune, wanted)
-    said = capsys.readouterr().out
-    assert not left.value.code and "# labels: toxic, rude, threat\n" in said and "  task: multi_label\n" in said
+        cli.run(cli.finetune, arguments)
+    output = capsys.readouterr().out
+    assert not left.value.code and "# labels: toxic, rude, threat\n" in output and "  task: multi_label\n" in output
 
 
 def test_columns_of_zeros_and_ones_are_proposed_where_no_label_is_obvious() -> None:
@@ -119,7 +119,9 @@ def test_columns_of_zeros_and_ones_are_proposed_where_no_label_is_obvious() -> N
 
 
 def test_shares_and_zeros_and_ones_are_not_mixed_up() -> None:
-    with pytest.raises(ConfigError, match=r"soft_label_columns are shares of one label.*with --label, once for each"):
+    with pytest.raises(
+        ConfigError, match=r"soft_label_columns hold a distribution over labels.*with --label, once for each"
+    ):
         read(rows(), soft_label_columns=LABELS, task="multi-label")
     with pytest.raises(DataError, match=r"row 1.*2 ones in this row.*with --label, once for each"):
         read(rows(), soft_label_columns=LABELS)
@@ -127,20 +129,20 @@ def test_shares_and_zeros_and_ones_are_not_mixed_up() -> None:
 
 def test_one_label_a_row_needs_exactly_one_column_that_holds() -> None:
     table = [{"text": f"t{index}", "a": index % 2, "b": 1 - index % 2} for index in range(40)]
-    found = read(table, label_columns=("a", "b"), task="binary")
-    assert (found.labels.task, found.labels.names, found.train.values[0]) == ("binary", ("a", "b"), "b")
-    with pytest.raises(DataError, match="row 1.*2 of the label columns hold, and task multiclass takes one"):
+    result = read(table, label_columns=("a", "b"), task="binary")
+    assert (result.labels.task, result.labels.names, result.train.values[0]) == ("binary", ("a", "b"), "b")
+    with pytest.raises(DataError, match="row 1.*2 of the label columns are 1, and task multiclass takes one"):
         read(rows(), label_columns=LABELS, task="multiclass")
-    with pytest.raises(ConfigError, match="task regression takes numbers of one column"):
+    with pytest.raises(ConfigError, match="task regression takes numbers: name one column"):
         read(rows(), label_columns=LABELS, task="regression")
 
 
 def test_other_splits_and_evaluated_tables_have_the_same_columns() -> None:
     other = [row | {"text": f"other {index}"} for index, row in enumerate(rows("words", 10))]
     hidden = [{"text": f"hidden {index}"} | dict.fromkeys(LABELS, -1) for index in range(5)]
-    found = read({"train": rows(), "validation": other, "test": hidden}, label_columns=LABELS)
-    assert found.validation.values[0] == ["toxic", "rude"] and not found.tests
-    assert any("split 'test' has no labels (all 5 are -1)" in each for each in found.said)
+    result = read({"train": rows(), "validation": other, "test": hidden}, label_columns=LABELS)
+    assert result.validation.values[0] == ["toxic", "rude"] and not result.tests
+    assert any("split 'test' has no labels (all 5 are -1)" in each for each in result.notes)
     model = LabelSpace("multi_label", ("rude", "threat", "toxic"))
     evaluated, _ = load_rows(rows(), DataConfig(label_columns=LABELS), model)
     assert evaluated.values[2] == ["toxic", "threat"]
@@ -149,6 +151,6 @@ def test_other_splits_and_evaluated_tables_have_the_same_columns() -> None:
 def test_a_run_is_repeated_from_its_config(tmp_path: Path) -> None:
     write_table(tmp_path / "t.jsonl", rows())
     config = DataConfig(train=str(tmp_path / "t.jsonl"), label_columns=LABELS)  # type: ignore[arg-type]
-    found = load_splits(config, seed=1)
-    again = DataConfig(**json.loads(config.model_copy(update={"task": found.labels.task}).model_dump_json()))
-    assert load_splits(again, seed=1).labels == found.labels
+    result = load_splits(config, seed=1)
+    again = DataConfig(**json.loads(config.model_copy(update={"task": result.labels.task}).model_dump_json()))
+    assert load_splits(again, seed=1).labels == result.labels

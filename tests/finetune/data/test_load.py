@@ -32,13 +32,13 @@ def test_a_table_comes_back_as_it_was_written(tmp_path: Path, suffix: str) -> No
     assert read_table(tmp_path / f"t{suffix}").rows == rows
 
 
-def test_encodings_and_separators_are_found_and_said(tmp_path: Path) -> None:
+def test_encodings_and_separators_are_found_and_reported(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes("text;label\ncafé;x\n".encode("cp1252"))
-    found = read_table(tmp_path / "a.csv")
-    assert found.rows == [{"text": "café", "label": "x"}]
-    assert found.note == "encoding Windows-1252, separator ';'"
+    result = read_table(tmp_path / "a.csv")
+    assert result.rows == [{"text": "café", "label": "x"}]
+    assert result.note == "encoding Windows-1252, separator ';'"
     (tmp_path / "b.csv").write_bytes("text,label\ncafé,x\n".encode("utf-16"))
-    assert read_table(tmp_path / "b.csv").rows == found.rows
+    assert read_table(tmp_path / "b.csv").rows == result.rows
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_given_splits_are_used() -> None:
         ),
         test=datasets.Dataset.from_list([{"text": "third", "label": "p"}]),
     )
-    found = splits(whole)
-    assert (len(found.train), found.validation.texts, found.tests["test"].texts) == (
+    result = splits(whole)
+    assert (len(result.train), result.validation.texts, result.tests["test"].texts) == (
         20,
         ["other good", "other bad"],
         ["third"],
@@ -100,10 +100,10 @@ def test_class_names_of_a_dataset_replace_its_ids() -> None:
 
 def test_the_split_is_stratified_and_follows_the_seed() -> None:
     rows = [{"text": f"t{index}", "label": "rare" if index % 10 == 0 else "common"} for index in range(200)]
-    found = splits(rows)
-    assert found.validation.values.count("rare") == 2
-    assert load_splits(DataConfig(), seed=1, data=rows).validation.texts == found.validation.texts
-    assert load_splits(DataConfig(), seed=2, data=rows).validation.texts != found.validation.texts
+    result = splits(rows)
+    assert result.validation.values.count("rare") == 2
+    assert load_splits(DataConfig(), seed=1, data=rows).validation.texts == result.validation.texts
+    assert load_splits(DataConfig(), seed=2, data=rows).validation.texts != result.validation.texts
 
 
 def test_every_dropped_row_is_counted_and_none_is_on_both_sides() -> None:
@@ -117,12 +117,12 @@ def test_every_dropped_row_is_counted_and_none_is_on_both_sides() -> None:
         ],
         "validation": [{"text": "held", "label": "p"}, {"text": "held too", "label": "n"}],
     }
-    found = splits(data)
+    result = splits(data)
     counts = {
-        key: found.counts[key] for key in ("empty_texts", "duplicates", "also_in_evaluation", "empty_labels", "train")
+        key: result.counts[key] for key in ("empty_texts", "duplicates", "also_in_evaluation", "empty_labels", "train")
     }
     assert counts == {"empty_texts": 1, "duplicates": 1, "also_in_evaluation": 1, "empty_labels": 1, "train": 20}
-    assert not set(found.train.texts) & set(found.validation.texts)
+    assert not set(result.train.texts) & set(result.validation.texts)
 
 
 def test_nothing_dropped_is_counted_as_nothing() -> None:
@@ -142,23 +142,25 @@ def test_nothing_dropped_is_counted_as_nothing() -> None:
     }
 
 
-def test_texts_with_two_labels_leave_both_splits_and_are_counted() -> None:
-    torn = [{"text": "torn", "label": "p"}, {"text": "torn ", "label": "n"}]
-    found = splits([*table(40), *torn])
-    assert found.counts["conflicting_labels"] == 2
-    assert "torn" not in [text.strip() for text in found.train.texts + found.validation.texts]
-    across = splits({"train": [*table(20), torn[0]], "validation": [torn[1], {"text": "other", "label": "p"}]})
+def test_texts_with_two_labels_are_dropped_from_both_splits_and_counted() -> None:
+    conflicting = [{"text": "torn", "label": "p"}, {"text": "torn ", "label": "n"}]
+    result = splits([*table(40), *conflicting])
+    assert result.counts["conflicting_labels"] == 2
+    assert "torn" not in [text.strip() for text in result.train.texts + result.validation.texts]
+    across = splits(
+        {"train": [*table(20), conflicting[0]], "validation": [conflicting[1], {"text": "other", "label": "p"}]}
+    )
     assert (across.counts["conflicting_labels"], across.validation.texts) == (2, ["other"])
-    with pytest.raises(DataError, match="every text carries different labels"):
-        splits(torn)
+    with pytest.raises(DataError, match="every text has different labels"):
+        splits(conflicting)
 
 
 def test_texts_with_two_sets_of_labels_are_kept_on_one_side() -> None:
     rows = [{"text": f"t{index // 2}", "labels": ["a"] if index % 2 else ["a", "b"]} for index in range(200)]
-    found = splits(rows)
-    assert found.counts["conflicting_labels"] == 0
-    assert len(found.validation) == 20
-    assert not set(found.train.texts) & set(found.validation.texts)
+    result = splits(rows)
+    assert result.counts["conflicting_labels"] == 0
+    assert len(result.validation) == 20
+    assert not set(result.train.texts) & set(result.validation.texts)
 
 
 @pytest.mark.parametrize("form", ["single", "several", "number"])
@@ -168,27 +170,27 @@ def test_no_group_is_on_both_sides_and_the_shares_stay(form: str) -> None:
         rare = index % 5 == 0
         label = {"single": "rare" if rare else "common", "several": ["c", "r"] if rare else ["c"]}.get(form, index / 3)
         rows.append({"text": f"t{index}", "label": label, "author": f"a{index // 3 % 40}"})
-    found = splits(rows, group="author")
-    sides = [set(rows.groups or ()) for rows in (found.train, found.validation)]
+    result = splits(rows, group="author")
+    sides = [set(rows.groups or ()) for rows in (result.train, result.validation)]
     assert sides[0] and sides[1] and not sides[0] & sides[1]
-    assert 20 <= len(found.validation) <= 40
+    assert 20 <= len(result.validation) <= 40
     if form == "single":
-        assert 0.1 < found.validation.values.count("rare") / len(found.validation) < 0.3
+        assert 0.1 < result.validation.values.count("rare") / len(result.validation) < 0.3
     again = load_splits(DataConfig(group="author"), seed=0, data=rows)
     assert again.validation.texts == load_splits(DataConfig(group="author"), seed=0, data=rows).validation.texts
 
 
-def test_a_group_that_stands_in_a_given_validation_split_is_not_trained_on() -> None:
+def test_a_group_of_a_given_validation_split_is_not_trained_on() -> None:
     train = [{"text": f"t{i}", "label": "pn"[i % 2], "by": f"a{i % 4}"} for i in range(20)]
-    found = splits({"train": train, "validation": [{"text": "v", "label": "p", "by": "a3"}]}, group="by")
-    assert (found.counts["group_in_evaluation"], len(found.train)) == (5, 15)
-    assert "a3" not in (found.train.groups or ())
+    result = splits({"train": train, "validation": [{"text": "v", "label": "p", "by": "a3"}]}, group="by")
+    assert (result.counts["group_in_evaluation"], len(result.train)) == (5, 15)
+    assert "a3" not in (result.train.groups or ())
 
 
-def test_rows_without_a_group_stand_alone_and_one_group_only_is_refused() -> None:
+def test_rows_without_a_group_are_groups_of_their_own_and_one_group_only_is_refused() -> None:
     rows = [{"text": f"t{i}", "label": "pn"[i % 2], "by": ""} for i in range(40)]
     assert len(splits(rows, group="by").validation) == 4
-    with pytest.raises(DataError, match="all rows belong to one group, 'x'"):
+    with pytest.raises(DataError, match="all rows are in one group, 'x'"):
         splits([row | {"by": "x"} for row in rows], group="by")
     with pytest.raises(DataError, match=r"there is no column 'writer' \(--group\); there are: text, label, by"):
         splits(rows, group="writer")
@@ -243,7 +245,7 @@ def test_pairs_are_found_by_their_usual_names() -> None:
 @pytest.mark.parametrize(
     ("rows", "config", "message"),
     [
-        ([{"a": "x", "b": "y", "c": "z"}], {}, "which column holds the text.*--text; there are: a, b, c"),
+        ([{"a": "x", "b": "y", "c": "z"}], {}, "the text column cannot be detected.*--text; there are: a, b, c"),
         (table(), {"label": "lable"}, "no column 'lable' .*there are: text, label"),
         ([{"text": f"t{i}", "label": "x"} for i in range(9)], {}, "only 'x'"),
         (
@@ -276,20 +278,20 @@ def test_a_label_unseen_in_training_is_refused_with_its_row() -> None:
 def test_rows_holdout_are_reported_by_number_and_never_trained_on(tmp_path: Path) -> None:
     write_table(tmp_path / "t.csv", table(50))
     source = Source(path=str(tmp_path / "t.csv"), holdout=10, rows=20)
-    found = load_splits(DataConfig(train=(source,)), seed=3)
-    [held] = found.tests.values()
+    result = load_splits(DataConfig(train=(source,)), seed=3)
+    [held] = result.tests.values()
     assert len(held) == 10
     assert [table(50)[number - 1]["text"] for number in held.numbers] == held.texts
-    assert len(found.train) + len(found.validation) == 20
-    assert not set(held.texts) & {*found.train.texts, *found.validation.texts}
+    assert len(result.train) + len(result.validation) == 20
+    assert not set(held.texts) & {*result.train.texts, *result.validation.texts}
 
 
 def test_keep_and_drop_choose_rows_by_value(tmp_path: Path) -> None:
     rows = [row | {"source": "abc"[index % 3]} for index, row in enumerate(table(60))]
     write_table(tmp_path / "t.jsonl", rows)
     source = Source(path=str(tmp_path / "t.jsonl"), keep={"source": ("a", "b")}, drop={"source": ("b",)})
-    found = load_splits(DataConfig(train=(source,)), seed=1)
-    assert found.counts["left_out"] == 40
+    result = load_splits(DataConfig(train=(source,)), seed=1)
+    assert result.counts["left_out"] == 40
 
 
 def test_recast_rows_entail_their_own_label_and_contradict_another() -> None:
@@ -320,12 +322,12 @@ def test_labels_are_spelled_out_as_words() -> None:
 def test_numbers_for_names_are_translated(tmp_path: Path) -> None:
     names = ("entailment", "neutral", "contradiction")
     rows = [{"premise": f"p{i}", "hypothesis": "h", "label": i % 3} for i in range(60)]
-    found = splits(rows, label_names=names)
-    assert found.labels.names == names
-    assert found.labels.nli is not None
+    result = splits(rows, label_names=names)
+    assert result.labels.names == names
+    assert result.labels.nli is not None
     (tmp_path / "x.jsonl").write_text(json.dumps({"premise": "p", "hypothesis": "h", "label": 3}))
     with pytest.raises(DataError, match="neither one of entailment"):
-        load_rows(str(tmp_path / "x.jsonl"), DataConfig(label_names=names), found.labels)
+        load_rows(str(tmp_path / "x.jsonl"), DataConfig(label_names=names), result.labels)
 
 
 def test_a_folder_of_tables_is_one_table_whose_rows_are_numbered_through(tmp_path: Path) -> None:
@@ -333,12 +335,16 @@ def test_a_folder_of_tables_is_one_table_whose_rows_are_numbered_through(tmp_pat
     write_table(
         tmp_path / "two.jsonl", [*table()[20:], {"text": "only here", "label": "q"}, {"text": "and here", "label": "q"}]
     )
-    found = splits(None, train=str(tmp_path), validation_size=6)
-    assert found.labels.task == "multiclass" and found.labels.names == ("n", "p", "q")
+    result = splits(None, train=str(tmp_path), validation_size=6)
+    assert result.labels.task == "multiclass" and result.labels.names == ("n", "p", "q")
     numbers = dict(
-        zip([*found.train.texts, *found.validation.texts], found.train.numbers + found.validation.numbers, strict=True)
+        zip(
+            [*result.train.texts, *result.validation.texts],
+            result.train.numbers + result.validation.numbers,
+            strict=True,
+        )
     )
-    assert numbers["row 19 is good"] == 20 and numbers["only here"] == 41 and found.train.source == str(tmp_path)
+    assert numbers["row 19 is good"] == 20 and numbers["only here"] == 41 and result.train.source == str(tmp_path)
     write_table(tmp_path / "three.csv", [{"text": "a", "tag": "b"}])
     with pytest.raises(DataError, match="different columns: one.csv has text, label, and three.csv has text, tag"):
         splits(None, train=str(tmp_path))
@@ -350,22 +356,22 @@ def test_a_folder_named_for_splits_is_split_as_it_says(tmp_path: Path, name: str
         file = tmp_path / name.format(split)
         file.parent.mkdir(exist_ok=True)
         write_table(file, rows)
-    found = splits(None, train=str(tmp_path))
-    assert (len(found.train), len(found.validation), len(found.tests["test"])) == (24, 8, 8)
+    result = splits(None, train=str(tmp_path))
+    assert (len(result.train), len(result.validation), len(result.tests["test"])) == (24, 8, 8)
 
 
 def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no tables"):
+    with pytest.raises(DataError, match="has no tables"):
         splits(None, train=str(tmp_path))
 
 
 def test_rows_drawn_from_a_folder_are_drawn_from_all_of_it(tmp_path: Path) -> None:
     for name, part in (("a.csv", table()[:20]), ("b.csv", table()[20:])):
         write_table(tmp_path / name, part)
-    found = splits(None, train={"path": str(tmp_path), "rows": 10, "holdout": 6}, validation_size=2)
-    held_out = found.tests[f"{tmp_path.parent.name}_{tmp_path.name}_holdout"]
-    assert len(found.train) + len(found.validation) == 10 and len(held_out) == 6
-    assert {int(text.split()[1]) >= 20 for text in found.train.texts} == {True, False}
+    result = splits(None, train={"path": str(tmp_path), "rows": 10, "holdout": 6}, validation_size=2)
+    held_out = result.tests[f"{tmp_path.parent.name}_{tmp_path.name}_holdout"]
+    assert len(result.train) + len(result.validation) == 10 and len(held_out) == 6
+    assert {int(text.split()[1]) >= 20 for text in result.train.texts} == {True, False}
 
 
 def test_a_polars_frame_is_a_table() -> None:

@@ -43,14 +43,14 @@ def test_class_names_in_the_metadata_of_a_parquet_file_are_kept_and_minus_one_is
     ):
         features = Features({"text": Value("string"), "label": kind})
         Dataset.from_dict({"text": TEXTS, "label": cells * 10}, features=features).to_parquet(tmp_path / "t.parquet")
-        found = read(tmp_path / "t.parquet")
-        assert (found.labels.names, found.counts["empty_labels"]) == (("no", "yes"), empty)
+        result = read(tmp_path / "t.parquet")
+        assert (result.labels.names, result.counts["empty_labels"]) == (("no", "yes"), empty)
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.binary_view()])
 def test_every_kind_of_text_in_a_parquet_file_is_read(tmp_path: Path, kind: Any) -> None:
-    found = read(written(tmp_path, label=pa.array(WORDS).cast(pa.binary()).cast(kind)))
-    assert found.labels.names == ("neg", "pos") and sorted(found.train.texts)[0] == "text 0"
+    result = read(written(tmp_path, label=pa.array(WORDS).cast(pa.binary()).cast(kind)))
+    assert result.labels.names == ("neg", "pos") and sorted(result.train.texts)[0] == "text 0"
 
 
 def test_columns_of_one_name_are_refused_where_they_cannot_be_told_apart(tmp_path: Path) -> None:
@@ -75,10 +75,10 @@ def test_what_is_no_table_is_refused_by_its_kind() -> None:
         read({"text": TEXTS, "label": WORDS})
 
 
-def test_splits_that_are_not_used_are_said_and_two_of_one_kind_are_refused() -> None:
+def test_splits_that_are_not_used_are_reported_and_two_of_one_kind_are_refused() -> None:
     table = rows(["neg", "pos"])
-    found = read({"train": table, "unlabeled": [], "extra": 1})
-    assert any("not used: 'unlabeled', 'extra'" in each for each in found.said)
+    result = read({"train": table, "unlabeled": [], "extra": 1})
+    assert any("unused splits: 'unlabeled', 'extra'" in each for each in result.notes)
     with pytest.raises(DataError, match="splits 'dev' and 'val' are both read as 'validation'"):
         read({"train": table, "dev": table, "val": table})
 
@@ -102,8 +102,8 @@ def test_a_text_that_is_no_text_is_refused_with_its_row(text: Any) -> None:
 def test_a_header_is_repeated_in_any_case(tmp_path: Path, header: str) -> None:
     lines = [f"{text},{word}" for text, word in zip(TEXTS, WORDS, strict=True)]
     (tmp_path / "t.csv").write_text("\n".join(["text,label", *lines[:20], header, *lines[20:]]))
-    found = read(tmp_path / "t.csv")
-    assert (found.labels.names, found.counts["repeated_headers"]) == (("neg", "pos"), 1)
+    result = read(tmp_path / "t.csv")
+    assert (result.labels.names, result.counts["repeated_headers"]) == (("neg", "pos"), 1)
 
 
 def test_a_header_of_another_order_within_a_table_is_refused_with_its_row(tmp_path: Path) -> None:
@@ -116,9 +116,9 @@ def test_a_header_of_another_order_within_a_table_is_refused_with_its_row(tmp_pa
 def test_columns_of_nearly_one_name_are_warned_of() -> None:
     table: list[dict[str, Any]] = rows(["neg", "pos"])
     table[30]["Label "] = table[30].pop("label")
-    found = read(table)
-    assert found.counts["empty_labels"] == 1
-    assert any("columns 'label' and 'Label ' differ only in case, blanks" in each for each in found.warnings)
+    result = read(table)
+    assert result.counts["empty_labels"] == 1
+    assert any("columns 'label' and 'Label ' differ only in case, blanks" in each for each in result.warnings)
 
 
 @pytest.mark.parametrize("first", ["\n\nsep=;\n", " sep=;\r\n", "\n \nSEP=;\n"])
@@ -132,13 +132,16 @@ def test_the_separator_line_of_excel_may_follow_blank_lines(tmp_path: Path, firs
 
 
 def test_the_way_out_is_named_where_columns_are_not_found(tmp_path: Path) -> None:
-    for mark, hint in (("^", "name the mark between them with --separator"), (",", "no header, say --no-header")):
+    for mark, hint in (
+        ("^", "name the character between them with --separator"),
+        (",", "not a header, pass --no-header"),
+    ):
         body = "".join(f"{text}{mark}{word}\n" for text, word in zip(TEXTS, WORDS, strict=True))
         (tmp_path / "t.csv").write_text(body)
         with pytest.raises(DataError, match=hint):
             read(tmp_path / "t.csv")
 
 
-def test_training_rows_that_all_stand_in_evaluation_are_refused() -> None:
-    with pytest.raises(DataError, match="every text of the training rows stands in evaluation too"):
+def test_training_rows_that_are_all_in_evaluation_are_refused() -> None:
+    with pytest.raises(DataError, match="every training text is in an evaluation split too"):
         read({"train": rows(["neg", "pos"]), "test": rows(["neg", "pos"])})

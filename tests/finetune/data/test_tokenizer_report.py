@@ -7,7 +7,7 @@ import pytest
 from finetune.core.model_folder import read, shipped_dir
 from finetune.core.tokenization import TextEncoder
 from finetune.data.tokenized import Tokens
-from finetune.data.tokenizer_report import TokenizerReport, look
+from finetune.data.tokenizer_report import TokenizerReport, tokenizer_report
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 
@@ -20,31 +20,33 @@ def english() -> TextEncoder:
 
 
 def fit(encoder: TextEncoder, texts: list[str]) -> TokenizerReport:
-    return look(encoder, texts, Tokens(texts, None, encoder), base="the base", seed=0)
+    return tokenizer_report(encoder, texts, Tokens(texts, None, encoder), base="the base", seed=0)
 
 
 def test_english_fits_an_english_base(english: TextEncoder) -> None:
-    found = fit(
+    result = fit(
         english, ["A film that is much better than I had expected.", "The acting was wooden from the start."] * 9
     )
-    assert found.warnings == ()
-    assert 1.0 <= found.tokens_per_word < 1.4
-    assert (found.scripts, next(iter(found.languages))) == ({"Latin": 1.0}, "en")
-    assert (found.truncated, found.unknown) == (0.0, 0.0)
-    assert found.lengths["1.0"] == max(len(row) for row in english(["A film that is much better than I had expected."]))
+    assert result.warnings == ()
+    assert 1.0 <= result.tokens_per_word < 1.4
+    assert (result.scripts, next(iter(result.languages))) == ({"Latin": 1.0}, "en")
+    assert (result.truncated, result.unknown) == (0.0, 0.0)
+    assert result.lengths["1.0"] == max(
+        len(row) for row in english(["A film that is much better than I had expected."])
+    )
 
 
 def test_another_language_does_not_and_the_warning_names_bases_that_would(english: TextEncoder) -> None:
-    found = fit(english, ["Makanan di warung ini sangat lezat dan harganya terjangkau untuk mahasiswa."] * 5)
-    assert found.tokens_per_word > 1.8
-    assert len(found.warnings) == 1
-    assert "xlm-roberta-base" in found.warnings[0] and "language id 100%" in found.warnings[0]
+    result = fit(english, ["Makanan di warung ini sangat lezat dan harganya terjangkau untuk mahasiswa."] * 5)
+    assert result.tokens_per_word > 1.8
+    assert len(result.warnings) == 1
+    assert "xlm-roberta-base" in result.warnings[0] and "language id 100%" in result.warnings[0]
 
 
 def test_letters_it_has_no_token_for_are_counted(english: TextEncoder) -> None:
-    found = fit(english, ["good 🜁 🜂 film"])
-    assert found.unknown == pytest.approx(2 / 4)
-    assert any("has no token for 50.0%" in warning for warning in found.warnings)
+    result = fit(english, ["good 🜁 🜂 film"])
+    assert result.unknown == pytest.approx(2 / 4)
+    assert any("has no token for 50.0%" in warning for warning in result.warnings)
 
 
 def test_a_script_without_spaces_counts_each_letter_as_a_word(english: TextEncoder) -> None:
@@ -52,13 +54,13 @@ def test_a_script_without_spaces_counts_each_letter_as_a_word(english: TextEncod
 
 
 def test_many_cut_texts_are_warned_about(english: TextEncoder) -> None:
-    found = fit(english, ["very " * 100 + "good", "good"])
-    assert found.truncated == 0.5
-    assert found.lengths["1.0"] == 64
-    assert any("50% of the texts are cut at 64 tokens" in warning for warning in found.warnings)
+    result = fit(english, ["very " * 100 + "good", "good"])
+    assert result.truncated == 0.5
+    assert result.lengths["1.0"] == 64
+    assert any("50% of the texts are truncated at 64 tokens" in warning for warning in result.warnings)
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the labelled data beside the project is not here")
+@pytest.mark.skipif(not DATA.is_dir(), reason="the labeled data beside the project is not here")
 @pytest.mark.parametrize(
     ("name", "warns"), [("nusax_sentiment/train", True), ("sst2/dev", False), ("trec/train", False)]
 )

@@ -10,7 +10,7 @@ import torch
 
 from finetune.config.training import ModelConfig
 from finetune.core.errors import CheckpointError
-from finetune.core.hub import fetched
+from finetune.core.hub import download
 from finetune.core.labels import LabelSpace
 from finetune.core.model_folder import find
 from finetune.modeling.build import body_of, build_model, start_at_prior
@@ -80,13 +80,13 @@ def test_cut_short_weights_are_refused(tiny_base: Path, tmp_path: Path, keep: in
     shutil.copytree(tiny_base, tmp_path / "cut")
     weights = tmp_path / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match="damaged or cut short"):
+    with pytest.raises(CheckpointError, match="damaged or truncated"):
         build_model(find(str(tmp_path / "cut")), LABELS)
 
 
 def test_a_base_that_does_not_exist_is_refused_by_name() -> None:
     with pytest.raises(CheckpointError, match="no model 'nobody/nothing': it is neither a folder nor a served name"):
-        fetched(find("nobody/nothing"))
+        download(find("nobody/nothing"))
     with pytest.raises(CheckpointError, match="no model './nothing'"):
         find("./nothing")
 

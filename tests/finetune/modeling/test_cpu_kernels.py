@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig, DebertaV2Config, RobertaConfig
+from transformers.models.bert import modeling_bert
 
-from finetune.modeling.cpu_kernels import QUICK_EAGER, QuickDropout, drop_quickly, dropped, eager_of, memory_kept
+from finetune.modeling.cls_only_last_layer import first_token_only
+from finetune.modeling.cpu_kernels import (
+    FAST_EAGER,
+    FastDropout,
+    eager_attention_for,
+    fast_dropout,
+    use_fast_dropout,
+)
+from finetune.modeling.fast_paths import log_off, trial_logits
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
 
@@ -19,7 +29,7 @@ SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 def test_quick_dropout_drops_at_its_rate_and_keeps_the_mean(p: float, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     values = torch.ones(999, 1001, dtype=dtype, requires_grad=True)
-    found = dropped(values, p)
+    found = fast_dropout(values, p)
     assert found.dtype == dtype and found.shape == values.shape
     assert (found == 0).float().mean().item() == pytest.approx(p, abs=0.002)
     kept = found[found != 0]
@@ -33,8 +43,8 @@ def test_quick_dropout_drops_at_its_rate_and_keeps_the_mean(p: float, dtype: tor
 
 def test_quick_dropout_follows_the_seed_and_rests_in_evaluation() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.Dropout(0.0), nn.Dropout(1.0))
-    drop_quickly(model)
-    assert all(type(module) is QuickDropout for module in model[1:])
+    use_fast_dropout(model)
+    assert all(type(module) is FastDropout for module in model[1:])
     values = torch.rand(64, 4)
     torch.manual_seed(3)
     first = model[1](values)
@@ -53,13 +63,13 @@ def test_quick_attention_gives_what_eager_gives(config: Any) -> None:
     mask[1, 4:] = 0
     four = torch.zeros(3, 1, 7, 7).masked_fill(torch.rand(3, 1, 7, 7) < 0.3, torch.finfo(torch.float32).min)
     expected = [model(input_ids=ids, attention_mask=one).logits for one in (mask, four)]
-    name = eager_of(model)
-    assert name == QUICK_EAGER
+    name = eager_attention_for(model)
+    assert name == FAST_EAGER
     model.set_attn_implementation(name)
     found = [model(input_ids=ids, attention_mask=one).logits for one in (mask, four)]
     for one, other in zip(found, expected, strict=True):  # two implementations: a processor may round them otherwise
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
-    # in training the weights are dropped, which moves the logits
+    # in training the weights are fast_dropout, which moves the logits
     for where, module in model.named_modules():
         if isinstance(module, nn.Dropout) and not where.endswith("self.dropout"):
             module.p = 0.0
@@ -69,17 +79,51 @@ def test_quick_attention_gives_what_eager_gives(config: Any) -> None:
 
 def test_a_family_with_an_attention_of_its_own_keeps_it() -> None:
     config = DebertaV2Config(**SMALL)
-    assert eager_of(AutoModelForSequenceClassification.from_config(config)) == "eager"
+    assert eager_attention_for(AutoModelForSequenceClassification.from_config(config)) == "eager"
 
 
-def test_memory_is_kept_for_a_while_and_given_back() -> None:
-    psutil = pytest.importorskip("psutil")
-    process = psutil.Process()
-    large = [torch.ones(2**22) for _ in range(8)]  # 16 MB each
-    with memory_kept():
-        del large
-        more = [torch.ones(2**22) for _ in range(8)]
-        held = process.memory_info().rss
-        del more
-        assert process.memory_info().rss > held - 64 * 2**20
-    assert process.memory_info().rss < held - 64 * 2**20
+def test_the_fast_path_needs_no_source_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*args: Any) -> str:
+        raise OSError("could not get source code")  # what Python raises where an installation is zipped or compiled
+
+    monkeypatch.setattr(inspect, "getsource", absent)
+    model = AutoModelForSequenceClassification.from_config(BertConfig(**SMALL))
+    assert eager_attention_for(model) == FAST_EAGER
+    with first_token_only(model) as is_on:
+        assert is_on
+
+
+def test_an_attention_that_has_changed_turns_the_fast_path_off_and_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ordinary = modeling_bert.eager_attention_forward
+
+    def capped(module: Any, query: Any, key: Any, value: Any, *args: Any, **rest: Any) -> Any:
+        states, weights = ordinary(module, query, key, value, *args, **rest)
+        return 5 * torch.tanh(states), weights
+
+    monkeypatch.setattr(modeling_bert, "eager_attention_forward", capped)
+    log_off.cache_clear()
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(BertConfig(**SMALL, initializer_range=0.5))
+    with caplog.at_level("INFO", "rehead"):
+        assert [eager_attention_for(model) for _ in range(2)] == ["eager", "eager"]
+    (record,) = caplog.records
+    assert "fast attention on the CPU is off for bert: its logits differ" in record.getMessage()
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_layer_that_has_changed_turns_the_shortcut_off(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ordinary = modeling_bert.BertLayer.forward
+    monkeypatch.setattr(
+        modeling_bert.BertLayer, "forward", lambda self, *args, **rest: 2 * ordinary(self, *args, **rest)
+    )
+    log_off.cache_clear()
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(BertConfig(**SMALL, initializer_range=0.5))
+    expected = trial_logits(model)
+    with caplog.at_level("INFO", "rehead"), first_token_only(model) as is_on:
+        assert not is_on and torch.equal(trial_logits(model), expected)
+    assert "the last layer for the first token alone is off for bert: the logits differ" in caplog.text

@@ -36,7 +36,7 @@ def test_an_mlp_has_the_layers_that_were_asked_for() -> None:
 @pytest.mark.parametrize(
     ("head", "sentence"),
     [
-        ({"name": "mlp", "norm": "bach"}, "no normalisation 'bach': choose one of none, batch, layer"),
+        ({"name": "mlp", "norm": "bach"}, "no normalization 'bach': choose one of none, batch, layer"),
         ({"name": "mlp", "hidden": "wide"}, "wants widths such as hidden=\\[256, 64\\], not 'wide'"),
         ({"name": "mlp", "activation": "rleu"}, "unknown activation 'rleu': did you mean 'relu'"),
         ({"name": "deep"}, "unknown head 'deep'"),
@@ -49,7 +49,7 @@ def test_a_head_that_there_is_not_is_refused_in_a_sentence(tiny_base: Path, head
         build_model(find(str(tiny_base)), LABELS, ModelConfig(pooling="mean"))
 
 
-def test_batch_normalisation_wants_rows() -> None:
+def test_batch_normalization_wants_rows() -> None:
     head = HEADS["mlp"](4, 2, norm="batch")
     assert warnings_of(head, 16, alike=False) == []
     assert "raise optim.batch_size to 16 or more" in warnings_of(head, 8, alike=False)[0]
@@ -86,7 +86,7 @@ def test_a_custom_head_reloads_bit_equal_and_serves(config: Make, reviews: Any, 
     assert [answer["label"] for answer in answers] == ["yes", "no"]
     together = [answer["score"] for answer in answers]
     alone = [classifier([text])[0]["score"] for text in texts]
-    assert together == pytest.approx(alone, abs=1e-6)  # batch normalisation reads its running statistics
+    assert together == pytest.approx(alone, abs=1e-6)  # batch normalization reads its running statistics
     again = build_model(find(str(result.path)), LabelSpace("binary", ("x", "y")))
     assert type(again.model).__name__ == "BertForSequenceClassification" and again.kept
 

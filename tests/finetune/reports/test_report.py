@@ -156,7 +156,7 @@ def test_the_card_carries_its_results_where_the_hub_reads_them(task: Task, tmp_p
     assert "![length and error](report/length_and_error.png)" in text
     assert "Texts are cut at 64 tokens" in text
     assert "| validation |" in text
-    assert "1.20 tokens a word" in text and "Warning: too hard." in text
+    assert "1.20 tokens per word" in text and "Warning: too hard." in text
 
 
 def test_a_model_that_tf_idf_beats_is_told_so_and_no_other() -> None:

@@ -37,20 +37,22 @@ from finetune.core.labels import Task
 from finetune.modeling.activations import ACTIVATIONS
 from finetune.modeling.initializers import INITIALIZERS, constant, initialize
 from finetune.modeling.poolings import POOLINGS
-from finetune.training.losses import DEFAULT_LOSS_OF_SHARES, FITS, LOSSES, loss_for
+from finetune.training.losses import DEFAULT_SOFT_LABEL_LOSS, FITS, LOSSES, loss_for
 
 TASKS: tuple[Task, ...] = get_args(Task)
 CASES = [
-    pytest.param(name, task, shares, knobs, id="-".join([name, task, *["shares"] * shares, *map(str, knobs.values())]))
+    pytest.param(
+        name, task, soft_labels, knobs, id="-".join([name, task, *["soft"] * soft_labels, *map(str, knobs.values())])
+    )
     for name, fit in FITS.items()
     for task in fit.tasks
-    for shares in ([False, True] if fit.shares else [False])
+    for soft_labels in ([False, True] if fit.soft_labels else [False])
     for knobs in KNOBS.get(name, [{}])
 ]
 OF_KERAS = [case for case in CASES if case.values[0] in KERAS]
 LABELLED = [(name, task) for name, fit in FITS.items() for task in fit.tasks if task != "regression"]
 SINGLE = [(name, task) for name, task in LABELLED if task != "multi_label"]
-TAKE_SHARES = [(name, task) for name, fit in FITS.items() if fit.shares for task in fit.tasks]
+TAKE_SOFT_LABELS = [(name, task) for name, fit in FITS.items() if fit.soft_labels for task in fit.tasks]
 POSITIVE = [name for name, fit in FITS.items() if "multi_label" in fit.tasks]
 
 SINGLE_PRECISION = 0.1
@@ -64,29 +66,31 @@ def double(targets: Tensor) -> Tensor:
 # losses: moderate inputs
 
 
-@pytest.mark.parametrize(("name", "task", "shares", "knobs"), OF_KERAS)
-def test_a_loss_is_that_of_keras_on_moderate_inputs(name: str, task: Task, shares: bool, knobs: dict[str, Any]) -> None:
-    logits, targets = moderate(task, shares=shares)
+@pytest.mark.parametrize(("name", "task", "soft_labels", "knobs"), OF_KERAS)
+def test_a_loss_is_that_of_keras_on_moderate_inputs(
+    name: str, task: Task, soft_labels: bool, knobs: dict[str, Any]
+) -> None:
+    logits, targets = moderate(task, soft_labels=soft_labels)
     expected = keras_loss(name, logits, targets, **knobs)
     assert expected.std() > 0.01  # rows differ: a constant would be no comparison
     assert deviation(LOSSES[name](logits, targets, **knobs), expected, floor=SINGLE_PRECISION) < 1e-5
     assert deviation(LOSSES[name](logits.double(), double(targets), **knobs), expected, floor=1e-3) < 1e-5
 
 
-@pytest.mark.parametrize(("name", "task", "shares", "knobs"), OF_KERAS)
+@pytest.mark.parametrize(("name", "task", "soft_labels", "knobs"), OF_KERAS)
 def test_the_definition_is_that_of_keras_on_moderate_inputs(
-    name: str, task: Task, shares: bool, knobs: dict[str, Any]
+    name: str, task: Task, soft_labels: bool, knobs: dict[str, Any]
 ) -> None:
-    logits, targets = moderate(task, shares=shares)
+    logits, targets = moderate(task, soft_labels=soft_labels)
     defined = defined_loss(name, logits, targets, **knobs)
     assert deviation(defined, keras_loss(name, logits, targets, **knobs), floor=1e-3) < 1e-5
 
 
-@pytest.mark.parametrize(("name", "task", "shares", "knobs"), CASES)
+@pytest.mark.parametrize(("name", "task", "soft_labels", "knobs"), CASES)
 def test_a_loss_is_its_definition_on_moderate_inputs(
-    name: str, task: Task, shares: bool, knobs: dict[str, Any]
+    name: str, task: Task, soft_labels: bool, knobs: dict[str, Any]
 ) -> None:
-    logits, targets = moderate(task, shares=shares)
+    logits, targets = moderate(task, soft_labels=soft_labels)
     expected = defined_loss(name, logits, targets, **knobs)
     assert deviation(LOSSES[name](logits, targets, **knobs), expected, floor=SINGLE_PRECISION) < 1e-5
     assert deviation(LOSSES[name](logits.double(), double(targets), **knobs), expected, floor=1e-9) < 1e-6
@@ -110,16 +114,20 @@ def test_pos_weight_multiplies_only_the_part_of_labels_that_hold(name: str) -> N
 # losses: extreme inputs
 
 
-@pytest.mark.parametrize(("name", "task", "shares", "knobs"), CASES)
-def test_a_loss_is_its_definition_on_extreme_inputs(name: str, task: Task, shares: bool, knobs: dict[str, Any]) -> None:
-    logits, targets = extreme(task, shares=shares)
+@pytest.mark.parametrize(("name", "task", "soft_labels", "knobs"), CASES)
+def test_a_loss_is_its_definition_on_extreme_inputs(
+    name: str, task: Task, soft_labels: bool, knobs: dict[str, Any]
+) -> None:
+    logits, targets = extreme(task, soft_labels=soft_labels)
     losses = LOSSES[name](logits, targets, **knobs)
     assert deviation(losses, defined_loss(name, logits, targets, **knobs), floor=SINGLE_PRECISION) < 1e-6
 
 
-@pytest.mark.parametrize(("name", "task", "shares", "knobs"), CASES)
-def test_gradients_are_finite_on_extreme_inputs(name: str, task: Task, shares: bool, knobs: dict[str, Any]) -> None:
-    logits, targets = extreme(task, shares=shares)
+@pytest.mark.parametrize(("name", "task", "soft_labels", "knobs"), CASES)
+def test_gradients_are_finite_on_extreme_inputs(
+    name: str, task: Task, soft_labels: bool, knobs: dict[str, Any]
+) -> None:
+    logits, targets = extreme(task, soft_labels=soft_labels)
     logits.requires_grad_()
     LOSSES[name](logits, targets, **knobs).sum().backward()
     assert logits.grad is not None
@@ -139,9 +147,11 @@ def test_a_text_with_no_label_and_one_with_all_are_no_special_case() -> None:
     assert losses.tolist() == pytest.approx([(1e4 + np.log(2)) / 3] * 2, rel=1e-6)
 
 
-@pytest.mark.parametrize(("name", "task", "shares", "knobs"), CASES)
-def test_logits_in_bfloat16_give_losses_in_float32(name: str, task: Task, shares: bool, knobs: dict[str, Any]) -> None:
-    logits, targets = moderate(task, shares=shares)
+@pytest.mark.parametrize(("name", "task", "soft_labels", "knobs"), CASES)
+def test_logits_in_bfloat16_give_losses_in_float32(
+    name: str, task: Task, soft_labels: bool, knobs: dict[str, Any]
+) -> None:
+    logits, targets = moderate(task, soft_labels=soft_labels)
     half = logits.bfloat16()
     losses = LOSSES[name](half, targets, **knobs)
     assert losses.dtype == torch.float32
@@ -155,11 +165,13 @@ def choice(name: str, **knobs: Any) -> Choice:
     return Choice.model_validate({"name": name, **knobs})
 
 
-def refused(task: Task, name: str, *, shares: bool = False) -> list[str]:
+def refused(task: Task, name: str, *, soft_labels: bool = False) -> list[str]:
     """The losses that a refusal offers instead."""
     with pytest.raises(ConfigError) as caught:
-        loss_for(task, choice(name), shares=shares)
-    said = re.fullmatch(rf"loss '{name}' does not fit task {task}\b.*: choose one of (.+)", str(caught.value))
+        loss_for(task, choice(name), soft_labels=soft_labels)
+    said = re.fullmatch(
+        rf"loss '{name}' does not fit task {task.replace('_', '-')}\b.*: choose one of (.+)", str(caught.value)
+    )
     assert said, str(caught.value)
     return said[1].split(", ")
 
@@ -177,17 +189,17 @@ def test_a_loss_that_does_not_fit_a_task_is_refused_and_all_that_do_are_named(ta
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
-def test_shares_with_a_loss_that_takes_none_are_refused_and_those_that_do_are_named(task: Task) -> None:
-    fitting = [name for name, fit in FITS.items() if task in fit.tasks and fit.shares]
+def test_soft_labels_with_a_loss_that_takes_none_are_refused_and_those_that_do_are_named(task: Task) -> None:
+    fitting = [name for name, fit in FITS.items() if task in fit.tasks and fit.soft_labels]
     assert {"categorical_crossentropy", "kullback_leibler_divergence"} <= set(fitting) < set(LOSSES)
     for name in set(LOSSES) - set(fitting):
-        assert refused(task, name, shares=True) == fitting
+        assert refused(task, name, soft_labels=True) == fitting
 
 
-def test_shares_have_a_default_that_takes_them() -> None:
-    logits, targets = moderate("multiclass", shares=True)
-    found = loss_for("multiclass", None, shares=True)(logits, targets)
-    assert torch.equal(found, LOSSES[DEFAULT_LOSS_OF_SHARES](logits, targets))
+def test_soft_labels_have_a_default_loss() -> None:
+    logits, targets = moderate("multiclass", soft_labels=True)
+    found = loss_for("multiclass", None, soft_labels=True)(logits, targets)
+    assert torch.equal(found, LOSSES[DEFAULT_SOFT_LABEL_LOSS](logits, targets))
 
 
 @pytest.mark.parametrize(("name", "task"), LABELLED)
@@ -209,11 +221,11 @@ def test_a_row_of_one_label_counts_as_much_as_its_label_weighs(name: str, task: 
     assert deviation(found, expected, floor=1e-9) < 1e-6
 
 
-@pytest.mark.parametrize(("name", "task"), TAKE_SHARES)
-def test_a_row_of_shares_counts_as_much_as_its_labels_weigh_on_average(name: str, task: Task) -> None:
-    logits, targets = moderate(task, shares=True)
+@pytest.mark.parametrize(("name", "task"), TAKE_SOFT_LABELS)
+def test_a_row_of_soft_labels_counts_as_much_as_its_labels_weigh_on_average(name: str, task: Task) -> None:
+    logits, targets = moderate(task, soft_labels=True)
     weights = np.array([3.0, 0.5, 0.0, 1.0, 20.0][: logits.shape[1]], dtype=np.float32)
-    found = loss_for(task, choice(name), shares=True, class_weights=weights)(logits, targets)
+    found = loss_for(task, choice(name), soft_labels=True, class_weights=weights)(logits, targets)
     means = np.average(np.tile(weights, (len(targets), 1)), axis=1, weights=targets.numpy())
     assert deviation(found, means * LOSSES[name](logits, targets).numpy(), floor=1e-3) < 1e-5
 
@@ -319,7 +331,7 @@ def test_a_head_gets_its_weights_filled_its_biases_zeroed_and_its_norms_left_alo
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_an_activation_is_that_of_keras(name: str) -> None:
-    # -10 to 10 and far beyond; softmax shares out rows of 7
+    # -10 to 10 and far beyond; softmax over rows of 7
     grid = torch.cat(
         [torch.linspace(-10, 10, 201), torch.tensor([-1e4, -100.0, -30.0, 0.0, 30.0, 100.0, 1e4, 1e4, 0.0])]
     )

@@ -13,8 +13,9 @@ from finetune.core import events
 from finetune.core.errors import TrainingError
 from finetune.run import train
 from finetune.training import losses
-from finetune.training.callbacks import Diverged, look_every
-from finetune.training.gradient_monitor import GradientSnapshot, diagnose, loss_far_above
+from finetune.training.callbacks import Diverged, snapshot_every
+from finetune.training.diagnosis import diagnose, loss_far_above
+from finetune.training.gradient_monitor import GradientSnapshot
 
 Make = Callable[..., TrainConfig]
 EVERY = {"every": 1}
@@ -52,7 +53,7 @@ def test_a_deep_stack_of_sigmoids_makes_gradients_vanish(config: Make, reviews: 
     head = {"name": "mlp", "hidden": [16] * 8, "activation": "sigmoid", "dropout": 0.0}
     wanted = config(model={"head": head, "initializer": "glorot_uniform"}, gradients=EVERY, tfidf_baseline=False)
     heard, _ = run(wanted, reviews)
-    assert "gradients vanish: the layers of the body get" in warned(heard)
+    assert "gradients vanish: those of the body are" in warned(heard)
     assert "--set model.head.activation=relu" in warned(heard)
 
 
@@ -63,7 +64,7 @@ def test_a_run_at_a_learning_rate_of_ten_is_diverged_and_gives_no_model(config: 
         train(wanted, reviews, heard.append)
     out = Path(wanted.out)
     assert caught.value.exit_code == 3 and not out.exists()
-    assert "--set optim.lr=0.0001" in str(caught.value) and "No model is written" in str(caught.value)
+    assert "--set optim.lr=0.0001" in str(caught.value) and "No model was written" in str(caught.value)
     assert str(out.with_name(".model.run")) in str(caught.value)
     assert (out.with_name(".model.run") / "diverged" / "model.safetensors").is_file(), "kept for a look"
     told = warned(heard) + str(caught.value)
@@ -245,4 +246,4 @@ def test_a_run_has_diverged_where_its_loss_stays_far_above_the_start(
 
 @pytest.mark.parametrize(("updates", "every"), [(5, 1), (30, 6), (100, 10), (400, 10), (4000, 100)])
 def test_looks_are_seldom(updates: int, every: int) -> None:
-    assert look_every(updates) == every
+    assert snapshot_every(updates) == every

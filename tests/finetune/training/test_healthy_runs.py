@@ -36,5 +36,5 @@ def test_a_healthy_run_raises_no_alarm(tmp_path: Path, name: str) -> None:
     settings |= {"data": {"train": source, "max_length": 64}, "gradients": {"every": 3}}
     result = train(build(settings), on_event=heard.append)
     said = [event.text for event in heard if isinstance(event, events.Warned)]
-    assert [text for text in said if "are cut at" not in text] == []
+    assert [text for text in said if "are truncated at" not in text] == []
     assert result.updates > 50

@@ -86,8 +86,8 @@ def test_a_run_that_the_disk_cannot_take_is_refused_before_training(tmp_path: Pa
 def test_bytes_of_a_run_are_counted_by_hand() -> None:
     model = torch.nn.Linear(10, 10)
     model.bias.requires_grad_(False)
-    assert checkpoint_bytes(model, "adamw", averaged=False) == 440 + 2 * 400
-    assert checkpoint_bytes(model, "adafactor", averaged=True) == 440 + 440
+    assert checkpoint_bytes(model, "adamw", ema=False) == 440 + 2 * 400
+    assert checkpoint_bytes(model, "adafactor", ema=True) == 440 + 440
     assert [checkpoints_at_once(regular, 2) for regular in (1, 2, 3, 10)] == [2, 3, 4, 4]
 
 

@@ -201,8 +201,8 @@ def test_lora_trains_few_weights_and_merges_into_a_plain_folder(config: Make, re
     # the adapter by itself, over the base, gives the same scores
     plain = build_model(find(str(tiny_base)), LABELS).model
     adapted = peft.PeftModel.from_pretrained(plain, str(result.path / "adapter")).eval()
-    tokens = classifier.engine._worker.encoder(texts)
-    batch = classifier.engine._worker.encoder.pad(tokens)
+    tokens = classifier.engine._runner.encoder(texts)
+    batch = classifier.engine._runner.encoder.pad(tokens)
     inputs = {name: torch.from_numpy(value) for name, value in batch.items() if name != "segments"}
     scores = adapted(**inputs).logits.softmax(dim=-1).amax(dim=-1).tolist()
     assert scores == pytest.approx([answer["score"] for answer in answers], abs=1e-4)

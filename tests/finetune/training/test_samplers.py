@@ -14,7 +14,7 @@ from finetune.core.errors import ConfigError
 from finetune.core.labels import LabelSpace
 from finetune.core.model_folder import find
 from finetune.modeling.build import build_model
-from finetune.prepare import plan
+from finetune.prepare import prepare
 from finetune.run import train
 from finetune.training.batch_plan import kept_for_backward, rows_that_fit
 from finetune.training.samplers import Batches, even_weights
@@ -85,14 +85,14 @@ def test_even_weights_draw_every_label_as_often() -> None:
 )
 def test_the_number_of_updates_is_known_beforehand(config: Make, reviews: Any, optim: Any, each: int | None) -> None:
     wanted = config(optim=optim | {"epochs": 2}, tfidf_baseline=False)
-    regime = plan(wanted, reviews).regime
+    plan = prepare(wanted, reviews).batch_plan
     heard: list[Any] = []
     result = train(wanted, reviews, heard.append)
-    assert result.updates == regime.updates == 2 * regime.updates_per_epoch
-    assert each in (None, regime.updates_per_epoch)
-    assert any(f"{regime.updates} in all" in event.text for event in heard if isinstance(event, events.Info))
+    assert result.updates == plan.updates == 2 * plan.updates_per_epoch
+    assert each in (None, plan.updates_per_epoch)
+    assert any(f"{plan.updates} in all" in event.text for event in heard if isinstance(event, events.Info))
     [started] = [event for event in heard if isinstance(event, events.Started)]
-    assert started.updates == regime.updates
+    assert started.updates == plan.updates
 
 
 def test_settings_that_cannot_be_are_refused(config: Make, reviews: Any) -> None:
@@ -100,7 +100,7 @@ def test_settings_that_cannot_be_are_refused(config: Make, reviews: Any) -> None
         config(optim={"batch_size": 0})
     numbers = [{"text": row["text"], "label": index / 7} for index, row in enumerate(reviews)]
     with pytest.raises(ConfigError, match="sampler=balanced wants labels, and the task is regression"):
-        plan(config(optim={"sampler": "balanced"}), numbers)
+        prepare(config(optim={"sampler": "balanced"}), numbers)
 
 
 def test_auto_takes_what_memory_gives(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

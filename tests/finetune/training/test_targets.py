@@ -72,7 +72,7 @@ def test_shares_train_a_model_that_is_as_unsure_as_they_are(config: Make, review
 
 def test_what_shares_do_not_go_with_is_refused(config: Make, reviews: Any) -> None:
     rows, _ = forms(reviews)["dict"]
-    with pytest.raises(ConfigError, match="with shares of the labels as targets: choose one of categorical_cross"):
+    with pytest.raises(ConfigError, match="with soft labels: choose one of categorical_cross"):
         plan(config(loss="sparse_categorical_crossentropy"), rows)
     rows[4]["label"] = {"yes": -1, "no": 0.5}
     with pytest.raises(DataError, match=r"row 5.*no distribution over labels.*\"positive\": 0.7"):

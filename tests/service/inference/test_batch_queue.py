@@ -40,7 +40,9 @@ def held(recorder, batcher):
 
 
 def test_of_a_hundred_thousand_requests_no_answer_reaches_the_wrong_caller():
-    batcher = BatchQueue(lambda kind, payloads: [(kind, payload) for payload in payloads], budget=64, room=10**9)
+    batcher = BatchQueue(
+        lambda kind, payloads: [(kind, payload) for payload in payloads], batch_tokens=64, max_tokens=10**9
+    )
 
     def ask(caller):
         wrong = 0
@@ -57,13 +59,13 @@ def test_of_a_hundred_thousand_requests_no_answer_reaches_the_wrong_caller():
 
 
 def test_results_come_in_the_order_of_the_payloads():
-    batcher = BatchQueue(lambda kind, payloads: payloads, budget=10, room=1000)
+    batcher = BatchQueue(lambda kind, payloads: payloads, batch_tokens=10, max_tokens=1000)
     lengths = [3, 9, 1, 9, 2, 5]
     assert batcher.submit("a", list("abcdef"), lengths, rows=4).result(10) == list("abcdef")
 
 
 def test_a_batch_is_of_one_kind_and_of_like_length_within_the_budget(recorder):
-    batcher = BatchQueue(recorder, budget=40, room=10_000)
+    batcher = BatchQueue(recorder, batch_tokens=40, max_tokens=10_000)
     held(recorder, batcher)
     futures = [
         batcher.submit("even" if length % 2 == 0 else "odd", [length], [length], rows=5) for length in range(1, 41)
@@ -77,7 +79,7 @@ def test_a_batch_is_of_one_kind_and_of_like_length_within_the_budget(recorder):
 
 
 def test_a_call_alone_is_computed_longest_first_with_next_to_no_padding(recorder):
-    batcher = BatchQueue(recorder, budget=100, room=10_000)
+    batcher = BatchQueue(recorder, batch_tokens=100, max_tokens=10_000)
     lengths = [10] * 25 + [5] * 40 + [4]
     batcher.submit("a", lengths, lengths, rows=64).result(10)
     longest = [max(lengths) for _, lengths in recorder.batches]
@@ -86,7 +88,7 @@ def test_a_call_alone_is_computed_longest_first_with_next_to_no_padding(recorder
 
 
 def test_what_waited_longest_goes_first_however_many_others_come(recorder):
-    batcher = BatchQueue(recorder, budget=100, room=10_000)
+    batcher = BatchQueue(recorder, batch_tokens=100, max_tokens=10_000)
     held(recorder, batcher)
     short = [batcher.submit("a", ["short"], [1], rows=2) for _ in range(3)]
     long = batcher.submit("a", ["long"], [90], rows=2)
@@ -103,7 +105,7 @@ def test_one_bad_item_in_32_fails_alone():
             raise RuntimeError("no such text")
         return payloads
 
-    batcher = BatchQueue(run, budget=10_000, room=10_000)
+    batcher = BatchQueue(run, batch_tokens=10_000, max_tokens=10_000)
     futures = [batcher.submit("a", ["bad" if number == 17 else number], [3], rows=32) for number in range(32)]
     for number, future in enumerate(futures):
         if number == 17:
@@ -115,13 +117,11 @@ def test_one_bad_item_in_32_fails_alone():
 
 
 def test_a_full_queue_refuses_at_once_and_one_who_waits_gets_in(recorder):
-    batcher = BatchQueue(recorder, budget=10, room=10)
+    batcher = BatchQueue(recorder, batch_tokens=10, max_tokens=10)
     held(recorder, batcher)
     waiting = batcher.submit("a", ["b", "c"], [5, 5], rows=1)
     begin = time.perf_counter()
-    with pytest.raises(
-        Overloaded, match="10 tokens wait for this model already, which is as much as it takes on: try again"
-    ):
+    with pytest.raises(Overloaded, match=r"the queue of this model is full \(10 tokens\): try again"):
         batcher.submit("a", ["d"], [1], rows=1)
     assert time.perf_counter() - begin < 0.05
     with ThreadPoolExecutor(1) as pool:
@@ -133,12 +133,12 @@ def test_a_full_queue_refuses_at_once_and_one_who_waits_gets_in(recorder):
 
 
 def test_more_than_all_the_room_is_taken_where_nothing_waits(recorder):
-    batcher = BatchQueue(recorder, budget=10, room=10)
+    batcher = BatchQueue(recorder, batch_tokens=10, max_tokens=10)
     assert batcher.submit("a", list(range(50)), [5] * 50, rows=8).result(10) == list(range(50))
 
 
 def test_what_nobody_waits_for_any_more_never_reaches_the_model(recorder):
-    batcher = BatchQueue(recorder, budget=10, room=20)
+    batcher = BatchQueue(recorder, batch_tokens=10, max_tokens=20)
     held(recorder, batcher)
     left, kept = batcher.submit("a", ["left"], [10], rows=1), batcher.submit("a", ["kept"], [10], rows=1)
     assert left.cancel()
@@ -151,7 +151,7 @@ def test_what_nobody_waits_for_any_more_never_reaches_the_model(recorder):
 
 
 def test_closing_under_load_finishes_what_waits_and_takes_nothing_more(recorder):
-    batcher = BatchQueue(recorder, budget=10, room=10_000)
+    batcher = BatchQueue(recorder, batch_tokens=10, max_tokens=10_000)
     held(recorder, batcher)
     futures = [batcher.submit("a", [number], [4], rows=4) for number in range(40)]
     closing = threading.Thread(target=batcher.close)
@@ -166,10 +166,10 @@ def test_closing_under_load_finishes_what_waits_and_takes_nothing_more(recorder)
 
 def test_the_worker_ends_when_nothing_comes_and_starts_again(recorder, monkeypatch):
     monkeypatch.setattr("service.inference.batch_queue.IDLE_S", 0.01)
-    batcher = BatchQueue(recorder, budget=10, room=10)
+    batcher = BatchQueue(recorder, batch_tokens=10, max_tokens=10)
     assert batcher.submit("a", [1], [1], rows=1).result(10) == [1]
     until = time.monotonic() + 10
-    while any(thread.name == "rehead-batcher" and thread is batcher._thread for thread in threading.enumerate()):
+    while any(thread.name == "rehead-batches" and thread is batcher._thread for thread in threading.enumerate()):
         assert time.monotonic() < until
         time.sleep(0.01)
     assert batcher.submit("a", [2], [1], rows=1).result(10) == [2]

@@ -65,15 +65,15 @@ from service import load
 model = load(sys.argv[1], backend=sys.argv[2])
 texts = ["the match was great"] * 64 + ["a film"]
 expected = model(texts)
-model.engine._worker.encoder.prepared.lock.__enter__()  # a thread that tokenizes while another one forks
-batcher = model.engine._worker._batcher
+model.engine._runner.encoder.prepared.lock.__enter__()  # a thread that tokenizes while another one forks
+batcher = model.engine._runner._queue
 batcher._changed.acquire()  # and one that is at the queue
 child = os.fork()
 if child == 0:
     found = model(texts)
     os._exit(0 if [one["label"] for one in found] == [one["label"] for one in expected] else 1)
 batcher._changed.release()
-model.engine._worker.encoder.prepared.lock.__exit__(None, None, None)
+model.engine._runner.encoder.prepared.lock.__exit__(None, None, None)
 assert model(texts) == expected
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

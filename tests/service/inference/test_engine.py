@@ -15,7 +15,7 @@ from service.errors import BackendFailed, BadRequest
 from service.inference.backends.base import ON_PROCESSOR, Outputs
 from service.inference.backends.torch import SHARED_TEXT_FAMILIES, TorchBackend
 from service.inference.engine import Engine
-from service.schema import TextInput, ZeroShotQuestion
+from service.schema import TextInput, ZeroShotRequest
 
 
 class CountingBackend:
@@ -41,7 +41,7 @@ class CountingBackend:
 
 
 def embedded(engine, texts):
-    encoder = engine._worker.encoder
+    encoder = engine._runner.encoder
     inputs = encoder.pad(encoder(texts))
     return engine.backend.run(inputs, attention="shared_text", embeddings=True).embeddings.astype(np.float64)
 
@@ -49,13 +49,13 @@ def embedded(engine, texts):
 @pytest.fixture
 def counted(tiny_topics):
     engine = Engine.load(read(tiny_topics))
-    engine._worker.backend = CountingBackend(engine.backend)
+    engine._runner.backend = CountingBackend(engine.backend)
     return engine, engine.backend
 
 
 def test_identical_texts_are_computed_once(counted):
     engine, backend = counted
-    answers = engine.zero_shot(["a", "b", "a", "a"], ZeroShotQuestion(("x", "y"), scorer="nli"))
+    answers = engine.zero_shot(["a", "b", "a", "a"], ZeroShotRequest(("x", "y"), scorer="nli"))
     assert backend.rows == 4 and answers[0] == answers[2] == answers[3] != answers[1]
     backend.batches.clear()
     engine.classify([TextInput("a", "b"), TextInput("a", "c"), TextInput("a", "b")])
@@ -64,7 +64,7 @@ def test_identical_texts_are_computed_once(counted):
 
 def test_label_sentences_are_embedded_once_per_label_set(counted):
     engine, backend = counted
-    question = ZeroShotQuestion(("x", "y"), scorer="embedding")
+    question = ZeroShotRequest(("x", "y"), scorer="embedding")
     engine.zero_shot(["a"], question)
     assert backend.rows == 3
     engine.zero_shot(["b"], question)
@@ -73,10 +73,10 @@ def test_label_sentences_are_embedded_once_per_label_set(counted):
 
 def test_the_mixed_scorer_takes_embeddings_from_the_same_pass(counted):
     engine, backend = counted
-    engine.zero_shot(["a", "b"], ZeroShotQuestion(("x", "y"), scorer="both", attention="shared_text"))
+    engine.zero_shot(["a", "b"], ZeroShotRequest(("x", "y"), scorer="both", attention="shared_text"))
     assert backend.rows == 4 + 2 and all(attention == "shared_text" for _, attention, _ in backend.batches)
     backend.batches.clear()
-    engine.zero_shot(["a", "b"], ZeroShotQuestion(("x", "y"), scorer="both", attention="ordinary"))
+    engine.zero_shot(["a", "b"], ZeroShotRequest(("x", "y"), scorer="both", attention="ordinary"))
     assert [attention for _, attention, _ in backend.batches] == ["ordinary", "shared_text"]
 
 
@@ -86,7 +86,7 @@ def test_with_sentence_and_name_a_label_is_the_mean_direction_of_both_embeddings
     for kind in ("sentence", "sentence_and_name"):
         zero = replace(folder.settings.zero_shot, label_embedding=kind)
         engine = Engine.load(replace(folder, settings=replace(folder.settings, zero_shot=zero)))
-        by[kind] = engine.weigh(
+        by[kind] = engine.raw_scores(
             ["the match was great"], ["football", "money"], "It is {}.", "both", "shared_text"
         ).cosine
     text, sentence, name = (
@@ -110,7 +110,7 @@ def test_batches_hold_rows_of_like_length_within_the_token_budget(counted):
 
 def text_states(folder, attention, hypothesis):
     engine = Engine.load(read(folder))
-    encoder = engine._worker.encoder
+    encoder = engine._runner.encoder
     inputs = encoder.pad(encoder(["the match was great"], [hypothesis]))
     return engine.backend.run(inputs, attention=attention, embeddings=True).embeddings[0]
 
@@ -158,12 +158,12 @@ def test_a_family_without_the_shared_mask_still_classifies_and_says_what_it_cann
     )
     DebertaV2ForSequenceClassification(config).save_pretrained(str(tmp_path))
     engine = Engine.load(read(tmp_path))
-    (answer,) = engine.zero_shot(["the match"], ZeroShotQuestion(("sports", "business")))
+    (answer,) = engine.zero_shot(["the match"], ZeroShotRequest(("sports", "business")))
     assert sum(one.score for one in answer.predictions) == pytest.approx(1.0)
     with pytest.raises(BadRequest, match="attention shared_text is not available for models of the family deberta-v2"):
-        engine.zero_shot(["the match"], ZeroShotQuestion(("sports", "business"), attention="shared_text"))
+        engine.zero_shot(["the match"], ZeroShotRequest(("sports", "business"), attention="shared_text"))
     with pytest.raises(BadRequest, match="scorer both is not available"):
-        engine.zero_shot(["the match"], ZeroShotQuestion(("sports", "business"), scorer="both"))
+        engine.zero_shot(["the match"], ZeroShotRequest(("sports", "business"), scorer="both"))
 
 
 def test_a_failing_runtime_is_an_error_with_its_reason(counted):
@@ -180,7 +180,7 @@ def test_a_failing_runtime_is_an_error_with_its_reason(counted):
 def test_many_threads_get_the_answers_that_one_gets(tiny_topics):
     engine = Engine.load(read(tiny_topics))
     texts = [f"the match {'good ' * index}" for index in range(12)]
-    question = ZeroShotQuestion(("sports", "business"))
+    question = ZeroShotRequest(("sports", "business"))
     expected = engine.zero_shot(texts, question)
     found = {}
 

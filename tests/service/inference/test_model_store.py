@@ -70,7 +70,7 @@ def test_a_broken_model_is_told_about_and_the_others_load(models):
     weights.write_bytes(weights.read_bytes()[:-100])
     store = ModelStore(models, lambda folder: folder)
     problems = dict(store.preload())
-    assert "damaged or cut short" in problems["sentiment"] and problems["topics"] is None
+    assert "damaged or truncated" in problems["sentiment"] and problems["topics"] is None
     assert store.loaded() == ["topics"]
     with pytest.raises(CheckpointError, match="damaged"):
         store.get("sentiment")

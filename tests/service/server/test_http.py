@@ -104,7 +104,7 @@ PAIR = {"text": "a", "text_pair": "b"}
 REFUSED = [
     ("nope", {"inputs": "a"}, 404, "no model 'nope' is served: the names are sentiment, topics"),
     ("sentiment", {}, 400, "inputs: Field required"),
-    ("sentiment", {"inputs": 5}, 400, "a text is a string"),
+    ("sentiment", {"inputs": 5}, 400, "a text must be a string"),
     ("sentiment", {"inputs": []}, 400, "empty list"),
     ("sentiment", {"inputs": "a", "input": "b"}, 400, "input: Extra inputs"),
     ("sentiment", {"inputs": "a", "parameters": {"topk": 1}}, 400, "parameters are top_k, function_to_apply"),

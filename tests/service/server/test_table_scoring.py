@@ -8,7 +8,7 @@ import pytest
 
 from service.inference.engine import Engine
 from service.inference.model_store import ModelStore
-from service.schema import TextInput, ZeroShotQuestion
+from service.schema import TextInput, ZeroShotRequest
 from service.server.table_scoring import CHARACTERS_AT_ONCE, pieces, score_upload
 from service.settings import RuntimeSettings
 
@@ -31,7 +31,7 @@ def test_a_table_waits_for_the_model_in_smallpieces(store, tmp_path, monkeypatch
 
     monkeypatch.setattr(engine, "zero_shot", noted)
     (tmp_path / "t.csv").write_text("text\n" + "a film about the market and space\n" * 100)
-    question = ZeroShotQuestion(tuple(f"label {number}" for number in range(40)))
+    question = ZeroShotRequest(tuple(f"label {number}" for number in range(40)))
     found = score_upload(
         engine,
         question,

@@ -18,7 +18,7 @@ from service.inference.backends import base, selection
 from service.inference.backends.base import LOGIT_TOLERANCE
 from service.inference.backends.torch import TorchBackend
 from service.inference.engine import Engine
-from service.schema import TextInput, ZeroShotQuestion
+from service.schema import TextInput, ZeroShotRequest
 from service.settings import RuntimeSettings
 
 RUNTIMES = [
@@ -59,7 +59,7 @@ def loaded(tiny_sentiment, tiny_topics, cache):
 
 
 def logits(engine, texts, pairs=None, attention="ordinary"):
-    encoder = engine._worker.encoder
+    encoder = engine._runner.encoder
     inputs = encoder.pad(encoder(texts, pairs))
     return engine.backend.run(inputs, attention=attention, embeddings=attention == "shared_text")
 
@@ -105,7 +105,7 @@ def test_a_row_alone_is_the_row_in_a_batch(loaded, runtime):
     + [(("onnx", "float32"), "both")],  # each graph takes the exporter seconds
 )
 def test_zero_shot_answers_are_those_of_torch_in_float32(loaded, runtime, scorer):
-    question = ZeroShotQuestion(LABELS, scorer=scorer)
+    question = ZeroShotRequest(LABELS, scorer=scorer)
     engine, reference = loaded(runtime, "topics"), loaded(("torch", "float32"), "topics")
     found, expected = (one.zero_shot(TEXTS[1:], question) for one in (engine, reference))
     if runtime[0] == "dummy":
@@ -121,14 +121,14 @@ def test_zero_shot_answers_are_those_of_torch_in_float32(loaded, runtime, scorer
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_nothing_asked_is_nothing_answered(loaded, runtime):
     assert loaded(runtime, "sentiment").classify([]) == []
-    assert loaded(runtime, "topics").zero_shot([], ZeroShotQuestion(LABELS)) == []
+    assert loaded(runtime, "topics").zero_shot([], ZeroShotRequest(LABELS)) == []
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_cancelled_request_is_skipped_and_the_next_is_answered(loaded, runtime):
     engine = loaded(runtime, "sentiment")
     gate, entered, seen = threading.Event(), threading.Event(), []
-    compute = engine._worker._batcher._run
+    compute = engine._runner._queue._run
 
     def gated(kind, batch):
         entered.set()
@@ -140,7 +140,7 @@ def test_a_cancelled_request_is_skipped_and_the_next_is_answered(loaded, runtime
         first = asyncio.create_task(engine.aclassify([TextInput("a")]))
         await asyncio.to_thread(entered.wait, 10)
         left = asyncio.create_task(engine.aclassify([TextInput("gone")] * 1 + [TextInput(text) for text in TEXTS]))
-        while not engine._worker._batcher._queue.tokens:
+        while not engine._runner._queue.queued_tokens:
             await asyncio.sleep(0.001)
         left.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -148,11 +148,11 @@ def test_a_cancelled_request_is_skipped_and_the_next_is_answered(loaded, runtime
         gate.set()
         return await first, await engine.aclassify([TextInput("b")])
 
-    engine._worker._batcher._run = gated
+    engine._runner._queue._run = gated
     try:
         first, second = asyncio.run(ask())
     finally:
-        engine._worker._batcher._run = compute
+        engine._runner._queue._run = compute
     assert len(first) == len(second) == 1 and seen == [1, 1]
 
 
@@ -222,9 +222,9 @@ def test_auto_takes_the_fastest_at_equal_answers_says_why_and_remembers(tiny_top
     said = []
     folder, settings = read(tiny_topics), RuntimeSettings(cache=tmp_path)
     backend = selection.load(folder, settings, said.append)
-    assert said[0] == "topics: trying what is fastest on this machine, once"
+    assert said[0] == "topics: measuring which runtime is fastest on this machine (once)"
     assert re.match(rf"topics: {backend.name} in {backend.precision}, which does \d+\.\d", said[1])
-    assert said[1].count(" times ") + said[1].count("left out") >= 1
+    assert said[1].count(" times ") + said[1].count("skipped") >= 1
     monkeypatch.setattr(selection, "_fastest", None)
     again = selection.load(folder, settings, said.append)
     assert (again.name, again.precision, again.why) == (backend.name, backend.precision, backend.why)
@@ -261,7 +261,7 @@ def test_auto_leaves_out_what_answers_otherwise(tiny_sentiment, tmp_path, monkey
     monkeypatch.setattr(base, "LOGIT_TOLERANCE", LOGIT_TOLERANCE | {"bfloat16": 0.0})
     said = []
     backend = selection.load(read(tiny_sentiment), RuntimeSettings(cache=tmp_path), said.append)
-    assert backend.precision == "float32" and "left out: torch in bfloat16: its logits differ by" in said[1]
+    assert backend.precision == "float32" and "skipped: torch in bfloat16: its logits differ by" in said[1]
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_other_families_are_read_once_on_openvino_too(tmp_path, cache, family):
         for name in ("openvino", "torch")
     ]
     assert all(engine.backend.one_pass for engine in engines)
-    found, expected = (engine.weigh(TEXTS[1:], LABELS, "It is {}.", "both", "shared_text") for engine in engines)
+    found, expected = (engine.raw_scores(TEXTS[1:], LABELS, "It is {}.", "both", "shared_text") for engine in engines)
     assert np.abs(found.logits - expected.logits).max() < 1e-5
     assert np.abs(found.cosine - expected.cosine).max() < 1e-5
 
@@ -321,7 +321,7 @@ def test_a_model_that_cannot_be_read_once_stays_on_torch(tmp_path, cache):
 
 def test_a_queue_that_is_full_refuses_whoever_does_not_wait(loaded, monkeypatch):
     engine = loaded(("dummy", "float32"), "sentiment")
-    batcher = engine._worker._batcher
+    batcher = engine._runner._queue
     monkeypatch.setattr(batcher, "_room", 1)
     gate, begun, compute = threading.Event(), threading.Event(), batcher._run
     monkeypatch.setattr(batcher, "_run", lambda kind, batch: begun.set() or (gate.wait(10) and compute(kind, batch)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from checkpoints import save_tokenizer
-from passes import READ_ONCE, made, tried
+from passes import ONE_PASS_FAMILIES, random_sequences, sensitive_model
 
 from finetune.core.attention_mask import HYPOTHESIS, TEXT
 from finetune.core.model_folder import read
@@ -14,7 +14,7 @@ from service.errors import BadRequest
 from service.inference.backends.packing import packed
 from service.inference.backends.torch import SHARED_TEXT_FAMILIES, TorchBackend
 from service.inference.engine import Engine
-from service.schema import ZeroShotQuestion
+from service.schema import ZeroShotRequest
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +28,19 @@ def encoder(tmp_path_factory):
 
 @pytest.mark.parametrize("family", SHARED_TEXT_FAMILIES)
 def test_every_family_is_read_once_or_in_pairs(family):
-    assert TorchBackend(tried(family), family=family).one_pass == (family in READ_ONCE)
+    assert TorchBackend(sensitive_model(family), family=family).one_pass == (family in ONE_PASS_FAMILIES)
 
 
-@pytest.mark.parametrize("family", READ_ONCE)
+@pytest.mark.parametrize("family", ONE_PASS_FAMILIES)
 @pytest.mark.parametrize("single_row", [0, 144])
 def test_logits_and_embeddings_are_those_of_pairs(family, single_row, encoder, monkeypatch):
     monkeypatch.setattr("service.inference.backends.packing.WIDEST_SINGLE_ROW", single_row)
     monkeypatch.setattr("service.inference.backends.packing.WIDTH", 16)
-    backend = TorchBackend(tried(family), family=family)
+    backend = TorchBackend(sensitive_model(family), family=family)
     encoder.has_type_ids = family in ("bert", "electra")
     rng = np.random.default_rng(0)
-    texts = made(rng, [9, 1, 0, 30], TEXT, 1)
-    hypotheses = made(rng, [4, 7, 1, 4, 12], HYPOTHESIS, 0)
+    texts = random_sequences(rng, [9, 1, 0, 30], TEXT, 1)
+    hypotheses = random_sequences(rng, [4, 7, 1, 4, 12], HYPOTHESIS, 0)
     pack = packed(hypotheses, texts[0].part(0, 1))
     assert (len(pack.ids) == 1) == bool(single_row)
     found = backend.run_labels(encoder.pad(texts), [pack] * 4, embeddings=True)
@@ -58,10 +58,10 @@ def test_logits_and_embeddings_are_those_of_pairs(family, single_row, encoder, m
 
 
 def test_texts_with_labels_of_their_own_share_a_batch(encoder):
-    backend = TorchBackend(tried("bert"), family="bert")
+    backend = TorchBackend(sensitive_model("bert"), family="bert")
     rng = np.random.default_rng(1)
-    texts = made(rng, [9, 3, 20], TEXT, 1)
-    sets = [made(rng, lengths, HYPOTHESIS, 0) for lengths in ([4, 7], [30] * 7, [2])]
+    texts = random_sequences(rng, [9, 3, 20], TEXT, 1)
+    sets = [random_sequences(rng, lengths, HYPOTHESIS, 0) for lengths in ([4, 7], [30] * 7, [2])]
     packs = [packed(hypotheses, texts[0].part(0, 1)) for hypotheses in sets]
     together = backend.run_labels(encoder.pad(texts), packs, embeddings=True)
     alone = [
@@ -75,8 +75,8 @@ def test_texts_with_labels_of_their_own_share_a_batch(encoder):
 @pytest.mark.parametrize("count", [1, 2, 14, 77, 1000])
 def test_labels_are_packed_whole_in_rows_with_little_padding(count):
     rng = np.random.default_rng(count)
-    hypotheses = made(rng, rng.integers(3, 12, count), HYPOTHESIS, 0)
-    pack = packed(hypotheses, made(rng, [1], TEXT, 1)[0].part(0, 1))
+    hypotheses = random_sequences(rng, rng.integers(3, 12, count), HYPOTHESIS, 0)
+    pack = packed(hypotheses, random_sequences(rng, [1], TEXT, 1)[0].part(0, 1))
     tokens = sum(1 + len(one) for one in hypotheses)
     assert pack.tokens < 1.06 * tokens + 1 and (pack.owners >= 0).sum() == tokens
     ids, types, owners = pack.ids.ravel(), pack.type_ids.ravel(), pack.owners.ravel()
@@ -92,7 +92,7 @@ def test_labels_are_packed_whole_in_rows_with_little_padding(count):
 def test_answers_are_the_same_on_both_paths(tiny_topics, scorer, multi_label, labels):
     engine = Engine.load(read(tiny_topics))
     texts = ["the match was great", "a", "money and business " * 40, "the planet", "."]
-    question = ZeroShotQuestion(labels, scorer=scorer, attention="shared_text", multi_label=multi_label)
+    question = ZeroShotRequest(labels, scorer=scorer, attention="shared_text", multi_label=multi_label)
     assert engine.backend.one_pass
     fast = engine.zero_shot(texts, question)
     engine.backend.one_pass = False
@@ -112,7 +112,7 @@ def test_answers_are_the_same_on_both_paths(tiny_topics, scorer, multi_label, la
 
 def test_a_text_scores_the_same_in_any_company(tiny_topics):
     engine = Engine.load(read(tiny_topics))
-    question = ZeroShotQuestion(("sports", "money", "space"), attention="shared_text")
+    question = ZeroShotRequest(("sports", "money", "space"), attention="shared_text")
     texts = [
         f"{word} " * count
         for count, word in enumerate(["match", "planet", "film", "text", "goal", "market", "bank"], 1)
@@ -126,7 +126,7 @@ def test_a_text_scores_the_same_in_any_company(tiny_topics):
 
 def test_a_text_is_cut_once_so_that_the_longest_hypothesis_has_room(tiny_topics):
     engine = Engine.load(read(tiny_topics))
-    encoder = engine._worker.encoder
+    encoder = engine._runner.encoder
     ends = encoder.hypotheses(["It is x.", "It is a very, very, very long label."])
     longest = max(len(end) for end in ends)
     rows = encoder.before_hypotheses(["film " * 500, "film"], longest)
@@ -139,7 +139,7 @@ def test_a_text_is_cut_once_so_that_the_longest_hypothesis_has_room(tiny_topics)
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_many_labels_are_computed_in_packs_and_score_as_one(tiny_topics, multi_label, monkeypatch):
     labels = tuple(f"topic {number}" for number in range(1000))
-    question = ZeroShotQuestion(labels, multi_label=multi_label)
+    question = ZeroShotRequest(labels, multi_label=multi_label)
     texts = ["the match was great", "money"]
     whole = Engine.load(read(tiny_topics)).zero_shot(texts, question)
     monkeypatch.setattr("service.inference.label_sets.TOKENS_PER_PACK", 100)
@@ -156,7 +156,7 @@ def test_labels_of_its_own_for_each_text_are_those_of_calls_one_by_one(tiny_topi
     engine = Engine.load(read(tiny_topics))
     texts = ["the match was great", "money", "the match was great", "a planet"]
     questions = [
-        ZeroShotQuestion(labels, multi_label=several)
+        ZeroShotRequest(labels, multi_label=several)
         for labels, several in ((("a", "b"), False), (("x",), True), (("c", "d", "e"), False), (("a", "b"), False))
     ]
     together = engine.zero_shot(texts, questions)
@@ -166,7 +166,7 @@ def test_labels_of_its_own_for_each_text_are_those_of_calls_one_by_one(tiny_topi
         assert [one.score for one in answer.predictions] == pytest.approx(
             [one.score for one in alone.predictions], abs=1e-5
         )
-    with pytest.raises(BadRequest, match="there are 4 texts and 3 questions: give one for each, or one"):
+    with pytest.raises(BadRequest, match="there are 4 texts and 3 requests"):
         engine.zero_shot(texts, questions[:3])
 
 
@@ -175,18 +175,18 @@ def test_a_shortlist_weighs_the_nearest_labels_and_no_other(tiny_topics, scorer)
     engine = Engine.load(read(tiny_topics))
     labels = tuple(f"topic {number}" for number in range(30))
     texts = ["the match was great", "money and business", "a"]
-    cosine = engine.weigh(texts, labels, "This text is about {}.", "embedding", "shared_text").cosine
-    for row, answer in enumerate(engine.zero_shot(texts, ZeroShotQuestion(labels, scorer=scorer, shortlist=5))):
+    cosine = engine.raw_scores(texts, labels, "This text is about {}.", "embedding", "shared_text").cosine
+    for row, answer in enumerate(engine.zero_shot(texts, ZeroShotRequest(labels, scorer=scorer, shortlist=5))):
         nearest = {labels[number] for number in np.argsort(-cosine[row])[:5]}
         assert {one.label for one in answer.predictions if one.score > 0} == nearest
-        (alone,) = engine.zero_shot([texts[row]], ZeroShotQuestion(tuple(sorted(nearest)), scorer=scorer))
+        (alone,) = engine.zero_shot([texts[row]], ZeroShotRequest(tuple(sorted(nearest)), scorer=scorer))
         scores = {one.label: one.score for one in alone.predictions}
         assert all(one.score == pytest.approx(scores[one.label], abs=1e-5) for one in answer.predictions[:5])
-    everything = [engine.zero_shot(texts, ZeroShotQuestion(labels, scorer=scorer, shortlist=k)) for k in (None, 30, 99)]
+    everything = [engine.zero_shot(texts, ZeroShotRequest(labels, scorer=scorer, shortlist=k)) for k in (None, 30, 99)]
     assert everything[0] == everything[1] == everything[2]
     for wrong in ({"shortlist": 0}, {"shortlist": 3, "attention": "ordinary"}, {"shortlist": 3, "scorer": "embedding"}):
-        with pytest.raises(BadRequest, match="a shortlist is a number from 1, for models that read a text once"):
-            engine.zero_shot(texts, ZeroShotQuestion(labels, **wrong))
+        with pytest.raises(BadRequest, match="shortlist must be a whole number from 1"):
+            engine.zero_shot(texts, ZeroShotRequest(labels, **wrong))
 
 
 def test_label_sets_are_kept_by_their_size(tiny_topics, monkeypatch):

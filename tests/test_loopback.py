@@ -1,4 +1,4 @@
-"""No test reaches beyond loopback, nor does any process that a test starts."""
+"""Tests, and the processes that they start, cannot reach addresses beyond loopback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_a_test_cannot_reach_the_network():
         socket.getaddrinfo("example.org", 443)
 
 
-def test_a_process_that_a_test_starts_cannot_either():
+def test_a_process_that_a_test_starts_cannot_reach_the_network():
     code = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1 and "only loopback is allowed" in done.stderr

@@ -1,0 +1,99 @@
+"""Fine-tune a text classifier on your own labels, classify with no labels at all, and use both as callables.
+
+    >>> import rehead
+    >>> classifier = rehead.load("sentiment")
+    >>> classifier("I loved every minute.")[0]["label"]
+    'positive'
+    >>> topics = rehead.ZeroShotClassifier()
+    >>> topics("The match went to extra time.", ["sports", "business"])["labels"][0]
+    'sports'
+
+`rehead.train(rehead.TrainConfig(base="topics", out="models/reviews"), data=frame)` trains on a pandas DataFrame, and
+`rehead.load("models/reviews")` loads what it wrote. Names are imported on first use, so `import rehead` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from finetune.config.training import TrainConfig
+    from finetune.core.errors import (
+        CheckpointError,
+        ConfigError,
+        DataError,
+        FinetuneError,
+        MissingExtra,
+        StorageError,
+        TrainingError,
+    )
+    from finetune.run import TrainResult, train
+    from finetune.tune import SearchResult, search
+    from service.batch.score_table import score as score_table
+    from service.errors import BackendFailed, BadRequest, ModelNotFound, ServiceError
+    from service.estimators import FineTunedClassifier, FineTunedRegressor, ZeroShotEstimator
+    from service.evaluate import evaluate
+    from service.pipelines import Classifier, ZeroShotClassifier, load
+
+__all__ = [
+    "BackendFailed",
+    "BadRequest",
+    "CheckpointError",
+    "Classifier",
+    "ConfigError",
+    "DataError",
+    "FineTunedClassifier",
+    "FineTunedRegressor",
+    "FinetuneError",
+    "MissingExtra",
+    "ModelNotFound",
+    "SearchResult",
+    "ServiceError",
+    "StorageError",
+    "TrainConfig",
+    "TrainResult",
+    "TrainingError",
+    "ZeroShotClassifier",
+    "ZeroShotEstimator",
+    "evaluate",
+    "load",
+    "score_table",
+    "search",
+    "train",
+]
+
+_MODULES = {
+    "finetune.config.training": ("TrainConfig",),
+    "finetune.core.errors": (
+        *("CheckpointError", "ConfigError", "DataError", "FinetuneError", "MissingExtra"),
+        *("StorageError", "TrainingError"),
+    ),
+    "finetune.run": ("TrainResult", "train"),
+    "finetune.tune": ("SearchResult", "search"),
+    "service.batch.score_table": ("score_table",),
+    "service.errors": ("BackendFailed", "BadRequest", "ModelNotFound", "ServiceError"),
+    "service.estimators": ("FineTunedClassifier", "FineTunedRegressor", "ZeroShotEstimator"),
+    "service.evaluate": ("evaluate",),
+    "service.pipelines": ("Classifier", "ZeroShotClassifier", "load"),
+}
+_RENAMED = {"score_table": "score"}
+"""Public name -> its name in the module, where they differ."""
+
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("rehead")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'rehead' has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name]), _RENAMED.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

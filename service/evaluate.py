@@ -1,0 +1,63 @@
+"""A model's metrics on a labeled table, for Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+from finetune.config.data import DataConfig
+from service.inference.engine import Engine
+from service.inference.model_store import resolve
+from service.settings import RuntimeSettings
+
+
+def evaluate(
+    model: str | PathLike[str],
+    data: Any,
+    *,
+    text: str | None = None,
+    label: str | Sequence[str] | None = None,
+    text_pair: str | None = None,
+    label_names: Sequence[str] | None = None,
+    metrics: Sequence[str] = (),
+    by: str | None = None,
+    tfidf: bool = False,
+    models_dir: str | PathLike[str] | None = "models",
+) -> dict[str, Any]:
+    """Return the metrics of a model on labeled rows, with 95% intervals and the majority (or mean) baseline.
+
+    Args:
+        model: a path, a served name, or a Hub id.
+        data: a table file, a pandas or polars frame, a `datasets.Dataset`, or a list of dicts.
+        text, label, text_pair: columns; found where they are obvious. Several label columns hold 0 and 1 each.
+        label_names: names for a label column of 0, 1, 2 ...
+        metrics: further metrics by name.
+        by: a column; the metrics are returned for each of its values too, under `by`.
+        tfidf: also measure TF-IDF with logistic regression, cross-validated on the same rows.
+        models_dir: the folder of served names.
+
+    Returns:
+        `{"split", "rows", "metrics": {name: {"value", "low", "high"}}, "baseline", "data"}`, as in metrics.json.
+
+    Raises:
+        DataError: no usable rows, or a label that the model does not have; says where.
+        ModelNotFound: there is no such model.
+    """
+    from finetune.evaluation.evaluate import evaluate as evaluate_scores
+    from finetune.reports.report import evaluation_json
+
+    folder = resolve(model, models_dir)
+    engine = Engine.load(folder, RuntimeSettings.from_environment().exact())
+    columns: dict[str, Any] = {"text": text, "label": label, "text_pair": text_pair, "label_names": label_names}
+    evaluation = evaluate_scores(
+        engine.scores,
+        data,
+        folder.labels,
+        columns=DataConfig(**{name: value for name, value in columns.items() if value is not None}),
+        thresholds=folder.settings.thresholds,
+        extra=metrics,
+        by=by,
+        tfidf=tfidf,
+    )
+    return evaluation_json(str(data) if isinstance(data, str | PathLike) else "data", evaluation)
