@@ -169,7 +169,7 @@ def test_the_seconds_in_the_queue(served, monkeypatch):
         first = pool.submit(client.post, "/models/sentiment", json={"inputs": "first"})
         until(lambda: begun, "the first request runs")
         second = pool.submit(client.post, "/models/sentiment", json={"inputs": "second"})
-        until(lambda: engine.waiting, "the second request waits")
+        until(lambda: engine.queued_tokens, "the second request waits")
         now[0] += 0.8
         held.set()
         assert first.result().status_code == 200

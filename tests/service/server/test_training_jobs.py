@@ -42,7 +42,7 @@ def settings(tiny_base):
 
 
 def until(jobs, name, wanted):
-    waiting.until(lambda: wanted(jobs.job(name)), f"the run {name}")
+    waiting.until(lambda: wanted(jobs.job(name)), f"the run {name}", every_s=0.5)
     return jobs.job(name)
 
 
