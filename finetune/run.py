@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.config import loading
+from finetune.config.renamed import upgraded
 from finetune.config.training import TrainConfig
 from finetune.core import model_folder
 from finetune.core.disk_space import CHECKPOINTS_ARE_WHOLE, GO_ON, full_disk_explained, writing
@@ -85,9 +86,7 @@ def train(
 
     out, work = Path(config.out), work_folder(Path(config.out))
     with ExitStack() as stack:
-        emit = on_event or (stack.enter_context(EventPrinter()) if progress else lambda event: None)
-
-        stack.enter_context(quiet_transformers())
+        emit = on_event if on_event is not None else _printer(stack, progress)
 
         # 1. Refuse an output folder that is taken. A finished run has nothing to resume.
         if config.resume and model_folder.is_finished(out):
@@ -99,6 +98,7 @@ def train(
         _warn_of_checkpoints(config, work, emit)
 
         # 2. Read, check and tokenize the rows: whatever can be refused is refused here.
+        stack.enter_context(quiet_transformers())
         prepared = prepare(config, data, emit)
 
         # 3. Train the base's body under a new head, from the last good checkpoint with --resume.
@@ -142,8 +142,12 @@ def validation_rows(folder: Path) -> Rows:
         ConfigError, DataError: it has no train_config.yaml, or the data is not there.
     """
     recorded = folder / model_folder.TRAIN_CONFIG
-    config = loading.build(loading.upgraded(loading.read_yaml(recorded)), str(recorded))
+    config = loading.build(upgraded(loading.read_yaml(recorded)), str(recorded))
     return load_splits(config.data, seed=config.seed).validation
+
+
+def _printer(stack: ExitStack, progress: bool) -> Listener:
+    return stack.enter_context(EventPrinter()) if progress else lambda event: None
 
 
 def _warn_of_checkpoints(config: TrainConfig, work: Path, emit: Listener) -> None:

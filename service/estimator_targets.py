@@ -1,7 +1,4 @@
-"""The `y` of the estimators as label names, with the way back to the caller's own values.
-
-Nothing here knows models; how a name is normalized is finetune's rule for every label.
-"""
+"""The `y` of the estimators as label names, with the way back to the caller's own values."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ class Targets:
         classes: the caller's own values `[C]`, sorted; column numbers or names for an indicator matrix.
         names: the label name of each class in the model.
         values: for each row a name, or a list of names.
-        form: how `y` was given, and predictions are returned.
+        form: the form of `y`, in which predictions are returned.
     """
 
     classes: Array
@@ -51,7 +48,7 @@ def targets_of(y: Any, rows: int) -> Targets:
     if y is None:
         raise BadRequest("a classifier requires y to be passed, but the target y is None: pass a label for each text")
     if isinstance(y, str | Mapping) or not isinstance(y, Iterable) or getattr(y, "ndim", 1) == 0:
-        raise BadRequest(f"y is a list of labels, not {type(y).__name__}")
+        raise BadRequest(f"y must be a list of labels, not {type(y).__name__}")
     if getattr(y, "ndim", 1) == 2 or columns is not None:
         matrix = np.asarray(y)
         if matrix.shape[1] != 1:
@@ -170,7 +167,7 @@ def require_length(labels: Any, rows: int) -> None:
     """Raise a BadRequest unless there is a label for each of `rows` texts."""
     labels = _listed(labels)
     if len(labels) != rows:
-        raise BadRequest(f"X holds {rows} texts, and y {len(labels)} labels")
+        raise BadRequest(f"X has {rows} texts and y {len(labels)} labels: give one label for each text")
 
 
 def _require_present(labels: Sequence[Any]) -> None:
@@ -190,13 +187,13 @@ def _require_discrete(labels: Sequence[Any]) -> None:
     for index, label in enumerate(labels):
         if isinstance(label, float | np.floating) and not float(label).is_integer():
             raise BadRequest(
-                f"Unknown label type: continuous. Label {index + 1} of {len(labels)} is {label}, and a classifier "
-                "takes names or whole numbers: use FineTunedRegressor, or give the labels as strings"
+                f"Unknown label type: continuous. Label {index + 1} of {len(labels)} is {label}: use "
+                "FineTunedRegressor, or give the labels as strings"
             )
 
 
 def _require_plain(labels: Sequence[Any]) -> None:
-    """Refuse texts that spell lists, as a CSV file holds them: each would be a label of its own."""
+    """Raise for texts that spell lists, as a CSV file holds them: each would be a label of its own."""
     spelled = [
         index
         for index, label in enumerate(labels)
@@ -219,6 +216,6 @@ def _is_listed(label: Any) -> bool:
 
 
 def _are_indicators(lists: Sequence[Sequence[Any]]) -> bool:
-    """Whether equally long rows hold zeros and ones only, as numbers, truth values or texts."""
+    """Return whether equally long rows hold zeros and ones only, as numbers, booleans or texts."""
     width = len(lists[0])
     return width > 1 and all(len(row) == width and all(flag_of(item) is not None for item in row) for row in lists)

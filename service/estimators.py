@@ -1,8 +1,4 @@
-"""The scikit-learn door: fine-tuning and zero-shot classification as estimators.
-
-Knows: scikit-learn's contract, how its labels become names and scores become its arrays.
-Does not know: training, tokens, how scores come about.
-"""
+"""Fine-tuning and zero-shot classification as scikit-learn estimators."""
 
 from __future__ import annotations
 
@@ -45,17 +41,17 @@ class _TextInput:
 
 
 class _FineTuned(_TextInput, BaseEstimator):  # type: ignore[misc]
-    """What the classifier and the regressor share: training into a model folder, and answers from it.
+    """Training into a model folder, and predictions from it.
 
     Args:
         base: the encoder to start from: a folder, a served name or a Hub id.
-        epochs, batch_size, lr, loss, seed, max_length: as the flags of `rehead finetune`.
-        out: where the model folder is written; None keeps it in a temporary folder that goes with the estimator.
-        settings: any further settings by their dotted keys, as `--set` takes them: `{"optim.warmup": 0.2}`.
+        epochs, batch_size, lr, loss, seed, max_length: as the options of `rehead finetune`.
+        out: where the model folder is written; None writes a temporary folder that is deleted with the estimator.
+        settings: further settings by their dotted keys, as `--set` takes them: `{"optim.warmup": 0.2}`.
         models_dir: the folder of named models.
     """
 
-    _remove: Callable[[], Any]  # takes the temporary model folder away
+    _remove: Callable[[], Any]  # deletes the temporary model folder
 
     def __init__(
         self,
@@ -126,7 +122,7 @@ class _FineTuned(_TextInput, BaseEstimator):  # type: ignore[misc]
         return self._engine.scores(_texts(texts), function=function)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The parameters and the model folder: its path where `out` was given, else its files."""
+        """Return the parameters and the model folder: its path if `out` is set, else its files."""
         state = {key: value for key, value in super().__getstate__().items() if key not in ("_engine", "_remove")}
         if self.out is None and "folder_" in state:
             folder = Path(state["folder_"])
@@ -135,7 +131,7 @@ class _FineTuned(_TextInput, BaseEstimator):  # type: ignore[misc]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """The estimator again, with its model folder written out where it travelled along."""
+        """Restore the estimator; model files in the state are written to a temporary folder."""
         files = state.pop("_files", None)
         super().__setstate__(state)
         if files is not None:
@@ -159,7 +155,7 @@ def _with_parameters(docstring: str | None) -> str | None:
 
 
 class FineTunedClassifier(ClassifierMixin, _FineTuned):  # type: ignore[misc]
-    """An encoder fine-tuned on labelled texts, as a scikit-learn classifier.
+    """An encoder fine-tuned on labeled texts, as a scikit-learn classifier.
 
     One label a text, or several: `y` is then a list of lists of names, or an indicator matrix `[N, C]`.
     """
@@ -167,11 +163,11 @@ class FineTunedClassifier(ClassifierMixin, _FineTuned):  # type: ignore[misc]
     __doc__ = _with_parameters(__doc__)
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Fine-tune on texts `X` and labels `y`; a tenth of the rows is set aside to choose the best checkpoint.
+        """Fine-tune on texts `X` and labels `y`; a tenth of the rows is the validation split, for the best checkpoint.
 
         Raises:
             DataError: too few rows, or one label only.
-            BadRequest: missing labels, or labels that only blanks or invisible characters tell apart.
+            BadRequest: labels are missing, continuous, or differ in blanks or invisible characters only.
         """
         texts = _texts(X)
         targets = targets_of(y, len(texts))
@@ -182,33 +178,33 @@ class FineTunedClassifier(ClassifierMixin, _FineTuned):  # type: ignore[misc]
         named = zip(self.classes_.tolist(), self._names, strict=True)
         missing = [label for label, name in named if name not in names]
         if missing and not self.indicator_:
-            raise BadRequest(f"no training row was left with the label {missing[0]!r}", hint="give more rows of it")
+            raise BadRequest(f"the training split has no row with the label {missing[0]!r}", hint="add rows of it")
         return self
 
     def predict(self, X: Any) -> Any:
-        """The best label of each text `[N]`; lists of names or an indicator matrix `[N, C]`, as `y` was."""
+        """Return the best label of each text `[N]`; lists of names or an indicator matrix `[N, C]`, as `y` was."""
         scores = self.predict_proba(X)
         if self._engine.folder.labels.task != "multi_label":
             return self.classes_[scores.argmax(axis=1)]
-        held = decide(scores, "multi_label", self._engine.folder.settings.thresholds)
-        return held.astype(int) if self.indicator_ else [self.classes_[row].tolist() for row in held]
+        predicted = decide(scores, "multi_label", self._engine.folder.settings.thresholds)
+        return predicted.astype(int) if self.indicator_ else [self.classes_[row].tolist() for row in predicted]
 
     def predict_proba(self, X: Any) -> Array:
-        """Scores `[N, C]` in the order of `classes_`."""
+        """Return scores `[N, C]` in the order of `classes_`."""
         return self._ordered(self._scores(X))
 
     def decision_function(self, X: Any) -> Array:
-        """Logits `[N, C]` in the order of `classes_`; for two labels the margin `[N]` of the second over the first."""
+        """Return logits `[N, C]` in the order of `classes_`; for two labels the margin `[N]` of the second."""
         logits = self._ordered(self._scores(X, "none"))
         return logits[:, 1] - logits[:, 0] if self._engine.folder.labels.task == "binary" else logits
 
     def _ordered(self, scores: Array) -> Array:
         names = {name: index for index, name in enumerate(self._engine.folder.labels.names)}
-        found = np.zeros((len(scores), len(self.classes_)))
+        ordered = np.zeros((len(scores), len(self.classes_)))
         for column, name in enumerate(self._names):
-            if name in names:  # a label of an indicator matrix that no row holds has no output
-                found[:, column] = scores[:, names[name]]
-        return found
+            if name in names:  # the model has no output for a column of `y` without a 1
+                ordered[:, column] = scores[:, names[name]]
+        return ordered
 
 
 class FineTunedRegressor(RegressorMixin, _FineTuned):  # type: ignore[misc]
@@ -223,16 +219,16 @@ class FineTunedRegressor(RegressorMixin, _FineTuned):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> Array:
-        """A number for each text `[N]`."""
+        """Return a number for each text `[N]`."""
         return self._scores(X)[:, 0]
 
 
 class ZeroShotEstimator(ClassifierMixin, _TextInput, BaseEstimator):  # type: ignore[misc]
-    """A zero-shot classifier as a scikit-learn classifier: `fit` learns nothing but which labels there are.
+    """A zero-shot classifier as a scikit-learn classifier: `fit` loads the model and takes the labels.
 
     Args:
         model: a path, a served name or a Hub id of an NLI model.
-        labels: the labels to choose from; None takes them from the `y` of `fit`.
+        labels: the candidate labels; None takes them from the `y` of `fit`.
         hypothesis_template, scorer, models_dir: as in `ZeroShotClassifier`.
     """
 
@@ -249,7 +245,11 @@ class ZeroShotEstimator(ClassifierMixin, _TextInput, BaseEstimator):  # type: ig
         self.scorer, self.models_dir = scorer, models_dir
 
     def fit(self, X: Any = None, y: Any = None) -> Self:
-        """Take the labels from `labels`, or else from `y`."""
+        """Load the model, and take the labels from `labels`, or else from `y`.
+
+        Raises:
+            BadRequest: there are no labels, or not as many as texts.
+        """
         if self.labels is None and y is None:
             raise BadRequest(
                 "ZeroShotEstimator requires y to be passed, but the target y is None",
@@ -271,36 +271,37 @@ class ZeroShotEstimator(ClassifierMixin, _TextInput, BaseEstimator):  # type: ig
         return self.model, self.hypothesis_template, self.scorer, self.models_dir
 
     def predict_proba(self, X: Any) -> Array:
-        """Scores `[N, C]` in the order of `classes_`."""
+        """Return scores `[N, C]` in the order of `classes_`."""
         check_is_fitted(self, "classes_")
         if "_classifier" not in self.__dict__ or self._loaded_with != self._model_parameters():
             self._load()  # unpickled, or other parameters were set
         names = parse_labels([str(label) for label in self.classes_.tolist()])
         answers = self._classifier(_texts(X), names)
-        found = [dict(zip(answer["labels"], answer["scores"], strict=True)) for answer in answers]
-        return np.array([[scores[name] for name in names] for scores in found]).reshape(len(found), len(names))
+        by_name = [dict(zip(answer["labels"], answer["scores"], strict=True)) for answer in answers]
+        return np.array([[scores[name] for name in names] for scores in by_name]).reshape(len(by_name), len(names))
 
     def predict(self, X: Any) -> Array:
         """The best label of each text `[N]`."""
-        best: Array = self.classes_[self.predict_proba(X).argmax(axis=1)]
-        return best
+        places = self.predict_proba(X).argmax(axis=1)  # first, since it raises before fit
+        labels: Array = self.classes_[places]
+        return labels
 
     def __getstate__(self) -> dict[str, Any]:
-        """The parameters and the labels; the model is loaded again by its name."""
+        """Return the parameters and the labels; the model is loaded again by its name."""
         own = ("_classifier", "_loaded_with")
         return {key: value for key, value in super().__getstate__().items() if key not in own}
 
 
 def _texts(X: Any) -> list[str]:
     if isinstance(X, str) or not isinstance(X, Iterable):
-        raise BadRequest(f"X is a list of texts, not {type(X).__name__}")
+        raise BadRequest(f"X must be a list of texts, not {type(X).__name__}")
     if getattr(X, "ndim", 1) == 2:  # a column of a frame, or what a ColumnTransformer gives
         X = np.asarray(X)
         if X.shape[1] != 1:
-            raise BadRequest(f"X should hold one column of texts, and it holds {X.shape[1]}")
+            raise BadRequest(f"X must have one column of texts, and it has {X.shape[1]}")
         X = X[:, 0]
-    found = list(X)
-    wrong = next((index for index, text in enumerate(found) if not isinstance(text, str)), None)
+    texts = list(X)
+    wrong = next((index for index, text in enumerate(texts) if not isinstance(text, str)), None)
     if wrong is not None:
-        raise BadRequest(f"text {wrong + 1} of {len(found)} is {type(found[wrong]).__name__}, not a string")
-    return found
+        raise BadRequest(f"text {wrong + 1} of {len(texts)} is {type(texts[wrong]).__name__}, not a string")
+    return texts

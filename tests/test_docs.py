@@ -104,4 +104,4 @@ def test_the_fine_tuning_page_runs_as_it_is_written(tmp_path, monkeypatch):
     assert (tmp_path / "reports" / "questions" / "confusion_matrix.png").is_file() and "source a (18 rows)" in printed[
         2
     ]
-    assert "above or below questions" in printed[4] and printed[6].count("\n") >= 3
+    assert "difference from questions" in printed[4] and printed[6].count("\n") >= 3

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterable
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -120,6 +120,8 @@ def _type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     """Return a type as a reader of YAML writes it, with the bounds of a number."""
     types = [inner for inner in get_args(annotation) if inner is not NoneType]
     origin = get_origin(annotation)
+    if origin is Annotated:
+        return _type(types[0], types[1:])
     if origin in (Union, UnionType):
         text = " or ".join(map(_type, types))
     elif origin is Literal:

@@ -33,22 +33,14 @@ def download(
     if location.kind != "hub":
         return location
     import huggingface_hub.errors as hub
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
 
     name = location.name
     known = ", ".join(served(models_dir)) or "none"
     where = f"no model {name!r}: it is neither a folder nor a served name (served: {known})"
-    info, reached = None, False
-    try:
-        # one short request: snapshot_download would retry for a long time before it fails
-        info = HfApi(library_name="rehead").model_info(name, revision=revision, timeout=HUB_TIMEOUT_S)
-        reached = True
-    except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.HFValidationError) as error:
-        first = " ".join(str(error).split())[:160]
-        raise CheckpointError(f"{where}, and the Hub does not give it: {first}") from error
-    except (hub.OfflineModeIsEnabled, hub.HTTPError, OSError):
-        pass  # offline: use the cache
-    if info is not None and not any((file.rfilename or "").endswith(".safetensors") for file in info.siblings or ()):
+    files = _files_on_hub(name, revision, where)
+    reached = files is not None
+    if files is not None and not any(file.endswith(".safetensors") for file in files):
         raise CheckpointError(
             f"{name!r} on the Hub has no safetensors weights, and pickles are not loaded: "
             "name a revision that has them (--set model.revision=refs/pr/N, if the Hub's converter opened a pull "
@@ -60,3 +52,23 @@ def download(
         why = "the download failed" if reached else "the Hub cannot be reached, and the cache does not have it"
         raise CheckpointError(f"{where}, and {why}") from error
     return replace(location, path=Path(path))
+
+
+def _files_on_hub(name: str, revision: str | None, where: str) -> list[str] | None:
+    """Return the names of a model's files; None if the Hub cannot be reached.
+
+    Raises:
+        CheckpointError: there is no such model or revision.
+    """
+    import huggingface_hub.errors as hub
+    from huggingface_hub import HfApi
+
+    try:
+        # one short request: snapshot_download would retry for a long time before it fails
+        info = HfApi(library_name="rehead").model_info(name, revision=revision, timeout=HUB_TIMEOUT_S)
+    except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.HFValidationError) as error:
+        first = " ".join(str(error).split())[:160]
+        raise CheckpointError(f"{where}, nor a model on the Hub: {first}") from error
+    except (hub.OfflineModeIsEnabled, hub.HTTPError, OSError):
+        return None  # the cache is used
+    return [file.rfilename or "" for file in info.siblings or ()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,6 @@ from finetune.core.errors import ConfigError, DataError
 from finetune.core.label_text import name_of, natural_key
 
 Task = Literal["binary", "multiclass", "multi_label", "regression"]
-TASKS: tuple[Task, ...] = get_args(Task)
 
 PROBLEM_TYPES: dict[Task, str] = {
     "binary": "single_label_classification",

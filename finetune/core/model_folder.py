@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -258,14 +257,6 @@ def sha256(file: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def safetensors_header(file: Path) -> dict[str, Any]:
-    """Return the header of a safetensors file: names, dtypes and shapes of its tensors."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header: dict[str, Any] = json.loads(stream.read(length))
-    return header
 
 
 def _settings(file: Path, stored: dict[str, Any] | None, labels: LabelSpace) -> ClassifierSettings:

@@ -131,10 +131,10 @@ class _Fitting:
                 "name the columns with --label, once for each, instead"
             )
         entries = self.survey.entries
-        several = [entry for entry in entries if _ones(entry) != 1] if all(map(_is_flags, entries)) else []
+        several = [entry for entry in entries if entry.ones != 1] if all(entry.is_flags for entry in entries) else []
         if several:
             raise several[0].error(
-                f"data.soft_label_columns hold zeros and ones, with {_ones(several[0])} ones in this row, which is not "
+                f"data.soft_label_columns hold zeros and ones, with {several[0].ones} ones in this row, which is not "
                 "a distribution over labels: for multi-label name the columns with --label, once for each"
             )
         return self._made("soft", self.task or single(len(entries[0].value)))
@@ -192,8 +192,8 @@ class _Fitting:
         if rows_of([entry for entry in entries if is_named_dict(entry.value)]) * 2 > survey.rows:
             survey.map(_as_its_name)
             return self._plain()
-        flags = [entry for entry in entries if _is_flags(entry)]
-        not_one = [entry for entry in flags if _ones(entry) != 1]
+        flags = [entry for entry in entries if entry.is_flags]
+        not_one = [entry for entry in flags if entry.ones != 1]
         if self.task == "multi_label":
             return self._indicator_dicts(entries)
         if self.task is None and few(survey.rows - rows_of(flags), survey.rows) and not_one:
@@ -208,7 +208,7 @@ class _Fitting:
                 "every row's dict holds exactly one 1, and the task is inferred as one label per row; for multi-label "
                 "pass --task multi-label"
             )
-        votes = [entry for entry in entries if not _is_flags(entry) and not any(map(is_fraction, entry.value.values()))]
+        votes = [entry for entry in entries if not entry.is_flags and not any(map(is_fraction, entry.value.values()))]
         if self.task is None and rows_of(votes) * 2 > survey.rows:
             self.warnings.append(
                 f"{quoted(votes[0].cell)} and others hold whole numbers, which are read as votes and divided by their "
@@ -236,7 +236,7 @@ class _Fitting:
         for entry in entries:
             widths[len(entry.value)] += entry.count
         width = widths.most_common(1)[0][0]
-        flags = [entry for entry in entries if _is_flags(entry) and entry.value]
+        flags = [entry for entry in entries if entry.is_flags and entry.value]
         fitting = [entry for entry in flags if len(entry.value) == width]
         # no list of ids has an id twice
         certain = [entry for entry in flags if len(set(map(flag_of, entry.value))) < len(entry.value)]
@@ -269,7 +269,7 @@ class _Fitting:
                 f"{quoted(first.cell)} is a row of {width} zeros and ones, one for each label, and the labels have no "
                 f"names: name the {width} positions in order with {how}"
             )
-        if self.task is None and all(_ones(entry) == 1 for entry in self.survey.of("list", "list in text")):
+        if self.task is None and all(entry.ones == 1 for entry in self.survey.of("list", "list in text")):
             self.warnings.append(
                 "every row of zeros and ones has exactly one 1, and the task is inferred as multi-label; for one label "
                 "per row pass --task multiclass"
@@ -336,20 +336,8 @@ def _as_its_name(entry: Entry) -> None:
         entry.kind = "word" if number_of(entry.cell) is None else "number"
 
 
-def _is_flags(entry: Entry) -> bool:
-    """Return whether a list or dict holds zeros and ones only, as numbers, booleans or texts."""
-    if isinstance(entry.value, Mapping):
-        return all(item is None or flag_of(item) is not None for item in entry.value.values())
-    return all(flag_of(item) is not None for item in entry.value)
-
-
 def _unreadable(cell: Any) -> str:
     return (
         f'{quoted(cell)} looks like a list and cannot be read as one: write it as ["a", "b"], or pass --task '
         "multiclass to read it as a name"
     )
-
-
-def _ones(entry: Entry) -> int:
-    items = entry.value.values() if isinstance(entry.value, Mapping) else entry.value
-    return sum(flag_of(item) or 0 for item in items)

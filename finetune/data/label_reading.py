@@ -10,8 +10,8 @@ from finetune.config.data import DataConfig
 from finetune.core.errors import ConfigError, DataError
 from finetune.core.label_text import name_of, number_of
 from finetune.core.labels import LabelSpace, Task
-from finetune.core.tables.files import Table
-from finetune.core.tables.spool import chosen
+from finetune.core.tables.arrow_file import take_cells
+from finetune.core.tables.table import Table
 from finetune.data.label_format import LabelFormat, fit_format
 from finetune.data.label_parsing import parse_flag_columns, parse_labels, respelled
 from finetune.data.label_survey import LabelCells
@@ -36,8 +36,8 @@ class RawRows:
 def label_cells(table: Table, columns: Columns, places: Sequence[int]) -> list[Any]:
     """Return the label cells of these rows: tuples of indicators, dicts of soft labels, or single cells."""
     if not columns.several:
-        return list(chosen(table.column(columns.label), places))
-    cells = zip(*(chosen(table.column(name), places) for name in columns.several), strict=True)
+        return list(take_cells(table.column(columns.label), places))
+    cells = zip(*(take_cells(table.column(name), places) for name in columns.several), strict=True)
     return list(cells) if columns.label_columns else [dict(zip(columns.several, row, strict=True)) for row in cells]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from finetune.core.errors import DataError
 from finetune.core.label_text import CODE, INVISIBLE, JOINER, number_of
-from finetune.data.label_cells import flag_row_of, is_broken, looks_structured, structure_of
+from finetune.data.label_cells import flag_of, flag_row_of, is_broken, looks_structured, structure_of
 
 Kind = Literal["word", "number", "code", "flags", "broken", "list", "dict", "list in text", "dict in text"]
 
@@ -49,6 +49,19 @@ class Entry:
     def row(self) -> int:
         """Row number of the first of these cells, from 1."""
         return self.part.numbers[self.position]
+
+    @property
+    def is_flags(self) -> bool:
+        """Whether the list or dict holds zeros and ones only, as numbers, booleans or texts."""
+        if isinstance(self.value, Mapping):
+            return all(item is None or flag_of(item) is not None for item in self.value.values())
+        return all(flag_of(item) is not None for item in self.value)
+
+    @property
+    def ones(self) -> int:
+        """Number of ones in the list or dict."""
+        items = self.value.values() if isinstance(self.value, Mapping) else self.value
+        return sum(flag_of(item) or 0 for item in items)
 
     def error(self, sentence: str) -> DataError:
         """Return the error that names the row of the first of these cells."""

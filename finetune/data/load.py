@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,18 @@ from finetune.config.data import DataConfig, Source
 from finetune.core.errors import ConfigError, DataError
 from finetune.core.label_text import is_missing
 from finetune.core.labels import LabelSpace, Task, names_in, shown
-from finetune.core.tables.columns import is_header, is_misplaced_header, twins_warned_of
-from finetune.core.tables.files import Table
-from finetune.core.tables.spool import chosen
+from finetune.core.tables.arrow_file import take_cells
+from finetune.core.tables.columns import twins_warned_of
+from finetune.core.tables.table import Table
 from finetune.core.target_scale import TargetScale
 from finetune.data.label_reading import LabelReading, RawRows, label_cells
 from finetune.data.label_warnings import label_warnings
 from finetune.data.nli_pairs import recast
-from finetune.data.rows import Origin, Rows, contradicted, joined, once, without
+from finetune.data.row_filters import usable_rows
+from finetune.data.rows import Origin, Rows, concatenated, conflicting_texts, without_duplicates, without_texts
 from finetune.data.sources import Columns, column_named, find_columns, named_splits, table_options
 from finetune.data.splits import split
-from finetune.data.text_cells import check_text, texts_of
+from finetune.data.text_cells import texts_of
 
 COUNTED = (
     "rows_read",
@@ -87,15 +87,15 @@ def load_splits(config: DataConfig, *, seed: int, data: Any = None) -> Splits:
     else:
         raise ConfigError("no data: name a table to train on, for example `rehead finetune reviews.csv`")
     reading.fit(raws["train"])
-    train = joined(reading.parsed(raws["train"]))
-    holdouts = {name: joined(reading.parsed([raw])) for name, raw in reading.holdouts.items()}
-    validation = joined(
+    train = concatenated(reading.parsed(raws["train"]))
+    holdouts = {name: concatenated(reading.parsed([raw])) for name, raw in reading.holdouts.items()}
+    validation = concatenated(
         reading.labeled("validation", raws.get("validation", []))
         + [reading.parsed_one(source) for source in config.validation]
     )
     tests = {name: reading.parsed_one(source) for name, source in config.test.items()} | holdouts
     test = reading.labeled("test", raws.get("test", []))
-    return _checked(reading, train, validation, tests | ({"test": joined(test)} if test else {}))
+    return _checked(reading, train, validation, tests | ({"test": concatenated(test)} if test else {}))
 
 
 def load_rows(source: Any, config: DataConfig, labels: LabelSpace) -> tuple[Rows, dict[str, int]]:
@@ -116,7 +116,7 @@ def load_rows(source: Any, config: DataConfig, labels: LabelSpace) -> tuple[Rows
         raw = reading.one(Source(path="the given table"), source)
     reading.fit([raw])
     counts = reading.counts
-    rows = once(joined(reading.parsed([raw])), counts, "duplicates")
+    rows = without_duplicates(concatenated(reading.parsed([raw])), counts, "duplicates")
     _require_known(rows, labels)
     return rows, dict(counts)
 
@@ -126,7 +126,7 @@ def read_source(source: Source, config: DataConfig, *, seed: int) -> Rows:
     reading = _Reading(config, seed)
     raw = reading.one(source)
     reading.fit([raw])
-    return once(joined(reading.parsed([raw])), Counter(), "duplicates")
+    return without_duplicates(concatenated(reading.parsed([raw])), Counter(), "duplicates")
 
 
 class _Reading:
@@ -192,11 +192,11 @@ class _Reading:
         self._note(f"{table.name}: {columns}")
         for sentence in twins_warned_of((columns.text, columns.label), table.columns):
             self.warn(f"{table.name}: {sentence}")
-        numbers = self._filled(source, table, columns)
+        numbers = usable_rows(source, table, columns, self.counts)
         places = [number - 1 for number in numbers]
         cells = list(map(_interned(), label_cells(table, columns, places)))
-        texts = texts_of(chosen(table.column(columns.text), places))
-        pairs = texts_of(chosen(table.column(columns.text_pair), places)) if columns.text_pair is not None else None
+        texts = texts_of(take_cells(table.column(columns.text), places))
+        pairs = texts_of(take_cells(table.column(columns.text_pair), places)) if columns.text_pair is not None else None
         origin = Origin.of(table, places)
         return RawRows(Rows(texts, pairs, cells, numbers, table.name, self._groups(table, numbers), origin), columns)
 
@@ -204,46 +204,12 @@ class _Reading:
         column = self.config.group
         if column is None:
             return None
-        cells = chosen(table.column(column_named(column, table, "--group")), [number - 1 for number in numbers])
+        cells = take_cells(table.column(column_named(column, table, "--group")), [number - 1 for number in numbers])
         # a row without a group is one of its own
         return [
             f"row {number} of {table.name}" if is_missing(cell) else str(cell)
             for number, cell in zip(numbers, cells, strict=True)
         ]
-
-    def _filled(self, source: Source, table: Table, columns: Columns) -> list[int]:
-        filters = {name: table.column(column_named(name, table, "drop, keep")) for name in (*source.drop, *source.keep)}
-        numbers = []
-        self.counts["rows_read"] += len(table.rows)
-        texts = table.column(columns.text)
-        labels: Iterable[Any] = table.column(columns.label)
-        if columns.several:
-            labels = zip(*columns.labels_of(table), strict=True)
-        pairs = table.column(columns.text_pair) if columns.text_pair is not None else texts
-        filtered: Iterable[dict[str, Any]] = repeat({})
-        if filters:
-            filtered = (dict(zip(filters, row, strict=True)) for row in zip(*filters.values(), strict=True))
-        for number, (text, pair, label, row) in enumerate(zip(texts, pairs, labels, filtered, strict=False), start=1):
-            if _is_left_out(row, source):
-                self.counts["left_out"] += 1
-            elif _repeats_header(text, label, columns):
-                self.counts["repeated_headers"] += 1
-            elif is_missing(text) or is_missing(pair):
-                self.counts["empty_texts"] += 1
-            elif all(map(is_missing, label)) if columns.several else is_missing(label):
-                self.counts["empty_labels"] += 1
-            else:
-                check_text(text, file=table.name, row=number, column=columns.text)
-                check_text(pair, file=table.name, row=number, column=columns.text_pair or columns.text)
-                _check_header(text, label, columns, table, number)
-                numbers.append(number)
-        if not numbers:
-            labels = columns.labels_of(table)
-            if all(is_missing(cell) for cells in labels for cell in cells):
-                column = columns.label if not columns.several else None
-                raise DataError(f"none of the {len(table.rows)} rows has a label", file=table.name, column=column)
-            raise DataError("no row has both a text and a label", file=table.name)
-        return numbers
 
     def _sampled(self, source: Source, raw: RawRows) -> RawRows:
         rows = raw.rows
@@ -285,17 +251,17 @@ class _Reading:
 def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, Rows]) -> Splits:
     counts = reading.counts
     task: Task = reading.labels.task
-    train = once(train, counts, "duplicates")
-    validation = once(validation, counts, "evaluation_duplicates")
+    train = without_duplicates(train, counts, "duplicates")
+    validation = without_duplicates(validation, counts, "evaluation_duplicates")
     if task in ("binary", "multiclass"):  # a text may have several sets of labels, or several ratings
-        conflicting = contradicted(train, validation)
-        train = without(train, conflicting, counts, "conflicting_labels")
-        validation = without(validation, conflicting, counts, "conflicting_labels")
+        conflicting = conflicting_texts(train, validation)
+        train = without_texts(train, conflicting, counts, "conflicting_labels")
+        validation = without_texts(validation, conflicting, counts, "conflicting_labels")
         if not len(train):
             raise DataError("every text has different labels in different rows: correct the label column")
     evaluated = (validation, *tests.values())
     evaluation = np.concatenate([rows.identities for rows in evaluated])
-    train = without(train, evaluation, counts, "also_in_evaluation")
+    train = without_texts(train, evaluation, counts, "also_in_evaluation")
     if not len(train):
         raise DataError("every training text is in an evaluation split too: evaluate on other rows")
     train = _without_groups(train, evaluated, counts)
@@ -306,7 +272,7 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
     if not len(validation):
         train, validation = split(train, reading.config.validation_size, labels, reading.seed)
         # a text with several sets of labels or ratings may be in both
-        train = without(train, validation.identities, counts, "also_in_evaluation")
+        train = without_texts(train, validation.identities, counts, "also_in_evaluation")
     for rows in (train, validation, *tests.values()):
         _require_known(rows, labels)
     if labels.task not in ("regression", "multi_label") and len(set(train.values)) < 2:
@@ -366,28 +332,6 @@ def _interned() -> Callable[[Any], Any]:
     """Return a function that returns equal strings as one object: a label column may repeat a name a million times."""
     known: dict[str, str] = {}
     return lambda cell: known.setdefault(cell, cell) if isinstance(cell, str) else cell
-
-
-def _repeats_header(text: Any, label: Any, columns: Columns) -> bool:
-    cells = label if columns.several else (label,)
-    names = columns.several or (columns.label,)
-    return is_header({columns.text: text, **dict(zip(names, cells, strict=False))}, (columns.text, *names))
-
-
-def _check_header(text: Any, label: Any, columns: Columns, table: Table, number: int) -> None:
-    """Raise `DataError` for a row that names the columns in another order."""
-    if not columns.several and is_misplaced_header(text, label, columns.text, columns.label, table.columns):
-        raise DataError(
-            f"this row names the columns in another order ({text!r} under {columns.text!r}, {label!r} under "
-            f"{columns.label!r}), as in joined files with different columns: write all rows in one order",
-            file=table.name,
-            row=number,
-        )
-
-
-def _is_left_out(row: dict[str, Any], source: Source) -> bool:
-    dropped = any(str(row.get(name)) in values for name, values in source.drop.items())
-    return dropped or any(str(row.get(name)) not in values for name, values in source.keep.items())
 
 
 def _stem(path: str) -> str:

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.core.errors import DataError
-from finetune.core.tables.files import Table
-from finetune.core.tables.spool import Cells, chosen
+from finetune.core.tables.arrow_file import Cells, take_cells
+from finetune.core.tables.table import Table
 
 Identities = npt.NDArray[np.uint64]
 
@@ -37,7 +37,7 @@ class Origin:
         return cls((table,), np.stack([np.zeros(len(positions), np.int64), np.asarray(positions, np.int64)], axis=1))
 
     @classmethod
-    def joined(cls, parts: Sequence[Origin], rows: int) -> Origin | None:
+    def concatenated(cls, parts: Sequence[Origin], rows: int) -> Origin | None:
         """Return the origin of concatenated rows; None if that of some of the `rows` is unknown."""
         if not parts or sum(len(part.places) for part in parts) != rows:
             return None
@@ -83,8 +83,8 @@ class Rows:
     def take(self, positions: Sequence[int]) -> Rows:
         """Return the rows at these positions, in this order."""
         taken = Rows(
-            chosen(self.texts, positions),
-            chosen(self.pairs, positions) if self.pairs is not None else None,
+            take_cells(self.texts, positions),
+            take_cells(self.pairs, positions) if self.pairs is not None else None,
             [self.values[index] for index in positions],
             [self.numbers[index] for index in positions],
             self.source,
@@ -103,7 +103,7 @@ class Rows:
         return np.fromiter(both, np.uint64, len(self))
 
 
-def joined(parts: Sequence[Rows]) -> Rows:
+def concatenated(parts: Sequence[Rows]) -> Rows:
     """Return the concatenated rows of several tables.
 
     Raises:
@@ -126,25 +126,25 @@ def joined(parts: Sequence[Rows]) -> Rows:
         [number for part in parts for number in part.numbers],
         " + ".join(dict.fromkeys(part.source for part in parts)),
         [group for part in parts for group in part.groups or ()] if parts[0].groups is not None else None,
-        Origin.joined([part.origin for part in parts if part.origin is not None], sum(map(len, parts))),
+        Origin.concatenated([part.origin for part in parts if part.origin is not None], sum(map(len, parts))),
     )
 
 
-def once(rows: Rows, counts: Counter[str], name: str) -> Rows:
+def without_duplicates(rows: Rows, counts: Counter[str], name: str) -> Rows:
     """Return the rows without duplicates of text and label, whose number is added to `counts[name]`."""
     _, first = np.unique(_with_values(rows), axis=0, return_index=True)
     counts[name] += len(rows) - len(first)
     return rows.take(np.sort(first).tolist())
 
 
-def contradicted(*tables: Rows) -> Identities:
+def conflicting_texts(*tables: Rows) -> Identities:
     """Return the identities of texts with different labels in these tables."""
     whole = np.unique(np.concatenate([_with_values(rows) for rows in tables]), axis=0)
     texts, label_counts = np.unique(whole[:, 0], return_counts=True)
     return texts[label_counts > 1]
 
 
-def without(rows: Rows, keys: Identities, counts: Counter[str], name: str) -> Rows:
+def without_texts(rows: Rows, keys: Identities, counts: Counter[str], name: str) -> Rows:
     """Return the rows without those texts, whose number is added to `counts[name]`."""
     places = np.flatnonzero(~np.isin(rows.identities, keys))
     counts[name] += len(rows) - len(places)

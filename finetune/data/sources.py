@@ -13,10 +13,12 @@ from finetune.config.data import DataConfig, Source
 from finetune.core.errors import DataError
 from finetune.core.label_text import is_missing
 from finetune.core.labels import shown
+from finetune.core.tables.arrow_file import Records
 from finetune.core.tables.columns import LABEL_NAMES, TEXT_NAMES, by_clean_name, matching_column, obvious_column
-from finetune.core.tables.files import SUFFIXES, Table, read_table
+from finetune.core.tables.files import read_table
+from finetune.core.tables.formats import SUFFIXES
 from finetune.core.tables.options import TableOptions
-from finetune.core.tables.spool import Records
+from finetune.core.tables.table import Table
 from finetune.data.label_cells import flag_of
 from finetune.data.tables_in_memory import SPLIT_NAMES, splits_in_memory
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from finetune.core.errors import DataError
 from finetune.core.labels import shown
+from finetune.core.tables.arrow_file import Cells, Records
 from finetune.core.tables.class_names import names_by
-from finetune.core.tables.files import Table, distinct_columns
-from finetune.core.tables.spool import Cells, Records
+from finetune.core.tables.table import Table, distinct_columns
 
 SPLIT_NAMES = {
     "train": "train",

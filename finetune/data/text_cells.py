@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.core.errors import DataError
-from finetune.core.tables.spool import Cells
+from finetune.core.tables.arrow_file import Cells
 
 
 def texts_of(cells: Sequence[Any]) -> Sequence[str]:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finetune.core.tables.spool import ROWS_AT_ONCE, OnDisk, Spool
+from finetune.core.tables.arrow_file import ROWS_AT_ONCE, ArrowFile, LazySequence
 from finetune.core.tokenization import Encoded, TextEncoder
 
 FIELDS = ("ids", "type_ids", "segments")
 
 
-class Tokens(OnDisk):
+class Tokens(LazySequence):
     """Tokenized rows, memory-mapped.
 
     Attributes:
@@ -27,14 +27,14 @@ class Tokens(OnDisk):
 
         lengths: list[npt.NDArray[np.int64]] = []
         truncated: list[npt.NDArray[np.bool_]] = []
-        with Spool() as spool:
+        with ArrowFile() as file:
             for start in range(0, len(texts), ROWS_AT_ONCE):
                 end = start + ROWS_AT_ONCE
                 rows = encoder(texts[start:end], pairs[start:end] if pairs is not None else None)
                 lengths.append(np.array([len(row) for row in rows], dtype=np.int64))
                 truncated.append(np.array([row.truncated for row in rows], dtype=np.bool_))
-                spool.add(pyarrow.record_batch([_column(rows, field) for field in FIELDS], list(FIELDS)))
-            batches = spool.batches()
+                file.add(pyarrow.record_batch([_column(rows, field) for field in FIELDS], list(FIELDS)))
+            batches = file.batches()
         self.lengths = np.concatenate(lengths) if lengths else np.zeros(0, dtype=np.int64)
         self.truncated = np.concatenate(truncated) if truncated else np.zeros(0, dtype=np.bool_)
         # the rows of a batch are concatenated: the lengths give the offset of each
@@ -44,9 +44,9 @@ class Tokens(OnDisk):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def read(self, places: range) -> list[Encoded]:
-        """See `OnDisk.read`."""
-        return [self._row(place) for place in places]
+    def read(self, positions: range) -> list[Encoded]:
+        """See `LazySequence.read`."""
+        return [self._row(position) for position in positions]
 
     def vocabulary(self) -> npt.NDArray[np.int64]:
         """Return the distinct token ids in these rows, sorted."""

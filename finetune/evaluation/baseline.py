@@ -1,8 +1,4 @@
-"""What a person would get without a pretrained encoder: TF-IDF with logistic regression (ridge for a number).
-
-Knows: which scikit-learn pipeline stands for that, for every task.
-Does not know: encoders, metrics, reports.
-"""
+"""The baseline without a pretrained encoder: TF-IDF with logistic regression (ridge for regression)."""
 
 from __future__ import annotations
 
@@ -17,18 +13,21 @@ from finetune.core.labels import LabelSpace
 from finetune.data.rows import Rows
 
 MOST_ROWS = 20_000
-"""Rows that it is trained on at most, so that a large table does not wait for it."""
+"""Most training rows, so that the baseline of a large table takes little time."""
 
 MOST_TERMS = 100_000
+"""Most words and word pairs in the vocabulary."""
+
 FOLDS, MOST_ROWS_A_FOLD = 5, 5_000
 SECOND = "second:"
-"""Put before the words of a pair's second text, so that the two sides stay apart."""
+"""Prefix of the words of a pair's second text, which distinguishes the two sides."""
 
 
 def tfidf_scores(
     labels: LabelSpace, train: Rows, evaluated: list[Rows], *, seed: int, most_rows: int = MOST_ROWS
 ) -> list[npt.NDArray[Any]]:
-    """Scores `[N, C]` (a number `[N, 1]`) of each table, by a TF-IDF model of training rows (at most `most_rows`)."""
+    """Return scores `[N, C]` (numbers `[N, 1]`) of each table in `evaluated`, by a TF-IDF model of at most `most_rows`
+    training rows."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
@@ -42,7 +41,7 @@ def tfidf_scores(
     regression = labels.task == "regression"
     model = make_pipeline(vectorizer, Ridge() if regression else _classifier(labels, seed))
     with warnings.catch_warnings():
-        # a label that all rows have or none, and a fit that is not quite at its optimum, are good enough here
+        # labels that all or no rows have, and a fit that has not converged, are acceptable here
         warnings.simplefilter("ignore", UserWarning)
         model.fit(_joined(train), targets)
     if regression:
@@ -51,18 +50,18 @@ def tfidf_scores(
 
 
 def cross_validated_tfidf_scores(labels: LabelSpace, rows: Rows, *, seed: int) -> npt.NDArray[Any] | None:
-    """Scores `[N, C]` of each row by a TF-IDF model of the other rows of its table, in folds; None for a table that
-    is too small or has fewer than two labels."""
+    """Return scores `[N, C]` of each row by a TF-IDF model of the other folds; None for a table that is too small or
+    has fewer than two labels."""
     from sklearn.model_selection import KFold
 
     if len(rows) < FOLDS * 2:
         return None
     scores: npt.NDArray[Any] = np.zeros((len(rows), len(labels)))
-    for others, held in KFold(FOLDS, shuffle=True, random_state=seed).split(rows.texts):
+    for others, fold in KFold(FOLDS, shuffle=True, random_state=seed).split(rows.texts):
         known = rows.take(others.tolist())
         if labels.task in ("binary", "multiclass") and len(set(known.values)) < 2:
             return None
-        scores[held] = tfidf_scores(labels, known, [rows.take(held.tolist())], seed=seed, most_rows=MOST_ROWS_A_FOLD)[0]
+        scores[fold] = tfidf_scores(labels, known, [rows.take(fold.tolist())], seed=seed, most_rows=MOST_ROWS_A_FOLD)[0]
     return scores
 
 
@@ -71,16 +70,16 @@ def _classifier(labels: LabelSpace, seed: int) -> Any:
     from sklearn.multiclass import OneVsRestClassifier
 
     regression = LogisticRegression(C=10, max_iter=500, random_state=seed)
-    # one against the rest is many times faster than the multinomial fit where labels are many
+    # one-vs-rest is many times faster than the multinomial fit with many labels
     return regression if len(labels) == 2 and labels.task == "binary" else OneVsRestClassifier(regression)
 
 
 def _spread(labels: LabelSpace, model: Any, rows: Rows) -> npt.NDArray[Any]:
-    found = model.predict_proba(_joined(rows))
+    probabilities = model.predict_proba(_joined(rows))
     scores = np.zeros((len(rows), len(labels)))
     if labels.task == "multi_label":
-        return np.asarray(found)
-    scores[:, model.classes_] = found  # a label without a training row has no column
+        return np.asarray(probabilities)
+    scores[:, model.classes_] = probabilities  # a label without a training row has no column
     return scores
 
 

@@ -1,8 +1,4 @@
-"""How a model's scores on labelled rows become figures, for a run's own splits and for any other table.
-
-Knows: the way from a table over scores and decisions to metrics, whole and by a column.
-Does not know: where scores come from, or how a metric is computed.
-"""
+"""Evaluation: from a model's scores on labeled rows to metrics, for all rows and by the values of a column."""
 
 from __future__ import annotations
 
@@ -24,8 +20,14 @@ from finetune.evaluation.metrics import METRICS_OF_TASK, measured
 
 @dataclass(frozen=True)
 class ScoredSplit:
-    """One split as the model answers it: metrics, scores `[N, C]`, the rows, the length of each in `unit`s, and for
-    several labels the score from which each holds."""
+    """The result of a model on one split.
+
+    Attributes:
+        scored: metrics.
+        scores: `[N, C]`.
+        lengths: length of each row, in `unit`s.
+        thresholds: of multi-label, the score from which each label holds.
+    """
 
     scored: Scored
     scores: Any
@@ -37,7 +39,7 @@ class ScoredSplit:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found: the rows as the model answers them, the counts of the data, the figures by a column."""
+    """The result of `evaluate`: metrics of all rows, counts of rows, and metrics by the values of a column."""
 
     measured: ScoredSplit
     counts: dict[str, int]
@@ -55,37 +57,37 @@ def evaluate(
     by: str | None = None,
     tfidf: bool = True,
 ) -> Evaluation:
-    """The metrics of a model on labelled rows, and the counts of what was read and dropped.
+    """Return the metrics of a model on labeled rows, and the counts of rows that were read and dropped.
 
-    The baseline gives the commonest label (or the mean) of these rows themselves; beside it stands TF-IDF with logistic
+    The baseline answers the most frequent label (or the mean) of these rows; a second one is TF-IDF with logistic
     regression, cross-validated on them.
 
     Args:
-        predict: `(texts, pairs or None) -> scores [N, C]`, as `scores.activate` gives them.
+        predict: `(texts, pairs or None) -> scores [N, C]`, as `scores.activate` returns them.
         rows: a path, or an in-memory table as in `train`.
-        columns: which column is what, where it is not obvious.
-        thresholds: one a label, for multi-label.
+        columns: names of the columns, where they are not obvious.
+        thresholds: of multi-label, one for each label.
         extra: further metrics by name.
-        by: a column; the metrics are given for each of its values too.
+        by: a column; metrics are also computed for each of its values.
         tfidf: whether to measure TF-IDF.
 
     Raises:
-        DataError: no usable rows, or labels that are none of the model's; says where.
+        DataError: no usable rows, or labels that the model does not have; names the row.
     """
-    # the column of `by` travels as the rows' group
+    # the values of the column `by` are read as the rows' groups
     columns = (columns or DataConfig()).model_copy(update={"group": by})
     checked, counts = load_rows(rows, columns, labels)
     scores = np.asarray(predict(checked.texts, checked.pairs))
-    plain = cross_validated_tfidf_scores(labels, checked, seed=0) if tfidf and labels.nli is None else None
+    tfidf_scores = cross_validated_tfidf_scores(labels, checked, seed=0) if tfidf and labels.nli is None else None
 
-    def measure(chosen: list[int]) -> ScoredSplit:
-        some = checked.take(chosen)
-        scored = scored_rows(labels, scores[chosen], some, None, thresholds=thresholds, extra=extra)
-        if plain is not None:
-            scored = beside_tfidf(labels, scored, plain[chosen], some)
-        # without the model's tokenizer a text's length is counted in words
-        lengths = [len(text.split()) for text in some.texts]
-        return ScoredSplit(scored, scores[chosen], some, lengths, "words", thresholds)
+    def measure(indices: list[int]) -> ScoredSplit:
+        subset = checked.take(indices)
+        scored = scored_rows(labels, scores[indices], subset, None, thresholds=thresholds, extra=extra)
+        if tfidf_scores is not None:
+            scored = beside_tfidf(labels, scored, tfidf_scores[indices], subset)
+        # without the model's tokenizer, lengths are counted in words
+        lengths = [len(text.split()) for text in subset.texts]
+        return ScoredSplit(scored, scores[indices], subset, lengths, "words", thresholds)
 
     members: dict[str, list[int]] = {}
     for index, group in enumerate(checked.groups or ()):
@@ -94,19 +96,19 @@ def evaluate(
     return Evaluation(measure(list(range(len(checked)))), counts | {"rows": len(checked)}, parts)
 
 
-def differences(labels: LabelSpace, one: ScoredSplit, other: ScoredSplit) -> dict[str, dict[str, float]]:
-    """Metric -> by how much `other` differs from `one` on the same rows, with a paired 95% bootstrap interval."""
-    references = labels.encode(one.rows.values)
+def differences(labels: LabelSpace, first: ScoredSplit, second: ScoredSplit) -> dict[str, dict[str, float]]:
+    """Return metric -> difference `second` - `first` on the same rows, with a paired 95% bootstrap interval."""
+    references = labels.encode(first.rows.values)
     answers = []
-    for each in (one, other):
-        predictions, truth = decided(each.scores, references, labels.task, each.thresholds)
-        answers.append((predictions, each.scores))
-    found = {name: difference(name, answers[0], answers[1], truth) for name in METRICS_OF_TASK[labels.task]}
-    return {name: gap for name, gap in found.items() if gap is not None}
+    for split in (first, second):
+        predictions, truth = decided(split.scores, references, labels.task, split.thresholds)
+        answers.append((predictions, split.scores))
+    gaps = {name: difference(name, answers[0], answers[1], truth) for name in METRICS_OF_TASK[labels.task]}
+    return {name: gap for name, gap in gaps.items() if gap is not None}
 
 
 def beside_tfidf(labels: LabelSpace, scored: Scored, scores: Any, rows: Rows) -> Scored:
-    """`scored` with the metrics of TF-IDF's scores of the same rows."""
+    """Return `scored` with the metrics of TF-IDF's scores of the same rows."""
     answers = decided(scores, labels.encode(rows.values), labels.task)
     return replace(scored, tfidf=measured(tuple(scored.baseline), *answers, scores))
 
@@ -120,10 +122,10 @@ def scored_rows(
     thresholds: Sequence[float] | None = None,
     extra: Sequence[str] = (),
 ) -> Scored:
-    """The metrics of `scores [N, C]` on these rows.
+    """Return the metrics of `scores [N, C]` on these rows.
 
     Args:
-        train_targets: targets whose shares make the baseline; None takes the rows' own.
+        train_targets: targets whose class proportions make the baseline; None takes those of the rows.
     """
     predictions, references = decided(scores, labels.encode(rows.values), labels.task, thresholds)
     known = references if train_targets is None else train_targets
@@ -131,7 +133,7 @@ def scored_rows(
 
 
 def decided(scores: Any, references: Any, task: Task, thresholds: Sequence[float] | None = None) -> tuple[Any, Any]:
-    """Predictions and references as the metrics take them: multi-label decisions as zeros and ones."""
+    """Return predictions and references as the metrics take them: multi-label decisions as zeros and ones."""
     predictions = decide(scores, task, thresholds)
     if task == "multi_label":
         return predictions.astype(int), references.astype(int)

@@ -1,8 +1,4 @@
-"""Every metric of a split, with 95% intervals, beside the answer of who knows only the labels' shares.
-
-Knows: how intervals and paired differences are drawn, and the baseline.
-Does not know: formulas (metrics.py), models, the report's pages.
-"""
+"""Metrics of a split with 95% intervals, paired differences of two models, and the majority (or mean) baseline."""
 
 from __future__ import annotations
 
@@ -17,24 +13,24 @@ from finetune.evaluation.metrics import METRICS, REPORT_OF_TASK, SCORE_METRICS, 
 from finetune.evaluation.resampled_metrics import Resampled, draws_of, resampled
 
 RESAMPLES = 1000
-"""Bootstrap resamples behind each 95% interval."""
+"""Bootstrap resamples for each 95% interval."""
 
 INTERVALS = (
     f"Wilson's for accuracy; for the other metrics the bias-corrected and accelerated bootstrap of {RESAMPLES} "
-    "resamples, or Wilson's bound for that many rows where all resamples give the same (a perfect score)"
+    "resamples, or Wilson's bound for the number of rows where all resamples are equal (a perfect score)"
 )
-"""How the 95% intervals are made, in a sentence for people."""
+"""How the 95% intervals are computed, for reports."""
 
 Z = 1.959964
-"""Standard deviations to either side of the mean that hold 95% of a normal distribution."""
+"""Standard deviations on either side of the mean that contain 95% of a normal distribution."""
 
 MOST_LEFT_OUT = 500
-"""Rows up to which the interval is corrected for skew by leaving each row out in turn."""
+"""Most rows for which the interval is corrected for skew by the jackknife."""
 
-SHARE, SIGNED = (0.0, 1.0), (-1.0, 1.0)
+UNIT, SIGNED = (0.0, 1.0), (-1.0, 1.0)
 RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("accuracy", "macro_f1", "micro_f1", "weighted_f1", "samples_f1", "balanced_accuracy"), SHARE),
-    **dict.fromkeys(("roc_auc", "calibration_error", "mean_average_precision"), SHARE),
+    **dict.fromkeys(("accuracy", "macro_f1", "micro_f1", "weighted_f1", "samples_f1", "balanced_accuracy"), UNIT),
+    **dict.fromkeys(("roc_auc", "calibration_error", "mean_average_precision"), UNIT),
     **dict.fromkeys(("mcc", "pearson", "spearman"), SIGNED),
     "r2": (-math.inf, 1.0),
     **dict.fromkeys(("mse", "mae", "msle", "log_loss"), (0.0, math.inf)),
@@ -42,12 +38,12 @@ RANGES: dict[str, tuple[float, float]] = {
 """The least and the largest value of each metric."""
 
 BY_LABEL = ("macro_f1", "balanced_accuracy", "roc_auc", "mean_average_precision")
-"""Metrics that count every label the same, however few rows it has."""
+"""Metrics that weight every label equally, however few rows it has."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The metrics of one split, shaped as metrics.json has them."""
+    """The metrics of one split, in the format of metrics.json."""
 
     rows: int
     metrics: dict[str, dict[str, float]]
@@ -56,7 +52,7 @@ class Scored:
     tfidf: dict[str, float] = field(default_factory=dict)
 
     def values(self) -> dict[str, float]:
-        """Metric -> value."""
+        """Return metric -> value."""
         return {name: entry["value"] for name, entry in self.metrics.items()}
 
 
@@ -69,69 +65,72 @@ def score(
     train_targets: Array,
     extra: Sequence[str] = (),
 ) -> Scored:
-    """Every metric of the task's report with its 95% interval (see INTERVALS), beside the majority (or mean) baseline.
+    """Return the metrics of the task's report with 95% intervals (see INTERVALS), and the majority (or mean) baseline.
 
     A metric that is undefined on these rows (ROC-AUC of a single label) is left out.
 
     Args:
         scores: `[N, C]`, from which `predictions` were decided.
-        train_targets: targets of the training rows, from which the baseline is taken.
+        train_targets: targets of the training rows, which define the baseline.
         extra: further metric names, for `evaluate.load`.
     """
     task = labels.task
-    ours = [*REPORT_OF_TASK[task], *(name for name in extra if name in METRICS or name in SCORE_METRICS)]
-    values = measured(ours, predictions, references, scores)
+    own = [*REPORT_OF_TASK[task], *(name for name in extra if name in METRICS or name in SCORE_METRICS)]
+    values = measured(own, predictions, references, scores)
     constant = baseline_of(labels, train_targets, references)
-    baseline = {name: value for name, value in measured(ours, *constant).items() if name in values}
+    baseline = {name: value for name, value in measured(own, *constant).items() if name in values}
     intervals = _intervals(values, (predictions, references, scores), baseline)
     metrics = {name: {"value": value} | intervals[name] for name, value in values.items()}
-    others = compute([name for name in extra if name not in ours], task, predictions, references)
+    others = compute([name for name in extra if name not in own], task, predictions, references)
     metrics |= {name: {"value": value} for name, value in others.items()}
     return Scored(len(references), metrics, baseline, _per_class(labels, predictions, references))
 
 
 def _intervals(
-    values: Mapping[str, float], given: tuple[Array, Array, Array], scales: Mapping[str, float]
+    values: Mapping[str, float], answers: tuple[Array, Array, Array], scales: Mapping[str, float]
 ) -> dict[str, dict[str, float]]:
-    """The 95% interval of each metric.
+    """Return the 95% interval of each metric.
 
     Args:
         values: metric -> value.
-        given: predictions, references, scores.
+        answers: predictions, references, scores.
         scales: metric -> the baseline's value.
     """
-    rows = len(given[1])
-    found, of_metric = {}, {}
+    rows = len(answers[1])
+    intervals, of_metric = {}, {}
     for name, value in values.items():
-        if is_share_of_rows(name, given[1]):
-            found[name] = wilson(round(value * rows), rows)
+        if is_proportion(name, answers[1]):
+            intervals[name] = wilson(round(value * rows), rows)
         else:
-            of_metric[name] = resampled(name, *given)
+            of_metric[name] = resampled(name, *answers)
     drawn = _distributions(of_metric, rows)
     for name, function in of_metric.items():
-        doubt = _unseen(name, given[1])
-        widest = doubt * (abs(scales.get(name, values[name])) if RANGES[name][1] == math.inf else 1.0)
+        unseen = _unseen(name, answers[1])
+        widest = unseen * (abs(scales.get(name, values[name])) if RANGES[name][1] == math.inf else 1.0)
         size = abs(values[name]) if RANGES[name][1] == math.inf else 1.0
-        found[name] = _bias_corrected(values[name], drawn[name], _left_out(function, rows), widest, RANGES[name], size)
-    return {name: dict(zip(("low", "high"), found[name], strict=True)) for name in values}
+        left_out = _left_out(function, rows)
+        intervals[name] = _bias_corrected(values[name], drawn[name], left_out, widest, RANGES[name], size)
+    return {name: dict(zip(("low", "high"), intervals[name], strict=True)) for name in values}
 
 
-def is_share_of_rows(name: str, references: Array) -> bool:
-    """Whether a metric is the share of rows that are right, whose interval is Wilson's."""
+def is_proportion(name: str, references: Array) -> bool:
+    """Return whether a metric is the proportion of correct rows, whose interval is Wilson's."""
     return name == "accuracy" or (name == "micro_f1" and references.ndim == 1)
 
 
-def wilson(right: int, rows: int) -> tuple[float, float]:
-    """Return Wilson's 95% interval of a share: at 33 of 33 rows, 0.896 to 1."""
+def wilson(correct: int, rows: int) -> tuple[float, float]:
+    """Return Wilson's 95% interval of a proportion: for 33 of 33 rows, 0.896 to 1."""
     from scipy.stats import binomtest
 
-    interval = binomtest(right, rows).proportion_ci(0.95, method="wilson")
+    interval = binomtest(correct, rows).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def _unseen(name: str, references: Array) -> float:
-    """The share of rows that may still go otherwise though none did, by Wilson's bound: Z^2 / (rows + Z^2), for metrics
-    that count every label the same the mean over the labels' rows."""
+    """Return the proportion of errors that Wilson's bound allows where there was none: Z^2 / (rows + Z^2).
+
+    For the metrics of BY_LABEL it is the mean of the bounds for the labels' rows.
+    """
     if name not in BY_LABEL:
         return Z**2 / (len(references) + Z**2)
     counts = references.sum(axis=0) if references.ndim == 2 else np.unique(references, return_counts=True)[1]
@@ -139,7 +138,7 @@ def _unseen(name: str, references: Array) -> float:
 
 
 def _distributions(of_metric: Mapping[str, Resampled], rows: int) -> dict[str, Array]:
-    """Metric -> its values over the resamples; all metrics see the same ones."""
+    """Return metric -> its values over the resamples; all metrics use the same resamples."""
     drawn: dict[str, list[Array]] = {name: [] for name in of_metric}
     for draws in draws_of(rows, RESAMPLES) if of_metric else ():
         for name, function in of_metric.items():
@@ -148,26 +147,26 @@ def _distributions(of_metric: Mapping[str, Resampled], rows: int) -> dict[str, A
 
 
 def _left_out(function: Resampled, rows: int) -> Array:
-    """The metric with each row left out in turn, `[N]`; empty where there are too many rows for it to matter."""
+    """Return the metric with each row left out in turn, `[N]`; empty above MOST_LEFT_OUT rows, where it hardly
+    matters."""
     return function(np.ones((rows, rows)) - np.eye(rows)) if 2 < rows <= MOST_LEFT_OUT else np.empty(0)
 
 
 def _bias_corrected(
     value: float, drawn: Array, left_out: Array, widest: float, bounds: tuple[float, float], size: float
 ) -> tuple[float, float]:
-    """The bias-corrected and accelerated (BCa) 95% interval of a metric (Efron, 1987).
+    """Return the bias-corrected and accelerated (BCa) 95% interval of a metric (Efron, 1987).
 
     Args:
-        drawn: its values over the resamples; where (nearly) all are the same, the interval is `widest` to
-            either side of the value.
-        left_out: its values with each row left out; empty takes no acceleration.
-        bounds: the least and the largest value that it can have.
-        size: the size of such values; differences far below it are rounding.
+        drawn: its values over the resamples; where (nearly) all are equal, the interval extends `widest` on either side
+            of the value.
+        left_out: its values with each row left out; without them there is no acceleration.
+        bounds: the least and the largest possible value.
+        size: the magnitude of the values; much smaller differences are rounding.
     """
     from scipy.stats import norm
 
     drawn, left_out = drawn[np.isfinite(drawn)], left_out[np.isfinite(left_out)]
-    low = high = value
     low = high = value
     if len(drawn) and np.ptp(drawn) > 1e-12 * size:
         below = (np.mean(drawn < value) + np.mean(drawn <= value)) / 2
@@ -176,7 +175,7 @@ def _bias_corrected(
         bend = float((away**3).sum() / (6 * (away**2).sum() ** 1.5)) if away.any() else 0.0
         ends = shift + norm.ppf([0.025, 0.975])
         low, high = np.quantile(drawn, norm.cdf(shift + ends / np.maximum(1 - bend * ends, 0.1)))
-    # nearly all may be the same, as a perfect MCC is in all resamples that hold two labels
+    # nearly all may be equal, as a perfect MCC is in all resamples with two labels
     if high - low <= 1e-12 * size:
         low, high = value - widest, value + widest
     low, high = max(low, bounds[0]), min(high, bounds[1])
@@ -184,31 +183,31 @@ def _bias_corrected(
 
 
 def difference(
-    name: str, one: tuple[Array, Array], other: tuple[Array, Array], references: Array
+    name: str, first: tuple[Array, Array], second: tuple[Array, Array], references: Array
 ) -> dict[str, float] | None:
-    """By how much `other` differs from `one` in a metric, with a paired, bias-corrected 95% bootstrap interval: both
-    are drawn anew on the same rows each time. None where the metric is undefined.
+    """Return the difference `second` - `first` of a metric, with a paired, bias-corrected 95% bootstrap interval: every
+    resample has the same rows for both. None where the metric is undefined.
 
     Args:
-        one, other: the predictions and scores `[N, C]` of two models on the same rows.
+        first, second: the predictions and scores `[N, C]` of two models on the same rows.
     """
-    first, second = (
+    before, after = (
         measured([name], predictions, references, scores).get(name, float("nan"))
-        for predictions, scores in (one, other)
+        for predictions, scores in (first, second)
     )
-    if not np.isfinite(second - first):
+    if not np.isfinite(after - before):
         return None
-    if all(np.array_equal(mine, theirs) for mine, theirs in zip(one, other, strict=True)):
+    if all(np.array_equal(mine, theirs) for mine, theirs in zip(first, second, strict=True)):
         return {"value": 0.0, "low": 0.0, "high": 0.0}
     low, high = _bias_corrected(
-        second - first,
-        gaps(name, one, other, references),
+        after - before,
+        gaps(name, first, second, references),
         np.empty(0),
-        _unseen(name, references) * (max(abs(first), abs(second)) if RANGES[name][1] == math.inf else 1.0),
+        _unseen(name, references) * (max(abs(before), abs(after)) if RANGES[name][1] == math.inf else 1.0),
         (-math.inf, math.inf),
-        max(abs(first), abs(second)),
+        max(abs(before), abs(after)),
     )
-    return {"value": second - first, "low": low, "high": high}
+    return {"value": after - before, "low": low, "high": high}
 
 
 def resampled_values(name: str, predictions: Array, references: Array, scores: Array) -> Array:
@@ -216,21 +215,22 @@ def resampled_values(name: str, predictions: Array, references: Array, scores: A
     return _distributions({name: resampled(name, predictions, references, scores)}, len(references))[name]
 
 
-def gaps(name: str, one: tuple[Array, Array], other: tuple[Array, Array], references: Array) -> Array:
-    """Return the differences `other` - `one` of a metric over the resamples, `[RESAMPLES]`."""
-    both = [resampled(name, predictions, references, scores) for predictions, scores in (one, other)]
+def gaps(name: str, first: tuple[Array, Array], second: tuple[Array, Array], references: Array) -> Array:
+    """Return the differences `second` - `first` of a metric over the resamples, `[RESAMPLES]`."""
+    both = [resampled(name, predictions, references, scores) for predictions, scores in (first, second)]
     return np.concatenate([both[1](draws) - both[0](draws) for draws in draws_of(len(references), RESAMPLES)])
 
 
 def baseline_of(labels: LabelSpace, targets: Array, references: Array) -> tuple[Array, Array, Array]:
-    """Predictions, references and scores of answering the training rows' shares (or mean) to every row."""
+    """Return predictions, references and scores of answering every row with the class proportions (or the mean) of the
+    training targets."""
     rows = len(references)
     if labels.task == "regression":
         constant = np.full(rows, float(np.mean(targets)))
         return constant, references, constant[:, None]
     if labels.task == "multi_label":
-        shares = np.tile(targets.mean(axis=0), (rows, 1))
-        return (shares >= 0.5).astype(int), references, shares
+        proportions = np.tile(targets.mean(axis=0), (rows, 1))
+        return (proportions >= 0.5).astype(int), references, proportions
     counts = np.bincount(targets.astype(int), minlength=len(labels))
     return np.full(rows, int(counts.argmax())), references, np.tile(counts / counts.sum(), (rows, 1))
 

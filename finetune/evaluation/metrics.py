@@ -1,8 +1,8 @@
-"""Metrics as `evaluate.Metric` modules that need no network; METRICS and SCORE_METRICS say which there are.
+"""Metrics of scikit-learn and SciPy as `evaluate.Metric` modules that need no network; the tables METRICS and
+SCORE_METRICS hold them.
 
-Knows: which scikit-learn or SciPy function computes each, for which tasks.
-Does not know: models. Predictions are ids `[N]`, zeros and ones `[N, C]`, or numbers `[N]`, as `scores.decide` gives;
-scores are `[N, C]`, as `scores.activate` gives.
+Predictions are ids `[N]`, zeros and ones `[N, C]`, or numbers `[N]`, as `scores.decide` returns; scores are `[N, C]`,
+as `scores.activate` returns.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ from finetune.core.stripped_docstrings import allow_stripped_docstrings
 
 Array = npt.NDArray[Any]
 CALIBRATION_BINS = 10
+"""Equal bins of scores in the calibration error and the reliability plot."""
 
 
 def accuracy(predictions: Array, references: Array) -> float:
-    """Share of rows that are right."""
+    """Proportion of correct rows."""
     from sklearn.metrics import accuracy_score
 
     return float(accuracy_score(references, predictions))
 
 
 def macro_f1(predictions: Array, references: Array) -> float:
-    """Mean of the labels' F1, each label counting the same."""
+    """Mean of the labels' F1, each label weighted equally."""
     return _f1(predictions, references, "macro")
 
 
 def micro_f1(predictions: Array, references: Array) -> float:
-    """F1 over all decisions, each counting the same."""
+    """F1 over all decisions, each weighted equally."""
     return _f1(predictions, references, "micro")
 
 
 def weighted_f1(predictions: Array, references: Array) -> float:
-    """Mean of the labels' F1, each weighing as many rows as it has."""
+    """Mean of the labels' F1, weighted by their rows."""
     return _f1(predictions, references, "weighted")
 
 
@@ -53,12 +54,12 @@ def balanced_accuracy(predictions: Array, references: Array) -> float:
     """Mean of the labels' recall, over the labels that occur."""
     from sklearn.metrics import recall_score
 
-    # balanced_accuracy_score is the same figure, and warns where a predicted label does not occur
+    # balanced_accuracy_score returns the same number, and warns where a predicted label does not occur
     return float(recall_score(references, predictions, labels=np.unique(references), average="macro", zero_division=0))
 
 
 def mcc(predictions: Array, references: Array) -> float:
-    """Matthews correlation of predictions and labels: 1 all right, 0 no better than chance or one label only."""
+    """Matthews correlation of predictions and labels: 1 all correct, 0 no better than chance or one label only."""
     from sklearn.metrics import matthews_corrcoef
 
     if len({*references.tolist(), *predictions.tolist()}) < 2:
@@ -96,7 +97,7 @@ def mae(predictions: Array, references: Array) -> float:
 
 
 def r2(predictions: Array, references: Array) -> float:
-    """Share of variance explained; 0 where fewer than two rows or no variance make it undefined."""
+    """Proportion of variance explained; 0 where fewer than two rows or no variance make it undefined."""
     from sklearn.metrics import r2_score
 
     return float(r2_score(references, predictions)) if len(set(references.tolist())) > 1 else 0.0
@@ -121,12 +122,13 @@ def pearson(predictions: Array, references: Array) -> float:
 
 
 def roc_auc(scores: Array, references: Array) -> float:
-    """Chance that a row of a label scores higher on it than a row of none, meaned over the labels that occur."""
+    """Probability that a row with a label scores higher on it than a row without, averaged over the labels that
+    occur."""
     from sklearn.metrics import roc_auc_score
 
     truth = one_hot(scores, references)
     if scores.shape[1] == 2 and references.ndim == 1:
-        scores, truth = scores[:, 1:], truth[:, 1:]  # the other label is its mirror image
+        scores, truth = scores[:, 1:], truth[:, 1:]  # the other label is complementary
     defined = np.flatnonzero(truth.min(axis=0) != truth.max(axis=0))
     if not len(defined):
         return float("nan")
@@ -134,24 +136,24 @@ def roc_auc(scores: Array, references: Array) -> float:
 
 
 def log_loss(scores: Array, references: Array) -> float:
-    """Mean negative logarithm of the score of what is right; of every label's decision for multi-label."""
+    """Mean negative logarithm of the score of the true label; for multi-label, of every label's decision."""
     from sklearn import metrics
 
     if references.ndim == 2:
         return float(
             np.mean([metrics.log_loss(references[:, c], scores[:, c], labels=[0, 1]) for c in range(scores.shape[1])])
         )
-    shares = scores / scores.sum(axis=1, keepdims=True)
-    return float(metrics.log_loss(references, shares, labels=list(range(scores.shape[1]))))
+    normalized = scores / scores.sum(axis=1, keepdims=True)
+    return float(metrics.log_loss(references, normalized, labels=list(range(scores.shape[1]))))
 
 
 def calibration_error(scores: Array, references: Array) -> float:
-    """Expected calibration error: how far the share of right answers lies from the score, over 10 equal bins."""
+    """Expected calibration error: distance between score and proportion of correct answers, over 10 equal bins."""
     from sklearn.calibration import calibration_curve
 
-    confidence, right = confidences(scores, references)
-    observed, expected = calibration_curve(right, confidence, n_bins=CALIBRATION_BINS)
-    # the curve leaves empty bins out, and puts a score that lies on an edge into the lower bin
+    confidence, correct = confidences(scores, references)
+    observed, expected = calibration_curve(correct, confidence, n_bins=CALIBRATION_BINS)
+    # the curve skips empty bins, and puts a score on an edge into the lower bin
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1]
     rows = np.bincount(np.searchsorted(edges, confidence))
     return float(np.average(np.abs(observed - expected), weights=rows[rows > 0]))
@@ -169,7 +171,8 @@ def mean_average_precision(scores: Array, references: Array) -> float:
 
 
 def confidences(scores: Array, references: Array) -> tuple[Array, Array]:
-    """The score of each answer, and whether it was right: of the best label, or of every label for multi-label."""
+    """Return the score of each answer and whether it was correct: of the best label, or of every label for
+    multi-label."""
     if references.ndim == 2:
         return scores.ravel(), references.ravel().astype(bool)
     return scores.max(axis=1), scores.argmax(axis=1) == references
@@ -195,7 +198,7 @@ METRICS: dict[str, Callable[[Array, Array], float]] = {
     "pearson": pearson,
     "spearman": spearman,
 }
-"""Metrics of decisions. `accuracy` is subset accuracy for multi-label: every label of a row is right."""
+"""Metrics of decisions. `accuracy` is subset accuracy for multi-label: all labels of a row are correct."""
 
 SCORE_METRICS: dict[str, Callable[[Array, Array], float]] = {
     "roc_auc": roc_auc,
@@ -211,7 +214,7 @@ METRICS_OF_TASK: dict[Task, tuple[str, ...]] = {
     "multi_label": ("micro_f1", "macro_f1"),
     "regression": ("r2", "spearman", "mse"),
 }
-"""What is computed at each evaluation of a run; the first is the one the best checkpoint is chosen by."""
+"""Metrics of each evaluation of a run; the first one chooses the best checkpoint by default."""
 
 _SINGLE = ("balanced_accuracy", "weighted_f1", "micro_f1", "mcc", "roc_auc", "log_loss", "calibration_error")
 REPORT_OF_TASK: dict[Task, tuple[str, ...]] = {
@@ -224,13 +227,12 @@ REPORT_OF_TASK: dict[Task, tuple[str, ...]] = {
     ),
     "regression": (*METRICS_OF_TASK["regression"], "pearson", "mae", "msle"),
 }
-"""What a report holds, the headline first."""
+"""Metrics of a report, the headline metric first."""
 
 LOSS = "loss"
-"""The mean training loss of the validation rows, which the Trainer computes at each evaluation."""
+"""The mean loss of the validation rows, which the Trainer computes at each evaluation."""
 
 LOWER_IS_BETTER = (LOSS, "mse", "msle", "mae", "log_loss", "calibration_error")
-
 
 NUMBERS = ("mse", "msle", "mae", "r2", "pearson", "spearman")
 UNFIT: dict[Task, tuple[str, ...]] = {
@@ -238,14 +240,14 @@ UNFIT: dict[Task, tuple[str, ...]] = {
     "multi_label": ("balanced_accuracy", "mcc", *NUMBERS),
     "regression": tuple(name for name in (*METRICS, *SCORE_METRICS) if name not in NUMBERS),
 }
-"""Metrics that cannot be computed for a task; those of numbers take the ids of single labels."""
+"""Metrics that cannot be computed for a task; those of NUMBERS also take the ids of single labels."""
 
 
 def best_by(name: str | None, task: Task) -> str:
     """Return the metric that chooses the best checkpoint: `name`, or the task's headline metric where it is None.
 
     Raises:
-        ConfigError: an unknown metric, or one that does not fit the task; lists those that do.
+        ConfigError: an unknown metric, or one for other tasks; lists those that fit.
     """
     fitting = (*REPORT_OF_TASK[task], LOSS)
     if name is None or name in fitting:
@@ -258,10 +260,10 @@ def best_by(name: str | None, task: Task) -> str:
 
 
 def load_metric(name: str, task: Task) -> Any:
-    """The `evaluate.Metric` of that name: ours, or any other that `evaluate.load` finds.
+    """Return the `evaluate.Metric` of that name: one of the tables here, or any other that `evaluate.load` finds.
 
     Raises:
-        ConfigError: neither is to be had.
+        ConfigError: there is neither.
     """
     import evaluate
 
@@ -271,26 +273,28 @@ def load_metric(name: str, task: Task) -> Any:
     try:
         return evaluate.load(name)
     except Exception as error:  # evaluate raises FileNotFoundError, ConnectionError, ImportError and more
-        ours = ", ".join((*METRICS, *SCORE_METRICS))
-        raise ConfigError(f"metric {name!r} is none of ours ({ours}), and evaluate.load cannot get it here") from error
+        known = ", ".join((*METRICS, *SCORE_METRICS))
+        raise ConfigError(
+            f"metrics: {name!r} is not built in, and evaluate.load cannot load it. Choose one of {known}"
+        ) from error
 
 
 def compute(names: Sequence[str], task: Task, predictions: Array, references: Array) -> dict[str, float]:
-    """Metric -> value for one set of predictions; a module that gives several values adds all of them."""
-    found: dict[str, float] = {}
+    """Return metric -> value of predictions; a module that returns several values adds all of them."""
+    values: dict[str, float] = {}
     for name in names:
         result = load_metric(name, task).compute(predictions=predictions.tolist(), references=references.tolist())
-        found |= {key: float(value) for key, value in (result or {}).items() if np.ndim(value) == 0}
-    return found
+        values |= {key: float(value) for key, value in (result or {}).items() if np.ndim(value) == 0}
+    return values
 
 
 def measured(names: Sequence[str], predictions: Array, references: Array, scores: Array) -> dict[str, float]:
-    """Metric -> value; metrics that are undefined on these rows are left out."""
-    found = {
+    """Return metric -> value; metrics that are undefined on these rows are left out."""
+    values = {
         name: METRICS[name](predictions, references) if name in METRICS else SCORE_METRICS[name](scores, references)
         for name in names
     }
-    return {name: value for name, value in found.items() if np.isfinite(value)}
+    return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
 def _module(name: str, task: Task) -> Any:
@@ -299,12 +303,12 @@ def _module(name: str, task: Task) -> Any:
 
     kind = datasets.Value("float64" if task == "regression" else "int64")
     feature = datasets.Sequence(kind) if task == "multi_label" else kind
-    given = datasets.Sequence(datasets.Value("float64")) if name in SCORE_METRICS else feature
+    predicted = datasets.Sequence(datasets.Value("float64")) if name in SCORE_METRICS else feature
     function: Callable[[Array, Array], float] = METRICS.get(name) or SCORE_METRICS[name]
 
     class TableMetric(evaluate.Metric):  # type: ignore[misc]
         def _info(self) -> Any:
-            features = datasets.Features({"predictions": given, "references": feature})
+            features = datasets.Features({"predictions": predicted, "references": feature})
             return evaluate.MetricInfo(
                 description=(function.__doc__ or "").strip(), citation="", inputs_description="", features=features
             )

@@ -1,7 +1,7 @@
-"""Metrics of many bootstrap resamples at once, from how often each row was drawn.
+"""Vectorized metrics of many bootstrap resamples.
 
 A resample is a row of `draws [R, N]`: how often each of N rows was drawn. Every function returns the metric of each
-resample, `[R]`, and NaN where it is undefined; the formulas are those of metrics.py, which a test compares.
+resample, `[R]`, and NaN where it is undefined. A test compares the formulas with those of metrics.py.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Resampled = Callable[[Array], Array]
 
 def draws_of(rows: int, count: int, *, seed: int = 0) -> Iterator[Array]:
     """Yield `count` bootstrap resamples of `rows` rows as blocks of `draws [R, N]`."""
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     block = max(1, CELLS_AT_ONCE // max(rows, 1))
     for start in range(0, count, block):
         size = min(block, count - start)
-        places = chance.integers(0, rows, (size, rows)) + rows * np.arange(size)[:, None]
+        places = rng.integers(0, rows, (size, rows)) + rows * np.arange(size)[:, None]
         yield np.bincount(places.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)
 
 
@@ -50,17 +50,17 @@ def resampled(name: str, predictions: Array, references: Array, scores: Array) -
 
 
 def _one_by_one(name: str, predictions: Array, references: Array, scores: Array, draws: Array) -> Array:
-    """Compute a metric that has no formula here, one resample after the other."""
-    found = []
+    """Return a metric that has no formula here, computed for one resample after the other."""
+    values = []
     for drawn in draws.astype(int):
         rows = np.repeat(np.arange(len(drawn)), drawn)
-        given = (METRICS[name], predictions) if name in METRICS else (SCORE_METRICS[name], scores)
-        found.append(given[0](given[1][rows], references[rows]))
-    return np.array(found)
+        metric, answers = (METRICS[name], predictions) if name in METRICS else (SCORE_METRICS[name], scores)
+        values.append(metric(answers[rows], references[rows]))
+    return np.array(values)
 
 
 def _mean(values: Array) -> Resampled:
-    """The mean over the drawn rows of one number a row `[N]`."""
+    """Return the mean over the drawn rows of one number for each row `[N]`."""
 
     def mean(draws: Array) -> Array:
         means: Array = draws @ values / draws.sum(axis=1)
@@ -70,9 +70,9 @@ def _mean(values: Array) -> Resampled:
 
 
 def _divided(top: Array, bottom: Array) -> Array:
-    """top / bottom, and 0 where the bottom is 0."""
-    found: Array = np.divide(top, bottom, out=np.zeros_like(top, dtype=float), where=bottom != 0)
-    return found
+    """Return top / bottom, and 0 where the bottom is 0."""
+    quotient: Array = np.divide(top, bottom, out=np.zeros_like(top, dtype=float), where=bottom != 0)
+    return quotient
 
 
 def _of_decisions(name: str, predictions: Array, references: Array) -> Resampled:
@@ -92,7 +92,7 @@ def _of_decisions(name: str, predictions: Array, references: Array) -> Resampled
 
 
 def _of_counts(name: str, hits: Array, predicted: Array, true: Array, several: bool, draws: Array) -> Array:
-    """A metric of how often each label was right, predicted and true, `[R, C]` each."""
+    """Return a metric of how often each label was predicted correctly, predicted, and true, `[R, C]` each."""
     right, given, held = draws @ hits, draws @ predicted, draws @ true
     if name == "micro_f1":
         return _divided(2 * right.sum(axis=1), (given + held).sum(axis=1))
@@ -106,7 +106,7 @@ def _of_counts(name: str, hits: Array, predicted: Array, true: Array, several: b
     f1 = _divided(2 * right, given + held)
     if name == "weighted_f1":
         return _divided((f1 * held).sum(axis=1), held.sum(axis=1))
-    # a label that occurs neither in references nor in predictions counts where several hold, as in scikit-learn
+    # as in scikit-learn, a label without references and predictions counts for multi-label only
     counted = np.full(len(f1), f1.shape[1]) if several else (given + held > 0).sum(axis=1)
     return _divided(f1.sum(axis=1), counted.astype(float))
 
@@ -137,7 +137,7 @@ def _r2(predictions: Array, references: Array, draws: Array) -> Array:
 
 
 def _correlation(draws: Array, one: Array, other: Array) -> Array:
-    """Pearson's correlation of the drawn rows; values are `[N]`, or `[R, N]` where they differ by resample."""
+    """Return Pearson's correlation of the drawn rows; values are `[N]`, or `[R, N]` where they differ by resample."""
     rows = draws.sum(axis=1, keepdims=True)
     one, other = (_in_unit(values) for values in (one, other))
     one, other = (values - (draws * values).sum(axis=1, keepdims=True) / rows for values in (one, other))
@@ -147,7 +147,8 @@ def _correlation(draws: Array, one: Array, other: Array) -> Array:
 
 
 def _in_unit(values: Array) -> Array:
-    """Values less their mean and over their largest distance from it, so that no scale is lost in rounding."""
+    """Return values minus their mean, divided by the largest distance from it, so that rounding does not depend on
+    scale."""
     centered = values - values.mean()
     size = np.abs(centered).max()
     scaled: Array = centered / size if size > 0 else centered
@@ -155,14 +156,15 @@ def _in_unit(values: Array) -> Array:
 
 
 def _ranks(draws: Array, values: Array) -> Array:
-    """The mid-rank of each row's value among the drawn rows, `[R, N]`."""
+    """Return the mid-rank of each row's value among the drawn rows, `[R, N]`."""
     group, of_group = _grouped(draws, values)
     below = np.cumsum(of_group, axis=1) - of_group
     return (below + (of_group + 1) / 2)[:, group]
 
 
 def _grouped(draws: Array, values: Array) -> tuple[Array, Array]:
-    """The group of equal values of each row `[N]`, in rising order, and how often each group was drawn `[R, G]`."""
+    """Return the group of equal values of each row `[N]`, in ascending order, and how often each group was drawn `[R,
+    G]`."""
     _, group = np.unique(values, return_inverse=True)
     group = group.ravel()
     order = np.argsort(group, kind="stable")
@@ -175,8 +177,8 @@ def _log_loss(scores: Array, references: Array) -> Resampled:
     if references.ndim == 2:
         clipped = np.clip(scores, tiny, 1 - tiny)
         return _mean(-np.where(references.astype(bool), np.log(clipped), np.log1p(-clipped)).mean(axis=1))
-    shares = scores / scores.sum(axis=1, keepdims=True)
-    right = np.clip(shares, tiny, 1 - tiny)[np.arange(len(shares)), references.astype(int)]
+    normalized = scores / scores.sum(axis=1, keepdims=True)
+    right = np.clip(normalized, tiny, 1 - tiny)[np.arange(len(normalized)), references.astype(int)]
     return _mean(-np.log(right))
 
 
@@ -190,21 +192,21 @@ def _calibration(scores: Array, references: Array) -> Resampled:
 
 
 def _mean_of_labels(make: Callable[[Array, Array], Resampled], scores: Array, truth: Array) -> Resampled:
-    """The mean over the labels for which the metric is defined; NaN where it is for none."""
+    """Return the mean over the labels for which the metric is defined; NaN where it is for none."""
     of_label = [make(scores[:, c], truth[:, c].astype(bool)) for c in range(scores.shape[1])]
 
     def mean(draws: Array) -> Array:
         counts = draws.astype(np.float32)  # exact below 16 million rows
-        found = np.stack([function(counts) for function in of_label])
-        defined = np.isfinite(found)
-        total = np.where(defined, found, 0.0).sum(axis=0)
+        values = np.stack([function(counts) for function in of_label])
+        defined = np.isfinite(values)
+        total = np.where(defined, values, 0.0).sum(axis=0)
         return np.where(defined.any(axis=0), _divided(total, defined.sum(axis=0).astype(float)), np.nan)
 
     return mean
 
 
 def _area(scores: Array, truth: Array) -> Resampled:
-    """The area under the ROC curve of one label; NaN where only one kind of row was drawn."""
+    """Return the area under the ROC curve of one label; NaN where only one kind of row was drawn."""
     held, others = np.flatnonzero(truth), np.flatnonzero(~truth)
     others = others[np.argsort(scores[others], kind="stable")]
     lower = np.searchsorted(scores[others], scores[held], side="left")
@@ -220,7 +222,7 @@ def _area(scores: Array, truth: Array) -> Resampled:
 
 
 def _precision(scores: Array, truth: Array) -> Resampled:
-    """The average precision of one label; NaN where none of its rows was drawn."""
+    """Return the average precision of one label; NaN where none of its rows was drawn."""
     every = np.argsort(-scores, kind="stable")
     held = every[truth[every]]
     of_every = np.searchsorted(-scores[every], -scores[held], side="right")
@@ -236,7 +238,7 @@ def _precision(scores: Array, truth: Array) -> Resampled:
 
 
 def _summed(counts: Array) -> Array:
-    """The running sums along each row, from 0, `[R, K + 1]`."""
+    """Return the running sums along each row, from 0, `[R, K + 1]`."""
     sums = np.zeros((len(counts), counts.shape[1] + 1), counts.dtype)
     np.cumsum(counts, axis=1, out=sums[:, 1:])
     return sums

@@ -1,9 +1,4 @@
-"""Activations of a head's hidden layers, and how many of their units have stopped answering; the table ACTIVATIONS
-closes the file.
-
-Knows: which torch module each is, and where it saturates.
-Does not know: layers, initializers.
-"""
+"""Activations of a head's hidden layers, and which of their units are silent; the table ACTIVATIONS closes the file."""
 
 from __future__ import annotations
 
@@ -13,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 SATURATED = 0.01
-"""A sigmoid or tanh within this share of its range from either end hardly passes a gradient."""
+"""Distance from either end of its range, relative to the range, at which a sigmoid or tanh is saturated."""
 
 
 def linear() -> nn.Module:
@@ -22,7 +17,7 @@ def linear() -> nn.Module:
 
 
 def sigmoid() -> nn.Module:
-    """1 / (1 + exp(-z)): between 0 and 1; its gradient is at most 1/4, so deep stacks of it vanish"""
+    """1 / (1 + exp(-z)): between 0 and 1; its gradient is at most 1/4, so gradients vanish in deep stacks"""
     return nn.Sigmoid()
 
 
@@ -37,12 +32,12 @@ def tanh() -> nn.Module:
 
 
 def relu() -> nn.Module:
-    """max(0, z): passes gradients whole, and a unit that is always below 0 is dead"""
+    """max(0, z): passes gradients unchanged; a unit that is always below 0 is dead"""
     return nn.ReLU()
 
 
 def gelu() -> nn.Module:
-    """z times the normal distribution's Phi(z): what BERT itself uses"""
+    """z times the normal distribution's Phi(z), as in BERT"""
     return nn.GELU()
 
 
@@ -62,8 +57,11 @@ def softplus() -> nn.Module:
 
 
 def silent(module: nn.Module, outputs: Tensor) -> Tensor | None:
-    """Which units `[H]` pass no gradient for any row of `outputs [B, H]`: dead (ReLU) or saturated (sigmoid, tanh);
-    None for an activation that cannot be silent."""
+    """Return which units `[H]` pass no gradient for any row of `outputs [B, H]`: dead (ReLU) or saturated (sigmoid,
+    tanh).
+
+    None for an activation whose units cannot be silent.
+    """
     if isinstance(module, nn.ReLU):
         return (outputs <= 0).all(dim=0)
     if isinstance(module, nn.Tanh):

@@ -1,8 +1,4 @@
-"""A base's body under a new head for given labels.
-
-Knows: which weights are kept and which are new; safetensors only; no remote code.
-Does not know: training, data.
-"""
+"""Builds a model: a base's body, its weights kept, under a new head. Safetensors only; no remote code."""
 
 from __future__ import annotations
 
@@ -26,23 +22,29 @@ from finetune.modeling.initializers import INITIALIZERS, initialize
 
 @dataclass(frozen=True)
 class Built:
-    """The model, and the names of the weights that were kept, new, or left behind."""
+    """The model, and the names of its weights by origin.
+
+    Attributes:
+        kept: weights of the base.
+        new: weights that are initialized.
+        dropped: weights in the base's file that the model does not have.
+    """
 
     model: Any
     kept: list[str]
     new: list[str]
-    left: list[str]
+    dropped: list[str]
 
     def __str__(self) -> str:
-        left = f"; left behind: {_groups(self.left)}" if self.left else ""
-        return f"kept {len(self.kept)} tensors of the base; new: {_groups(self.new)}{left}"
+        dropped = f"; dropped: {_groups(self.dropped)}" if self.dropped else ""
+        return f"kept {len(self.kept)} tensors of the base; new: {_groups(self.new)}{dropped}"
 
 
 def base_config(base: Location) -> Any:
-    """The base's transformers config.
+    """Return the base's transformers config.
 
     Raises:
-        CheckpointError: there is no such base, it needs remote code, or it is no encoder for sequence classification.
+        CheckpointError: no such base, one that needs remote code, or one without a sequence classifier.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
@@ -51,18 +53,20 @@ def base_config(base: Location) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(_no_base(base, error)) from error
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise CheckpointError(f"{base.name} is a {config.model_type} model, which has no sequence classifier")
+        raise CheckpointError(
+            f"{base.name} is a {config.model_type} model, for which transformers has no sequence classifier"
+        )
     return config
 
 
 def body_config(config: Any) -> Any:
-    """The config of the body, also under a head of ours."""
+    """Return the config of the body, also under one of the HEADS."""
     return AutoConfig.for_model(**(config.encoder or {})) if isinstance(config, TextClassifierConfig) else config
 
 
 BODY_DROPOUT = ("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout")
 ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
-"""Names that the families' configs give to dropout of states and of attention weights."""
+"""Names of the dropout of states and of attention weights in the configs of the model families."""
 
 
 def build_model(
@@ -70,13 +74,13 @@ def build_model(
     labels: LabelSpace,
     config: ModelConfig | None = None,
 ) -> Built:
-    """A base's body, its weights kept, under a head that is new for `labels`: the base's own, or one of HEADS.
+    """Return a base's body, its weights kept, under a new head for `labels`: the base's own kind, or one of HEADS.
 
-    The new head is drawn from torch's global generator: seed it first.
+    The new head is initialized from torch's global generator: seed it first.
 
     Raises:
-        CheckpointError: no such base, a pickle only, damaged weights, or an architecture that is no classifier.
-        ConfigError: a head, pooling or initializer that there is not.
+        CheckpointError: no such base, only pickled weights, damaged weights, or an architecture without a classifier.
+        ConfigError: an unknown head, pooling or initializer.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -105,10 +109,10 @@ def build_model(
 
 
 def without_weights(base: Location, labels: LabelSpace, wanted: ModelConfig) -> Any:
-    """Return the model that `build_model` gives, on torch's device `meta`: its layers and no numbers.
+    """Return the model that `build_model` returns, on torch's device `meta`: layers without numbers.
 
     Raises:
-        ConfigError: a head or pooling that cannot be.
+        ConfigError: an invalid head or pooling.
     """
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -139,7 +143,9 @@ def classifier_config(own: Any, labels: LabelSpace, wanted: ModelConfig) -> Any:
             pooling=wanted.pooling or "cls",
         )
     elif wanted.pooling is not None:
-        raise ConfigError("model.pooling is for heads of ours: --set model.head=linear, or leave it out")
+        raise ConfigError(
+            "model.pooling requires model.head=linear or mlp: set one of them, or leave model.pooling out"
+        )
     own.num_labels = len(labels)
     own.id2label, own.label2id = labels.id2label, labels.label2id
     own.problem_type = labels.problem_type
@@ -148,10 +154,11 @@ def classifier_config(own: Any, labels: LabelSpace, wanted: ModelConfig) -> Any:
 
 
 def _body(base: Location, config: Any, *, custom: bool) -> tuple[Any, list[str], set[str]]:
-    """The base's body with its weights, the names in its file that are none of the body's, and those it lacks.
+    """Return the base's body with its weights, the names in its file that the body lacks, and those that the file
+    lacks.
 
     Args:
-        custom: whether the base has a head of ours.
+        custom: whether the base has one of the HEADS.
     """
     from transformers import AutoModel, AutoModelForSequenceClassification
 
@@ -168,19 +175,19 @@ def _body(base: Location, config: Any, *, custom: bool) -> tuple[Any, list[str],
 
 
 def head_of(model: Any) -> Any:
-    """The head of ours, or None under a base's own."""
+    """Return the model's head if it is one of the HEADS; None for a base's own head."""
     return getattr(model, "head", None) if hasattr(model, "pooling") else None
 
 
 def new_parts(model: Any) -> list[Any]:
-    """The modules beside the body: the head, and what a base's own classifier has between the two."""
+    """Return the modules outside the body: the head, and whatever a base's own classifier has between the two."""
     return [module for name, module in model.named_children() if name != model.base_model_prefix]
 
 
 def start_at_prior(model: Any, prior: npt.NDArray[Any]) -> None:
-    """Set the bias of the new output layer to `prior [C]` (LabelSpace.prior), so that training starts from the labels'
-    shares and not from one half for each: with 28 rare labels it would spend its first 150 updates getting there.
-    A head without such a bias stays as it is.
+    """Set the bias of the new output layer to `prior [C]`, so that training starts from the class proportions.
+
+    With 28 rare labels, training from 0.5 each takes 150 updates to get there. A head without such a bias is unchanged.
     """
     import torch
 
@@ -191,8 +198,8 @@ def start_at_prior(model: Any, prior: npt.NDArray[Any]) -> None:
 
 
 def write_target_scale(model: Any, target: TargetScale) -> None:
-    """Change the output layer of a model that was trained on standardized targets so that it gives numbers on the
-    original scale: W * std, and b * std + mean.
+    """Rescale the output layer of a model trained on standardized targets to the original scale: W * std, b * std +
+    mean.
 
     Raises:
         CheckpointError: the head does not end with a linear layer that has a bias.
@@ -206,7 +213,7 @@ def write_target_scale(model: Any, target: TargetScale) -> None:
 
 
 def regression_layer(model: Any) -> Any:
-    """Return the output layer into which the scale of targets is written.
+    """Return the output layer that `write_target_scale` rescales.
 
     Raises:
         CheckpointError: the head does not end with a linear layer that has a bias.
@@ -214,13 +221,13 @@ def regression_layer(model: Any) -> Any:
     output = _output_layer(model, 1)
     if output is None:
         raise CheckpointError(
-            "regression needs a head that ends with a linear layer with a bias: --set model.head=linear"
+            "regression requires a head that ends with a linear layer with a bias: --set model.head=linear"
         )
     return output
 
 
 def _output_layer(model: Any, outputs: int) -> Any:
-    """The last linear layer of so many outputs, if it has a bias; else None."""
+    """Return the last linear layer with this number of outputs, if it has a bias; else None."""
     import torch
 
     layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
@@ -239,5 +246,5 @@ def _groups(names: list[str]) -> str:
 
 
 def body_of(model: Any) -> Any:
-    """The encoder below the head."""
+    """Return the encoder below the head."""
     return getattr(model, model.base_model_prefix)

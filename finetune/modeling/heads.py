@@ -1,8 +1,4 @@
-"""Heads: from one vector a text to logits; the table HEADS closes the file.
-
-Knows: layers, and which of a head's settings go together.
-Does not know: bodies, poolings, how weights begin (initializers.py).
-"""
+"""Heads: from one vector for each text to logits; the table HEADS closes the file."""
 
 from __future__ import annotations
 
@@ -18,12 +14,12 @@ NORMS: dict[str, Callable[[int], nn.Module] | None] = {"none": None, "batch": nn
 
 STOCK = "stock"
 FEWEST_ROWS = 16
-"""Rows in a batch from which batch normalization's statistics are worth something."""
+"""Rows in a batch from which batch normalization's statistics are reliable."""
 
 
 def stock(width: int, outputs: int) -> nn.Module:
-    """The base's own head, which plain transformers loads"""
-    raise ConfigError("the stock head is made by the base's own class")
+    """The base's own head, which plain transformers can load"""
+    raise ConfigError("the stock head is built by the base's own class")
 
 
 def linear(width: int, outputs: int, *, dropout: float = 0.1) -> nn.Module:
@@ -42,47 +38,47 @@ def mlp(
 ) -> nn.Module:
     """Hidden layers of these widths, each with its activation, normalization (none, batch, layer) and dropout"""
     widths = [hidden] if isinstance(hidden, int) else list(hidden)
-    if not all(isinstance(one, int) and one > 0 for one in widths):
-        raise ConfigError(f"head mlp wants widths such as hidden=[256, 64], not {hidden!r}")
+    if not all(isinstance(width, int) and width > 0 for width in widths):
+        raise ConfigError(f"model.head.hidden is {hidden!r}, and must be a list of positive integers such as [256, 64]")
     if norm not in NORMS:
-        raise ConfigError(f"head mlp has no normalization {norm!r}: choose one of {', '.join(NORMS)}")
-    make, normalise = pick(ACTIVATIONS, activation, {}, what="activation"), NORMS[norm]
+        raise ConfigError(f"model.head.norm: there is no normalization {norm!r}. Choose one of {', '.join(NORMS)}")
+    make, normalize = pick(ACTIVATIONS, activation, {}, what="activation"), NORMS[norm]
     layers: list[nn.Module] = []
     for before, after in zip([width, *widths], widths, strict=False):
         layers.append(nn.Linear(before, after))
-        if normalise is not None:
-            layers.append(normalise(after))
+        if normalize is not None:
+            layers.append(normalize(after))
         layers += [make(), nn.Dropout(dropout)]
     return nn.Sequential(*layers, nn.Linear(widths[-1] if widths else width, outputs))
 
 
 def warnings_of(head: nn.Module, rows: int, *, alike: bool) -> list[str]:
-    """What is to be said of a head before it is trained on batches of `rows` rows.
+    """Return warnings about a head that is to be trained on batches of `rows` rows.
 
     Args:
-        alike: whether its weights begin all alike.
+        alike: whether all its initial weights are equal.
 
     Raises:
-        ConfigError: batch normalization of single rows.
+        ConfigError: batch normalization with batches of one row.
     """
-    said = []
+    warnings = []
     if any(isinstance(layer, nn.BatchNorm1d) for layer in head.modules()):
         if rows < 2:
             raise ConfigError(
-                "batch normalization has no statistics of one row: raise optim.batch_size, or "
+                "batch normalization cannot be computed over one row: raise optim.batch_size, or "
                 "--set model.head.norm=layer"
             )
         if rows < FEWEST_ROWS:
-            said.append(
+            warnings.append(
                 f"batch normalization over {rows} rows a batch is noisy: raise optim.batch_size to {FEWEST_ROWS} or "
                 "more, or --set model.head.norm=layer"
             )
     if alike and sum(isinstance(layer, nn.Linear) for layer in head.modules()) > 1:
-        said.append(
-            "the hidden layers begin with all weights alike, so that their units will stay alike: "
+        warnings.append(
+            "the initial weights of the hidden layers are all equal, so that their units stay identical: "
             "--set model.initializer=glorot_uniform"
         )
-    return said
+    return warnings
 
 
 HEADS: dict[str, Callable[..., nn.Module]] = {STOCK: stock, "linear": linear, "mlp": mlp}

@@ -1,9 +1,7 @@
-"""How the new head's weights begin; the table INITIALISERS closes the file.
+"""Initializers of the new head's weights; the table INITIALIZERS closes the file.
 
-Knows: the distributions of Keras's initializers of the same names. A weight is `[fan_out, fan_in]`, as torch has it.
-Does not know: the body, which is never touched, or biases, which begin at zero.
-
-Each fills a weight in place from torch's global generator: seed it first.
+The distributions are those of Keras's initializers of the same names. Each fills a weight `[fan_out, fan_in]` in place
+from torch's global generator: seed it first. The body is never changed; biases are zero.
 """
 
 from __future__ import annotations
@@ -15,23 +13,24 @@ import torch
 from torch import Tensor, nn
 
 TRUNCATED_AT = 2.0
-"""Standard deviations at which a normal distribution is cut; cutting makes it narrower by the factor below."""
+"""Standard deviations at which a normal distribution is truncated."""
 
-NARROWER = 0.87962566103423978
+TRUNCATED_STDDEV = 0.87962566103423978
+"""Standard deviation of the standard normal distribution truncated there."""
 
 
 def zeros(weight: Tensor) -> None:
-    """0: right for biases; a hidden layer of zeros learns nothing, since all its units stay alike"""
+    """0: a hidden layer of zeros learns nothing, since all its units stay identical"""
     nn.init.zeros_(weight)
 
 
 def ones(weight: Tensor) -> None:
-    """1: all units of a layer stay alike"""
+    """1: all units of a layer stay identical"""
     nn.init.ones_(weight)
 
 
 def constant(weight: Tensor, *, value: float = 0.05) -> None:
-    """One value: all units of a layer stay alike"""
+    """One value: all units of a layer stay identical"""
     nn.init.constant_(weight, value)
 
 
@@ -46,7 +45,7 @@ def random_uniform(weight: Tensor, *, low: float = -0.05, high: float = 0.05) ->
 
 
 def truncated_normal(weight: Tensor, *, mean: float = 0.0, stddev: float = 0.05) -> None:
-    """Normal, drawn again beyond two standard deviations"""
+    """Normal, truncated at two standard deviations"""
     nn.init.trunc_normal_(weight, mean, stddev, mean - TRUNCATED_AT * stddev, mean + TRUNCATED_AT * stddev)
 
 
@@ -61,12 +60,12 @@ def glorot_uniform(weight: Tensor) -> None:
 
 
 def he_normal(weight: Tensor) -> None:
-    """Truncated normal, variance 2 / fan_in: for ReLU and its kin"""
+    """Truncated normal, variance 2 / fan_in: for ReLU and its variants"""
     _truncated(weight, 2 / weight.shape[1])
 
 
 def he_uniform(weight: Tensor) -> None:
-    """Uniform within sqrt(6 / fan_in): for ReLU and its kin"""
+    """Uniform within sqrt(6 / fan_in): for ReLU and its variants"""
     _within(weight, 6 / weight.shape[1])
 
 
@@ -76,12 +75,12 @@ def lecun_normal(weight: Tensor) -> None:
 
 
 def orthogonal(weight: Tensor, *, gain: float = 1.0) -> None:
-    """A random orthogonal matrix: keeps lengths, forwards and backwards"""
+    """A random orthogonal matrix: preserves norms, forward and backward"""
     nn.init.orthogonal_(weight, gain)
 
 
 def _truncated(weight: Tensor, variance: float) -> None:
-    stddev = math.sqrt(variance) / NARROWER
+    stddev = math.sqrt(variance) / TRUNCATED_STDDEV
     nn.init.trunc_normal_(weight, 0.0, stddev, -TRUNCATED_AT * stddev, TRUNCATED_AT * stddev)
 
 
@@ -90,7 +89,7 @@ def _within(weight: Tensor, square: float) -> None:
 
 
 def initialize(head: nn.Module, fill: Callable[[Tensor], None]) -> None:
-    """Fill every weight matrix of a head, and zero the biases beside them."""
+    """Initialize every weight matrix of a head with `fill`, and every bias with zeros."""
     with torch.no_grad():
         for layer in head.modules():
             if isinstance(layer, nn.Linear):

@@ -1,7 +1,6 @@
-"""How a text's token states become one vector, for heads of our own; the table POOLINGS closes the file.
+"""Poolings: from a text's token states to one vector; the table POOLINGS closes the file.
 
-Knows: modules `(states of each layer, each [B, L, H]; mask [B, L]) -> [B, H]`, made for a width H.
-Does not know: heads, where states come from.
+Each entry returns, for a width H, a module `(states of each layer, each [B, L, H]; mask [B, L]) -> [B, H]`.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ from torch import Tensor, nn
 
 
 class Pooling(nn.Module):
-    """Reads the last layer's states by a function `(states [B, L, H], mask [B, L]) -> [B, H]`."""
+    """Pools the last layer's states with a function `(states [B, L, H], mask [B, L]) -> [B, H]`."""
 
     every_layer = False
-    """Whether the states of all layers are wanted, not only of the last."""
+    """Whether `forward` takes the states of all layers instead of the last only."""
 
-    def __init__(self, read: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, pool: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
-        self._read = read
+        self._pool = pool
 
     def forward(self, states: Sequence[Tensor], mask: Tensor) -> Tensor:
-        """`[B, H]` from the states of the layers, last one last."""
-        found: Tensor = self._read(states[-1], mask)
-        return found
+        """Return `[B, H]` from the states of the layers, the last layer last."""
+        pooled: Tensor = self._pool(states[-1], mask)
+        return pooled
 
 
 class FirstAndLast(Pooling):
@@ -37,12 +36,12 @@ class FirstAndLast(Pooling):
         super().__init__(_mean)
 
     def forward(self, states: Sequence[Tensor], mask: Tensor) -> Tensor:
-        """`[B, H]` from the states of the layers, embeddings first."""
+        """Return `[B, H]` from the states of the layers, the embeddings first."""
         return _mean((states[0] + states[-1]) / 2, mask)
 
 
 class Attention(Pooling):
-    """Tokens weighted by a learnt score, softmax over the text."""
+    """Tokens weighted by a learned score, softmax over the text."""
 
     def __init__(self, width: int) -> None:
         super().__init__(self._weighted)
@@ -50,8 +49,8 @@ class Attention(Pooling):
 
     def _weighted(self, states: Tensor, mask: Tensor) -> Tensor:
         scores = self.score(states)[..., 0].masked_fill(~mask, torch.finfo(states.dtype).min)
-        found: Tensor = (scores.softmax(dim=1)[..., None] * states).sum(dim=1)
-        return found
+        pooled: Tensor = (scores.softmax(dim=1)[..., None] * states).sum(dim=1)
+        return pooled
 
 
 def cls(width: int) -> Pooling:
@@ -75,7 +74,7 @@ def first_last_mean(width: int) -> Pooling:
 
 
 def attention(width: int) -> Pooling:
-    """The mean over tokens, weighted by a learnt score"""
+    """The mean over tokens, weighted by a learned score"""
     return Attention(width)
 
 

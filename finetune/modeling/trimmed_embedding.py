@@ -1,11 +1,8 @@
-"""The word embeddings of a run: only the rows of tokens that its texts hold are trained.
-
-Knows: that other rows get no gradient, so that an optimizer that skips them loses nothing.
-Does not know: which weights are frozen, the Trainer.
+"""Word embeddings of which only the rows of tokens in the training texts are trained.
 
 Word embeddings are half of a small base's weights and most of a multilingual one's, and a table holds few of the
-tokens: gradients, their norm and Adam's means for the rest are work for nothing. Rows that are never met stay as the
-base has them, where weight decay would shrink them a little.
+tokens: gradients, their norm and Adam's moments for the other rows would be computed for nothing. Rows of absent tokens
+keep the base's values, where weight decay would shrink them slightly.
 """
 
 from __future__ import annotations
@@ -20,11 +17,11 @@ from torch.nn import functional as F
 
 
 class SeenEmbedding(nn.Module):
-    """An embedding that trains some of its rows; its state is that of the whole one.
+    """An embedding that trains some of its rows; its state dict is that of the full embedding.
 
     Args:
-        whole: the embedding, `[V, D]`.
-        seen: ids `[K]` of the rows that train, each once; padding, which gets no gradient, is left out.
+        whole: the full embedding, `[V, D]`.
+        seen: unique ids `[K]` of the rows to train; padding, which gets no gradient, is left out.
     """
 
     weight: Tensor
@@ -45,16 +42,16 @@ class SeenEmbedding(nn.Module):
         self.register_buffer("place", place, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Token ids `[...]` to vectors `[..., D]`."""
+        """Return the vectors `[..., D]` of token ids `[...]`."""
         place = self.place[ids]
         trained = F.embedding(place.clamp(min=0), self.rows)
         return torch.where((place >= 0).unsqueeze(-1), trained, F.embedding(ids, self.weight))
 
     def whole(self) -> nn.Embedding:
-        """The plain embedding, trained rows in place."""
+        """Return the full embedding, with the trained rows."""
         count, width = self.weight.shape
-        made = nn.Embedding(count, width, padding_idx=self.padding_idx, _weight=self._merged())
-        return made.requires_grad_(self.rows.requires_grad)
+        full = nn.Embedding(count, width, padding_idx=self.padding_idx, _weight=self._merged())
+        return full.requires_grad_(self.rows.requires_grad)
 
     def _merged(self) -> Tensor:
         return self.weight.index_copy(0, self.seen, self.rows.detach())
@@ -70,13 +67,13 @@ class SeenEmbedding(nn.Module):
 
 
 def train_seen_rows(body: Any, seen: npt.NDArray[np.int64]) -> bool:
-    """Put a `SeenEmbedding` in the place of a body's word embeddings.
+    """Replace a body's word embeddings by a `SeenEmbedding`.
 
     Args:
         seen: ids `[K]` of the tokens in the training texts.
 
     Returns:
-        whether it was done: not where the body has embeddings of another kind, or the texts hold all of them.
+        Whether they were replaced: not where the body has embeddings of another kind, or the texts hold all tokens.
     """
     try:
         words = body.get_input_embeddings()
@@ -89,7 +86,7 @@ def train_seen_rows(body: Any, seen: npt.NDArray[np.int64]) -> bool:
 
 
 def train_whole_again(body: Any) -> None:
-    """Put the plain embedding back."""
+    """Replace every `SeenEmbedding` by its full embedding."""
     for module in list(body.modules()):
         for name, child in module.named_children():
             if isinstance(child, SeenEmbedding):

@@ -1,8 +1,4 @@
-"""The model card: README.md in the Hub's format.
-
-Knows: how a card is laid out, and the metadata that the Hub reads from it, evaluation results among them.
-Does not know: how anything was computed.
-"""
+"""The model card: README.md in the Hub's format, with the metadata and evaluation results that the Hub reads."""
 
 from __future__ import annotations
 
@@ -21,10 +17,18 @@ from finetune.modeling.heads import STOCK
 from finetune.reports.run_warnings import Verdict
 
 MOST_LABELS_LISTED = 200
+"""Labels up to which the card has a table of metrics by label."""
+
 SOFTPLUS = (
     "Predictions p are at least 0: p = {std:.6g} * softplus(z / {std:.6g}) of the model's output z. Plain transformers "
-    "gives z, which is nearly the same for numbers well above {std:.6g}."
+    "returns z, which is nearly the same for numbers well above {std:.6g}."
 )
+
+BASELINE = (
+    "The baseline always answers the most frequent label of the training rows (or their mean), with the class "
+    "proportions as scores."
+)
+TFIDF = " TF-IDF is logistic regression (ridge) on words and word pairs."
 
 
 def model_card(
@@ -33,27 +37,28 @@ def model_card(
     splits: Splits,
     fit: TokenizerReport,
     measured: Mapping[str, ScoredSplit],
-    pictures: list[str],
+    plots: list[str],
     verdict: Verdict | None = None,
     error_columns: str = "",
 ) -> str:
-    """The card of a finished run: metadata, use, scores, pictures, data, training.
+    """Return the model card of a finished run: metadata, use, scores, plots, data, training.
 
     Args:
-        verdict: what is said before the figures.
-        error_columns: what the table of errors holds, where there is one.
+        plots: file names in the folder `report`.
+        verdict: warnings and notes about the run.
+        error_columns: a description of the table of errors, if there is one.
     """
     from huggingface_hub import ModelCard
 
     labels = splits.labels
     zero_shot = settings.zero_shot is not None
     name = Path(config.out).name
-    made = (
+    purpose = (
         "to predict a number" if labels.task == "regression" else f"for {labels.task.replace('_', '-')} classification"
     )
-    said = verdict or Verdict()
-    parts = [f"# {name}", *(f"**Warning: {sentence}.**" for sentence in said.warnings)]
-    parts += [f"`{config.base}` fine-tuned with rehead {made}."]
+    verdict = verdict or Verdict()
+    parts = [f"# {name}", *(f"**Warning: {sentence}.**" for sentence in verdict.warnings)]
+    parts += [f"`{config.base}` fine-tuned with rehead {purpose}."]
     if labels.task != "regression":
         parts += ["Labels: " + ", ".join(f"`{label}`" for label in labels.names)]
     parts += [
@@ -62,11 +67,11 @@ def model_card(
         "## Scores",
         _score_table(measured),
         f"The 95% intervals are {INTERVALS}.",
-        *([f"{said.chosen[0].upper()}{said.chosen[1:]}."] if said.chosen else []),
+        *([f"{verdict.chosen[0].upper()}{verdict.chosen[1:]}."] if verdict.chosen else []),
     ]
     if labels.task != "regression" and len(labels) <= MOST_LABELS_LISTED:
         parts += ["Per label, on the validation split:", _class_table(measured["validation"].scored)]
-    parts += [f"![{_words(picture)}](report/{picture})" for picture in pictures]
+    parts += [f"![{_title(plot)}](report/{plot})" for plot in plots]
     parts += [error_columns] if error_columns else []
     sentence = str(fit)
     parts += ["## Data", _data(splits), f"{sentence[0].upper()}{sentence[1:]}."]
@@ -75,15 +80,16 @@ def model_card(
         parts += [f"{scale[0].upper()}{scale[1:]}."]
         if settings.activation == "softplus":
             parts += [SOFTPLUS.format(std=splits.target.std)]
-    parts += [f"Licence of the texts: {config.data.license or 'not stated'}."]
-    parts += [f"Warning: {each}." for each in fit.warnings]
+    parts += [f"License of the texts: {config.data.license or 'not stated'}."]
+    parts += [f"Warning: {sentence}." for sentence in fit.warnings]
     limits = (
-        f"Texts are cut at {settings.max_length} tokens. The scores above hold for texts like those of the data, and"
+        f"Texts are truncated to {settings.max_length} tokens. The scores above hold for texts like those of the data, "
+        "and"
     )
     parts += ["## Limits", f"{limits} for no others: measure your own with `rehead evaluate`."]
     parts += [
         "## Training",
-        "The whole configuration is in `train_config.yaml`; this repeats the run:",
+        "The complete configuration is in `train_config.yaml`; this command repeats the run:",
         f"```\nrehead finetune --config train_config.yaml --out {name}\n```",
     ]
     return str(
@@ -101,14 +107,14 @@ def _metadata(config: TrainConfig, splits: Splits, measured: Mapping[str, Scored
         EvalResult(
             task_type="text-classification",
             dataset_type="text",
-            dataset_name=one.rows.source or split,
+            dataset_name=result.rows.source or split,
             dataset_split=split,
             metric_type=metric,
-            metric_value=round(one.scored.metrics[metric]["value"], 4),
+            metric_value=round(result.scored.metrics[metric]["value"], 4),
         )
-        for split, one in measured.items()
+        for split, result in measured.items()
         for metric in METRICS_OF_TASK[splits.labels.task]
-        if metric in one.scored.metrics
+        if metric in result.scored.metrics
     ]
     data = ModelCardData(
         license=config.license,
@@ -122,15 +128,15 @@ def _metadata(config: TrainConfig, splits: Splits, measured: Mapping[str, Scored
     return data.to_yaml()
 
 
-def _words(picture: str) -> str:
-    return Path(picture).stem.replace("_", " ")
+def _title(plot: str) -> str:
+    return Path(plot).stem.replace("_", " ")
 
 
 def _usage(name: str, *, zero_shot: bool, custom: bool) -> str:
     if zero_shot:
         call = f'ZeroShotClassifier("{name}")("Shares fell sharply.", ["sports", "business"])'
         return f"```python\nfrom service import ZeroShotClassifier\n\n{call}\n```"
-    more = "import finetune.modeling.build  # rehead: reads the head of this model\n" if custom else ""
+    more = "import finetune.modeling.build  # rehead: registers the head of this model\n" if custom else ""
     without = "with transformers" if custom else "without rehead"
     ours = f'```python\nfrom service import load\n\nload("{name}")(["a text"])\n```'
     stock = f'{more}from transformers import pipeline\n\npipeline("text-classification", "{name}")(["a text"])'
@@ -138,22 +144,17 @@ def _usage(name: str, *, zero_shot: bool, custom: bool) -> str:
 
 
 def _score_table(measured: Mapping[str, ScoredSplit]) -> str:
-    compared = any(one.scored.tfidf for one in measured.values())
+    compared = any(result.scored.tfidf for result in measured.values())
     head = ["split", "rows", "metric", "value", "95% interval", "baseline", *(["TF-IDF"] if compared else [])]
     lines = [_line(head), _line(["---"] * len(head))]
-    for split, one in measured.items():
-        scored = one.scored
+    for split, result in measured.items():
+        scored = result.scored
         for metric, entry in scored.metrics.items():
             interval = f"{figure(entry['low'])} to {figure(entry['high'])}" if "low" in entry else ""
             others = [scored.baseline, *([scored.tfidf] if compared else [])]
-            beside = [figure(other[metric]) if metric in other else "" for other in others]
-            lines.append(_line([split, str(scored.rows), metric, figure(entry["value"]), interval, *beside]))
-    lines += [
-        "",
-        "The baseline always gives the commonest label of the training rows (or their mean), with their shares as",
-    ]
-    lines[-1] += " scores." + (" TF-IDF is logistic regression (ridge) on words and word pairs." if compared else "")
-    return "\n".join(lines)
+            compared_with = [figure(other[metric]) if metric in other else "" for other in others]
+            lines.append(_line([split, str(scored.rows), metric, figure(entry["value"]), interval, *compared_with]))
+    return "\n".join([*lines, "", BASELINE + (TFIDF if compared else "")])
 
 
 def _line(cells: list[str]) -> str:
@@ -163,8 +164,8 @@ def _line(cells: list[str]) -> str:
 def _class_table(scored: Scored) -> str:
     lines = ["| label | precision | recall | F1 | rows |", "|---|---|---|---|---|"]
     for name, row in scored.per_class.items():
-        shares = " | ".join(f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
-        lines.append(f"| {name.replace('|', '/')} | {shares} | {row['support']} |")
+        values = " | ".join(f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
+        lines.append(f"| {name.replace('|', '/')} | {values} | {row['support']} |")
     return "\n".join(lines)
 
 

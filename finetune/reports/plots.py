@@ -1,8 +1,4 @@
-"""The pictures of a report, each a PNG.
-
-Knows: how figures are drawn.
-Does not know: which pictures a task wants (report.py), or how anything was computed.
-"""
+"""The plots of a report, each written to a PNG file; report.py chooses the plots of a task."""
 
 from __future__ import annotations
 
@@ -18,18 +14,22 @@ from finetune.training.gradient_monitor import GradientSnapshot
 
 DPI, POINTS_PER_INCH = 110, 72
 MOST_INCHES = 18
+"""Largest side of a confusion matrix."""
+
 MOST_CURVES = 8
+"""Most labels with a precision-recall curve of their own."""
+
 BLUE, RED, GREEN = "#4c72b0", "#c44e52", "#55a868"
 
 
 def training_curve(history: list[dict[str, Any]], file: Path) -> None:
-    """Loss and validation metrics over updates, as a PNG."""
+    """Plot the training loss, the validation loss and a validation metric over updates."""
     figure, axes = _figure()
     steps = [entry["step"] for entry in history if "loss" in entry]
-    axes.plot(steps, [entry["loss"] for entry in history if "loss" in entry], color="#4c72b0", label="training loss")
+    axes.plot(steps, [entry["loss"] for entry in history if "loss" in entry], color=BLUE, label="training loss")
     evaluated = [entry for entry in history if "eval_loss" in entry]
     at = [entry["step"] for entry in evaluated]
-    axes.plot(at, [entry["eval_loss"] for entry in evaluated], "o-", color="#c44e52", label="validation loss")
+    axes.plot(at, [entry["eval_loss"] for entry in evaluated], "o-", color=RED, label="validation loss")
     axes.set_xlabel("update")
     axes.set_ylabel("loss")
     names = [
@@ -40,7 +40,7 @@ def training_curve(history: list[dict[str, Any]], file: Path) -> None:
     if names:
         right = axes.twinx()
         right.plot(
-            at, [entry[names[0]] for entry in evaluated], "s--", color="#55a868", label=names[0].removeprefix("eval_")
+            at, [entry[names[0]] for entry in evaluated], "s--", color=GREEN, label=names[0].removeprefix("eval_")
         )
         right.set_ylabel(names[0].removeprefix("eval_"))
     figure.legend(loc="outside upper center", ncols=3)  # above the axes, where it hides no curve
@@ -49,17 +49,17 @@ def training_curve(history: list[dict[str, Any]], file: Path) -> None:
 
 
 def trials(tried: Sequence[tuple[int, float | None, str]], metric: str, file: Path) -> None:
-    """A search's validation score by trial `(number, score or None, state)`, with the best so far."""
+    """Plot a search's validation score by trial `(number, score or None, state)`, and the best so far."""
     figure, axes = _figure()
-    done = [(number, score) for number, score, state in tried if state == "complete" and score is not None]
-    cut = [(number, score) for number, score, state in tried if state == "pruned" and score is not None]
-    if done:
-        numbers, scores = zip(*done, strict=True)
+    complete = [(number, score) for number, score, state in tried if state == "complete" and score is not None]
+    pruned = [(number, score) for number, score, state in tried if state == "pruned" and score is not None]
+    if complete:
+        numbers, scores = zip(*complete, strict=True)
         axes.plot(numbers, scores, "o", color=BLUE, label="trial")
         better = np.minimum if metric in LOWER_IS_BETTER else np.maximum
         axes.step(numbers, better.accumulate(scores), where="post", color=GREEN, label="best so far")
-    if cut:
-        axes.plot(*zip(*cut, strict=True), "x", color=RED, label="cut short")
+    if pruned:
+        axes.plot(*zip(*pruned, strict=True), "x", color=RED, label="pruned")
     for place, number in enumerate(number for number, _, state in tried if state == "fail"):
         axes.axvline(number, color=RED, linestyle=":", linewidth=1, label="diverged" if place == 0 else None)
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
@@ -72,15 +72,15 @@ def trials(tried: Sequence[tuple[int, float | None, str]], metric: str, file: Pa
     figure.savefig(file, dpi=DPI)
 
 
-def gradients(looks: Sequence[GradientSnapshot], file: Path) -> None:
-    """Layers by updates: the gradients' norms, and the update-to-weight ratios, both as powers of ten."""
+def gradients(snapshots: Sequence[GradientSnapshot], file: Path) -> None:
+    """Plot the gradients' norms and the update-to-weight ratios, layers by updates, on a logarithmic scale."""
     from matplotlib.colors import LogNorm
 
-    parts = list(looks[-1].gradient)
+    parts = list(snapshots[-1].gradient)
     figure, (left, right) = _figure(11, max(2.6, 0.32 * len(parts) + 1.4), columns=2)
     for axes, title, values in (
-        (left, "gradient norm", [[look.gradient.get(part, 0.0) for look in looks] for part in parts]),
-        (right, "update / weight", [[look.ratios.get(part, 0.0) for look in looks] for part in parts]),
+        (left, "gradient norm", [[snapshot.gradient.get(part, 0.0) for snapshot in snapshots] for part in parts]),
+        (right, "update / weight", [[snapshot.ratios.get(part, 0.0) for snapshot in snapshots] for part in parts]),
     ):
         shown = np.ma.masked_less_equal(np.asarray(values), 0.0)
         norm = LogNorm(shown.min(), max(shown.max(), shown.min() * 10)) if shown.count() else None
@@ -88,14 +88,14 @@ def gradients(looks: Sequence[GradientSnapshot], file: Path) -> None:
         figure.colorbar(image, ax=axes)
         axes.set_title(title, fontsize=10)
         axes.set_yticks(range(len(parts)), parts, fontsize=8)
-        ticks = sorted({round(at) for at in np.linspace(0, len(looks) - 1, min(5, len(looks)))})
-        axes.set_xticks(ticks, [looks[at].update_number for at in ticks])
+        ticks = sorted({round(at) for at in np.linspace(0, len(snapshots) - 1, min(5, len(snapshots)))})
+        axes.set_xticks(ticks, [snapshots[at].update_number for at in ticks])
         axes.set_xlabel("update")
     figure.savefig(file, dpi=DPI)
 
 
 def confusion_matrix(labels: LabelSpace, references: Any, predictions: Any, file: Path) -> None:
-    """Rows are true labels and add up to 1; every label is named, as a PNG."""
+    """Plot a confusion matrix with every label named; rows are true labels and sum to 1."""
     from sklearn.metrics import confusion_matrix as count
 
     matrix = count(references, predictions, labels=list(range(len(labels)))).astype(float)
@@ -104,7 +104,7 @@ def confusion_matrix(labels: LabelSpace, references: Any, predictions: Any, file
     figure, axes = _figure(size + 1, size)
     points = min(10.0, POINTS_PER_INCH * 0.7 * size / len(labels))
     image = axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true label")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="proportion of the true label")
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     names = [_short(name) for name in labels.names]
@@ -119,7 +119,7 @@ def confusion_matrix(labels: LabelSpace, references: Any, predictions: Any, file
 
 
 def learning_rate(history: list[dict[str, Any]], file: Path) -> None:
-    """The learning rate over updates."""
+    """Plot the learning rate over updates."""
     figure, axes = _figure(8, 3)
     logged = [entry for entry in history if "learning_rate" in entry]
     axes.plot([entry["step"] for entry in logged], [entry["learning_rate"] for entry in logged], color=BLUE)
@@ -131,32 +131,33 @@ def learning_rate(history: list[dict[str, Any]], file: Path) -> None:
 
 
 def reliability(scores: Any, references: Any, file: Path) -> None:
-    """How often answers of a score are right, against the diagonal of a calibrated model, over how many there are."""
+    """Plot how often answers with a score are correct, beside the diagonal of a calibrated model, and how many there
+    are."""
     from sklearn.calibration import calibration_curve
 
-    confidence, right = confidences(scores, references)
-    observed, expected = calibration_curve(right, confidence, n_bins=CALIBRATION_BINS)
+    confidence, correct = confidences(scores, references)
+    observed, expected = calibration_curve(correct, confidence, n_bins=CALIBRATION_BINS)
     figure, axes = _figure(5.5, 5)
     axes.plot([0, 1], [0, 1], "--", color="gray", label="calibrated")
     axes.plot(expected, observed, "o-", color=BLUE, label="model", clip_on=False)
     axes.set_xlabel("score of the answer")
-    axes.set_ylabel("share that is right")
+    axes.set_ylabel("proportion correct")
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    many = axes.twinx()
-    many.hist(confidence, bins=np.linspace(0, 1, CALIBRATION_BINS + 1), color=BLUE, alpha=0.15)
-    many.set_ylabel("answers")
+    counts = axes.twinx()
+    counts.hist(confidence, bins=np.linspace(0, 1, CALIBRATION_BINS + 1), color=BLUE, alpha=0.15)
+    counts.set_ylabel("answers")
     axes.legend(loc="upper left")
     figure.savefig(file, dpi=DPI)
 
 
 def precision_recall(labels: LabelSpace, scores: Any, references: Any, file: Path) -> None:
-    """Precision against recall as the threshold falls, for the commonest labels and over all decisions together."""
+    """Plot precision against recall for the most frequent labels, and for all decisions together."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
     truth = references if references.ndim == 2 else np.eye(len(labels), dtype=int)[references]
-    commonest = [int(index) for index in np.argsort(-truth.sum(axis=0), kind="stable") if truth[:, index].any()]
+    frequent = [int(index) for index in np.argsort(-truth.sum(axis=0), kind="stable") if truth[:, index].any()]
     figure, axes = _figure(7, 5)
-    for index in commonest[:MOST_CURVES]:
+    for index in frequent[:MOST_CURVES]:
         precision, recall, _ = precision_recall_curve(truth[:, index], scores[:, index])
         area = average_precision_score(truth[:, index], scores[:, index])
         axes.plot(recall, precision, label=f"{_short(labels.names[index])} ({area:.2f})")
@@ -172,7 +173,7 @@ def precision_recall(labels: LabelSpace, scores: Any, references: Any, file: Pat
 
 
 def residuals(predictions: Any, references: Any, file: Path) -> None:
-    """Predicted minus true number against the true one."""
+    """Plot the predicted minus the true number against the true number."""
     figure, axes = _figure(7, 4.5)
     axes.axhline(0, color="gray", linestyle="--")
     axes.scatter(references, predictions - references, s=9, alpha=0.4, color=BLUE)
@@ -182,8 +183,12 @@ def residuals(predictions: Any, references: Any, file: Path) -> None:
     figure.savefig(file, dpi=DPI)
 
 
-def lengths(counts: Any, limit: int, cut: float, file: Path) -> None:
-    """How long the training texts are in tokens, and where they are cut."""
+def lengths(counts: Any, limit: int, truncated: float, file: Path) -> None:
+    """Plot the lengths of the training texts in tokens, and where they are truncated.
+
+    Args:
+        truncated: proportion of the texts that are truncated.
+    """
     counts = np.asarray(counts)
     figure, axes = _figure(8, 3.2)
     longest = int(counts.max())
@@ -191,7 +196,7 @@ def lengths(counts: Any, limit: int, cut: float, file: Path) -> None:
     axes.hist(counts, bins=np.arange(0, longest + step + 1, step), color=BLUE, alpha=0.8)
     if longest >= limit:
         axes.axvline(limit, color=RED, linestyle="--")
-    axes.set_title(f"cut at {limit} tokens: {cut:.1%} of the texts", fontsize=10)
+    axes.set_title(f"truncated to {limit} tokens: {truncated:.1%} of the texts", fontsize=10)
     axes.set_xlabel("tokens")
     axes.set_ylabel("training texts")
     axes.grid(alpha=0.3, axis="y")
@@ -199,14 +204,14 @@ def lengths(counts: Any, limit: int, cut: float, file: Path) -> None:
 
 
 def length_and_error(lengths: Any, unit: str, errors: Any, what: str, file: Path) -> None:
-    """The mean error of texts by their length in `unit`, in groups of equally many texts."""
+    """Plot the mean error of texts by their length in `unit`s, in groups of equal size."""
     lengths, errors = np.asarray(lengths), np.asarray(errors, dtype=float)
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, 9)))
     group = np.digitize(lengths, edges[1:-1])
-    found = [index for index in range(max(1, len(edges) - 1)) if (group == index).any()]
-    names = [f"{lengths[group == i].min()}-{lengths[group == i].max()}\n({(group == i).sum()})" for i in found]
+    groups = [index for index in range(max(1, len(edges) - 1)) if (group == index).any()]
+    names = [f"{lengths[group == i].min()}-{lengths[group == i].max()}\n({(group == i).sum()})" for i in groups]
     figure, axes = _figure(8, 4)
-    axes.bar(names, [errors[group == index].mean() for index in found], color=BLUE, alpha=0.8)
+    axes.bar(names, [errors[group == index].mean() for index in groups], color=BLUE, alpha=0.8)
     axes.set_xlabel(f"{unit} (texts)")
     axes.set_ylabel(what)
     axes.set_ylim(bottom=0)

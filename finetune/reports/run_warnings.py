@@ -1,6 +1,6 @@
 """Warnings and notes about a finished run: whether it learned anything, and what its scores were measured on.
 
-Every sentence is made here once, for the command line, the card, metrics.json and the web UI.
+The command line, the model card, metrics.json and the web UI show the same sentences.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from finetune.evaluation.metrics import METRICS_OF_TASK
 from finetune.reports.report import beaten_by_tfidf
 
 FEW_ROWS = 30
-"""Validation rows below which chance cannot be told from learning, and the figures themselves decide."""
+"""Validation rows below which no significance is computed, and the metrics alone decide."""
 
-CHANCE = 0.05
-"""A gain over the baseline that a bootstrap resample loses more often than this is chance."""
+SIGNIFICANCE = 0.05
+"""Most bootstrap resamples in which a significant gain over the baseline may vanish."""
 
-OFF = 3
-"""Times above or below the usual learning rate from which another one is suggested."""
+FAR_FROM_USUAL = 3
+"""Ratio to the usual learning rate, or its inverse, beyond which another rate is suggested."""
 
 SGD_FASTER = 100
-"""How many times the rate of Adam stochastic gradient descent takes."""
-
+"""Ratio of the usual learning rate of stochastic gradient descent to that of Adam."""
 
 METRIC_OF_LOSS = {
     "mean_squared_logarithmic_error": "msle",
@@ -38,7 +37,7 @@ METRIC_OF_LOSS = {
     "huber": "mae",
     "log_cosh": "mae",
 }
-"""Loss -> the metric that it lowers where that is not R2: a model may well give up R2 for it on skewed numbers."""
+"""Loss -> the metric that it lowers, if that is not R2: on skewed numbers a model may trade R2 for it."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ class Verdict:
 
     Attributes:
         untrained: the model does no better than the majority (or mean) baseline.
-        beaten: TF-IDF does better.
-        chosen: the validation rows chose the checkpoint, so that their scores are optimistic.
+        beaten: TF-IDF is better.
+        chosen: the checkpoint was chosen on the validation rows, so that their scores are optimistic.
     """
 
     untrained: str = ""
@@ -57,16 +56,16 @@ class Verdict:
 
     @property
     def warnings(self) -> list[str]:
-        """What is wrong, the gravest first."""
+        """Return the warnings, the gravest first."""
         return [sentence for sentence in (self.untrained, self.beaten) if sentence]
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """All sentences, the gravest first."""
+        """Return all sentences, the gravest first."""
         return (*self.warnings, *([self.chosen] if self.chosen else []))
 
     def to_json(self) -> dict[str, Any]:
-        """The entries of metrics.json: null where a sentence is empty."""
+        """Return the entries of metrics.json: null where a sentence is empty."""
         return {"untrained": self.untrained or None, "beaten": self.beaten or None, "chosen": self.chosen or None}
 
 
@@ -83,10 +82,10 @@ def verdict_of(
     """Return the warnings and notes about a run.
 
     Args:
-        measured: by split; `validation` is among them.
-        train_targets: targets of the training rows, from which the baseline is taken.
+        measured: results by split, `validation` among them.
+        train_targets: targets of the training rows, which define the baseline.
         chosen_by: the metric that chose the checkpoint.
-        evaluations: how many checkpoints it was chosen among.
+        evaluations: how many checkpoints there were to choose from.
         usual_lr: the learning rate that suits the base.
     """
     validation = measured["validation"]
@@ -99,7 +98,7 @@ def verdict_of(
         figures += f"baseline {figure(validation.scored.baseline[headline])}"
         rare = "" if labels.task == "regression" else _of_rare_labels(config, labels, train_targets)
         untrained = (
-            f"the model is untrained: on the {_rows(len(validation.rows))} it does no better than "
+            f"the model is untrained: on the {_rows(len(validation.rows))} it is no better than "
             f"{_baseline_name(labels, train_targets)} ({figures}). Train {advice}{rare}"
         )
     beaten = beaten_by_tfidf(labels, validation.scored, "" if untrained else f": train {advice}")
@@ -107,21 +106,21 @@ def verdict_of(
 
 
 def advice_of(config: TrainConfig, usual_lr: float) -> str:
-    """Return what may help a run that learned too little; never a higher rate where it is high already."""
+    """Return a suggestion for a run that learned too little; never a higher learning rate where it is high already."""
     usual = usual_lr * (SGD_FASTER if config.optim.optimizer.name == "sgd" else 1)
     lr = config.optim.lr or usual
-    if lr > OFF * usual:
+    if lr > FAR_FROM_USUAL * usual:
         return f"with a lower learning rate (--lr {usual:.2g} suits this base)"
-    if lr < usual / OFF:
+    if lr < usual / FAR_FROM_USUAL:
         return f"with a higher learning rate (--lr {usual:.2g} suits this base), or longer (--epochs)"
     return "longer (--epochs), or on more rows"
 
 
 def _has_learned(labels: LabelSpace, measured: ScoredSplit, train_targets: Any, own: str | None) -> bool:
-    """Whether the headline metric is above the baseline's, beyond chance, or the answers tell the labels apart.
+    """Return whether the headline metric is significantly better than the baseline, or the answers separate the labels.
 
     Args:
-        own: the metric of numbers that the loss lowers, where that is another one.
+        own: of regression, the metric that the loss lowers, if that is not R2.
     """
     headline = METRICS_OF_TASK[labels.task][0]
     scored = measured.scored
@@ -131,14 +130,14 @@ def _has_learned(labels: LabelSpace, measured: ScoredSplit, train_targets: Any, 
     encoded = labels.encode(measured.rows.values)
     predictions, references = decided(measured.scores, encoded, labels.task, measured.thresholds)
     if (value == plain == 1.0) or (labels.task == "regression" and np.ptp(references) == 0):
-        return True  # nothing to tell apart
+        return True  # there is nothing to learn
     constant = baseline_of(labels, train_targets, references)
     model, baseline = (predictions, measured.scores), (constant[0], constant[2])
 
     def is_above(metric: str, gain: float) -> bool:
         if gain <= 0 or len(references) < FEW_ROWS:
             return gain > 0
-        return bool(np.nanquantile(gaps(metric, baseline, model, references), CHANCE) > 0)
+        return bool(np.nanquantile(gaps(metric, baseline, model, references), SIGNIFICANCE) > 0)
 
     if is_above(headline, value - plain):
         return True
@@ -148,11 +147,11 @@ def _has_learned(labels: LabelSpace, measured: ScoredSplit, train_targets: Any, 
         return False
     if own is not None and scored.metrics[own]["value"] >= scored.baseline[own]:
         return False
-    # a model may well give up rows of the commonest label for those of the others; and the mean of skewed numbers is
-    # easily beaten by another constant, so that their order counts too
+    # a useful model may lose rows of the most frequent label to the others, and another constant easily beats the mean
+    # of skewed numbers, so that association decides
     association = "spearman" if labels.task == "regression" else "mcc"
     drawn = resampled_values(association, predictions, references, measured.scores)
-    return bool(np.nanquantile(drawn, CHANCE) > 0)
+    return bool(np.nanquantile(drawn, SIGNIFICANCE) > 0)
 
 
 def _rows(count: int) -> str:
@@ -163,33 +162,33 @@ def _baseline_name(labels: LabelSpace, train_targets: Any) -> str:
     if labels.task == "regression":
         return "always answering the mean of the training rows"
     if labels.task == "multi_label":
-        usual = [name for name, share in zip(labels.names, train_targets.mean(axis=0), strict=True) if share >= 0.5]
-        return f"always answering {shown(usual)}" if usual else "never giving a label"
+        proportions = train_targets.mean(axis=0)
+        usual = [name for name, proportion in zip(labels.names, proportions, strict=True) if proportion >= 0.5]
+        return f"always answering {shown(usual)}" if usual else "never predicting a label"
     counts = np.bincount(np.asarray(train_targets, dtype=int), minlength=len(labels))
     return f"always answering {labels.names[int(counts.argmax())]!r}"
 
 
 def _of_rare_labels(config: TrainConfig, labels: LabelSpace, train_targets: Any) -> str:
-    """The setting that helps where some labels are rare."""
+    """Return a suggestion if some labels are rare, else an empty string."""
     if labels.task == "multi_label":
-        shares = train_targets.mean(axis=0)
-        rare = shares.min() < 0.2
+        rare = train_targets.mean(axis=0).min() < 0.2
     else:
-        shares = np.bincount(np.asarray(train_targets, dtype=int), minlength=len(labels)) / len(train_targets)
-        rare = shares.max() > 1.5 / len(labels)
+        counts = np.bincount(np.asarray(train_targets, dtype=int), minlength=len(labels))
+        rare = counts.max() / len(train_targets) > 1.5 / len(labels)
     if not rare or config.class_weights != "none":
         return ""
-    return "; where labels are rare, --set class_weights=balanced"
+    return "; for rare labels, --set class_weights=balanced"
 
 
 def _chosen(measured: Mapping[str, ScoredSplit], chosen_by: str, evaluations: int) -> str:
     if evaluations < 2:
         return ""
     sentence = (
-        f"the validation rows chose the best of {evaluations} checkpoints (by {chosen_by}), so their scores are "
-        "somewhat optimistic: "
+        f"the best of {evaluations} checkpoints was chosen on the validation rows (by {chosen_by}), so that their "
+        "scores are somewhat optimistic: "
     )
     tests = [name for name in measured if name != "validation"]
     if tests:
-        return f"{sentence}those of {shown(tests)} are not, whose rows chose nothing"
+        return f"{sentence}those of {shown(tests)} are not"
     return f"{sentence}measure on other rows with --set data.test.NAME=FILE, or with rehead evaluate"

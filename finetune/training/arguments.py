@@ -13,7 +13,7 @@ from finetune.training import trackers
 
 
 def use_bfloat16(precision: str) -> bool:
-    """Whether training runs under bfloat16 autocast: asked for, or the processor multiplies it faster."""
+    """Return whether training runs under bfloat16 autocast: set in the config, or faster on this processor."""
     if precision != "auto":
         return precision == "bfloat16"
     if torch.cuda.is_available():
@@ -33,17 +33,17 @@ def training_arguments(
     best_by: str,
     evaluation_parts: int = 1,
 ) -> TrainingArguments:
-    """The Trainer's arguments for a config. Beside what the config says, these differ from the Trainer's defaults:
+    """Return the Trainer's arguments for a config. Apart from the config, they differ from the Trainer's defaults in:
     no filter over NaN losses, no external reporting, best model loaded at the end.
 
     Args:
         rows, accumulation, updates: rows in a batch, batches in an update, updates of the whole run.
         best_by: the metric that chooses the best checkpoint.
-        evaluation_parts: how many batches an evaluation makes of what is one where memory suffices.
+        evaluation_parts: how many parts an evaluation batch is computed in, because of too little memory.
     """
     optim = config.optim
     every = config.checkpoint.every_steps
-    when = "steps" if every else "epoch"
+    strategy = "steps" if every else "epoch"
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=optim.epochs,
@@ -52,8 +52,8 @@ def training_arguments(
         gradient_accumulation_steps=accumulation,
         learning_rate=optim.lr or 0.0,
         max_grad_norm=optim.max_grad_norm,
-        eval_strategy=when,
-        save_strategy=when,
+        eval_strategy=strategy,
+        save_strategy=strategy,
         eval_steps=every,
         save_steps=every or 500,
         load_best_model_at_end=True,

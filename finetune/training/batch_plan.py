@@ -1,7 +1,6 @@
-"""How many rows are computed at once, and how many batches make an update.
+"""The batch plan: how many rows are computed at once, and how many batches make an update.
 
-Knows: batch regimes of the config, and how much memory a model keeps for the backward pass.
-Does not know: which rows they are (batching.py).
+samplers.py chooses the rows.
 """
 
 from __future__ import annotations
@@ -18,15 +17,21 @@ from finetune.core.errors import ConfigError
 from finetune.core.labels import Task
 from finetune.training.samplers import MOST_TOGETHER, Batches, batches_for, even_weights, updates_of
 
-SAFE_SHARE = 0.6
-"""Share of the free memory that a batch may take: allocators, and kernels' workspaces, take some as well."""
+MEMORY_FRACTION = 0.6
+"""Fraction of the free memory for a batch; allocators and kernels' workspaces take the rest."""
 
 MOST_ROWS = 1024
+"""Most rows in a batch with batch_size=auto."""
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The batches of a run, and how they make updates."""
+    """The batches of a run, and its updates.
+
+    Attributes:
+        accumulation: batches in an update.
+        updates_per_epoch, updates: updates in an epoch, and in the whole run.
+    """
 
     batches: Batches
     accumulation: int
@@ -40,14 +45,14 @@ class BatchPlan:
 
 
 def batch_plan_for(config: TrainConfig, lengths: Any, targets: Any, task: Task, model: Any) -> BatchPlan:
-    """The regime of a config for rows of these lengths `[N]`.
+    """Return the batch plan of a config for rows of these lengths `[N]` in tokens.
 
     Args:
-        model: measured where the config says `auto`.
+        model: measured with optim.batch_size=auto; may be None otherwise.
     """
     optim = config.optim
     if optim.sampler == "balanced" and task == "regression":
-        raise ConfigError("optim.sampler=balanced wants labels, and the task is regression")
+        raise ConfigError("optim.sampler=balanced requires labels, and the task is regression")
     count = len(lengths)
     rows = {"full": MOST_TOGETHER, "auto": 0}.get(str(optim.batch_size), 0) or (
         rows_that_fit(model, int(lengths.max())) if optim.batch_size == "auto" else int(optim.batch_size)
@@ -61,33 +66,37 @@ def batch_plan_for(config: TrainConfig, lengths: Any, targets: Any, task: Task, 
     batches = batches_for(optim, lengths, rows, weights=weights, seed=config.seed)
     if optim.batch_size == "full":
         accumulation = len(batches)
-    each = updates_of(len(batches), accumulation)
-    return BatchPlan(batches, accumulation, each, max(1, math.ceil(each * optim.epochs)))
+    per_epoch = updates_of(len(batches), accumulation)
+    return BatchPlan(batches, accumulation, per_epoch, max(1, math.ceil(per_epoch * optim.epochs)))
 
 
 def rows_that_fit(model: Any, length: int) -> int:
-    """The largest power of two of rows of `length` tokens, at most MOST_ROWS, whose training fits the free memory."""
+    """Return the largest power of two, up to MOST_ROWS, of rows of `length` tokens whose training fits the free memory.
+
+    Raises:
+        ConfigError: not even one row fits.
+    """
     import psutil
 
     cuda = torch.cuda.is_available()
     free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
     weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    # beside the weights stand their gradients and Adam's two means
-    room = SAFE_SHARE * free - 4 * weights
-    fitting = int(room / kept_for_backward(model, length))
-    if fitting < 1:
-        raise ConfigError(f"not one row of {length} tokens fits the free memory: lower data.max_length")
-    return int(min(MOST_ROWS, 2 ** int(math.log2(fitting))))
+    # gradients, Adam's two moments, and weights
+    available = MEMORY_FRACTION * free - 4 * weights
+    rows = int(available / bytes_for_backward(model, length))
+    if rows < 1:
+        raise ConfigError(f"not even one row of {length} tokens fits the free memory: lower data.max_length")
+    return int(min(MOST_ROWS, 2 ** int(math.log2(rows))))
 
 
-def kept_for_backward(model: Any, length: int) -> int:
-    """Bytes that one row of `length` tokens keeps until its backward pass, in float32."""
+def bytes_for_backward(model: Any, length: int) -> int:
+    """Return the bytes of activations that one row of `length` tokens keeps for its backward pass, in float32."""
     own = {weight.data_ptr() for weight in model.parameters()}
-    kept: dict[int, int] = {}
+    sizes: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         if tensor.data_ptr() not in own:
-            kept[tensor.data_ptr()] = max(kept.get(tensor.data_ptr(), 0), tensor.numel() * tensor.element_size())
+            sizes[tensor.data_ptr()] = max(sizes.get(tensor.data_ptr(), 0), tensor.numel() * tensor.element_size())
         return tensor
 
     ids = torch.zeros((2, length), dtype=torch.long, device=model.device)
@@ -97,4 +106,4 @@ def kept_for_backward(model: Any, length: int) -> int:
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     del logits
     model.train(training)
-    return max(1, sum(kept.values()) // 2)
+    return max(1, sum(sizes.values()) // 2)

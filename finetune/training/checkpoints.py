@@ -1,6 +1,6 @@
-"""Checkpoints on disk: which are whole, what they were made with, when they are written, which are deleted.
+"""Checkpoints on disk: which are complete, what they were made with, when they are written, which are deleted.
 
-The Trainer writes a checkpoint's files; settings that belong to a run are compared in run_identity.py.
+The Trainer writes a checkpoint's files; run_identity.py compares the settings of runs.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from finetune.core.events import Listener, Saved, Warned
 from finetune.core.model_folder import sha256
 
 STAMP, NOTE = "stamp.json", "note.json"
-"""Hashes of a checkpoint's files, written last; and what `Note` holds."""
+"""Names of the file with the hashes of a checkpoint's files, written last, and of the file with its `Note`."""
 
 RESUMABLE = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
-"""A checkpoint holds all of the first and one of the second."""
+"""A checkpoint holds all files of RESUMABLE and one of WEIGHTS."""
 
 
 @dataclass(frozen=True)
 class Note:
-    """How a run computes at the time of a checkpoint, beyond what its config says.
+    """The state of a run at a checkpoint, beyond its config and the Trainer's state.
 
     Attributes:
-        changes: settings that auto-recovery changed, by dotted key; `attempts`: how often it did.
-        batch_parts, evaluation_parts: how many parts a batch is computed in, once memory did not suffice for all of it.
-        evaluation_due: the evaluation after this update was left out, and comes first when the run goes on.
+        changes: settings that auto-recovery changed, by dotted key.
+        attempts: how often auto-recovery changed settings.
+        batch_parts, evaluation_parts: how many parts a batch is computed in, because of too little memory.
+        evaluation_due: whether the evaluation after this update is still to be done, first of all when resumed.
     """
 
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -53,7 +54,7 @@ def stamp(folder: Path, note: Note) -> None:
 
 
 def write_whole(file: Path, content: Any) -> None:
-    """Write JSON so that a reader finds the old content or the new one, and never a part."""
+    """Write JSON atomically: a reader finds the old content or the new one, never a part."""
     partial = file.with_name(f"{file.name}.partial")
     with partial.open("w", encoding="utf-8") as stream:
         stream.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -63,7 +64,7 @@ def write_whole(file: Path, content: Any) -> None:
 
 
 def read_mapping(file: Path) -> dict[str, Any] | None:
-    """Return the JSON object in a file, or None where the file is missing, cut short or holds anything else."""
+    """Return the JSON object in a file; None where the file is missing, truncated or holds anything else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -72,38 +73,38 @@ def read_mapping(file: Path) -> dict[str, Any] | None:
 
 
 def note_of(folder: Path) -> Note:
-    """Return the note of a whole checkpoint."""
+    """Return the note of a complete checkpoint."""
     stored = read_mapping(folder / NOTE) or {}
     return Note(**{key: value for key, value in stored.items() if key in Note.__dataclass_fields__})
 
 
 def checkpoints_of(work: Path) -> list[Path]:
-    """Return the folders of checkpoints, whole or not, the newest first."""
+    """Return the folders of checkpoints, complete or not, the newest first."""
     folders = [path for path in work.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal() and path.is_dir()]
     return sorted(folders, key=_update, reverse=True)
 
 
 def last_good_checkpoint(work: Path) -> Path | None:
-    """Return the newest checkpoint whose files are all there and unchanged, or None."""
+    """Return the newest checkpoint whose files are all present and unchanged, or None."""
     return next((folder for folder in checkpoints_of(work) if is_whole(folder)), None)
 
 
 def is_whole(folder: Path) -> bool:
-    """Return whether a checkpoint was completed, and all its files are as they were then."""
+    """Return whether a checkpoint was completed and none of its files has changed since."""
     hashes = read_mapping(folder / STAMP)
     if hashes is None or not all(isinstance(known, str) for known in hashes.values()):
         return False
     if not all(name in hashes for name in RESUMABLE) or not any(name in hashes for name in WEIGHTS):
         return False
     try:
-        # a name in a damaged stamp may lead anywhere
+        # a damaged stamp may hold any path
         return all(Path(name).name == name and sha256(folder / name) == known for name, known in hashes.items())
     except (OSError, ValueError):
         return False
 
 
 def discard_after(work: Path, checkpoint: Path | None) -> None:
-    """Delete the checkpoints that a run leaves behind when it goes on from `checkpoint`: later ones (None: all)."""
+    """Delete the checkpoints after `checkpoint`; all of them where it is None."""
     for folder in checkpoints_of(work):
         if checkpoint is None or _update(folder) > _update(checkpoint):
             shutil.rmtree(folder, ignore_errors=True)
@@ -117,11 +118,11 @@ def prune(work: Path, keep: int, best: str | None) -> None:
 
 
 def evaluations_without_gain(history: list[dict[str, Any]], metric: str, *, greater_is_better: bool = True) -> int:
-    """Return how many evaluations there were since the best one, or since the first one without a best.
+    """Return the number of evaluations since the best one.
 
     Args:
         history: the Trainer's log.
-        metric: its name, as the log has it.
+        metric: name of the metric in the log.
     """
     best, count = -math.inf, 0
     for entry in history:
@@ -133,10 +134,10 @@ def evaluations_without_gain(history: list[dict[str, Any]], metric: str, *, grea
 
 
 class Resuming(TrainerCallback):
-    """Completes the state of a resumed run: the best checkpoint's place, and the evaluations since.
+    """Completes the state of a resumed run: the path of the best checkpoint, and the evaluations since.
 
     Args:
-        stopping: callbacks that stop early, as transformers' EarlyStoppingCallback does.
+        stopping: callbacks for early stopping, with the attributes of transformers' EarlyStoppingCallback.
     """
 
     def __init__(self, stopping: Sequence[Any], say: Listener) -> None:
@@ -159,21 +160,23 @@ class Resuming(TrainerCallback):
         if is_whole(best):
             state.best_model_checkpoint = str(best)
             return
-        self.say(Warned(f"the best checkpoint, {best}, is missing or damaged: the best one is chosen anew from here"))
+        self.say(
+            Warned(f"the best checkpoint, {best}, is missing or damaged; the best one is now chosen among later ones")
+        )
         state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
 
 class CheckpointCallback(TrainerCallback):
-    """Saves every so many minutes, keeps the newest checkpoints and the best one, and makes up for an evaluation that
-    an interruption left out.
+    """Saves at time intervals, keeps the newest checkpoints and the best one, and runs an evaluation that an
+    interruption left out.
 
     Args:
-        trainer: has `note`, the Note of its checkpoints.
+        trainer: a trainer with `note`, the Note of its checkpoints.
         keep: how many of the newest checkpoints are kept.
-        every_minutes: 0 saves only where the Trainer does.
-        is_due: whether the update that has just ended is followed by an evaluation, of the Trainer's control and state.
-        before_evaluation: called before an evaluation that was left out is made up for.
-        clock: seconds that only grow.
+        every_minutes: time between saves; 0 saves only when the Trainer does.
+        is_due: `(control, state) -> bool`, whether an evaluation follows the update that has just ended.
+        before_evaluation: called before an evaluation that was left out.
+        clock: monotonic time in seconds.
     """
 
     def __init__(
@@ -197,7 +200,7 @@ class CheckpointCallback(TrainerCallback):
             self._evaluate(args, state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        # after an evaluation there is a checkpoint anyway, and only then is it exact
+        # an evaluation is followed by a checkpoint anyway, which is exact only after it
         if self.every_s and self.clock() - self._last_s >= self.every_s and not self.is_due(control, state):
             control.should_save = True
 
@@ -214,7 +217,7 @@ class CheckpointCallback(TrainerCallback):
         metrics = trainer._evaluate(None, None)
         trainer._determine_best_metric(metrics=metrics, trial=None)
         trainer.note = replace(trainer.note, evaluation_due=False)
-        # in place of the checkpoint that was resumed from: the generators' states are read from it once more
+        # replaces the checkpoint that was resumed from: the generators' states are read from it again
         trainer._save_checkpoint(trainer.model, None)
         trainer.callback_handler.on_save(trainer.args, state, trainer.control)
 

@@ -1,8 +1,4 @@
-"""The running mean of the weights while they are trained.
-
-Knows: how the mean is formed, put in the weights' place for a while, saved with a checkpoint and read from it.
-Does not know: the Trainer, or when any of that is due.
-"""
+"""The exponential moving average (EMA) of the weights during training."""
 
 from __future__ import annotations
 
@@ -17,11 +13,11 @@ from torch.optim.swa_utils import AveragedModel
 
 FILE = "average.safetensors"
 WARMUP = 10
-"""The decay rises as (1 + n) / (WARMUP + n), so that the first weights do not stay in the mean of a short run."""
+"""The decay rises as (1 + n) / (WARMUP + n), so that the initial weights do not dominate the EMA of a short run."""
 
 
 class EmaWeights:
-    """An exponential mean of a model's weights: mean = decay * mean + (1 - decay) * weights, after each update."""
+    """The EMA of a model's weights: ema = decay * ema + (1 - decay) * weights after each update."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         def mean(averages: Any, weights: Any, updates: Tensor | int) -> None:
@@ -29,37 +25,37 @@ class EmaWeights:
             torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + n) / (WARMUP + n)))
 
         self._model = model
-        self._average = AveragedModel(model, multi_avg_fn=mean)
+        self._ema = AveragedModel(model, multi_avg_fn=mean)
 
     def update(self) -> None:
-        """Take in the weights as they are now."""
-        self._average.update_parameters(self._model)
+        """Update the EMA with the current weights."""
+        self._ema.update_parameters(self._model)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model with the mean as its weights."""
+        """Use the EMA as the model's weights until the context ends."""
         weights = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
-        self.give()
+        self.apply()
         try:
             yield
         finally:
             self._model.load_state_dict(weights)
 
-    def give(self) -> None:
-        """Make the mean the model's weights."""
-        self._model.load_state_dict(self._average.module.state_dict())
+    def apply(self) -> None:
+        """Set the model's weights to the EMA."""
+        self._model.load_state_dict(self._ema.module.state_dict())
 
     def save(self, folder: Path) -> None:
-        """Write the mean into a checkpoint."""
+        """Write the EMA into a checkpoint folder."""
         from safetensors.torch import save_model
 
-        save_model(self._average.module, str(folder / FILE), metadata={"n": str(int(self._average.n_averaged))})
+        save_model(self._ema.module, str(folder / FILE), metadata={"n": str(int(self._ema.n_averaged))})
 
     def load(self, folder: Path) -> None:
-        """Read the mean back from a checkpoint."""
+        """Read the EMA from a checkpoint folder."""
         from safetensors import safe_open
         from safetensors.torch import load_model
 
-        load_model(self._average.module, str(folder / FILE))
+        load_model(self._ema.module, str(folder / FILE))
         with safe_open(str(folder / FILE), "pt") as file:
-            self._average.n_averaged.fill_(int(file.metadata()["n"]))
+            self._ema.n_averaged.fill_(int(file.metadata()["n"]))

@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM while a model trains: noticed at once, obeyed where nothing is lost.
+"""Ctrl-C and SIGTERM during training: recorded at once, acted on where the run can be saved exactly.
 
-Saving is left to the Trainer; this module decides when a run may end.
+The Trainer saves; this module decides when a run may end.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal arrived, and the run has come to a place where it can be saved.
+    """A signal arrived, and the run has reached a point where it can be saved.
 
     Attributes:
-        is_saved: the checkpoint of this update is written already.
-        evaluation_due: the update's evaluation did not take place.
+        is_saved: whether the checkpoint of this update is already written.
+        evaluation_due: whether the update's evaluation is still to be done.
     """
 
     def __init__(self, *, is_saved: bool, evaluation_due: bool) -> None:
@@ -33,9 +33,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 class SignalCatcher:
-    """While entered, the first SIGINT or SIGTERM is only remembered; a second one acts as it did before.
+    """A context that records the first SIGINT or SIGTERM; a second one has its former effect.
 
-    Outside the main thread, and for signals that the process ignores, nothing changes.
+    Outside the main thread, and for signals that the process ignores, it has no effect.
     """
 
     def __init__(self) -> None:
@@ -55,10 +55,10 @@ class SignalCatcher:
         self._restore()
 
     def deliver(self) -> NoReturn:
-        """Let the signal that was received do what it did before this was entered.
+        """Raise the received signal again, with the handlers from before the context.
 
         Raises:
-            KeyboardInterrupt: or what the former handler raises; without one, SIGTERM ends the process.
+            KeyboardInterrupt: or whatever the former handler raises; without one, SIGTERM ends the process.
         """
         self._restore()
         if self.received is not None:
@@ -82,7 +82,7 @@ class InterruptionCallback(TrainerCallback):
     """Ends a run with `Interrupted` where its state is exact: after an update, within an evaluation, after a save.
 
     Args:
-        is_due: whether the update that has just ended is followed by an evaluation, of the Trainer's control and state.
+        is_due: `(control, state) -> bool`, whether an evaluation follows the update that has just ended.
     """
 
     def __init__(self, catcher: SignalCatcher, is_due: Callable[[Any, Any], bool], say: Listener) -> None:
@@ -116,13 +116,13 @@ class InterruptionCallback(TrainerCallback):
             raise Interrupted(is_saved=True, evaluation_due=False)
 
     def remember_random(self) -> None:
-        """Keep the states of all random generators, as they are before an evaluation."""
+        """Store the states of all random generators before an evaluation."""
         self.random_before_evaluation = random_states()
 
     def _announce(self) -> None:
         if self.catcher.received is not None and not self._is_announced:
             self._is_announced = True
-            self.say(Info("stopping after this update, to save a checkpoint; a second Ctrl-C stops at once"))
+            self.say(Info("stopping after this update to save a checkpoint; a second Ctrl-C stops at once"))
 
 
 def random_states() -> dict[str, Any]:

@@ -1,8 +1,5 @@
-"""What is trained, at which rate: parts of a model, freezing, parameter groups, optimizers, schedules; the tables
+"""Parts of a model, freezing, parameter groups, optimizers and schedules, for any encoder of transformers; the tables
 OPTIMIZERS and SCHEDULES close the file.
-
-Knows: which weight belongs to which layer, for any encoder of transformers.
-Does not know: batches, losses, when an epoch begins.
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ from finetune.core.errors import ConfigError
 from finetune.core.registry import pick
 
 WEIGHT_DECAY = 0.01
-"""Decoupled weight decay where the config says nothing, for the optimizers that have it."""
+"""Default decoupled weight decay of the optimizers that have it."""
 
 HEAD, EMBEDDINGS = "head", "embeddings"
 Groups = list[dict[str, Any]]
@@ -30,48 +27,48 @@ Groups = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Parts:
-    """Where each weight of a model sits: 0 the embeddings, 1 .. `layers` the body's layers, `layers` + 1 the head (and
-    what a body has above its last layer)."""
+    """The depth of each weight of a model: 0 the embeddings, 1 .. `layers` the body's layers, `layers` + 1 the head and
+    whatever a body has above its last layer."""
 
     depth: Mapping[str, int]
     layers: int
 
     def name(self, depth: int) -> str:
-        """What a depth is called in logs and pictures."""
+        """Return the name of a depth in logs and plots."""
         return EMBEDDINGS if depth == 0 else HEAD if depth > self.layers else f"layer {depth}"
 
 
 def parts_of(model: nn.Module, prefix: str) -> Parts:
-    """The parts of a classifier whose body is the attribute `prefix`."""
+    """Return the parts of a classifier whose body is the attribute `prefix`."""
     stacks = [
         (name, len(module))
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and f"{prefix}." in f"{name}."
     ]
-    stack, layers = max(stacks, key=lambda one: one[1], default=("", 0))
+    stack, layers = max(stacks, key=lambda item: item[1], default=("", 0))
     in_layer = re.compile(re.escape(stack) + r"\.(\d+)\.")
     depth = {}
     for name, _ in model.named_parameters():
-        found = in_layer.search(name) if stack else None
-        if found is not None:
-            depth[name] = int(found.group(1)) + 1
+        match = in_layer.search(name) if stack else None
+        if match is not None:
+            depth[name] = int(match.group(1)) + 1
         else:
-            # what comes before the layers is called embeddings in every family (deberta's relative ones are beside)
+            # every family calls what precedes the layers embeddings (deberta's relative ones are elsewhere)
             depth[name] = 0 if f"{prefix}." in name and "embeddings" in name else layers + 1
     return Parts(depth, layers)
 
 
 def frozen_depths(config: ModelConfig, parts: Parts, epoch: int) -> set[int]:
-    """The depths of a model that do not train in this epoch, counted from 0.
+    """Return the depths of a model that are frozen in this epoch, counted from 0.
 
     Raises:
-        ConfigError: more layers than the body has.
+        ConfigError: the config names more layers than the body has.
     """
     below = {"none": 0, EMBEDDINGS: 1, "body": parts.layers + 1}
     count = below[config.freeze] if isinstance(config.freeze, str) else config.freeze + 1
-    asked = list(config.unfreeze.values()) + ([config.freeze] if isinstance(config.freeze, int) else [])
-    if asked and max(asked) > parts.layers:
-        raise ConfigError(f"model.freeze or model.unfreeze names {max(asked)} layers, and the body has {parts.layers}")
+    most = max([*config.unfreeze.values(), *([config.freeze] if isinstance(config.freeze, int) else [])], default=0)
+    if most > parts.layers:
+        raise ConfigError(f"model.freeze or model.unfreeze names {most} layers, and the body has {parts.layers}")
     due = [epoch_ for epoch_ in config.unfreeze if epoch_ <= epoch]
     if due:
         trained = config.unfreeze[max(due)]
@@ -80,29 +77,31 @@ def frozen_depths(config: ModelConfig, parts: Parts, epoch: int) -> set[int]:
 
 
 def freeze(model: nn.Module, parts: Parts, frozen: Iterable[int]) -> None:
-    """Let exactly the weights at other depths train."""
+    """Freeze the weights at these depths, and no others."""
     depths = set(frozen)
     for name, weight in model.named_parameters():
         weight.requires_grad_(parts.depth[name] not in depths)
 
 
 def trained(model: nn.Module, parts: Parts) -> str:
-    """How many weights train, by part, in a sentence."""
+    """Return a sentence with the number of trainable weights by part."""
     counts: dict[str, int] = {}
-    every = 0
+    total = 0
     for name, weight in model.named_parameters():
-        every += weight.numel()
+        total += weight.numel()
         if weight.requires_grad:
             part = parts.name(parts.depth[name]) if name in parts.depth else "additions"
             part = "layers" if part.startswith("layer ") else part
             counts[part] = counts.get(part, 0) + weight.numel()
     shown = ", ".join(f"{part} {count:,}" for part, count in counts.items())
-    return f"training {sum(counts.values()):,} of {every:,} weights: {shown}"
+    return f"training {sum(counts.values()):,} of {total:,} weights: {shown}"
 
 
 def groups_of(model: nn.Module, parts: Parts, config: OptimConfig) -> Groups:
-    """Parameter groups: a rate for each depth and the head, weight decay without biases and norms. Weights that an
-    epoch still to come unfreezes are among them."""
+    """Return parameter groups: a learning rate for each depth, weight decay except for biases and norms.
+
+    Weights that a later epoch unfreezes are included.
+    """
     if config.lr is None:
         raise ConfigError("optim.lr is not resolved")
     decay = weight_decay_of(config)
@@ -121,10 +120,10 @@ def groups_of(model: nn.Module, parts: Parts, config: OptimConfig) -> Groups:
 
 
 def weight_decay_of(config: OptimConfig) -> float:
-    """The decoupled weight decay of a config.
+    """Return the decoupled weight decay of a config.
 
     Raises:
-        ConfigError: asked for with an optimizer that has none.
+        ConfigError: the optimizer has none.
     """
     has = config.optimizer.name in DECOUPLED
     if config.weight_decay and not has:
@@ -138,15 +137,16 @@ def weight_decay_of(config: OptimConfig) -> float:
 
 
 def optimizer_for(model: nn.Module, parts: Parts, config: OptimConfig) -> Optimizer:
-    """The chosen optimizer over `groups_of` a model; an L2 penalty is added to the gradients before each step."""
+    """Return the config's optimizer over `groups_of` a model; an L2 penalty is added to the gradients before each
+    step."""
     make = pick(OPTIMIZERS, config.optimizer.name, config.optimizer.options, what="optimizer")
-    made = make(groups_of(model, parts, config))
+    optimizer = make(groups_of(model, parts, config))
     if config.l2:
-        made.register_step_pre_hook(_penalise)
-    return made
+        optimizer.register_step_pre_hook(_penalize)
+    return optimizer
 
 
-def _penalise(optimizer: Optimizer, *rest: Any) -> None:
+def _penalize(optimizer: Optimizer, *rest: Any) -> None:
     with torch.no_grad():
         for group in optimizer.param_groups:
             for weight in group["params"] if group["l2"] else ():
@@ -157,16 +157,16 @@ def _penalise(optimizer: Optimizer, *rest: Any) -> None:
 def schedule_for(
     optimizer: Optimizer, config: OptimConfig, *, warmup: int, updates: int, lower_is_better: bool = False
 ) -> Any:
-    """Return the chosen schedule over this many updates.
+    """Return the config's schedule over this many updates.
 
     Args:
-        lower_is_better: whether the metric that a plateau is seen in falls as the model gets better.
+        lower_is_better: whether the metric of `reduce_on_plateau` falls as the model improves.
     """
     make = pick(SCHEDULES, config.schedule.name, config.schedule.options, what="schedule")
-    made = make(optimizer, warmup, updates)
-    if lower_is_better and isinstance(made, ReduceLROnPlateau):
-        return ReduceLROnPlateau(optimizer, mode="min", factor=made.factor, patience=made.patience)
-    return made
+    schedule = make(optimizer, warmup, updates)
+    if lower_is_better and isinstance(schedule, ReduceLROnPlateau):
+        return ReduceLROnPlateau(optimizer, mode="min", factor=schedule.factor, patience=schedule.patience)
+    return schedule
 
 
 def adamw(groups: Groups, *, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
@@ -175,70 +175,71 @@ def adamw(groups: Groups, *, beta1: float = 0.9, beta2: float = 0.999, epsilon: 
 
 
 def adam(groups: Groups, *, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
-    """Adam: steps scaled by running means of the gradient and of its square"""
+    """Steps scaled by running means of the gradient and of its square"""
     return torch.optim.Adam(groups, betas=(beta1, beta2), eps=epsilon, fused=True)
 
 
 def sgd(groups: Groups, *, momentum: float = 0.9, nesterov: bool = False) -> Optimizer:
-    """Gradient descent with momentum; it wants a rate some hundred times that of Adam"""
+    """Gradient descent with momentum; its learning rate is about a hundred times that of Adam"""
     return torch.optim.SGD(groups, momentum=momentum, nesterov=nesterov)
 
 
 def adafactor(groups: Groups) -> Optimizer:
-    """Adam's scaling from the means of rows and columns: hardly any memory beside the weights"""
+    """Adam's scaling from means over rows and columns, with little memory beyond the weights"""
     return torch.optim.Adafactor(groups)
 
 
 def linear(optimizer: Optimizer, warmup: int, updates: int) -> LRScheduler:
-    """Down to 0 in a straight line"""
+    """Linear decay to 0"""
     return _of_transformers("linear", optimizer, warmup, updates)
 
 
 def cosine(optimizer: Optimizer, warmup: int, updates: int) -> LRScheduler:
-    """Down to 0 along half a cosine"""
+    """Cosine decay to 0"""
     return _of_transformers("cosine", optimizer, warmup, updates)
 
 
 def constant(optimizer: Optimizer, warmup: int, updates: int) -> LRScheduler:
-    """The same rate all the way, also without warm-up"""
+    """A constant rate, without warm-up"""
     return _of_transformers("constant", optimizer, warmup, updates)
 
 
 def constant_with_warmup(optimizer: Optimizer, warmup: int, updates: int) -> LRScheduler:
-    """The same rate after warm-up"""
+    """A constant rate after warm-up"""
     return _of_transformers("constant_with_warmup", optimizer, warmup, updates)
 
 
 def polynomial(
     optimizer: Optimizer, warmup: int, updates: int, *, power: float = 2.0, end: float = 1e-7
 ) -> LRScheduler:
-    """Down to `end` along a power of what is left"""
+    """Polynomial decay to `end`"""
     return _of_transformers("polynomial", optimizer, warmup, updates, power=power, lr_end=end)
 
 
 def one_cycle(optimizer: Optimizer, warmup: int, updates: int) -> LRScheduler:
-    """Up over the warm-up and down again, both along cosines (Smith, 2018)"""
-    share = min(max(warmup / updates, 1 / updates), 1.0)
+    """Cosine rise during warm-up, then cosine decay (Smith, 2018)"""
+    rising = min(max(warmup / updates, 1 / updates), 1.0)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=updates + 1, pct_start=share)
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=updates + 1, pct_start=rising)
 
 
 def reduce_on_plateau(
     optimizer: Optimizer, warmup: int, updates: int, *, factor: float = 0.5, patience: int = 1
 ) -> Any:
-    """Times `factor` after `patience` evaluations without a better validation score; no warm-up"""
+    """Multiplied by `factor` after `patience` evaluations without a better validation score; no warm-up"""
     return ReduceLROnPlateau(optimizer, mode="max", factor=factor, patience=patience)
 
 
 def _of_transformers(name: str, optimizer: Optimizer, warmup: int, updates: int, **more: Any) -> LRScheduler:
     from transformers import get_scheduler
 
-    made: LRScheduler = get_scheduler(name, optimizer, warmup, updates, scheduler_specific_kwargs=more)
-    return made
+    schedule: LRScheduler = get_scheduler(name, optimizer, warmup, updates, scheduler_specific_kwargs=more)
+    return schedule
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adamw": adamw, "adam": adam, "sgd": sgd, "adafactor": adafactor}
 DECOUPLED = ("adamw", "adafactor")
+"""Optimizers with decoupled weight decay."""
 
 SCHEDULES: dict[str, Callable[..., Any]] = {
     "linear": linear,

@@ -35,7 +35,7 @@ def check_private_methods(*, calls: Sequence[str] = ()) -> Callable[[Class], Cla
         missing = [name for name in (*marked, *calls) if not callable(getattr(super(cls, cls), name, None))]
         if missing:
             raise ImportError(
-                f"transformers {_installed()} has no {cls.__bases__[0].__name__}.{missing[0]}, which {cls.__name__} "
+                f"transformers {_installed()} has no {cls.__mro__[1].__name__}.{missing[0]}, which {cls.__name__} "
                 "overrides or calls. Install another release of transformers (see pyproject.toml for the tested ones)"
             )
         return cls

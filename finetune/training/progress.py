@@ -1,8 +1,4 @@
-"""What a run says while it trains: events.
-
-Knows: the Trainer's callbacks, our events.
-Does not know: losses, batches, gradients, checkpoints.
-"""
+"""Reports the progress of training as events."""
 
 from __future__ import annotations
 
@@ -16,11 +12,17 @@ from finetune.core.events import Evaluated, Listener, Started, Step
 from finetune.evaluation.metrics import LOWER_IS_BETTER
 
 FIRST_ESTIMATE = 5
-"""Updates after which the time left is first reported."""
+"""Updates after which the remaining time is first reported."""
 
 
 class ProgressCallback(TrainerCallback):
-    """Turns the Trainer's callbacks into our events."""
+    """Turns the Trainer's callbacks into events.
+
+    Args:
+        rows, validation_rows: rows of the splits.
+        per_epoch: updates in an epoch.
+        best_by: the metric that chooses the best checkpoint.
+    """
 
     def __init__(self, listener: Listener, rows: int, validation_rows: int, per_epoch: int, best_by: str) -> None:
         self.listener, self.rows, self.validation_rows = listener, rows, validation_rows
@@ -40,7 +42,7 @@ class ProgressCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         if state.global_step == self.first + FIRST_ESTIMATE:
-            control.should_log = True  # so that the time left is known early
+            control.should_log = True  # so that the remaining time is known early
         self.paused_from_s = time.perf_counter()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
@@ -67,8 +69,8 @@ class ProgressCallback(TrainerCallback):
         )
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **rest: Any) -> None:
-        found = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items()}
-        score = self.sign * found.get(self.best_by, math.nan)
+        values = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items()}
+        score = self.sign * values.get(self.best_by, math.nan)
         better = score > self.best  # never for NaN
         self.best = score if better else self.best
-        self.listener(Evaluated(state.global_step, state.epoch or 0.0, found, better, self.best_by))
+        self.listener(Evaluated(state.global_step, state.epoch or 0.0, values, better, self.best_by))

@@ -1,10 +1,7 @@
-"""Per-row losses to the one number that is differentiated: the only place that divides by a count of rows.
+"""Reduces the losses of rows to the one number that is differentiated; nothing else divides by a number of rows.
 
-Knows: gradient accumulation (a batch's sum is divided by the rows of all batches of the update).
-Does not know: which loss it was.
-
-Why not the mean: with accumulation, a mean of each batch is added up and comes out too large by the number of
-batches, or weights the rows of a ragged last batch more (transformers issue 47688).
+Why not the mean of a batch: with gradient accumulation the means are added up, so that the loss is too large by the
+number of batches, or weights the rows of a smaller last batch more (transformers issue 47688).
 """
 
 from __future__ import annotations
@@ -13,7 +10,7 @@ from torch import Tensor
 
 
 def rows_of_update(targets: Tensor, items: Tensor | int) -> Tensor | float:
-    """How many rows the whole update holds.
+    """Return the number of rows in the whole update.
 
     `items` is the Trainer's `num_items_in_batch`, which counts label elements: B*C for targets `[B, C]`.
     """
@@ -21,10 +18,10 @@ def rows_of_update(targets: Tensor, items: Tensor | int) -> Tensor | float:
 
 
 def reduce(losses: Tensor, targets: Tensor, items: Tensor | int | None) -> Tensor:
-    """Sum of `losses [B]` over the rows of the whole update, so that accumulated steps equal one large step.
+    """Return the sum of `losses [B]` over the number of rows in the update: accumulated steps equal one large step.
 
     Args:
-        items: label elements in the update; None (evaluation) gives the batch's mean.
+        items: label elements in the update; with None (evaluation) the mean of the batch is returned.
     """
     if items is None:
         return losses.mean()

@@ -1,7 +1,7 @@
-"""What makes a run the same run: a checkpoint goes on only with what it was made with.
+"""The identity of a run: a checkpoint is resumed only with the settings, data and base that it was made with.
 
-Every setting counts unless it is named in WITHOUT_EFFECT; those in SAFE may change where that is allowed by name. Data
-is compared by its tokens and targets, a base by its files, so that both may lie elsewhere.
+Every setting counts except those in WITHOUT_EFFECT; those in SAFE may change if `--allow-changed` names them. Data are
+compared by tokens and targets, a base by its files, so that both may be moved.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from finetune.training.trainer import Examples
 
 FORMAT = 1
-"""Version of `run.json`, to be raised where checkpoints of before cannot be trained on."""
+"""Version of `run.json`; raise it when older checkpoints can no longer be resumed."""
 
 RUN = "run.json"
 SHOWN = 60
-"""Characters of a value in a list of differences."""
+"""Most characters of a value in a list of differences."""
 
 SAFE: dict[str, tuple[str, ...]] = {
     "epochs": ("optim.epochs", "updates"),
@@ -40,7 +40,8 @@ SAFE: dict[str, tuple[str, ...]] = {
     "checkpoint": ("checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.keep"),
     "recovery": ("gradients.auto_recover", "gradients.attempts"),
 }
-"""What `--allow-changed` takes, and the entries it covers; a setting's own key, such as optim.epochs, is taken too."""
+"""Name that `--allow-changed` accepts -> the entries it covers; a setting's own key, such as optim.epochs, works
+too."""
 
 WITHOUT_EFFECT = (
     *(
@@ -58,7 +59,7 @@ WITHOUT_EFFECT = (
     *("save_dtype", "base", "precision", "data", "model.revision"),
     *("zero_shot.hypothesis_template", "zero_shot.scorer", "zero_shot.label_embedding", "zero_shot.fit_on"),
 )
-"""Settings that do not change training, or that are compared by what comes of them."""
+"""Settings that do not change training, or that are compared by their results."""
 
 
 def identity(
@@ -73,13 +74,13 @@ def identity(
     precision: str,
     target: TargetScale | None = None,
 ) -> dict[str, str]:
-    """Return what a run's checkpoints belong to: entry -> value in words.
+    """Return the identity of a run: entry -> value as text.
 
     Args:
         config: resolved, the learning rates included.
-        updates, batches: updates of the whole run, and its batch plan in words.
-        precision: the arithmetic that `auto` came to.
-        target: the scale of a regression's targets, which the standardized ones no longer show.
+        updates, batches: updates of the whole run, and its batch plan as text.
+        precision: the arithmetic that `auto` resolved to.
+        target: the scale of a regression's targets, which standardized targets do not contain.
     """
     entries = {"format": str(FORMAT), "base": base_fingerprint(base), "task": labels.task}
     entries["labels"] = ", ".join(labels.names)
@@ -96,12 +97,12 @@ def identity(
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes a run."""
+    """Return the versions of the libraries that compute a run."""
     return {name: version(name) for name in ("torch", "transformers", "accelerate")}
 
 
 def base_fingerprint(base: Location) -> str:
-    """Return the hash of a base's weights, config and tokenizer files, wherever they lie."""
+    """Return a hash of a base's weights, config and tokenizer files."""
     if base.path is None:
         return base.name
     digest = hashlib.sha256()
@@ -112,10 +113,10 @@ def base_fingerprint(base: Location) -> str:
 
 
 def check_allowed(names: Iterable[str]) -> None:
-    """Refuse names that `--allow-changed` cannot take.
+    """Refuse names that `--allow-changed` does not accept.
 
     Raises:
-        ConfigError: says which can be.
+        ConfigError: an unknown name; lists the accepted ones.
     """
     known = [*SAFE, *(key for keys in SAFE.values() for key in keys)]
     for name in names:
@@ -123,8 +124,7 @@ def check_allowed(names: Iterable[str]) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise ConfigError(
-                f"allow_changed {name!r}: {hint}A checkpoint goes on only with what it was made with, but for "
-                f"{', '.join(SAFE)}"
+                f"allow_changed: {name!r} cannot be changed when a run is resumed. {hint}Accepted: {', '.join(SAFE)}"
             )
 
 
@@ -132,17 +132,18 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, 
     """Return entry -> `before -> now` for each entry that differs, long values shortened."""
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     return {
-        key: " -> ".join(_shown(one.get(key, "not set"), before, now, key) for one in (before, now)) for key in changed
+        key: " -> ".join(_shown(values.get(key, "not set"), before, now, key) for values in (before, now))
+        for key in changed
     }
 
 
 def is_allowed(entry: str, names: Iterable[str], now: Mapping[str, str]) -> bool:
-    """Return whether an entry may differ, with these names allowed."""
+    """Return whether an entry may differ with these names allowed."""
     schedule = now.get("optim.schedule", "")
     if entry in SAFE["epochs"] and '"one_cycle"' in schedule:
-        return False  # its length is part of the schedule's state
+        return False  # the number of updates is part of the schedule's state
     if entry in SAFE["lr"] and '"reduce_on_plateau"' in schedule:
-        return False  # so is the rate
+        return False  # the rate is part of the schedule's state
     covered = {key for name in names for key in (name, *SAFE.get(name, ()))}
     if "optim.epochs" in covered:
         covered.add("updates")
@@ -156,46 +157,46 @@ def require_same(work: Path, now: Mapping[str, str], allowed: Iterable[str]) -> 
         The differences that are allowed.
 
     Raises:
-        ConfigError: lists the differences, and which of them `--allow-changed` lets pass.
+        ConfigError: lists the differences, and which of them `--allow-changed` accepts.
     """
     stored = read_mapping(work / RUN)
     before = (stored or {}).get("run")
-    again = "Leave out --resume to start again, which replaces the checkpoints"
+    restart = "Leave out --resume to start again, which replaces the checkpoints"
     if not isinstance(before, dict) or not all(isinstance(value, str) for value in before.values()):
         raise ConfigError(
-            f"{work} holds checkpoints and no readable {RUN} that says which run made them (an earlier version of "
-            f"rehead wrote none), so that they cannot be resumed from. {again}"
+            f"{work} holds checkpoints but no readable {RUN} with the run that made them (earlier versions of rehead "
+            f"wrote none), so that they cannot be resumed. {restart}"
         )
-    found = differences(before, now)
-    refused = {entry: text for entry, text in found.items() if not is_allowed(entry, allowed, now)}
+    changed = differences(before, now)
+    refused = {entry: text for entry, text in changed.items() if not is_allowed(entry, allowed, now)}
     if refused:
         safe = [name for name in SAFE if any(is_allowed(entry, [name], now) for entry in refused)]
         hint = f" Allowed by name: {' '.join(f'--allow-changed {name}' for name in safe)}." if safe else ""
         listed = "; ".join(f"{entry}: {text}" for entry, text in refused.items())
         raise ConfigError(
             f"--resume: {checkpoints_of(work)[0]} was made by another run. Different: {listed}. "
-            f"Set them back to go on.{hint} {again}"
+            f"Restore them to resume.{hint} {restart}"
         )
-    return found
+    return changed
 
 
 def changed_versions(work: Path) -> list[str]:
-    """Return a warning for each library whose version is another than that of the run in `work`."""
+    """Return a warning for each library whose version differs from that of the run in `work`."""
     made_with = (read_mapping(work / RUN) or {}).get("versions")
     changed = differences(made_with, versions()) if isinstance(made_with, dict) else {}
     return [f"{name} has changed since the checkpoint was made: {text}" for name, text in changed.items()]
 
 
 def write(work: Path, entries: Mapping[str, str], batch_size: int) -> None:
-    """Record which run the checkpoints in `work` belong to, and its rows in a batch."""
+    """Write the identity of the run whose checkpoints are in `work`, and its rows per batch."""
     work.mkdir(parents=True, exist_ok=True)
     write_whole(work / RUN, {"run": dict(entries), "versions": versions(), "batch_size": batch_size})
 
 
 def batch_size_of(work: Path) -> int | None:
-    """Return the rows in a batch of the run that made the checkpoints in `work`; None where it is not recorded."""
-    found = (read_mapping(work / RUN) or {}).get("batch_size")
-    return found if isinstance(found, int) and found > 0 else None
+    """Return the rows per batch of the run that made the checkpoints in `work`; None where they are not recorded."""
+    rows = (read_mapping(work / RUN) or {}).get("batch_size")
+    return rows if isinstance(rows, int) and rows > 0 else None
 
 
 def _fingerprint(rows: Examples) -> str:
@@ -207,29 +208,29 @@ def _fingerprint(rows: Examples) -> str:
 
 
 def _groups(config: TrainConfig) -> str:
-    """Which parts of the model share a parameter group: those whose learning rates are equal."""
+    """Return which parts of the model share a parameter group: those with equal learning rates."""
     optim = config.optim
     lr, head = optim.lr or 0.0, optim.head_lr or optim.lr or 0.0
     return "the head's own" if head != lr else "the head shares the last layer's"
 
 
 def _flat(content: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in content.items():
         # a choice, such as {name: focal, gamma: 2}, is one value
         if isinstance(value, dict) and value and "name" not in value and above == "":
-            found |= _flat(value, f"{key}.")
+            flat |= _flat(value, f"{key}.")
         else:
-            found[f"{above}{key}"] = value
-    return found
+            flat[f"{above}{key}"] = value
+    return flat
 
 
 def _shown(text: str, before: Mapping[str, str], now: Mapping[str, str], key: str) -> str:
-    """A value, cut where it is long, from shortly before the place where the two differ."""
+    """Return a value; a long one is cut to SHOWN characters around the first difference."""
     if len(text) <= SHOWN:
         return text
     other = now if text == before.get(key) else before
     pairs = zip(text, other.get(key, ""), strict=False)
-    same = next((place for place, (one, two) in enumerate(pairs) if one != two), 0)
+    same = next((index for index, (mine, theirs) in enumerate(pairs) if mine != theirs), 0)
     start = max(0, min(same - SHOWN // 3, len(text) - SHOWN))
     return f"{'…' if start else ''}{text[start : start + SHOWN]}{'…' if start + SHOWN < len(text) else ''}"

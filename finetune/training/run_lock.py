@@ -12,10 +12,10 @@ from finetune.core.file_lock import held, is_held
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Hold the lock of an output folder; missing parent folders are made, and removed again if they stay empty.
+    """Hold the lock of an output folder; create missing parent folders, and remove them at the end if they are empty.
 
     Raises:
-        ConfigError: another run holds it, or nothing can be written there.
+        ConfigError: another run holds the lock, or the folder cannot be written.
     """
     missing = [parent for parent in out.parents if not parent.exists()]
     with ExitStack() as stack:
@@ -27,23 +27,21 @@ def locked(out: Path) -> Iterator[None]:
             raise _held_by_another(out) from error
         except OSError as error:
             raise ConfigError(
-                f"{out} cannot be written: {error.strerror or error}. Name another folder with --out"
+                f"{out} cannot be written: {error.strerror or error}. Choose another folder with --out"
             ) from error
         yield
 
 
 def require_unlocked(out: Path) -> None:
-    """Refuse an output folder that another run is making.
-
-    Raises:
-        ConfigError: it is under way.
-    """
+    """Raise ConfigError if another run is writing an output folder."""
     if is_held(out):
         raise _held_by_another(out)
 
 
 def _held_by_another(out: Path) -> ConfigError:
-    return ConfigError(f"another run is writing {out}: wait until it ends, stop it, or name another folder with --out")
+    return ConfigError(
+        f"another run is writing {out}. Wait until it ends, stop it, or choose another folder with --out"
+    )
 
 
 def _remove_empty(folders: list[Path]) -> None:

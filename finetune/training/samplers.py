@@ -1,7 +1,6 @@
-"""Which rows make a batch, epoch by epoch.
+"""Chooses the rows of each batch: by number of rows or of tokens, grouped by length, with labels drawn evenly.
 
-Knows: fixed numbers of rows, token budgets, texts of like length together, labels drawn evenly; the same for a seed.
-Does not know: what a row holds, or how a batch is computed.
+The batches of a seed and an epoch are always the same.
 """
 
 from __future__ import annotations
@@ -17,25 +16,25 @@ from torch.utils.data import Sampler
 from finetune.config.training import OptimConfig
 
 POOL = 50
-"""Batches whose rows are sorted by length together: enough that little is padding, and few enough that a batch is no
-narrow choice of lengths."""
+"""Batches whose rows are sorted by length together: enough for little padding, few enough for batches of varied
+lengths."""
 
 MOST_TOGETHER = 32
-"""Rows computed at once where an update takes all rows."""
+"""Rows computed at once with batch_size=full, where an update takes all rows."""
 
 Lengths = npt.NDArray[np.int64]
 
 
 class Batches(Sampler[list[int]]):
-    """Batches of row numbers, newly drawn in each epoch, always the same number of them.
+    """Batches of row indices, drawn anew in each epoch, the same number in every epoch.
 
     Args:
         lengths: tokens of each row `[N]`.
-        rows: rows in a batch; with `tokens`, what a batch has on average is left to the texts.
-        tokens: padded tokens a batch may have; None for a fixed number of rows.
-        group: whether rows of like length come together; the batches themselves come in random order.
-        weights: how often each row is drawn, relative to others `[N]`; None for each row once.
-        epochs: epochs there will be, over which the number of batches is made the same.
+        rows: rows in a batch; with `tokens`, the number varies with the lengths.
+        tokens: most padded tokens in a batch; None for a fixed number of rows.
+        group: whether rows of similar length share a batch; the order of the batches is random.
+        weights: relative sampling weights of the rows `[N]`; None draws each row once.
+        epochs: number of epochs, over which the number of batches is kept equal.
     """
 
     drop_last = False
@@ -66,29 +65,29 @@ class Batches(Sampler[list[int]]):
         yield from self._drawn(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw as this epoch does, counted from 0."""
+        """Draw the batches of this epoch, counted from 0."""
         self._epoch = epoch
 
     def _drawn(self, epoch: int) -> list[list[int]]:
-        chance = np.random.default_rng((self._seed, epoch))
-        order = self._order(chance)
+        rng = np.random.default_rng((self._seed, epoch))
+        order = self._order(rng)
         if self.group:
             size = POOL * self.batch_size
             pools = [self._sorted(order[start : start + size]) for start in range(0, len(order), size)]
-            # every other pool goes from long to short, so that a batch across their border is of like length too
+            # every other pool goes from long to short, so that a batch across two pools has similar lengths too
             order = np.concatenate([pool[:: -1 if index % 2 else 1] for index, pool in enumerate(pools)])
         batches = self._cut(order)
         if self.group:
-            chance.shuffle(batches)
-            if epoch == 0:  # if memory does not suffice it shows at once
+            rng.shuffle(batches)
+            if epoch == 0:  # too little memory shows at once
                 longest = max(range(len(batches)), key=lambda index: self._cost(batches[index]))
                 batches[0], batches[longest] = batches[longest], batches[0]
         return batches
 
-    def _order(self, chance: np.random.Generator) -> npt.NDArray[np.int64]:
+    def _order(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
         if self._weights is None:
-            return chance.permutation(len(self.lengths))
-        return chance.choice(len(self.lengths), len(self.lengths), p=self._weights)
+            return rng.permutation(len(self.lengths))
+        return rng.choice(len(self.lengths), len(self.lengths), p=self._weights)
 
     def _sorted(self, part: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return part[np.argsort(self.lengths[part], kind="stable")]
@@ -104,7 +103,7 @@ class Batches(Sampler[list[int]]):
                 batches.append([])
                 longest = int(self.lengths[row])
             batches[-1].append(row)
-        while len(batches) < self._count:  # some epochs need one or two batches more: split the largest
+        while len(batches) < self._count:  # some epochs have one or two batches fewer: split the largest
             largest = max(range(len(batches)), key=lambda index: len(batches[index]))
             whole = batches[largest]
             batches[largest : largest + 1] = [whole[: len(whole) // 2], whole[len(whole) // 2 :]]
@@ -115,7 +114,7 @@ class Batches(Sampler[list[int]]):
 
 
 def batches_for(config: OptimConfig, lengths: Lengths, rows: int, *, weights: Any, seed: int) -> Batches:
-    """The batches of a config's regime.
+    """Return the batches of a config.
 
     Args:
         rows: rows in one batch, `auto` and `full` resolved (`rows_at_once`).
@@ -132,17 +131,17 @@ def batches_for(config: OptimConfig, lengths: Lengths, rows: int, *, weights: An
 
 
 def even_weights(targets: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """How often each row is drawn so that every label comes equally often: one over the rows of its label, and of the
-    rarest label where it has several; a row without labels counts as a label's."""
+    """Return sampling weights `[N]` that draw every label equally often: one over the number of rows of the row's
+    label, or of its rarest label; rows without labels count as one more label."""
     if targets.ndim == 1:
         return np.asarray(1.0 / np.bincount(targets)[targets], dtype=np.float64)
     counts = np.maximum(targets.sum(axis=0), 1)
-    often = np.where(targets > 0, 1.0 / counts, 0.0).max(axis=1)
-    none = often == 0
-    often[none] = 1.0 / max(1, none.sum())
-    return np.asarray(often, dtype=np.float64)
+    weights = np.where(targets > 0, 1.0 / counts, 0.0).max(axis=1)
+    unlabeled = weights == 0
+    weights[unlabeled] = 1.0 / max(1, unlabeled.sum())
+    return np.asarray(weights, dtype=np.float64)
 
 
 def updates_of(batches: int, accumulation: int) -> int:
-    """Updates in one pass over this many batches: the last one may have fewer."""
+    """Return the updates in one pass over this many batches; the last update may have fewer batches."""
     return math.ceil(batches / accumulation)

@@ -1,7 +1,6 @@
-"""The fitted mix of entailment and similarity that a zero-shot model records.
+"""Fits the score fusion of entailment and similarity that a zero-shot model records, on labeled tables.
 
-Knows: how labelled texts give (entailment, cosine, right or not) examples, and how the weights are fitted to them.
-Does not know: how the weights are used (service/inference/zero_shot.py) or stored (artifact.py).
+service/inference/zero_shot.py uses the fitted weights.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from finetune.training.auxiliary_losses import mean_of_text
 from finetune.training.trainer import predict, shared_text_bias
 
 COSINE_WEIGHTS = (0.0, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0)
-"""Candidates for `ScoreFusion.cosine_weight`; the one with the best mean accuracy over the tables is taken."""
+"""Candidates for `ScoreFusion.cosine_weight`; the one with the best mean accuracy over the tables is used."""
 
 
 def fit(
@@ -40,48 +39,48 @@ def fit(
     seed: int,
     say: Listener,
 ) -> ScoreFusion:
-    """The mix that classifies these labelled tables best, each text against all labels of its table.
+    """Return the score fusion that classifies these labeled tables best, each text against all labels of its table.
 
     Raises:
-        ConfigError: the model's labels are no entailment labels.
+        ConfigError: the model has no entailment and contradiction labels.
     """
     from sklearn.linear_model import LogisticRegression
 
     roles = labels.nli
     if roles is None:
-        raise ConfigError("zero_shot.fit_on needs a model trained on entailment and contradiction")
-    accuracies, margins, similarities, rights = [], [], [], []
+        raise ConfigError("zero_shot.fit_on requires a model with the labels entailment and contradiction")
+    accuracies, margins, similarities, correct = [], [], [], []
     for source in sources:
         rows = read_source(source, DataConfig(), seed=seed)
         names = sorted(set(rows.values))
         logits, cosines = _measured(model, encoder, settings, rows, names)
         entailed = log_softmax(logits)[:, :, roles.entailment]
-        right = np.array([names.index(value) for value in rows.values])
-        found = [np.mean((entailed + weight * cosines).argmax(axis=1) == right) for weight in COSINE_WEIGHTS]
-        alone = np.mean(cosines.argmax(axis=1) == right)
+        targets = np.array([names.index(value) for value in rows.values])
+        fused = [np.mean((entailed + weight * cosines).argmax(axis=1) == targets) for weight in COSINE_WEIGHTS]
+        embedding = np.mean(cosines.argmax(axis=1) == targets)
         say(
             Info(
-                f"mix on {rows.source} ({len(rows)} rows, {len(names)} labels): nli {found[0]:.3f}, "
-                f"embedding {alone:.3f}, both {max(found):.3f} at {COSINE_WEIGHTS[int(np.argmax(found))]:g}"
+                f"score fusion on {rows.source} ({len(rows)} rows, {len(names)} labels): nli {fused[0]:.3f}, "
+                f"embedding {embedding:.3f}, both {max(fused):.3f} at {COSINE_WEIGHTS[int(np.argmax(fused))]:g}"
             )
         )
-        accuracies.append(found)
+        accuracies.append(fused)
         margins.append((logits[:, :, roles.entailment] - logits[:, :, roles.contradiction]).ravel())
         similarities.append(cosines.ravel())
-        rights.append((np.arange(len(names))[None, :] == right[:, None]).ravel())
+        correct.append((np.arange(len(names))[None, :] == targets[:, None]).ravel())
     best = COSINE_WEIGHTS[int(np.mean(accuracies, axis=0).argmax())]
     features = np.stack([np.concatenate(margins), np.concatenate(similarities)], axis=1)
-    # balanced: a label that holds should score above one half, however many labels were asked about
-    regression = LogisticRegression(class_weight="balanced").fit(features, np.concatenate(rights))
+    # balanced: a label that applies should score above 0.5, however many labels there are
+    regression = LogisticRegression(class_weight="balanced").fit(features, np.concatenate(correct))
     nli, cosine = (float(value) for value in regression.coef_[0])
     return ScoreFusion(best, nli, cosine, float(regression.intercept_[0]))
 
 
 def embeddings(model: Any, encoder: TextEncoder, texts: Sequence[str]) -> npt.NDArray[np.float64]:
-    """Mean of each text's last states under the shared-text mask, scaled to length 1: `[N, H]`."""
+    """Return the mean of each text's last states under the shared-text mask, normalized: `[N, H]`."""
     import torch
 
-    encoded, found = encoder(texts), []
+    encoded, vectors = encoder(texts), []
     body = body_of(model).eval()
     for start in range(0, len(encoded), 64):
         arrays = encoder.pad(encoded[start : start + 64])
@@ -90,14 +89,14 @@ def embeddings(model: Any, encoder: TextEncoder, texts: Sequence[str]) -> npt.ND
         batch["attention_mask"] = shared_text_bias(segments, model)
         with torch.inference_mode():
             states = body(**batch).last_hidden_state
-            found.append(torch.nn.functional.normalize(mean_of_text(states, segments), dim=-1).double().cpu().numpy())
-    return np.concatenate(found)
+            vectors.append(torch.nn.functional.normalize(mean_of_text(states, segments), dim=-1).double().cpu().numpy())
+    return np.concatenate(vectors)
 
 
 def _measured(
     model: Any, encoder: TextEncoder, settings: ZeroShotSettings, rows: Rows, names: Sequence[str]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """NLI logits `[N, labels, classes]` and cosines `[N, labels]` of every text with every label."""
+    """Return NLI logits `[N, labels, classes]` and cosines `[N, labels]` of every text with every label."""
     hypotheses = [settings.hypothesis_template.replace("{}", spelled_out(name)) for name in names]
     texts = [text for text in rows.texts for _ in names]
     encoded = encoder(texts, hypotheses * len(rows))

@@ -1,4 +1,4 @@
-"""Experiment trackers that a run is also logged to: which there are, how to install them, where their logs lie."""
+"""Experiment trackers that a run can log to: their names, packages and log folders."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ TRACKERS: dict[str, tuple[str, str]] = {
     "neptune": ("neptune", "neptune"),
     "swanlab": ("swanlab", "swanlab"),
 }
-"""Tracker, as transformers names it -> the module that it needs, and the package that has it."""
+"""Tracker, as transformers names it -> the module that it requires, and the package that contains it."""
 
 TENSORBOARD = "tensorboard"
 
 
 def require_installed(names: Sequence[str]) -> None:
-    """Refuse a tracker that a run could not log to.
+    """Refuse trackers that a run cannot log to.
 
     Raises:
-        ConfigError: an unknown name.
-        MissingExtra: one that is not installed.
+        ConfigError: an unknown tracker.
+        MissingExtra: a tracker that is not installed.
     """
     for name in names:
         if name not in TRACKERS:
@@ -51,17 +51,18 @@ def require_installed(names: Sequence[str]) -> None:
 
 
 def logs_folder(out: str | Path) -> Path:
-    """Return the folder of TensorBoard's logs: TENSORBOARD_LOGGING_DIR, or one beside the model `out`."""
-    if named := os.environ.get("TENSORBOARD_LOGGING_DIR"):
-        return Path(named)
+    """Return the folder of TensorBoard's logs: TENSORBOARD_LOGGING_DIR, or a folder next to the model `out`."""
+    if folder := os.environ.get("TENSORBOARD_LOGGING_DIR"):
+        return Path(folder)
     return Path(out).with_name(f"{Path(out).name}.logs")
 
 
 def callbacks_of(names: Sequence[str], out: str, say: Listener) -> list[Any]:
-    """Return the Trainer's callbacks for the trackers whose place is chosen here, and report where all of them log."""
+    """Return the Trainer's callbacks for the trackers whose log folder is chosen here, and report where each tracker
+    logs."""
     others = left_to_transformers(names)
     if others:
-        say(Info(f"logging to {', '.join(others)}, where its own settings say"))
+        say(Info(f"logging to {', '.join(others)}, as configured by its own settings"))
     if TENSORBOARD not in names:
         return []
     from transformers.integrations import TensorBoardCallback
@@ -74,12 +75,12 @@ def callbacks_of(names: Sequence[str], out: str, say: Listener) -> list[Any]:
 
 
 def left_to_transformers(names: Sequence[str]) -> list[str]:
-    """Return the trackers that transformers starts by itself."""
+    """Return the trackers that transformers itself starts."""
     return [name for name in names if name != TENSORBOARD]
 
 
 def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # the package above it
+    except ModuleNotFoundError:  # its parent package
         return False

@@ -268,7 +268,7 @@ class HeadTrainer(Trainer):
         super()._load_best_model()
         if self._ema is not None:
             self._ema.load(Path(self.state.best_model_checkpoint))
-            self._ema.give()
+            self._ema.apply()
 
     def _choose_attention(self, length: int) -> None:
         if self._chooses_attention:

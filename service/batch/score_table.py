@@ -1,6 +1,6 @@
-"""Tables in, scored tables out, of any size: a chunk at a time, and on from the last chunk where a run was ended.
+"""Score tables of any size: a chunk at a time, resuming after the last complete chunk of an interrupted run.
 
-A chunk is computed apart from all others, so that a run which goes on ends with the bytes of one that was never ended.
+Every chunk is computed separately, so that a resumed run writes the same bytes as one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -8,23 +8,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.core.errors import FinetuneError
-from finetune.core.model_folder import CLASSIFIER, TOKENIZER_FILES
-from finetune.core.tables.chunks import Chunks, Row, chunks
+from finetune.core.tables.files import open_writer, stream_table
+from finetune.core.tables.formats import FORMATS
 from finetune.core.tables.options import TableOptions
-from service.batch.output_file import Unfinished, check_output, check_place, disk_full, is_no_room, locked
-from service.batch.sinks import LinesSink, ParquetSink, Sink
-from service.batch.text_arguments import LINES, lines
+from finetune.core.tables.table import Row, TableStream
+from finetune.core.tables.table_format import TableWriter
+from service.batch.output_file import SavedProgress, check_output, check_path, disk_full, is_disk_full, locked
+from service.batch.scoring_task import ScoringTask, predicted_labels, scoring_task
 from service.batch.text_columns import column_of, problem_of
 from service.errors import BackendFailed, BadRequest, ServiceError
-from service.inference import zero_shot
-from service.inference.cache_folder import hash_of
 from service.inference.engine import Engine
 from service.pipelines import Classifier, ZeroShotClassifier, load
 from service.schema import Answer, TextInput, ZeroShotRequest, free_names
@@ -32,51 +30,27 @@ from service.schema import Answer, TextInput, ZeroShotRequest, free_names
 if TYPE_CHECKING:
     import pyarrow
 
-FORMAT = 1
-ROWS_OF_A_CHUNK = 4096
-"""Texts of a chunk, times labels where a text is weighed with each."""
-
 ALL_FAIL = 8
-"""Rows that fail together are no fault of theirs."""
+"""Rows in a chunk from which on, if all fail, the model is to blame and the run ends."""
 
 CHUNKS_AT_ONCE = 2
-"""Chunks under way together: while one is computed, the next is tokenized."""
+"""Chunks processed concurrently: while one is computed, the next is tokenized."""
 
 Score = Callable[[list[TextInput]], list[Answer]]
 Progress = Callable[[int, float], None]
-"""Hears how many rows are done, and which share of the file that is."""
+"""Called with the number of rows done, and the fraction of the file that has been read."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a table is asked.
+class ScoringResult:
+    """What was written.
 
     Attributes:
-        labels: names of the scores.
-        task: what an answer means: `multiclass`, `multi_label`, `regression` and so on.
-        identity: all that decides the scores beside the table, as JSON; a run goes on only where it is the same.
-        thresholds: scores from which a label holds, by label; 0.5 where none is given.
-        rows: of a chunk.
-        longest: characters that a text may have; a longer one is a row's own problem.
-    """
-
-    labels: tuple[str, ...]
-    task: str
-    identity: Any
-    thresholds: dict[str, float] = field(default_factory=dict)
-    rows: int = ROWS_OF_A_CHUNK
-    longest: int | None = None
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What came of a table.
-
-    Attributes:
+        rows: rows of the table.
         errors: rows that could not be scored.
-        columns: the new ones.
-        note: what was found out about the file.
-        went_on_after: rows that an earlier run had done.
+        columns: names of the columns that were added.
+        note: what was detected about the file.
+        resumed_after: rows that an earlier run had done.
         warnings: sentences about content that may have been misread.
     """
 
@@ -84,7 +58,7 @@ class Scored:
     errors: int
     columns: list[str]
     note: str | None
-    went_on_after: int = 0
+    resumed_after: int = 0
     warnings: tuple[str, ...] = ()
 
 
@@ -101,41 +75,41 @@ def score(
     all_scores: bool = False,
     keep_formulas: bool = False,
     overwrite: bool = False,
-    progress: Progress = lambda done, share: None,
+    progress: Progress = lambda done, fraction: None,
     encoding: str | None = None,
     separator: str | None = None,
     header: bool = True,
-) -> Scored:
-    """Write a table's rows with `prediction`, `score` and `error` beside them.
+) -> ScoringResult:
+    """Write a table with the columns `prediction`, `score` and `error` added.
 
-    Memory does not grow with the table. The output appears once it is complete; a call that was ended at any point goes
-    on from its last chunk when it is made again.
+    Memory does not grow with the table. The output appears once it is complete; the same call after an interruption
+    resumes after the last complete chunk.
 
     Args:
-        model: a served name, a path or a Hub id, or what `load` gave.
+        model: a served name, a path or a Hub id, or what `load` returned.
         table, out: CSV, TSV, JSON Lines or Parquet, by suffix; `table` also .txt, one text a line.
         labels, multi_label, hypothesis_template: labels of your own, as `ZeroShotClassifier` takes them.
-        text, text_pair: the columns; the obvious one where none is named.
-        all_scores: a column for each label.
-        keep_formulas: leave cells that a spreadsheet would run as they are.
-        encoding, separator, header: how the file is read, as `TableOptions` takes them; found where they are not given.
+        text, text_pair: names of the columns; the text column is detected if not named.
+        all_scores: add a column for each label.
+        keep_formulas: do not escape cells that a spreadsheet would run.
+        encoding, separator, header: how the file is read, as `TableOptions` takes them; detected if not named.
 
     Raises:
-        BadRequest: an output, a column or labels that cannot be used.
-        DataError: a table that cannot be read; the output is not there then, and the work is kept.
+        BadRequest: the output, a column or the labels cannot be used.
+        DataError: the table cannot be read; no output is written, and the chunks done so far are kept for a resume.
     """
-    found = load(model) if isinstance(model, str | PathLike) else model
-    engine = found.engine
+    classifier = load(model) if isinstance(model, str | PathLike) else model
+    engine = classifier.engine
     question = None
     if labels is not None:
         question = ZeroShotRequest(tuple(labels), multi_label, hypothesis_template)
-    elif isinstance(found, ZeroShotClassifier) and text_pair is None:
-        raise BadRequest("this is a zero-shot model: give labels")
+    elif isinstance(classifier, ZeroShotClassifier) and text_pair is None:
+        raise BadRequest("this is a zero-shot model and needs labels: pass labels=[...]")
     return score_table(
         Path(table),
         Path(out),
         scorer(engine, question),
-        asked(engine, question),
+        scoring_task(engine, question),
         text=text,
         text_pair=text_pair,
         all_scores=all_scores,
@@ -146,34 +120,13 @@ def score(
     )
 
 
-def asked(engine: Engine, question: ZeroShotRequest | None, batch_size: int | None = None) -> Asked:
-    """What a table is asked of an engine: with the model's own labels, or those of a question."""
-    folder, backend = engine.folder, engine.backend
-    settings = folder.settings
-    files = [*sorted(folder.path.glob("model*.safetensors")), folder.path / "config.json"]
-    kept = (CLASSIFIER, *TOKENIZER_FILES)
-    files += sorted({file for pattern in kept for file in folder.path.glob(pattern) if file.is_file()})
-    versions = [version(package) for package in ("torch", "tokenizers", "numpy")]
-    identity = [FORMAT, hash_of(files), backend.name, backend.precision, batch_size, versions]
-    if question is None:
-        names = tuple(folder.labels.names)
-        return Asked(names, settings.task, identity, thresholds_of(engine))
-    labels = zero_shot.parse_labels(question.labels)
-    identity.append([list(labels), *(getattr(question, name) for name in QUESTION)])
-    task = "multi_label" if question.multi_label else "multiclass"
-    return Asked(labels, task, identity, rows=max(64, ROWS_OF_A_CHUNK // len(labels)))
-
-
-QUESTION = ("multi_label", "hypothesis_template", "scorer", "attention", "shortlist")
-
-
 def scorer(engine: Engine, question: ZeroShotRequest | None, batch_size: int | None = None) -> Score:
-    """Answers of an engine, each call computed apart from all others."""
+    """Return a function that answers with an engine, each call computed separately from all others."""
 
     def answers(inputs: list[TextInput]) -> list[Answer]:
         if question is None:
             return engine.classify(inputs, batch_size=batch_size, apart=True)
-        return engine.zero_shot([one.text for one in inputs], question, batch_size=batch_size, apart=True)
+        return engine.zero_shot([item.text for item in inputs], question, batch_size=batch_size, apart=True)
 
     return answers
 
@@ -182,89 +135,98 @@ def score_table(
     table: Path,
     out: Path,
     answers: Score,
-    asked: Asked,
+    task: ScoringTask,
     *,
     text: str | None = None,
     text_pair: str | None = None,
     all_scores: bool = False,
     keep_formulas: bool = False,
     overwrite: bool = False,
-    progress: Progress = lambda done, share: None,
+    progress: Progress = lambda done, fraction: None,
     options: TableOptions | None = None,
-) -> Scored:
-    """What `score` does, with answers from anywhere.
+) -> ScoringResult:
+    """Do what `score` does, with answers from any function.
 
     Raises:
-        DiskFull: the output could not grow; what was done is kept, and the same call goes on.
+        DiskFull: the output could not grow; the chunks done so far are kept, and the same call resumes.
     """
-    check_place(out, table)
+    check_path(out, table)
     with locked(out):
-        check_output(out, table, overwrite=overwrite)  # under the lock: a run may just have ended
-        is_lines = table.suffix.lower() == LINES
-        source = lines(table, asked.rows, options) if is_lines else chunks(table, asked.rows, options)
+        check_output(out, table, overwrite=overwrite)  # under the lock: another run may just have ended
+        source = stream_table(table, task.chunk_rows, options, FORMATS)
         column = column_of(source.name, source.columns, text)
         if text_pair is not None:
             text_pair = column_of(source.name, source.columns, text_pair)
-        fresh = _fresh(asked, all_scores)
-        names = free_names(fresh, source.columns)
-        sink = _sink(out, source, {names[name]: kind for name, kind in fresh.items()}, neutral=not keep_formulas)
-        what = [asked.identity, column, text_pair, all_scores, keep_formulas, _signature(table), repr(options)]
-        kept = Unfinished(out, what)
-        run = _Run(out, source, sink, kept, names, progress)
-        run.write(asked.rows, lambda part: _made(part, column, text_pair, answers, asked, all_scores))
-        return Scored(run.rows, run.errors, list(names.values()), source.note, run.before, source.warnings)
+        new_types = _new_columns(task, all_scores)
+        names = free_names(new_types, source.columns)
+        types = source.types | {names[name]: kind for name, kind in new_types.items()}
+        writer = open_writer(out, types, escape_formulas=not keep_formulas)
+        content = [task.identity, column, text_pair, all_scores, keep_formulas, _signature(table), repr(options)]
+        run = _Run(out, source, writer, SavedProgress(out, content), names, progress)
+        run.write(task.chunk_rows, lambda chunk: _new_cells(chunk, column, text_pair, answers, task, all_scores))
+        columns = list(names.values())
+        return ScoringResult(run.rows, run.errors, columns, source.note, run.resumed_after, source.warnings)
 
 
 class _Run:
-    """One table on its way into one output.
+    """One table being written to one output.
 
     Attributes:
-        rows, errors: that are done, those of an earlier run among them; `before` is how many rows that one did.
+        rows, errors: rows that are done and errors among them, those of an earlier run included.
+        resumed_after: rows that the earlier run had done.
     """
 
     def __init__(
-        self, out: Path, source: Chunks, sink: Sink, kept: Unfinished, names: Mapping[str, str], progress: Progress
+        self,
+        out: Path,
+        source: TableStream,
+        writer: TableWriter,
+        saved: SavedProgress,
+        names: Mapping[str, str],
+        progress: Progress,
     ) -> None:
-        self._out, self._source, self._sink, self._kept = out, source, sink, kept
+        self._out, self._source, self._writer, self._saved = out, source, writer, saved
         self._names, self._progress = names, progress
-        self.before, self.errors = kept.resume(sink)
-        self.rows, self._share = self.before, 0.0
+        self.resumed_after, self.errors = saved.resume(writer)
+        self.rows, self._fraction = self.resumed_after, 0.0
 
-    def write(self, rows: int, make: Callable[[list[Row]], list[Row]]) -> None:
-        """Write what `make` gives for each chunk of so many rows, and put the output in place."""
-        parts = (part for number, part in enumerate(self._source.parts) if number * rows >= self.before)
+    def write(self, chunk_rows: int, new_cells: Callable[[list[Row]], list[Row]]) -> None:
+        """Write each chunk of `chunk_rows` rows with the cells that `new_cells` returns, and finish the output."""
+        chunks = (
+            chunk for number, chunk in enumerate(self._source.chunks) if number * chunk_rows >= self.resumed_after
+        )
         try:
-            for part, made in _under_way(parts, make):
-                self._add(part, made)
-            self._sink.finish()
+            for chunk, cells in _concurrently(chunks, new_cells):
+                self._add(chunk, cells)
+            self._writer.finish()
         except BaseException as error:
-            self._sink.close()
-            size = self._sink.size()
+            self._writer.close()
+            size = self._writer.size()
             if self.rows == 0:
-                self._sink.discard()
-            if isinstance(error, OSError) and is_no_room(error):
-                raise disk_full(error, self._out, self.rows, self._share, size) from error
+                self._writer.discard()
+            if isinstance(error, OSError) and is_disk_full(error):
+                raise disk_full(error, self._out, self.rows, self._fraction, size) from error
             raise
-        self._kept.forget()
+        self._saved.remove()
 
-    def _add(self, part: list[Row], made: list[Row]) -> None:
-        new = [{self._names[name]: cells.get(name) for name in self._names} for cells in made]
-        self._sink.write([row | cells for row, cells in zip(part, new, strict=True)])
-        errors = self.errors + sum(bool(cells["error"]) for cells in made)
-        self._kept.keep(self.rows + len(part), errors, self._sink.mark())
-        self.rows, self.errors, self._share = self.rows + len(part), errors, self._source.read()
-        self._progress(self.rows, self._share)
+    def _add(self, chunk: list[Row], new_cells: list[Row]) -> None:
+        added = [{self._names[name]: cells.get(name) for name in self._names} for cells in new_cells]
+        self._writer.write([row | cells for row, cells in zip(chunk, added, strict=True)])
+        errors = self.errors + sum(bool(cells["error"]) for cells in new_cells)
+        self._saved.save(self.rows + len(chunk), errors, self._writer.mark())
+        self.rows, self.errors, self._fraction = self.rows + len(chunk), errors, self._source.fraction_read()
+        self._progress(self.rows, self._fraction)
 
 
-def _under_way(
-    parts: Iterator[list[Row]], work: Callable[[list[Row]], list[Row]]
+def _concurrently(
+    chunks: Iterator[list[Row]], work: Callable[[list[Row]], list[Row]]
 ) -> Iterator[tuple[list[Row], list[Row]]]:
-    """Each part with what was made of it, in order; a few are worked on together."""
+    """Yield each chunk with the result of `work`, in order; `CHUNKS_AT_ONCE` are worked on at a time."""
     waiting: deque[tuple[list[Row], Future[list[Row]]]] = deque()
     with ThreadPoolExecutor(CHUNKS_AT_ONCE) as pool:
         try:
-            for part in parts:
-                waiting.append((part, pool.submit(work, part)))
+            for chunk in chunks:
+                waiting.append((chunk, pool.submit(work, chunk)))
                 if len(waiting) == CHUNKS_AT_ONCE:
                     first, future = waiting.popleft()
                     yield first, future.result()
@@ -276,24 +238,24 @@ def _under_way(
                 future.cancel()
 
 
-def _made(
-    part: list[Row], column: str, text_pair: str | None, answers: Score, asked: Asked, all_scores: bool
+def _new_cells(
+    chunk: list[Row], column: str, text_pair: str | None, answers: Score, task: ScoringTask, all_scores: bool
 ) -> list[Row]:
-    """The new cells of some rows; a row that cannot be scored says why."""
-    problems = [problem_of(row, column, text_pair, asked.longest) for row in part]
+    """Return the cells to add to each row; a row that cannot be scored gets the reason as its error."""
+    problems = [problem_of(row, column, text_pair, task.max_characters) for row in chunk]
     good = [number for number, problem in enumerate(problems) if not problem]
-    inputs = [TextInput(part[number][column], part[number][text_pair] if text_pair else None) for number in good]
-    found: list[Answer | str] = list(problems)
+    inputs = [TextInput(chunk[number][column], chunk[number][text_pair] if text_pair else None) for number in good]
+    results: list[Answer | str] = list(problems)
     answered = _answered(inputs, answers)
-    if len(answered) >= ALL_FAIL and all(isinstance(one, str) for one in answered):
-        raise BackendFailed(f"no row of {len(answered)} can be scored ({answered[0]})")
-    for number, answer in zip(good, answered, strict=True):
-        found[number] = answer
-    return [_cells(one, asked, all_scores) for one in found]
+    if len(answered) >= ALL_FAIL and all(isinstance(result, str) for result in answered):
+        raise BackendFailed(f"none of {len(answered)} rows could be scored ({answered[0]})")
+    for number, result in zip(good, answered, strict=True):
+        results[number] = result
+    return [_cells(result, task, all_scores) for result in results]
 
 
 def _answered(inputs: list[TextInput], answers: Score) -> list[Answer | str]:
-    """Answers; where they fail, those of each half, until the offender is alone with its problem."""
+    """Return an answer or an error for each text; where a call fails, each half is tried, down to the text at fault."""
     if not inputs:
         return []
     try:
@@ -305,57 +267,36 @@ def _answered(inputs: list[TextInput], answers: Score) -> list[Answer | str]:
         return _answered(inputs[:half], answers) + _answered(inputs[half:], answers)
 
 
-def _fresh(asked: Asked, all_scores: bool) -> dict[str, pyarrow.DataType]:
-    """The new columns and what they hold."""
+def _new_columns(task: ScoringTask, all_scores: bool) -> dict[str, pyarrow.DataType]:
+    """Return the columns to add and their types."""
     import pyarrow
 
-    number = pyarrow.float64()
-    if asked.task == "regression":
-        return {"prediction": number, "error": pyarrow.string()}
-    several = asked.task == "multi_label"
-    found = {"prediction": pyarrow.list_(pyarrow.string()) if several else pyarrow.string()}
-    found |= {} if several else {"score": number}
-    return (
-        found
-        | ({f"score_{label}": number for label in asked.labels} if all_scores else {})
-        | {"error": pyarrow.string()}
+    number, text = pyarrow.float64(), pyarrow.string()
+    if task.task == "regression":
+        return {"prediction": number, "error": text}
+    columns = (
+        {"prediction": pyarrow.list_(text)} if task.task == "multi_label" else {"prediction": text, "score": number}
     )
+    scores = {f"score_{label}": number for label in task.labels} if all_scores else {}
+    return columns | scores | {"error": text}
 
 
-def _cells(found: Answer | str, asked: Asked, all_scores: bool) -> Row:
-    if isinstance(found, str):
-        return {"prediction": None, "error": found}
-    if asked.task == "regression":
-        return {"prediction": found.scores[0], "error": None}
+def _cells(result: Answer | str, task: ScoringTask, all_scores: bool) -> Row:
+    if isinstance(result, str):
+        return {"prediction": None, "error": result}
+    if task.task == "regression":
+        return {"prediction": result.scores[0], "error": None}
     cells: Row = {}
-    if asked.task == "multi_label":
-        cells["prediction"] = held(found, asked.thresholds)
+    if task.task == "multi_label":
+        cells["prediction"] = predicted_labels(result, task.thresholds)
     else:
-        best = found.best
+        best = result.best
         cells |= {"prediction": best.label, "score": best.score}
     if all_scores:
-        cells |= {f"score_{label}": value for label, value in zip(found.labels, found.scores, strict=True)}
+        cells |= {f"score_{label}": score for label, score in zip(result.labels, result.scores, strict=True)}
     return cells | {"error": None}
 
 
-def held(answer: Answer, thresholds: Mapping[str, float]) -> list[str]:
-    """The labels that hold, of several that may: from their threshold on, 0.5 where none is given."""
-    return [one.label for one in answer.predictions if one.score >= thresholds.get(one.label, 0.5)]
-
-
-def thresholds_of(engine: Engine) -> dict[str, float]:
-    """Scores from which a model's own labels hold, by label, where its folder records them."""
-    return dict(zip(engine.folder.labels.names, engine.folder.settings.thresholds or (), strict=False))
-
-
-def _sink(out: Path, source: Chunks, fresh: dict[str, pyarrow.DataType], *, neutral: bool) -> Sink:
-    if out.suffix.lower() != ".parquet":
-        return LinesSink(out, [*source.columns, *fresh], neutral=neutral)
-    import pyarrow
-
-    return ParquetSink(out, pyarrow.schema([*source.kinds.items(), *fresh.items()]))
-
-
 def _signature(table: Path) -> list[Any]:
-    found = table.stat()
-    return [str(table.resolve()), found.st_size, found.st_mtime_ns]
+    status = table.stat()
+    return [str(table.resolve()), status.st_size, status.st_mtime_ns]

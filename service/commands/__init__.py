@@ -1,1 +1,1 @@
-"""The serving commands, a file each, imported when they are called."""
+"""The serving commands, one file each, imported when they are called."""

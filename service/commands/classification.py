@@ -1,8 +1,4 @@
-"""What `predict` and `zero-shot` share: texts or a table in, answers on the terminal or in a table.
-
-Knows: which arguments go together, labels as the command line writes them.
-Does not know: click, and how scores come about.
-"""
+"""What `predict` and `zero-shot` share: texts or a table in, answers on the terminal or in a table."""
 
 from __future__ import annotations
 
@@ -14,11 +10,14 @@ from typing import Any
 
 from finetune.core.labels import shown
 from finetune.core.model_folder import ModelFolder
-from finetune.core.tables.files import Table, read_table
+from finetune.core.tables.files import read_table
+from finetune.core.tables.formats import FORMATS, TEXT_SUFFIXES
 from finetune.core.tables.options import TableOptions
+from finetune.core.tables.table import Table
 from service.batch import score_table
-from service.batch.output_file import DiskFull, check_output, is_no_room
-from service.batch.text_arguments import LINES, lines, looks_like_file, meant
+from service.batch.output_file import DiskFull, check_output, is_disk_full
+from service.batch.scoring_task import scoring_task
+from service.batch.text_arguments import looks_like_file, parse_arguments
 from service.batch.text_columns import texts_of
 from service.commands import render
 from service.errors import BadRequest
@@ -27,8 +26,7 @@ from service.inference.engine import Engine
 from service.inference.zero_shot_scorer import nli_model
 from service.schema import TextInput, ZeroShotRequest
 
-ROWS_OF_LINES = 4096
-MISSING_TEXT = "fill it in, or pass -o OUT: then the other rows are scored, and this one gets its error"
+MISSING_TEXT = "fill it in, or pass -o OUT to score the other rows and write the error beside this one"
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Request:
     options: TableOptions
 
 
-def question(
+def zero_shot_request(
     labels: str | None,
     single_labels: tuple[str, ...],
     multi_label: bool,
@@ -56,55 +54,55 @@ def question(
     scorer: Any,
     attention: Any,
 ) -> ZeroShotRequest:
-    """The question that the flags of `zero-shot` ask.
+    """Return the request from the options of `zero-shot`.
 
     Raises:
-        BadRequest: no labels, labels or a template that cannot be used, or a missing @FILE.
+        BadRequest: labels, template or @FILE are missing or invalid.
     """
-    given: list[str] = list(single_labels)
-    for one in (labels or "", *single_labels):
-        if not one.startswith("@") and looks_like_file(one):
-            raise BadRequest(f"the label {one!r} looks like a file: write --labels @{one} to read its labels")
+    names: list[str] = list(single_labels)
+    for label in (labels or "", *single_labels):
+        if not label.startswith("@") and looks_like_file(label):
+            raise BadRequest(f"the label {label!r} looks like a file: write --labels @{label} to read its labels")
     if labels is not None and labels.startswith("@"):
-        given += _label_file(Path(labels[1:]))
+        names += _label_file(Path(labels[1:]))
     elif labels is not None:
-        given += zero_shot.parse_labels(labels)
-    if not given:
+        names += zero_shot.parse_labels(labels)
+    if not names:
         raise BadRequest("there are no labels: pass --labels a,b or --label for each")
     if template is not None:
         zero_shot.check_template(template)
-    return ZeroShotRequest(zero_shot.parse_labels(given), multi_label, template, scorer, attention)
+    return ZeroShotRequest(zero_shot.parse_labels(names), multi_label, template, scorer, attention)
 
 
-def answer(request: Request, folder: ModelFolder, asked: ZeroShotRequest | None) -> None:
-    """Answer a request: with the model's own labels, or those of `asked`.
+def answer(request: Request, folder: ModelFolder, zero_shot_request: ZeroShotRequest | None) -> None:
+    """Print or write the answers to a request, with the model's own labels or candidate labels.
 
     Raises:
-        DiskFull: what is printed, or a temporary file, could not grow.
+        DiskFull: standard output or a temporary file could not be written.
     """
     try:
-        _answer(request, folder, asked)
+        _answer(request, folder, zero_shot_request)
     except OSError as error:
-        if not is_no_room(error):
+        if not is_disk_full(error):
             raise
         with suppress(OSError):
-            sys.stdout.close()  # what could not be printed would be tried again at the end
+            sys.stdout.close()  # else Python would try again to print at its end
         place = error.filename or "standard output or a temporary file"
         raise DiskFull(f"{place} could not be written ({error.strerror}): make room, and run it again") from error
 
 
-def _answer(request: Request, folder: ModelFolder, asked: ZeroShotRequest | None) -> None:
-    given = meant(request.arguments)
-    table = given if isinstance(given, Path) else None
+def _answer(request: Request, folder: ModelFolder, zero_shot_request: ZeroShotRequest | None) -> None:
+    source = parse_arguments(request.arguments)
+    table = source if isinstance(source, Path) else None
     if table is None and (request.out or request.text_column or request.pair_column):
-        raise BadRequest("--out and --text go with a FILE, and these arguments are texts")
+        raise BadRequest("--out and --text need a FILE, and these arguments are texts")
     if table is None and request.options != TableOptions():
-        raise BadRequest("--encoding, --separator and --no-header go with a FILE, and these arguments are texts")
+        raise BadRequest("--encoding, --separator and --no-header need a FILE, and these arguments are texts")
     if request.out is None and (request.all_scores or request.keep_formulas):
-        raise BadRequest("--all-scores and --keep-formulas go with --out")
+        raise BadRequest("--all-scores and --keep-formulas need --out")
     if table is not None and request.out is not None:
         check_output(request.out, table, overwrite=request.overwrite)
-    if asked is not None:
+    if zero_shot_request is not None:
         nli_model(folder)
     elif folder.is_zero_shot and request.pair_column is None:
         raise BadRequest(
@@ -114,33 +112,32 @@ def _answer(request: Request, folder: ModelFolder, asked: ZeroShotRequest | None
     engine = Engine.load(folder, log=lambda line: print(line, file=sys.stderr))
 
     if table is not None and request.out is not None:
-        _write(request, table, request.out, engine, asked)
+        _write(request, table, request.out, engine, zero_shot_request)
         return
-    if isinstance(given, list):
-        inputs = [TextInput(text) for text in given]
-        if any(not one.text.strip() for one in inputs):
-            raise BadRequest("a text is empty")
+    if isinstance(source, list):
+        inputs = [TextInput(text) for text in source]
+        for number, item in enumerate(inputs, start=1):
+            if not item.text.strip():
+                raise BadRequest(f"text {number} of {len(inputs)} is empty")
     else:
-        inputs = texts_of(_read(given, request.options), request.text_column, request.pair_column, hint=MISSING_TEXT)
-    texts = [one.text if one.pair is None else f"{one.text} | {one.pair}" for one in inputs]
-    bars = asked is not None or folder.labels.task != "regression"
-    answers = score_table.scorer(engine, asked, request.batch_size)(inputs)
+        inputs = texts_of(_read(source, request.options), request.text_column, request.pair_column, hint=MISSING_TEXT)
+    texts = [item.text if item.pair is None else f"{item.text} | {item.pair}" for item in inputs]
+    bars = zero_shot_request is not None or folder.labels.task != "regression"
+    answers = score_table.scorer(engine, zero_shot_request, request.batch_size)(inputs)
     render.show(texts, answers, top_k=request.top_k, as_json=request.as_json, bars=bars)
 
 
 def _read(file: Path, options: TableOptions) -> Table:
-    """The table in a file, or a file of one text a line as a table; what was found out of it is printed."""
-    if file.suffix.lower() == LINES:
-        found = lines(file, ROWS_OF_LINES, options)
-        print(f"{file}: {found.note}", file=sys.stderr)
-        return Table(found.columns, [row for part in found.parts for row in part], str(file))
-    table = read_table(file, options)
+    """Return the table in a file, or a file with one text a line as a table; print notes and warnings."""
+    table = read_table(file, options, FORMATS)
+    if file.suffix.lower() in TEXT_SUFFIXES:
+        print(f"{file}: {table.note}", file=sys.stderr)
     for warning in table.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return table
 
 
-def _write(request: Request, table: Path, out: Path, engine: Engine, asked: ZeroShotRequest | None) -> None:
+def _write(request: Request, table: Path, out: Path, engine: Engine, zero_shot_request: ZeroShotRequest | None) -> None:
     from tqdm import tqdm
 
     with tqdm(unit=" rows", file=sys.stderr, disable=None, smoothing=0.1) as bar:
@@ -149,11 +146,11 @@ def _write(request: Request, table: Path, out: Path, engine: Engine, asked: Zero
             bar.total = round(done / share) if share else None
             bar.update(done - bar.n)
 
-        found = score_table.score_table(
+        result = score_table.score_table(
             table,
             out,
-            score_table.scorer(engine, asked, request.batch_size),
-            score_table.asked(engine, asked, request.batch_size),
+            score_table.scorer(engine, zero_shot_request, request.batch_size),
+            scoring_task(engine, zero_shot_request, request.batch_size),
             text=request.text_column,
             text_pair=request.pair_column,
             all_scores=request.all_scores,
@@ -162,14 +159,15 @@ def _write(request: Request, table: Path, out: Path, engine: Engine, asked: Zero
             progress=progress,
             options=request.options,
         )
-    for warning in found.warnings:
+    for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    said = f" ({found.note})" if found.note else ""
-    went_on = f", on from row {found.went_on_after}" if found.went_on_after else ""
-    print(f"wrote {out}: {found.rows} rows{said}{went_on}, with new columns {shown(found.columns)}", file=sys.stderr)
-    if found.errors:
+    note = f" ({result.note})" if result.note else ""
+    resumed = f", resumed after row {result.resumed_after}" if result.resumed_after else ""
+    print(f"wrote {out}: {result.rows} rows{note}{resumed}, with new columns {shown(result.columns)}", file=sys.stderr)
+    if result.errors:
         print(
-            f"note: {found.errors} rows could not be scored; the column {found.columns[-1]} says why", file=sys.stderr
+            f"note: {result.errors} rows could not be scored; the column {result.columns[-1]} has the reason",
+            file=sys.stderr,
         )
 
 
@@ -182,5 +180,5 @@ def _label_file(path: Path) -> list[str]:
         raise BadRequest(f"the label file {path} cannot be read as UTF-8 text ({error})") from error
     names = [line.strip() for line in lines if line.strip()]
     if not names:
-        raise BadRequest(f"the label file {path} holds no label")
+        raise BadRequest(f"the label file {path} has no label")
     return names

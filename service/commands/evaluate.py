@@ -1,8 +1,4 @@
-"""`rehead evaluate`: how well a model does on a labelled table.
-
-Knows: its own arguments, how metrics look on a terminal.
-Does not know: how metrics are computed.
-"""
+"""`rehead evaluate`: the metrics of a model on a labeled table."""
 
 from __future__ import annotations
 
@@ -14,23 +10,23 @@ from typing import Any, TypeVar
 import click
 
 from finetune.core.number_format import figure
-from finetune.core.tables.flags import given, reading_flags
+from finetune.core.tables.flags import passed, reading_flags
 from service.errors import BadRequest
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def labelled_table(command: Command) -> Command:
-    """The options of a command that reads a labelled table."""
+def labeled_table(command: Command) -> Command:
+    """Add the options of a command that reads a labeled table."""
     options = (
         click.option("--text", help="The column of FILE that holds the text."),
         click.option(
             "--label",
             multiple=True,
-            help="The column of FILE that holds the label; repeat it for columns of 0 and 1, one a label.",
+            help="The column of FILE that holds the label; repeat it for columns of 0 and 1, one for each label.",
         ),
         click.option("--text-pair", help="The column of FILE that holds the second text."),
-        click.option("--label-names", help="Names for a label column of 0, 1, 2 ..., with commas between them."),
+        click.option("--label-names", help="Names for a label column of 0, 1, 2 ..., separated by commas."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON, in the shape of metrics.json."),
         click.option("--models", "models_dir", default="models", show_default=True, help="Folder of served names."),
     )
@@ -42,13 +38,11 @@ def labelled_table(command: Command) -> Command:
 @click.command()
 @click.argument("model")
 @click.argument("file")
-@labelled_table
-@click.option(
-    "--metric", "extra", multiple=True, help="A further metric, by the name that evaluate.load knows; repeat it."
-)
-@click.option("--by", help="A column of FILE; the metrics are printed for each of its values too.")
+@labeled_table
+@click.option("--metric", "extra", multiple=True, help="A further metric, by its name in evaluate.load; repeatable.")
+@click.option("--by", help="A column of FILE; metrics are also printed for each of its values.")
 @click.option("--tfidf/--no-tfidf", default=True, show_default=True, help="Measure TF-IDF on the same rows.")
-@click.option("--report", type=click.Path(path_type=Path), help="A new folder for pictures, errors, metrics.")
+@click.option("--report", type=click.Path(path_type=Path), help="A new folder for plots, errors and metrics.")
 def command(
     model: str,
     file: str,
@@ -61,9 +55,10 @@ def command(
     models_dir: str,
     **columns: Any,
 ) -> None:
-    """Print the metrics of MODEL on FILE, a table of labelled texts.
+    """Print the metrics of MODEL on FILE, a table of labeled texts.
 
-    Beside them stand the majority (or mean) baseline, and TF-IDF with logistic regression, cross-validated on FILE.
+    Each is compared with the majority (or mean) baseline, and with TF-IDF and logistic regression, cross-validated on
+    FILE.
     """
     from finetune.config.data import DataConfig
     from finetune.run import ROW_NUMBERS, evaluate, evaluation_json, write_evaluation
@@ -73,31 +68,31 @@ def command(
     from service.settings import RuntimeSettings
 
     if report is not None and report.exists():
-        raise BadRequest(f"{report} is there already", hint="name a new folder with --report")
+        raise BadRequest(f"{report} exists already", hint="name a new folder with --report")
     folder = resolve(model, models_dir)
     names = zero_shot.parse_labels(label_names) if label_names is not None else None
     engine = Engine.load(folder, RuntimeSettings.from_environment().exact())
-    found = evaluate(
+    evaluation = evaluate(
         engine.scores,
         file,
         folder.labels,
-        columns=DataConfig(**given(**columns), label_names=names),
+        columns=DataConfig(**passed(**columns), label_names=names),
         thresholds=folder.settings.thresholds,
         extra=extra,
         by=by,
         tfidf=tfidf,
     )
-    shape = evaluation_json(file, found)
+    shape = evaluation_json(file, evaluation)
     if report is not None:
-        write_evaluation(report, folder.labels, found.measured, shape)
+        write_evaluation(report, folder.labels, evaluation.measured, shape)
     if as_json:
         click.echo(json.dumps(shape, indent=2))
         return
-    scored = found.measured.scored
-    counts = ", ".join(f"{name}: {count}" for name, count in found.counts.items())
+    scored = evaluation.measured.scored
+    counts = ", ".join(f"{name}: {count}" for name, count in evaluation.counts.items())
     click.echo(f"{scored.rows} rows of {file}  ({counts})")
     _table(scored)
-    for name, part in found.by.items():
+    for name, part in evaluation.by.items():
         click.echo(f"\n{by} {name} ({part.rows} rows)")
         _table(part, labels=False)
     if report is not None:
@@ -105,12 +100,12 @@ def command(
 
 
 def _table(scored: Any, *, labels: bool = True) -> None:
-    wide = max(len(name) for name in scored.metrics)
+    name_width = max(len(name) for name in scored.metrics)
     for name, entry in scored.metrics.items():
         interval = f"  [{figure(entry['low'], 4)}, {figure(entry['high'], 4)}]" if "low" in entry else ""
         baseline = f"  baseline {figure(scored.baseline[name], 4)}" if name in scored.baseline else ""
         tfidf = f"  TF-IDF {figure(scored.tfidf[name], 4)}" if name in scored.tfidf else ""
-        click.echo(f"{name:<{wide}} {figure(entry['value'], 4)}{interval}{baseline}{tfidf}")
+        click.echo(f"{name:<{name_width}} {figure(entry['value'], 4)}{interval}{baseline}{tfidf}")
     if labels and scored.per_class:
         width = max(len(name) for name in scored.per_class)
         click.echo(f"\n{'label':<{width}}  precision  recall      f1  rows")

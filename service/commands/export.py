@@ -1,8 +1,4 @@
-"""`rehead export`: a model made for a runtime, and in int8 where its accuracy holds.
-
-Knows: its own arguments, how accuracy is held against a limit.
-Does not know: how graphs are made or quantized.
-"""
+"""`rehead export`: a model exported to a runtime, and quantized to int8 if its accuracy allows."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ import click
 
 from finetune.core.errors import FinetuneError
 from finetune.core.tables.columns import matching_column
-from finetune.core.tables.flags import given, reading_flags
+from finetune.core.tables.flags import passed, reading_flags
 from finetune.core.tables.options import TableOptions
 from service.errors import BackendFailed, BadRequest
 
@@ -31,11 +27,11 @@ POINT = 0.01
 @click.command()
 @click.argument("model")
 @click.option("--format", "runtime", type=click.Choice(["openvino", "onnx"]), default="openvino", show_default=True)
-@click.option("--int8", is_flag=True, help="Also make it in int8, and keep that if --check allows.")
-@click.option("--check", metavar="FILE", help="A labelled table: what int8 must hold its accuracy on.")
-@click.option("--calibrate", metavar="FILE", help="A table of texts for int8's ranges; else the validation split.")
+@click.option("--int8", is_flag=True, help="Also quantize it to int8, and keep that if --check allows.")
+@click.option("--check", metavar="FILE", help="A labeled table to measure the accuracy of int8 on.")
+@click.option("--calibrate", metavar="FILE", help="A table of texts to calibrate int8; else the validation split.")
 @click.option("--limit", type=click.FloatRange(min=0), default=0.5, show_default=True,
-              help="Points of accuracy that int8 may lose.")  # fmt: skip
+              help="Maximum loss of accuracy by int8, in percentage points.")  # fmt: skip
 @click.option("--text", help="The column of both tables that holds the text.")
 @click.option("--label", help="The column of --check that holds the label.")
 @click.option("--text-pair", help="The column of both tables that holds the second text.")
@@ -51,10 +47,10 @@ def command(
     models_dir: str,
     **columns: Any,
 ) -> None:
-    """Make MODEL for a runtime, so that its first start is a quick one.
+    """Export MODEL to a runtime, so that its first start is fast.
 
     With --int8, accuracy on --check is measured before and after; int8 is kept only if it loses no more than --limit.
-    It is then what --precision int8 asks for.
+    --precision int8 then selects it.
     """
     from service.inference.backends import selection
     from service.inference.engine import Engine
@@ -62,11 +58,11 @@ def command(
     from service.settings import RuntimeSettings
 
     if int8 != (check is not None):
-        raise BadRequest("--int8 and --check go together", hint="name a labelled table that int8 is held to")
+        raise BadRequest("--int8 and --check need each other", hint="name a labeled table to measure accuracy on")
     folder = resolve(model, models_dir)
     kind = selection.exported(runtime)
     settings = RuntimeSettings.from_environment(backend=runtime, precision="float32")
-    if check is not None:  # what cannot be read is said before anything is made
+    if check is not None:  # errors in the tables are raised before the export
         score = _scorer(folder, check, columns)
         calibration = _calibration(folder, check, calibrate, columns)
     kind.load(folder, "float32", settings).close()
@@ -75,36 +71,36 @@ def command(
         return
     before = score(Engine.load(folder, settings.model_copy(update={"backend": "torch"})))
     with tempfile.TemporaryDirectory() as staging:
-        aside = settings.model_copy(update={"precision": "int8", "cache": Path(staging)})
-        click.echo("making int8, which takes a minute or two", err=True)
-        made = kind.make_int8(folder, calibration, aside)
-        after = score(Engine.load(folder, aside))
+        staged = settings.model_copy(update={"precision": "int8", "cache": Path(staging)})
+        click.echo("quantizing to int8, which takes a minute or two", err=True)
+        quantized = kind.make_int8(folder, calibration, staged)
+        after = score(Engine.load(folder, staged))
         figures = f"accuracy on {check}: {after:.4f} in int8, {before:.4f} in float32"
         if after < before - limit * POINT:
             raise BackendFailed(
                 f"int8 was not kept, since it loses more than {limit:g} points ({figures})",
                 hint="calibrate on texts like those of --check, or allow more with --limit",
             )
-        kept = settings.cache / made.relative_to(staging)
-        shutil.rmtree(kept, ignore_errors=True)
-        shutil.copytree(made, kept)
+        target = settings.cache / quantized.relative_to(staging)
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(quantized, target)
     click.echo(figures)
     click.echo(f"kept: serve it with --backend {runtime} --precision int8")
 
 
 def _scorer(folder: ModelFolder, check: str, columns: dict[str, Any]) -> Callable[[Engine], float]:
-    """What gives an engine's accuracy on the table: of zero-shot answers for an NLI model without pairs, else the
-    first of the task's metrics."""
+    """Return a function from an engine to its accuracy on the table: of zero-shot answers for an NLI model without
+    pairs, else the first of the task's metrics."""
     from finetune.config.data import DataConfig
     from finetune.run import evaluate
 
     if not folder.is_zero_shot or columns["text_pair"] is not None:
-        settled = DataConfig(**given(**columns))
+        data = DataConfig(**passed(**columns))
         thresholds = folder.settings.thresholds
 
         def metric(engine: Engine) -> float:
-            found = evaluate(engine.scores, check, folder.labels, columns=settled, thresholds=thresholds, tfidf=False)
-            return float(next(iter(found.measured.scored.metrics.values()))["value"])
+            evaluation = evaluate(engine.scores, check, folder.labels, columns=data, thresholds=thresholds, tfidf=False)
+            return float(next(iter(evaluation.measured.scored.metrics.values()))["value"])
 
         return metric
     texts, labels = _zero_shot_rows(check, columns)
@@ -113,13 +109,13 @@ def _scorer(folder: ModelFolder, check: str, columns: dict[str, Any]) -> Callabl
         from service.schema import ZeroShotRequest
 
         answers = engine.zero_shot(texts, ZeroShotRequest(tuple(dict.fromkeys(labels))))
-        return sum(one.best.label == label for one, label in zip(answers, labels, strict=True)) / len(labels)
+        return sum(answer.best.label == label for answer, label in zip(answers, labels, strict=True)) / len(labels)
 
     return accuracy
 
 
 def _options(columns: dict[str, Any]) -> TableOptions:
-    return TableOptions(**given(**{name: columns[name] for name in ("encoding", "separator", "header")}))
+    return TableOptions(**passed(**{name: columns[name] for name in ("encoding", "separator", "header")}))
 
 
 def _zero_shot_rows(check: str, columns: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -136,7 +132,7 @@ def _zero_shot_rows(check: str, columns: dict[str, Any]) -> tuple[list[str], lis
 
 
 def _calibration(folder: ModelFolder, check: str, calibrate: str | None, columns: dict[str, Any]) -> Sequence[Any]:
-    """Inputs of the main graph, from texts of a table, or of the split that the model was validated on."""
+    """Return inputs of the main graph, from the texts of a table or of the model's validation split."""
     from finetune.core.tables.files import read_table
     from finetune.run import validation_rows
     from service.batch.text_columns import texts_of
@@ -144,7 +140,7 @@ def _calibration(folder: ModelFolder, check: str, calibrate: str | None, columns
     from service.schema import TextInput
 
     if calibrate is not None and Path(calibrate).resolve() == Path(check).resolve():
-        raise BadRequest("--calibrate and --check are the same file: int8 must be held to rows it has not seen")
+        raise BadRequest("--calibrate and --check are the same file: accuracy must be measured on other rows")
     if calibrate is not None:
         inputs = texts_of(read_table(calibrate, _options(columns)), columns["text"], columns["text_pair"])
     else:

@@ -1,8 +1,4 @@
-"""`rehead models`: what can be served.
-
-Knows: how a list of models looks on a terminal.
-Does not know: weights; nothing more than headers is read.
-"""
+"""`rehead models`: the models that can be served, from their headers alone."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ LABELS_SHOWN = 4
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--models", "models_dir", default="models", show_default=True, help="The folder of served names.")
 def command(as_json: bool, models_dir: str) -> None:
-    """List the models that can be served, with what each is for."""
+    """List the models that can be served, with task, labels and metric."""
     from finetune.core.errors import CheckpointError
     from finetune.core.model_folder import read, served
     from service.inference.model_store import describe
@@ -42,7 +38,7 @@ def command(as_json: bool, models_dir: str) -> None:
         for row in rows:
             click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     else:
-        click.echo(f"no usable model in {models_dir}, and none came with this installation", err=True)
+        click.echo(f"no usable model in {models_dir}, and none is part of this installation", err=True)
     for entry in entries:
         if "error" in entry:
             click.echo(f"{entry['name']} cannot be used: {entry['error']}", err=True)

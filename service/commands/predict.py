@@ -1,8 +1,4 @@
-"""`rehead predict`: texts or a table through a fine-tuned model.
-
-Knows: its own arguments.
-Does not know: how anything is computed.
-"""
+"""`rehead predict`: texts or a table through a fine-tuned model."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from typing import Any
 
 import click
 
-from finetune.core.tables.flags import given, reading_flags
+from finetune.core.tables.flags import passed, reading_flags
 from finetune.core.tables.options import TableOptions
 
 
@@ -25,9 +21,9 @@ from finetune.core.tables.options import TableOptions
 @click.option("--top-k", type=click.IntRange(min=1), help="How many labels to show for each text.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--models", "models_dir", default="models", show_default=True, help="The folder of served names.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Rows computed together; default suits the runtime.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Maximum rows of a batch; default suits the runtime.")
 @click.option("--all-scores", is_flag=True, help="Write a column with the score of each label.")
-@click.option("--keep-formulas", is_flag=True, help="Write cells that a spreadsheet would run as they are.")
+@click.option("--keep-formulas", is_flag=True, help="Write cells that a spreadsheet would run as formulas unchanged.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def command(
     model: str,
@@ -53,7 +49,7 @@ def command(
     from service.inference.model_store import resolve
 
     folder = resolve(model, models_dir)
-    options = TableOptions(**given(**reading))
+    options = TableOptions(**passed(**reading))
     request = Request(
         texts, out, text_column, pair_column, top_k, as_json, batch_size, overwrite, all_scores, keep_formulas, options
     )

@@ -1,8 +1,4 @@
-"""`rehead push`: a model folder to the Hub.
-
-Knows: its own arguments, which files go, what the Hub's refusals mean to a person.
-Does not know: the Hub's protocol; huggingface_hub does that.
-"""
+"""`rehead push`: a model folder to the Hub."""
 
 from __future__ import annotations
 
@@ -13,14 +9,14 @@ import click
 from service.errors import BadRequest
 
 TEXTS = ("report/errors.csv", "report/near_duplicates.csv")
-"""Files that hold texts of the data; they stay at home unless asked for."""
+"""Files with texts of the data; uploaded with --with-texts only."""
 
 
 @click.command()
 @click.argument("model")
 @click.argument("repo")
 @click.option("--private", is_flag=True, help="Make the repository private, if it is new.")
-@click.option("--with-texts", is_flag=True, help=f"Upload the tables of texts too ({', '.join(TEXTS)}).")
+@click.option("--with-texts", is_flag=True, help=f"Also upload the tables of texts ({', '.join(TEXTS)}).")
 @click.option("--message", default="Upload a model trained with rehead", show_default=True, help="Commit message.")
 @click.option("--models", "models_dir", default="models", show_default=True, help="Folder of served names.")
 def command(model: str, repo: str, private: bool, with_texts: bool, message: str, models_dir: str) -> None:
@@ -34,7 +30,7 @@ def command(model: str, repo: str, private: bool, with_texts: bool, message: str
     from service.inference.model_store import resolve
 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise BadRequest(f"{repo!r} is no name for a repository: write OWNER/NAME")
+        raise BadRequest(f"{repo!r} is no repository name: write OWNER/NAME")
     folder = resolve(model, models_dir)
     api = HfApi(library_name="rehead")
     try:
@@ -46,13 +42,15 @@ def command(model: str, repo: str, private: bool, with_texts: bool, message: str
             ignore_patterns=None if with_texts else list(TEXTS),
         )
     except hub.HFValidationError as error:
-        raise BadRequest(f"{repo!r} is no name for a repository: write OWNER/NAME") from error
+        raise BadRequest(f"{repo!r} is no repository name: write OWNER/NAME") from error
     except ValueError as error:  # the Hub's check of the card's metadata
-        said = " ".join(str(error).split())
-        raise BadRequest(f"the Hub refused the model card ({said[:300]}): mend {folder.path / 'README.md'}") from error
+        reason = " ".join(str(error).split())
+        raise BadRequest(
+            f"the Hub refused the model card ({reason[:300]}): correct {folder.path / 'README.md'}"
+        ) from error
     except hub.LocalTokenNotFoundError as error:
         raise BadRequest(
-            "the Hub does not know who you are", hint="log in with `hf auth login`, or set HF_TOKEN"
+            "you are not logged in to the Hub", hint="log in with `hf auth login`, or set HF_TOKEN"
         ) from error
     except hub.HfHubHTTPError as error:
         code = error.response.status_code if error.response is not None else "no"
@@ -62,7 +60,7 @@ def command(model: str, repo: str, private: bool, with_texts: bool, message: str
             f"the Hub refused {repo} ({code}: {first[:200]})", hint=hint if code in (401, 403) else ""
         ) from error
     except (hub.HTTPError, ConnectionError, TimeoutError) as error:  # ConnectionError: offline mode too
-        raise BadRequest(f"the Hub cannot be reached now ({type(error).__name__}); nothing was uploaded") from error
+        raise BadRequest(f"the Hub cannot be reached ({type(error).__name__}); nothing was uploaded") from error
     except OSError as error:
         raise BadRequest(f"the folder of {model} cannot be read: {error}") from error
     click.echo(f"{folder.path} is at {address} ({done.oid[:7]})")

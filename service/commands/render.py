@@ -1,8 +1,4 @@
-"""Answers as people read them on a terminal, as JSON, and as columns of a table.
-
-Knows: how answers look.
-Does not know: where they come from.
-"""
+"""Answers as text on a terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -22,9 +18,11 @@ BAR_WIDTH = 24
 def show(
     texts: Sequence[str], answers: Sequence[Answer], *, top_k: int | None, as_json: bool, bars: bool = True
 ) -> None:
-    """Print answers: JSON, or all labels of a single text with bars, or a line for each of many texts."""
+    """Print answers as JSON, as all labels of a single text with bars, or as a line for each of several texts."""
     if as_json:
-        click.echo(json.dumps([_record(text, one, top_k) for text, one in zip(texts, answers, strict=True)], indent=2))
+        click.echo(
+            json.dumps([_record(text, answer, top_k) for text, answer in zip(texts, answers, strict=True)], indent=2)
+        )
     elif len(texts) == 1 or top_k is not None:
         for text, answer in zip(texts, answers, strict=True):
             click.echo(_printable(text))
@@ -36,20 +34,20 @@ def show(
             click.echo(_printable(f"{answer.best.label:<{width}}  {_score(answer.best.score, bars)}  {first_line}"))
     cut = sum(answer.truncated for answer in answers)
     if cut:
-        click.echo(f"note: {cut} of {len(answers)} texts were longer than the model reads, and were cut", err=True)
+        click.echo(f"note: {cut} of {len(answers)} texts were longer than the model reads and were truncated", err=True)
 
 
 def _record(text: str, answer: Answer, top_k: int | None) -> dict[str, Any]:
-    predictions = [{"label": one.label, "score": one.score} for one in answer.predictions[:top_k]]
+    predictions = [{"label": item.label, "score": item.score} for item in answer.predictions[:top_k]]
     return {"text": text, "predictions": predictions, "truncated": answer.truncated}
 
 
 def _labels(answer: Answer, top_k: int | None, bars: bool) -> None:
-    chosen = answer.predictions[:top_k]
-    width = max(len(one.label) for one in chosen)
-    for one in chosen:
-        bar = _bar(one.score) if bars else ""
-        click.echo(_printable(f"  {one.label:<{width}}  {_score(one.score, bars)}  {bar}".rstrip()))
+    predictions = answer.predictions[:top_k]
+    width = max(len(item.label) for item in predictions)
+    for item in predictions:
+        bar = _bar(item.score) if bars else ""
+        click.echo(_printable(f"  {item.label:<{width}}  {_score(item.score, bars)}  {bar}".rstrip()))
 
 
 def _score(score: float, probability: bool) -> str:

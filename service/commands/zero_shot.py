@@ -1,8 +1,4 @@
-"""`rehead zero-shot`: texts or a table, and labels of your own.
-
-Knows: its own arguments, and the three ways to write labels.
-Does not know: how anything is computed.
-"""
+"""`rehead zero-shot`: texts or a table, and candidate labels."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from typing import Any
 
 import click
 
-from finetune.core.tables.flags import given, reading_flags
+from finetune.core.tables.flags import passed, reading_flags
 from finetune.core.tables.options import TableOptions
 
 
@@ -19,8 +15,8 @@ from finetune.core.tables.options import TableOptions
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT... | FILE | -")
 @click.option("--labels", help="Labels with commas between them, or @FILE with a label on each line.")
 @click.option("--label", "single_labels", multiple=True, help="One label, which may hold a comma; repeat it.")
-@click.option("--multi-label", is_flag=True, help="Several labels may hold at once: score each on its own.")
-@click.option("--template", help='The sentence a label is put into, with exactly one {}: "This text is about {}."')
+@click.option("--multi-label", is_flag=True, help="Score each label independently: several may be true.")
+@click.option("--template", help='The sentence around a label, with exactly one {}: "This text is about {}."')
 @click.option("--scorer", type=click.Choice(["nli", "embedding", "both"]), help="Default: what the model records.")
 @click.option("--attention", type=click.Choice(["ordinary", "shared_text"]), help="Default: what the model records.")
 @click.option("--model", default="topics", show_default=True, help="A path, a served name or a Hub id.")
@@ -30,9 +26,9 @@ from finetune.core.tables.options import TableOptions
 @click.option("--top-k", type=click.IntRange(min=1), help="How many labels to show for each text.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--models", "models_dir", default="models", show_default=True, help="The folder of served names.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Rows computed together; default suits the runtime.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Maximum rows of a batch; default suits the runtime.")
 @click.option("--all-scores", is_flag=True, help="Write a column with the score of each label.")
-@click.option("--keep-formulas", is_flag=True, help="Write cells that a spreadsheet would run as they are.")
+@click.option("--keep-formulas", is_flag=True, help="Write cells that a spreadsheet would run as formulas unchanged.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def command(
     texts: tuple[str, ...],
@@ -54,18 +50,18 @@ def command(
     keep_formulas: bool,
     **reading: Any,
 ) -> None:
-    """Sort texts, or a table of texts, into labels of your own.
+    """Classify texts, or a table of texts, by labels of your own.
 
     A single argument that names a file, or ends like one, is read: .csv, .tsv, .jsonl, .parquet, or .txt with one text
     a line. A single - reads texts from standard input, one a line.
     """
-    from service.commands.classification import Request, answer, question
+    from service.commands.classification import Request, answer, zero_shot_request
     from service.inference.model_store import resolve
 
-    asked = question(labels, single_labels, multi_label, template, scorer, attention)
+    candidates = zero_shot_request(labels, single_labels, multi_label, template, scorer, attention)
     folder = resolve(model, models_dir)
-    options = TableOptions(**given(**reading))
+    options = TableOptions(**passed(**reading))
     request = Request(
         texts, out, text_column, None, top_k, as_json, batch_size, overwrite, all_scores, keep_formulas, options
     )
-    answer(request, folder, asked)
+    answer(request, folder, candidates)

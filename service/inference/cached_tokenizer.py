@@ -1,8 +1,4 @@
-"""A model's tokenizer, as it was prepared at an earlier load where there was one.
-
-Knows: where prepared tokenizers lie, and what they depend on.
-Does not know: what a tokenizer does.
-"""
+"""A model's tokenizer, from the cache folder after the first load."""
 
 from __future__ import annotations
 
@@ -16,8 +12,9 @@ from service.inference.cache_folder import hash_of, home_of, put
 
 
 def encoder_of(folder: ModelFolder, cache: Path) -> TextEncoder:
-    """The encoder of a checked folder. The first load asks transformers, and keeps what it says in the cache folder: a
-    second start does without its import.
+    """Return the encoder of a checked folder.
+
+    The first load asks transformers and stores the result in the cache folder: later loads need not import it.
 
     Raises:
         CheckpointError: the folder's tokenizer cannot be loaded.
@@ -31,6 +28,6 @@ def encoder_of(folder: ModelFolder, cache: Path) -> TextEncoder:
     max_length = folder.settings.max_length
     encoder = TextEncoder.load(folder.path, folder.config, max_length=max_length, prepared=prepared)
     if prepared is None:
-        with suppress(OSError):  # a cache that cannot be written is said where the backend is chosen
+        with suppress(OSError):  # selection.load logs a cache that cannot be written
             put(file, encoder.prepared.write)
     return encoder

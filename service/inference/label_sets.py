@@ -1,8 +1,4 @@
-"""Labels in their template, prepared once for all texts: tokens, and rows of them.
-
-Knows: how long a hypothesis may be, what is remembered between calls.
-Does not know: texts, scores.
-"""
+"""Candidate labels in their template, tokenized once for all texts and cached between calls."""
 
 from __future__ import annotations
 
@@ -17,20 +13,20 @@ from service.errors import BadRequest
 from service.inference import zero_shot
 from service.inference.backends.packing import Packed, packed
 
-ROOM_FOR_TEXT = 8
-"""Tokens a hypothesis must leave for the text."""
+MIN_TEXT_TOKENS = 8
+"""Tokens of the model's length that a hypothesis must leave for the text."""
 
-REMEMBERED = 256
-REMEMBERED_TOKENS = 2**18
-"""Label sets that are kept between calls, and tokens of all of them together."""
+CACHED_SETS = 256
+CACHED_TOKENS = 2**18
+"""Maximum label sets in the cache, and tokens of all of them together."""
 
 TOKENS_PER_PACK = 8192
-"""Tokens of labels that are computed with a text at once; more labels are several packs."""
+"""Maximum tokens of labels that are computed with a text at once; more labels are split into packs."""
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Labels of one question: their sentences, and the tokens that come after a text."""
+    """Labels of a request: their sentences, and the tokens that follow a text."""
 
     labels: tuple[str, ...]
     sentences: tuple[str, ...]
@@ -39,22 +35,22 @@ class LabelSet:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest hypothesis."""
+        """Return the tokens of the longest hypothesis."""
         return max(map(len, self.ends))
 
     @property
     def tokens(self) -> int:
-        """Tokens of all hypotheses."""
+        """Return the tokens of all hypotheses."""
         return sum(map(len, self.ends))
 
     @cached_property
     def packs(self) -> list[Packed]:
-        """All labels, in order, in packs of bounded size."""
+        """Return all labels, in order, in packs of at most `TOKENS_PER_PACK`."""
         return list(self._packs())
 
-    def pack(self, chosen: Sequence[int]) -> Packed:
-        """Some of the labels, by number."""
-        return packed([self.ends[number] for number in chosen], self.leading)
+    def pack(self, numbers: Sequence[int]) -> Packed:
+        """Return the pack of some of the labels, by number."""
+        return packed([self.ends[number] for number in numbers], self.leading)
 
     def _packs(self) -> Iterator[Packed]:
         part: list[int] = []
@@ -69,44 +65,44 @@ class LabelSet:
 
 
 class LabelSets:
-    """The label sets of one model; safe to use from many threads."""
+    """The label sets of one model; thread-safe."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self._encoder = encoder
-        self._found: OrderedDict[tuple[tuple[str, ...], str], LabelSet] = OrderedDict()
+        self._cache: OrderedDict[tuple[tuple[str, ...], str], LabelSet] = OrderedDict()
         self._tokens = 0
         self._lock = Lock()
 
     def get(self, labels: tuple[str, ...], template: str) -> LabelSet:
-        """The labels in their template.
+        """Return the labels in their template.
 
         Raises:
-            BadRequest: a label that leaves no room for a text.
+            BadRequest: a label leaves too few tokens for a text.
         """
         key = (labels, template)
         with self._lock:
-            if key in self._found:
-                self._found.move_to_end(key)
-                return self._found[key]
-        made = self._made(labels, template)
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
+        label_set = self._build(labels, template)
         with self._lock:
-            if key not in self._found:
-                self._found[key] = made
-                self._tokens += made.tokens
-            while self._found and (len(self._found) > REMEMBERED or self._tokens > REMEMBERED_TOKENS):
-                _, oldest = self._found.popitem(last=False)
+            if key not in self._cache:
+                self._cache[key] = label_set
+                self._tokens += label_set.tokens
+            while self._cache and (len(self._cache) > CACHED_SETS or self._tokens > CACHED_TOKENS):
+                _, oldest = self._cache.popitem(last=False)
                 self._tokens -= oldest.tokens
-        return made
+        return label_set
 
-    def _made(self, labels: tuple[str, ...], template: str) -> LabelSet:
+    def _build(self, labels: tuple[str, ...], template: str) -> LabelSet:
         sentences = tuple(zero_shot.fill(template, label) for label in labels)
         ends = tuple(self._encoder.hypotheses(sentences))
         longest = self._encoder.max_length
         for label, end in zip(labels, ends, strict=True):
-            if end.truncated or len(end) > longest - ROOM_FOR_TEXT:
+            if end.truncated or len(end) > longest - MIN_TEXT_TOKENS:
                 raise BadRequest(
-                    f"the label {label[:40]!r} in its template takes {len(end)} tokens or more, and this model reads "
-                    f"{longest} with the text: shorten it"
+                    f"the label {label[:40]!r} in its template has {len(end)} tokens or more, and this model "
+                    f"reads {longest} with the text: shorten it"
                 )
         leading = self._encoder.before_hypotheses([""], max(map(len, ends)))[0].part(0, 1)
         return LabelSet(labels, sentences, ends, leading)

@@ -1,8 +1,4 @@
-"""A name to a checked model folder, and to whatever was loaded from it: once, when first wanted.
-
-Knows: which names are served, which one is the default, what is loaded, what failed to load and why.
-Does not know: what loading means (it is handed a function), HTTP, requests.
-"""
+"""Served models by name: their folders, and what was loaded from them."""
 
 from __future__ import annotations
 
@@ -22,12 +18,12 @@ PREFERRED_DEFAULT = "sentiment"
 
 
 class ModelStore(Generic[T]):
-    """The models of a folder and those that ship, by served name; safe to use from many threads.
+    """The models of a folder and those that ship, by served name; thread-safe.
 
     Args:
         models_dir: the folder of models; the shipped ones come after it.
-        load: makes of a checked folder what the store hands out.
-        default: the name that answers where none is given.
+        load: returns what the store holds for a checked folder.
+        default: the name that is used where a request has none.
 
     Raises:
         ModelNotFound: `default` is not served.
@@ -40,18 +36,18 @@ class ModelStore(Generic[T]):
         self._load = load
         self._loaded: dict[str, T] = {}
         self._locks: dict[str, threading.Lock] = {}
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._default = default
         if default is not None:
             self.folder_path(default)
 
     def names(self) -> list[str]:
-        """Every served name; the folder is looked at anew, so a model trained meanwhile is there."""
+        """Return every served name; the folder is read again, so that new models are included."""
         return list(served(self._models_dir))
 
     @property
     def default_name(self) -> str:
-        """The name that answers at `/`: the chosen one, else `sentiment`, else the first.
+        """The name that is used where a request has none: the configured one, else `sentiment`, else the first.
 
         Raises:
             ModelNotFound: nothing is served.
@@ -64,7 +60,7 @@ class ModelStore(Generic[T]):
         return PREFERRED_DEFAULT if PREFERRED_DEFAULT in names else names[0]
 
     def pin_default(self) -> None:
-        """Look for the default once: whoever asks for it later need not read the folder.
+        """Resolve the default once, so that later requests do not read the folder.
 
         Raises:
             ModelNotFound: it is not served, or nothing is.
@@ -73,31 +69,31 @@ class ModelStore(Generic[T]):
         self.folder_path(self._default)
 
     def folder_path(self, name: str) -> Path:
-        """Where a served name lies. Paths and Hub ids are no served names.
+        """Return the folder of a served name; paths and Hub ids are none.
 
         Raises:
             ModelNotFound: the name is not served.
         """
-        found = served(self._models_dir)
-        if name not in found:
-            raise ModelNotFound(f"no model {name!r} is served", hint=f"the names are {', '.join(found) or 'none'}")
-        return found[name]
+        paths = served(self._models_dir)
+        if name not in paths:
+            raise ModelNotFound(f"no model {name!r} is served", hint=f"the names are {', '.join(paths) or 'none'}")
+        return paths[name]
 
     def folder(self, name: str) -> ModelFolder:
-        """The checked folder of a served name, without loading it."""
+        """Return the checked folder of a served name, without loading it."""
         return read(self.folder_path(name))
 
     def get(self, name: str) -> T:
-        """What was loaded from the served name; loads it on the first call, while other names stay available.
+        """Return the loaded model of a served name; the first call loads it, without blocking other names.
 
         Raises:
             ModelNotFound: the name is not served.
-            CheckpointError, BackendFailed: its folder cannot be used.
+            CheckpointError, BackendFailed: its folder is invalid.
         """
         if name in self._loaded:
             return self._loaded[name]
         path = self.folder_path(name)
-        with self._guard:
+        with self._lock:
             lock = self._locks.setdefault(name, threading.Lock())
         with lock:
             if name not in self._loaded:
@@ -105,15 +101,15 @@ class ModelStore(Generic[T]):
             return self._loaded[name]
 
     def loaded_as(self, name: str) -> T | None:
-        """What was loaded from a name; None where nothing was."""
+        """Return the loaded model of a name, None where it is not loaded."""
         return self._loaded.get(name)
 
     def loaded(self) -> list[str]:
-        """The names that are loaded."""
+        """Return the names that are loaded."""
         return list(self._loaded)
 
     def preload(self) -> Iterator[tuple[str, str | None]]:
-        """Load every served model; yields each name, with the reason where it failed."""
+        """Load every served model; yield each name, with the error message where it failed."""
         for name in self.names():
             try:
                 self.get(name)
@@ -124,16 +120,16 @@ class ModelStore(Generic[T]):
 
 
 def resolve(name: str | PathLike[str], models_dir: str | PathLike[str] | None = "models") -> ModelFolder:
-    """The checked folder that a path, a served name or a Hub id leads to, tried in that order.
+    """Return the checked folder of a path, a served name or a Hub id, tried in that order.
 
     Raises:
-        CheckpointError: it leads nowhere, or to a folder that cannot be used.
+        CheckpointError: there is no such model, or its folder is invalid.
     """
     return read(download(find(str(name), models_dir), models_dir).source)
 
 
 def describe(name: str, folder: ModelFolder) -> dict[str, Any]:
-    """What there is to say about a served model, ready for JSON; the same for every door."""
+    """Return the facts about a served model as JSON values; the same in every interface."""
     headline = folder.headline
     return {
         "name": name,

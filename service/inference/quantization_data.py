@@ -1,8 +1,4 @@
-"""Texts as the inputs of a model's main graph, for a quantizer to see what ranges they cause.
-
-Knows: which graph a model's questions ask for, what its inputs are.
-Does not know: quantizers.
-"""
+"""Texts as inputs of a model's main graph, from which a quantizer takes the ranges of values."""
 
 from __future__ import annotations
 
@@ -21,25 +17,27 @@ LABELS_AT_ONCE = 20
 
 
 def inputs(folder: ModelFolder, texts: Sequence[TextInput], labels: Sequence[str] | None) -> list[Arrays]:
-    """The inputs, a few texts each; for a model that reads a text once for all labels, with some of the labels."""
+    """Return the inputs, a few texts each; with some of the labels for a model that reads a text once for all."""
     encoder = TextEncoder.load(folder.path, folder.config, max_length=folder.settings.max_length)
     settings, sets = folder.settings.zero_shot, LabelSets(encoder)
     parts = [texts[start : start + TEXTS_AT_ONCE] for start in range(0, len(texts), TEXTS_AT_ONCE)]
-    found: list[Arrays] = []
+    batches: list[Arrays] = []
     for number, part in enumerate(parts):
-        firsts = [one.text for one in part]
+        firsts = [item.text for item in part]
         if labels is None or settings is None:
-            seconds = [one.pair for one in part if one.pair is not None]
+            seconds = [item.pair for item in part if item.pair is not None]
             padded = encoder.pad(encoder(firsts, seconds or None))
         elif settings.attention == "shared_text":
             # all labels in turn, where there are many
             some = [labels[(number * LABELS_AT_ONCE + place) % len(labels)] for place in range(LABELS_AT_ONCE)]
-            asked = sets.get(tuple(dict.fromkeys(some)), settings.hypothesis_template)
-            rows = encoder.before_hypotheses(firsts, asked.longest)
-            found.append(arrays_of(encoder.pad(rows), asked.packs * len(rows)))
+            label_set = sets.get(tuple(dict.fromkeys(some)), settings.hypothesis_template)
+            rows = encoder.before_hypotheses(firsts, label_set.longest)
+            batches.append(arrays_of(encoder.pad(rows), label_set.packs * len(rows)))
             continue
         else:
             named = [labels[(number + place) % len(labels)] for place in range(len(part))]
-            padded = encoder.pad(encoder(firsts, [zero_shot.fill(settings.hypothesis_template, one) for one in named]))
-        found.append({name: array for name, array in padded.items() if name != "segments"})
-    return found
+            padded = encoder.pad(
+                encoder(firsts, [zero_shot.fill(settings.hypothesis_template, name) for name in named])
+            )
+        batches.append({name: array for name, array in padded.items() if name != "segments"})
+    return batches

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from finetune.core.tables.options import TableOptions
-from service.batch.score_table import Progress, Scored, asked, score_table, scorer
+from service.batch.score_table import Progress, ScoringResult, score_table, scorer
+from service.batch.scoring_task import scoring_task
 from service.inference.engine import Engine
 from service.schema import Answer, TextInput, ZeroShotRequest
 
@@ -27,7 +28,7 @@ def score_upload(
     progress: Progress,
     max_characters: int,
     options: TableOptions | None = None,
-) -> Scored:
+) -> ScoringResult:
     """Write a table's rows with their scores to `out`.
 
     Args:
@@ -45,7 +46,7 @@ def score_upload(
     def in_pieces(inputs: list[TextInput]) -> list[Answer]:
         return [answer for piece in pieces(inputs, limit) for answer in answers(piece)]
 
-    plan = replace(asked(engine, question), rows=ROWS_AT_ONCE, longest=max_characters)
+    plan = replace(scoring_task(engine, question), chunk_rows=ROWS_AT_ONCE, max_characters=max_characters)
     return score_table(
         table, out, in_pieces, plan, text=text, all_scores=all_scores, progress=progress, options=options
     )

@@ -53,9 +53,11 @@ def _train(folder: Path) -> int:
                 stop_once()  # the server has ended
 
         try:
+            from finetune.core.allocator import keep_freed_memory
             from finetune.prepare import quiet
             from finetune.run import train
 
+            keep_freed_memory()
             quiet()
             train(loading.load(folder / CONFIG), on_event=record)
         except FinetuneError as error:

@@ -11,9 +11,9 @@ from typing import Any
 import gradio as gr
 
 from finetune.core.errors import FinetuneError
-from finetune.core.tables.chunks import chunks
 from finetune.core.tables.columns import LABEL_NAMES, TEXT_NAMES, obvious_column
-from finetune.core.tables.files import SUFFIXES
+from finetune.core.tables.files import stream_table
+from finetune.core.tables.formats import SUFFIXES
 from finetune.core.tables.options import TableOptions
 from service.errors import BadRequest
 from service.ui import restrictions
@@ -206,8 +206,8 @@ def without_place(sentence: str, path: Path) -> str:
 
 def _head(path: Path, options: TableOptions) -> tuple[list[str], list[list[str]], str | None]:
     """Return a table's columns, its first rows and a note on its format."""
-    table = chunks(path, PREVIEW_ROWS, options)
-    rows = next(table.parts)[:PREVIEW_ROWS]
+    table = stream_table(path, PREVIEW_ROWS, options)
+    rows = next(table.chunks)[:PREVIEW_ROWS]
     return table.columns, [[_cell(row.get(name)) for name in table.columns[:COLUMNS_SHOWN]] for row in rows], table.note
 
 

@@ -187,8 +187,8 @@ def test_models_are_listed_with_what_each_is_for(rehead, tmp_path):
         (["zero-shot", "a text", "--labels", "a,b", "--templat", "{}"], "--template"),
         (["predict", "sentiment", "in.csv", "--text", "body"], "has no column 'body': it has id, text, label"),
         (["predict", "sentiment", "in.csv", "-o", "in.csv", "--overwrite"], "is the input itself"),
-        (["predict", "sentiment", "a text", "-o", "out.csv"], "go with a FILE"),
-        (["predict", "sentiment", " "], "a text is empty"),
+        (["predict", "sentiment", "a text", "-o", "out.csv"], "need a FILE"),
+        (["predict", "sentiment", " "], "text 1 of 1 is empty"),
         (["predict", "sentiment"], "Missing argument"),
         (["predict", "topics", "a text"], "use rehead zero-shot"),
         (["predict", "sentiment", "a", "--top-k", "0"], "--top-k"),
@@ -250,7 +250,7 @@ def test_encoding_separator_and_header_are_flags_of_what_reads_a_table(rehead, t
     code, _, err = rehead(*command, "in.csv", *labels, "--encoding", "cp12500")
     assert code == 2 and "no text encoding 'cp12500' (--encoding)" in err and err.count("\n") == 1
     code, _, err = rehead(*command, "a text", *labels, "--encoding", "cp1250")
-    assert code == 2 and "go with a FILE" in err
+    assert code == 2 and "need a FILE" in err
 
 
 @pytest.mark.parametrize("command", ["evaluate", "compare"])

@@ -75,7 +75,7 @@ def test_a_report_folder_that_exists_is_refused_and_untouched(table: Any, tiny_s
     existing = tmp_path / "existing.txt"
     existing.write_text("mine")
     done = evaluate(tiny_sentiment, table[0], "--report", tmp_path)
-    assert "is there already" in str(done.exception)
+    assert "exists already" in str(done.exception)
     assert existing.read_text() == "mine"
     assert not (tmp_path / "metrics.json").exists()
 
@@ -99,7 +99,7 @@ def test_two_models_are_compared_in_one_table_with_the_difference_and_its_interv
     assert gap["value"] == pytest.approx(accuracies[other] - accuracies[tiny_sentiment])
     assert gap["low"] <= gap["value"] <= gap["high"]
     printed = CliRunner().invoke(compare.command, [str(tiny_sentiment), str(other), str(file)]).output
-    assert f"above or below {tiny_sentiment.name}" in printed
+    assert f"difference from {tiny_sentiment.name}" in printed
 
 
 def test_a_model_compared_with_itself_has_no_difference(table: Any, tiny_sentiment: Path) -> None:

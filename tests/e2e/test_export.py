@@ -118,9 +118,12 @@ def test_the_validation_rows_of_a_model_are_read_again(tiny_base, tmp_path, cach
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--int8"], "--int8 and --check go together: name a labelled table that int8 is held to"),
-        (["--check", "CHECK"], "--int8 and --check go together"),
-        (["--int8", "--check", "CHECK", "--calibrate", "CHECK"], "are the same file: int8 must be held to rows it has"),
+        (["--int8"], "--int8 and --check need each other: name a labeled table"),
+        (["--check", "CHECK"], "--int8 and --check need each other"),
+        (
+            ["--int8", "--check", "CHECK", "--calibrate", "CHECK"],
+            "are the same file: accuracy must be measured on other rows",
+        ),
         (["--int8", "--check", "CHECK"], "validation split cannot be read .*train_config.yaml.*: name a table with"),
         (["--int8", "--check", "missing.csv", "--calibrate", "OTHER"], "missing.csv"),
     ],

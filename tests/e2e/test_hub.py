@@ -46,7 +46,7 @@ def test_an_unavailable_model_is_one_sentence_without_a_wait(hub, tiny_sentiment
     assert time.monotonic() - began < 20
     for done, sentence in (
         (pickled, "'org/pickled' on the Hub has no safetensors weights"),
-        (missing, "and the Hub does not give it: "),
+        (missing, "nor a model on the Hub: "),
         (unreachable, "and the Hub cannot be reached now, and the cache does not have it"),
     ):
         assert done.returncode == 2 and sentence in done.stderr

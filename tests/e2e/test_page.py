@@ -95,8 +95,8 @@ def test_several_labels_at_once_and_a_template_of_ones_own_are_followed(page, ti
     page.fill("#topics-template textarea, #topics-template input", "It is {}!")
     page.check("#topics-several input")
     page.click("#topics-classify")
-    knobs = {"multi_label": True, "hypothesis_template": "It is {}!"}
-    expected = ZeroShotClassifier(tiny_topics)("the match", ["sports", "space"], **knobs)
+    options = {"multi_label": True, "hypothesis_template": "It is {}!"}
+    expected = ZeroShotClassifier(tiny_topics)("the match", ["sports", "space"], **options)
     found = shown_bars(page, "#topics-scores")
     assert list(found.values()) == pytest.approx([100 * score for score in expected["scores"]], abs=1)
 
@@ -151,7 +151,7 @@ def test_label_sets_are_kept_in_the_browser_by_name(opened, server):
     open_topics(page)
     set_labels(page, "red, green")
     page.click("#topics-sets button")
-    page.fill("#topics-set-name textarea, #topics-set-name input", "colours")
+    page.fill("#topics-set-name textarea, #topics-set-name input", "colors")
     page.click("#topics-set-keep")
     page.wait_for_function("document.querySelector('#topics-set input').value === 'colours'")
     page.close()
@@ -160,7 +160,7 @@ def test_label_sets_are_kept_in_the_browser_by_name(opened, server):
     assert chips(again) == ["sports", "business", "science", "politics"]
     again.click("#topics-sets button")
     again.click("#topics-set input")
-    again.get_by_role("option", name="colours").click()
+    again.get_by_role("option", name="colors").click()
     again.wait_for_function("document.querySelectorAll('#topics-labels .token').length === 2")
     assert chips(again) == ["red", "green"]
     again.click("#topics-set-delete")

@@ -252,7 +252,7 @@ def test_what_a_run_learned_is_printed_before_its_metrics(
     assert lines[0].startswith("warning: the model is untrained: on the 6 validation rows it does no better than")
     assert "higher learning rate (--lr 0.0012" in lines[0]
     assert lines[1].startswith("validation: accuracy 0.5000")
-    assert lines[2].startswith("note: the validation rows chose the best of 2 checkpoints (by accuracy)")
+    assert lines[2].startswith("note: the best of 2 checkpoints was chosen on the validation rows (by accuracy)")
     errors = tmp_path / "m" / "report" / "errors.csv"
     assert f"errors: {errors} (`row` counts the data rows of `file` from 1; the header is not counted)" in lines
     assert f"logs: {tmp_path / 'm'}.logs (tensorboard --logdir {tmp_path / 'm'}.logs)" in lines

@@ -239,7 +239,7 @@ def test_the_best_checkpoint_is_chosen_by_any_metric(config: Make, reviews: Any,
     written = json.loads((result.path / "metrics.json").read_text())
     assert written["chosen_by"] == name and f"(by {name})" in written["notes"]["chosen"]
     card = (result.path / "README.md").read_text()
-    assert f"The validation rows chose the best of 3 checkpoints (by {name})" in card
+    assert f"The best of 3 checkpoints was chosen on the validation rows (by {name})" in card
     assert "The 95% intervals are Wilson's for accuracy" in card
 
 
@@ -400,7 +400,7 @@ def test_evaluate_gives_the_figures_by_any_column() -> None:
 
 
 def test_an_unknown_metric_is_refused_before_training(config: Make, reviews: Any) -> None:
-    with pytest.raises(ConfigError, match="'no_such_metric' is none of ours"):
+    with pytest.raises(ConfigError, match="'no_such_metric' is not built in"):
         train(config(metrics=["no_such_metric"]), reviews)
 
 

@@ -98,10 +98,10 @@ def test_rows_of_zeros_and_ones_are_an_indicator_however_they_are_spelled(no: An
         (["a", 1, "b"], "mixes str and int"),
         (["a", ["b"], "c"], "label 2 of 3 is list, unlike the labels before"),
         ([{"a": 1}, {"a": 2}, {"a": 3}], "cannot be sorted or compared"),
-        (["a", "b"], "X holds 3 texts, and y 2 labels"),
-        ("abc", "y is a list of labels, not str"),
-        ({"a": 1, "b": 2, "c": 3}, "y is a list of labels, not dict"),
-        (np.array("a"), "y is a list of labels, not ndarray"),
+        (["a", "b"], "X has 3 texts and y 2 labels"),
+        ("abc", "y must be a list of labels, not str"),
+        ({"a": 1, "b": 2, "c": 3}, "y must be a list of labels, not dict"),
+        (np.array("a"), "y must be a list of labels, not ndarray"),
         ([[["a"]], [["b"]], []], "label 1 of 3 holds a list or dict inside a list"),
         (["['a', 'b']", "['a']", "c"], r"label 1 of 3 is the text of a list or dict .*ast.literal_eval"),
         (np.ma.array([1, 2, 3], mask=[0, 1, 0]), "label 2 of 3 is missing"),
@@ -120,7 +120,7 @@ def test_numbers_are_finite_and_as_many_as_texts() -> None:
     for wrong in ("many", float("inf"), "007", "1_000", 10**400):
         with pytest.raises(BadRequest, match="label 2 of 2 is .*, not a finite number"):
             numbers_of([1, wrong], 2)
-    with pytest.raises(BadRequest, match="X holds 3 texts, and y 2 labels"):
+    with pytest.raises(BadRequest, match="X has 3 texts and y 2 labels"):
         numbers_of([1, 2], 3)
     assert classes_of(["b", "a", "b"]).tolist() == ["a", "b"]
 

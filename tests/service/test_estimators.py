@@ -1,9 +1,10 @@
-"""The scikit-learn door, inside scikit-learn's own tools."""
+"""The estimators inside scikit-learn's own tools."""
 
 from __future__ import annotations
 
 import gc
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -136,9 +137,50 @@ def test_zero_shot_needs_labels_only(tiny_nli: Path) -> None:
 
 
 def test_wrong_inputs_are_refused_in_a_sentence(fitted: FineTunedClassifier) -> None:
-    with pytest.raises(BadRequest, match="X is a list of texts, not str"):
+    with pytest.raises(BadRequest, match="X must be a list of texts, not str"):
         fitted.predict("one text")
     with pytest.raises(BadRequest, match="text 2 of 2 is float, not a string"):
         fitted.predict(["a", float("nan")])
-    with pytest.raises(BadRequest, match="there are no labels"):
+    with pytest.raises(BadRequest, match="requires y to be passed"):
         ZeroShotEstimator().fit()
+
+
+def scores_of(folder: Path, labels: list[str], text: str) -> list[float]:
+    answer = load(folder)([text], labels)[0]
+    scores = dict(zip(answer["labels"], answer["scores"], strict=True))
+    return [scores[label] for label in sorted(labels)]
+
+
+def test_zero_shot_follows_its_parameters(tiny_nli: Path, tiny_topics: Path) -> None:
+    labels, text = ["sports", "business"], "the match was great"
+    first, second = (scores_of(folder, labels, text) for folder in (tiny_nli, tiny_topics))
+    assert first != pytest.approx(second, abs=1e-3)
+    model = ZeroShotEstimator(str(tiny_nli), labels=labels).fit()
+    assert model.predict_proba([text])[0] == pytest.approx(first, abs=2e-6)
+    model.set_params(model=str(tiny_topics))
+    assert model.predict_proba([text])[0] == pytest.approx(second, abs=2e-6)
+    model.set_params(model=str(tiny_nli)).fit()
+    assert model.predict_proba([text])[0] == pytest.approx(first, abs=2e-6)
+
+
+def test_zero_shot_reads_its_model_again_when_it_is_fitted_again(
+    tiny_nli: Path, tiny_topics: Path, tmp_path: Path
+) -> None:
+    labels, text = ["sports", "business"], "the match was great"
+    shutil.copytree(tiny_nli, tmp_path / "model")
+    model = ZeroShotEstimator(str(tmp_path / "model"), labels=labels).fit()
+    shutil.rmtree(tmp_path / "model")
+    shutil.copytree(tiny_topics, tmp_path / "model")
+    assert model.fit().predict_proba([text])[0] == pytest.approx(scores_of(tiny_topics, labels, text), abs=2e-6)
+
+
+def test_zero_shot_needs_a_label_for_each_text(tiny_nli: Path) -> None:
+    with pytest.raises(NotFittedError):
+        ZeroShotEstimator(str(tiny_nli), labels=["a"]).predict(["text"])
+    with pytest.raises(BadRequest, match="X has 2 texts and y 1 labels"):
+        ZeroShotEstimator(str(tiny_nli)).fit(["a", "b"], ["sports"])
+
+
+def test_continuous_labels_are_no_classes(quick: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"Unknown label type: continuous\. Label 2 of 60 is 0\.5: use FineTuned"):
+        FineTunedClassifier(**quick).fit(TEXTS, [0.5 * index for index in range(60)])

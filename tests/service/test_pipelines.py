@@ -1,4 +1,4 @@
-"""The Python door stands in for the pipelines of transformers, and the other way round."""
+"""The Python pipelines stand in for those of transformers, and the other way round."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ def same(ours, theirs):
 PAIR = {"text": "I loved it.", "text_pair": "a great film"}
 
 
-@pytest.mark.parametrize("knobs", [{}, {"top_k": None}, {"top_k": 1}, {"top_k": 5}, {"function_to_apply": "sigmoid"}])
+@pytest.mark.parametrize("options", [{}, {"top_k": None}, {"top_k": 1}, {"top_k": 5}, {"function_to_apply": "sigmoid"}])
 @pytest.mark.parametrize("inputs", ["I loved it.", SHORT, ["one"], PAIR, [PAIR, PAIR | {"text": "a"}], [""]])
-def test_text_classification_has_the_shape_and_scores_of_the_stock_pipeline(sentiment, stock, inputs, knobs):
-    same(sentiment(inputs, **knobs), stock(inputs, **knobs))
+def test_text_classification_has_the_shape_and_scores_of_the_stock_pipeline(sentiment, stock, inputs, options):
+    same(sentiment(inputs, **options), stock(inputs, **options))
 
 
 @pytest.mark.parametrize("function", ["softmax", "none"])
@@ -148,7 +148,7 @@ def test_a_special_token_inside_a_text_stays_text(sentiment):
 
 
 @pytest.mark.parametrize(
-    ("inputs", "knobs", "sentence"),
+    ("inputs", "options", "sentence"),
     [
         ([3], {}, "not int"),
         (None, {}, "not NoneType"),
@@ -160,9 +160,9 @@ def test_a_special_token_inside_a_text_stays_text(sentiment):
         (["a"], {"batch_size": 0}, "batch_size must be at least 1"),
     ],
 )
-def test_a_wrong_argument_is_one_clear_sentence(sentiment, inputs, knobs, sentence):
+def test_a_wrong_argument_is_one_clear_sentence(sentiment, inputs, options, sentence):
     with pytest.raises(BadRequest, match=sentence):
-        sentiment(inputs, **knobs)
+        sentiment(inputs, **options)
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
@@ -232,11 +232,11 @@ def test_columns_come_back_as_columns_under_names_that_are_free(tiny_sentiment, 
 @pytest.mark.parametrize("attention", ["ordinary", "shared_text"])
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_a_texts_scores_do_not_depend_on_the_other_texts(topics, scorer, attention, multi_label):
-    knobs = {"scorer": scorer, "attention": attention, "multi_label": multi_label}
+    options = {"scorer": scorer, "attention": attention, "multi_label": multi_label}
     texts = ["the match", "a bank", "the film " * 90, "it", "the match"]
-    together = topics(texts, LABELS, **knobs)
+    together = topics(texts, LABELS, **options)
     for text, among_others in zip(texts, together, strict=True):
-        alone = topics(text, LABELS, **knobs)
+        alone = topics(text, LABELS, **options)
         assert alone["labels"] == among_others["labels"]
         assert alone["scores"] == pytest.approx(among_others["scores"], abs=2e-6)
 
@@ -253,7 +253,7 @@ def test_embeddings_under_ordinary_attention_come_from_a_pass_of_the_text_alone(
     same(alone, topics("the match", LABELS, scorer="embedding", attention="shared_text"))
 
 
-def test_a_label_is_weighed_alike_among_any_other_labels(topics):
+def test_a_label_is_scored_alike_among_any_other_labels(topics):
     few = topics("the match", ["sports", "business"], multi_label=True)
     many = topics("the match", [*LABELS, "football", "money"], multi_label=True)
     scores = dict(zip(many["labels"], many["scores"], strict=True))
@@ -262,7 +262,7 @@ def test_a_label_is_weighed_alike_among_any_other_labels(topics):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "knobs", "sentence"),
+    ("arguments", "options", "sentence"),
     [
         (("", LABELS), {}, "the text is empty"),
         ((["a", ""], LABELS), {}, "text 2 of 2 is empty"),
@@ -274,9 +274,9 @@ def test_a_label_is_weighed_alike_among_any_other_labels(topics):
         (("a", ["word " * 200]), {}, "shorten it"),
     ],
 )
-def test_a_wrong_question_is_one_clear_sentence(topics, arguments, knobs, sentence):
+def test_a_wrong_request_is_one_clear_sentence(topics, arguments, options, sentence):
     with pytest.raises(BadRequest, match=sentence):
-        topics(*arguments, **knobs)
+        topics(*arguments, **options)
 
 
 def test_load_gives_the_classifier_that_fits_the_model(tiny_models):

@@ -1,7 +1,7 @@
 """The gradients of a run's first update, in this process or in each of several.
 
-Knows: how to stop the real Trainer where it hands gradients to the optimizer.
-Does not know: any single test. As a script, under torch.distributed.run: BASE OUT, and CASES as JSON on its input.
+The real Trainer is stopped where it hands gradients to the optimizer. As a script, under torch.distributed.run: BASE
+OUT, with CASES as JSON on standard input.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
-"""What losses, activations and initializers are compared with: Keras's of the same names, and definitions in float64.
+"""References for losses, activations and initializers: Keras's of the same names, and definitions in float64.
 
-Knows: how Keras wants logits, targets and kernels; every formula in a form that holds at any logit; example rows.
-Does not know: our functions.
-
-Keras clips probabilities at its epsilon, 1e-7, and takes no label's share for less: here it runs with an epsilon
-that does not show, in float64 (though it has its own moments of float32), so that what is compared is the formula.
+Keras clips probabilities at its epsilon, 1e-7, and raises smaller label proportions to it. It runs here in float64 with
+an epsilon too small to matter, so that the formula is what is compared.
 """
 
 from __future__ import annotations
@@ -35,7 +32,7 @@ EPSILON = 1e-12
 BIG = 1e4
 """Logits that no float32 probability survives."""
 
-KNOBS: dict[str, list[dict[str, float]]] = {
+OPTIONS: dict[str, list[dict[str, float]]] = {
     "huber": [{}, {"delta": 0.3}, {"delta": 5.0}],
     "sparse_categorical_crossentropy": [{}, {"label_smoothing": 0.1}, {"label_smoothing": 0.5}],
     "categorical_crossentropy": [{}, {"label_smoothing": 0.1}, {"label_smoothing": 0.5}],
@@ -47,7 +44,7 @@ KNOBS: dict[str, list[dict[str, float]]] = {
         {"gamma_pos": 2.0, "gamma_neg": 0.5, "clip": 0.2},
     ],
 }
-"""Knob values to try for a loss; a loss that is not here has no knobs."""
+"""Option values to try for a loss; a loss that is not here has no options."""
 
 
 def deviation(found: Any, expected: Any, *, floor: float) -> float:
@@ -118,20 +115,20 @@ def _precise() -> Iterator[None]:
         keras.config.set_floatx(floatx)
 
 
-def keras_loss(name: str, logits: Tensor, targets: Tensor, **knobs: float) -> Floats:
+def keras_loss(name: str, logits: Tensor, targets: Tensor, **options: float) -> Floats:
     """Keras's loss a row `[B]`, in float64."""
     with _precise():
         wanted = targets if targets.dtype == torch.int64 else targets.double()
-        found: Floats = KERAS[name](logits.double(), wanted, **knobs).cpu().numpy()
+        found: Floats = KERAS[name](logits.double(), wanted, **options).cpu().numpy()
     return found
 
 
 def _of_number(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda z, y, **knobs: function(y[:, None], z, **knobs)
+    return lambda z, y, **options: function(y[:, None], z, **options)
 
 
 def _of_shares(function: Callable[..., Any], **more: Any) -> Callable[..., Any]:
-    return lambda z, y, **knobs: function(_held(z, y), z, **more, **knobs)
+    return lambda z, y, **options: function(_held(z, y), z, **more, **options)
 
 
 def _held(z: Tensor, y: Tensor) -> Tensor:
@@ -146,21 +143,21 @@ def _logarithmic(z: Tensor, y: Tensor) -> Any:
     return of_keras.mean_squared_logarithmic_error(y[:, None], keras.ops.softplus(z))
 
 
-def _sparse(z: Tensor, y: Tensor, **knobs: float) -> Any:
-    if knobs:  # Keras's sparse loss has no smoothing
-        return KERAS["categorical_crossentropy"](z, y, **knobs)
+def _sparse(z: Tensor, y: Tensor, **options: float) -> Any:
+    if options:  # Keras's sparse loss has no smoothing
+        return KERAS["categorical_crossentropy"](z, y, **options)
     return of_keras.sparse_categorical_crossentropy(y, z, from_logits=True)
 
 
-def _binary(z: Tensor, y: Tensor, **knobs: float) -> Any:
+def _binary(z: Tensor, y: Tensor, **options: float) -> Any:
     values, wanted = (z, y) if y.dim() == 2 else (z[:, 1:] - z[:, :1], y[:, None].double())
-    return of_keras.binary_crossentropy(wanted, values, from_logits=True, **knobs)
+    return of_keras.binary_crossentropy(wanted, values, from_logits=True, **options)
 
 
-def _focal(z: Tensor, y: Tensor, **knobs: float) -> Any:
+def _focal(z: Tensor, y: Tensor, **options: float) -> Any:
     if y.dim() == 2:
-        return of_keras.binary_focal_crossentropy(y, z, from_logits=True, **knobs)
-    return of_keras.categorical_focal_crossentropy(_held(z, y), z, alpha=1.0, from_logits=True, **knobs)
+        return of_keras.binary_focal_crossentropy(y, z, from_logits=True, **options)
+    return of_keras.categorical_focal_crossentropy(_held(z, y), z, alpha=1.0, from_logits=True, **options)
 
 
 KERAS: dict[str, Callable[..., Any]] = {
@@ -178,16 +175,16 @@ KERAS: dict[str, Callable[..., Any]] = {
     "squared_hinge": _of_margin(of_keras.squared_hinge),
     "focal": _focal,
 }
-"""Loss -> `(z, y, **knobs)` by Keras; `asymmetric` is not among Keras's."""
+"""Loss -> `(z, y, **options)` by Keras; `asymmetric` is not among Keras's."""
 
 
 # definitions in float64
 
 
-def defined_loss(name: str, logits: Tensor, targets: Tensor, **knobs: Any) -> Floats:
+def defined_loss(name: str, logits: Tensor, targets: Tensor, **options: Any) -> Floats:
     """The loss a row `[B]` by its definition, in float64."""
     z, y = logits.detach().double().numpy(), targets.numpy()
-    return DEFINITIONS[name](z, y if y.dtype == np.int64 else y.astype(np.float64), **knobs)
+    return DEFINITIONS[name](z, y if y.dtype == np.int64 else y.astype(np.float64), **options)
 
 
 def _log_p(z: Floats) -> Floats:
@@ -290,19 +287,19 @@ class Spread:
     high: float = np.inf
 
 
-def keras_weight(name: str, fan_out: int, fan_in: int, **knobs: float) -> Floats:
+def keras_weight(name: str, fan_out: int, fan_in: int, **options: float) -> Floats:
     """A weight `[fan_out, fan_in]` as Keras's initializer fills its kernel, which is `[fan_in, fan_out]`."""
     make = getattr(keras.initializers, name)
-    arguments: dict[str, Any] = {{"low": "minval", "high": "maxval"}.get(knob, knob): v for knob, v in knobs.items()}
+    arguments: dict[str, Any] = {{"low": "minval", "high": "maxval"}.get(knob, knob): v for knob, v in options.items()}
     if "seed" in inspect.signature(make).parameters:
         arguments["seed"] = 12345  # Keras draws from torch too: not the stream of a small seed again
     kernel: Floats = make(**arguments)((fan_in, fan_out)).double().cpu().numpy()
     return kernel.T
 
 
-def defined_spread(name: str, fan_out: int, fan_in: int, **knobs: float) -> Spread:
+def defined_spread(name: str, fan_out: int, fan_in: int, **options: float) -> Spread:
     """The mean, standard deviation and bounds that an initializer's definition gives a weight."""
-    return SPREADS[name](fan_out, fan_in, **knobs)
+    return SPREADS[name](fan_out, fan_in, **options)
 
 
 NARROWER = float(truncnorm(-2, 2).std())
@@ -339,11 +336,11 @@ SPREADS: dict[str, Callable[..., Spread]] = {
     "orthogonal": lambda fan_out, fan_in, gain=1.0: Spread(0.0, gain / max(fan_in, fan_out) ** 0.5, -gain, gain),
 }
 
-INITIALISER_KNOBS: dict[str, list[dict[str, float]]] = {
+INITIALIZER_OPTIONS: dict[str, list[dict[str, float]]] = {
     "constant": [{"value": 0.05}, {"value": -2.0}],
     "random_normal": [{}, {"mean": 0.5, "stddev": 0.2}],
     "random_uniform": [{}, {"low": -0.1, "high": 0.4}],
     "truncated_normal": [{}, {"mean": 0.5, "stddev": 0.2}],
     "orthogonal": [{}, {"gain": 2.0}],
 }
-"""Knob values to try for an initializer; one that is not here has no knobs."""
+"""Option values to try for an initializer; one that is not here has no options."""

@@ -40,7 +40,7 @@ def names_by(feature: Any) -> Decode | None:
     if isinstance(feature.get("_type"), str):
         decode = names_by(feature.get("feature"))
         return partial(_named_items, decode) if decode is not None else None
-    inner = {key: decode for key, one in feature.items() if (decode := names_by(one)) is not None}
+    inner = {key: decode for key, member in feature.items() if (decode := names_by(member)) is not None}
     return partial(_named_members, inner) if inner else None
 
 
@@ -55,9 +55,9 @@ def _named_members(decodes: Mapping[str, Decode], value: Any) -> Any:
 
 
 def _name_of(names: Sequence[str], value: Any) -> Any:
-    """The name of a class number; -1 is no label, by the rule of `datasets`."""
+    """Return the name of a class number; -1 means no label, as in `datasets`."""
     if not isinstance(value, int) or value == -1:
         return None if value == -1 else value
     if not 0 <= value < len(names):
-        raise DataError(f"class number {value} is none of the {len(names)} classes of its ClassLabel column")
+        raise DataError(f"class number {value} is outside 0 to {len(names) - 1}, the classes of its ClassLabel column")
     return names[value]

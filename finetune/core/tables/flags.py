@@ -41,6 +41,6 @@ def reading_flags(command: Command) -> Command:
     return command
 
 
-def given(**flags: Any) -> dict[str, Any]:
+def passed(**flags: Any) -> dict[str, Any]:
     """Return the flags that are not None, of `encoding`, `separator` and `header`."""
     return {name: value for name, value in flags.items() if value is not None}

@@ -1,8 +1,5 @@
-"""How plausible a decoded text is: the letters of languages, and the characters that Chinese, Japanese and Korean
-texts mostly consist of.
-
-Holds facts about scripts only: how a file's bytes are sampled and what follows from a verdict is text_encoding.py.
-"""
+"""How plausible a decoded text is, by the letters of languages and the common characters of Chinese, Japanese and
+Korean. Only facts about scripts belong here; text_encoding.py samples the bytes of files."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ INSIDE_WORDS = frozenset("’‘·\u00ad-")
 """Punctuation that may stand between two letters."""
 
 AFTER_LETTERS = INSIDE_WORDS | frozenset("\u00a0“”»«›‹…–—•°™®©ªº²³")
-"""Punctuation that may follow a letter at once."""
+"""Punctuation that may directly follow a letter."""
 
 ACCENTED = {
     "en": "éèêëàâäáçîïíôöóûüùúñåøæœ",
@@ -77,12 +74,12 @@ FINAL = frozenset("ךםןףץς")
 UNLIKELY = math.log(1e-4)
 OPENING_CAPITAL, INNER_CAPITAL = math.log(0.05), math.log(0.02)
 MARK = -4.0
-"""Log probabilities of what is no small letter."""
+"""Log probabilities of characters that are not lower-case letters of the language."""
 
 
 def likelihood(text: str, language: str) -> tuple[float, int]:
-    """The mean log probability of the characters of `text` that are not ASCII, and their number, as letters of a
-    language of `BY_FREQUENCY`; a character that is none of its letters counts as 1 in 10,000."""
+    """Return the mean log probability of the characters of `text` that are not ASCII, as letters of a language of
+    `BY_FREQUENCY`, and their number; a character that is none of its letters has probability 1e-4."""
     weights = _weights(language)
     total, count, before = 0.0, 0, " "
     for letter in text:
@@ -90,7 +87,7 @@ def likelihood(text: str, language: str) -> tuple[float, int]:
             count += 1
             follows = before.isalpha() and not before.isascii()
             lower = letter.lower()
-            if lower in weights:  # a capital within a word is the mark of a wrong alphabet
+            if lower in weights:  # a capital within a word suggests a wrong alphabet
                 total += weights[lower]
                 total += 0.0 if letter == lower else INNER_CAPITAL if follows else OPENING_CAPITAL
             elif letter in PUNCTUATION:
@@ -111,7 +108,7 @@ def _weights(language: str) -> dict[str, float]:
 
 
 def is_spelled_as(text: str, language: str) -> bool:
-    """Whether the letters of `text` beside a to z are those of a language of `ACCENTED`, and stand as letters do."""
+    """Return whether the letters of `text` beside a to z belong to a language of `ACCENTED`, in plausible positions."""
     known = ACCENTED[language]
     letters = foreign = 0
     for before, letter, after in _neighbors(text):
@@ -137,13 +134,18 @@ def _neighbors(text: str) -> list[tuple[str, str, str]]:
 
 
 def words_with_accents(text: str) -> str:
-    """The words of `text` that hold a character beyond ASCII."""
+    """Return the words of `text` that hold a character beyond ASCII."""
     return " ".join(word for word in re.findall(r"\w+", text) if not word.isascii())
 
 
-def common_share(text: str, language: str) -> float:
-    """The share of the characters of `text` beyond ASCII that are common in `zh` (simplified), `zh-hant`, `ja` or `ko`
-    texts; 0 where they stand alone between other letters, as misread accents do."""
+def common_fraction(text: str, language: str) -> float:
+    """Return the fraction of the characters of `text` beyond ASCII that are common in a language, 0 to 1.
+
+    It is 0 if they stand alone between other letters, as misread accents do.
+
+    Args:
+        language: `zh` (simplified), `zh-hant`, `ja` or `ko`.
+    """
     runs = re.findall(r"[^\x00-\x7f]+", text)
     characters = "".join(runs)
     alone = sum(len(run) == 1 for run in runs)

@@ -1,27 +1,24 @@
-"""How a table file is to be read, where a person says so instead of leaving it to detection."""
+"""Options for reading a table file: what is named here is not detected."""
 
 from __future__ import annotations
 
 import codecs
 import difflib
 from dataclasses import dataclass
-from pathlib import Path
 
-from finetune.core.errors import ConfigError, DataError
+from finetune.core.errors import ConfigError
 
 ENCODINGS = (
     *("utf-8", "utf-16", "cp1252", "cp1250", "cp1251", "koi8-r", "gb18030", "big5", "shift_jis", "euc-jp", "euc-kr"),
     *("cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "iso8859-1", "iso8859-2", "iso8859-15", "mac-roman", "cp850"),
 )
-"""Encodings that are offered by name; any that Python knows is accepted."""
+"""Encodings that are suggested; every text encoding that Python knows is accepted."""
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
-"""Separators that are looked for, and their names."""
+"""Separators that are detected, and their names."""
 
 NO_ENCODINGS = ("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7")
-"""Codecs of Python that no table is written in; some take the square of a file's size."""
-
-SEPARATED, TEXT_FILES = (".csv", ".tsv"), (".csv", ".tsv", ".jsonl")
+"""Codecs of Python that no table is written in; the time of some grows with the square of a file's size."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +47,18 @@ class TableOptions:
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
-    def check_suits(self, file: Path) -> None:
-        """Refuse options that files of this kind do not have.
-
-        Raises:
-            DataError: an encoding for Parquet, a separator or `header=False` for JSON Lines or Parquet.
-        """
-        suffix = file.suffix.lower()
-        for what, is_given, suffixes in (
-            ("--encoding is", self.encoding is not None, TEXT_FILES),
-            ("--separator is", self.separator is not None, SEPARATED),
-            ("--no-header is", not self.header, SEPARATED),
-        ):
-            if is_given and suffix not in suffixes:
-                raise DataError(
-                    f"{what} for {', '.join(suffixes)} files, and this is a {suffix} file: leave it out", file=str(file)
-                )
+    def named(self) -> list[str]:
+        """Return the names of the options that are not left to detection."""
+        names = {
+            "encoding": self.encoding is not None,
+            "separator": self.separator is not None,
+            "header": not self.header,
+        }
+        return [name for name, is_named in names.items() if is_named]
 
 
 def check_encoding(name: str) -> str:
-    """The encoding's name as it was given.
+    """Return the encoding's name unchanged.
 
     Raises:
         ValueError: Python knows no text encoding of that name.
@@ -86,12 +75,12 @@ def check_encoding(name: str) -> str:
 
 
 def separator_named(text: str) -> str:
-    r"""The character that a separator's spelling stands for: itself, or a tab for `\t` and `tab`.
+    r"""Return the character that a separator's spelling stands for: itself, or a tab for `\t` and `tab`.
 
     Raises:
-        ValueError: several characters, or one that cannot separate cells.
+        ValueError: the text has several characters, or one that cannot separate cells.
     """
-    mark = "\t" if text.lower() in ("\\t", "tab") else text
-    if len(mark) != 1 or mark in '"\r\n\0':
+    separator = "\t" if text.lower() in ("\\t", "tab") else text
+    if len(separator) != 1 or separator in '"\r\n\0':
         raise ValueError(f"the separator {text!r} (--separator) should be one character, or tab, and no quote")
-    return mark
+    return separator

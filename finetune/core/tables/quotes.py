@@ -1,7 +1,7 @@
-"""Whether double quotes enclose the cells of a CSV or TSV file, or stand for themselves: judged on all of its lines.
+"""Whether double quotes enclose the cells of a CSV or TSV file or are part of them, decided on all of its lines.
 
-A quote that somebody typed at the start of a cell makes a reader swallow the lines up to the next one. Read with
-quotes and without, a file shows which it is: lines that were swallowed are whole rows of their own.
+A lone quote at the start of a cell makes a CSV reader swallow the lines up to the next quote. Reading a file both with
+and without quoting tells the two apart: swallowed lines are complete rows of their own.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ ENCLOSED = r'(?:^|{0}) *"[^"]+" *(?:{0}|[\r\n]*$)'
 
 LINES_KEPT, SWALLOWED_KEPT, ROWS_LEARNED, VALUES_LEARNED = 2_000, 200, 5_000, 50
 ENCLOSING_SHARE = 0.2
-"""Share of lines with a cell between two quotes from which quotes are taken to enclose cells."""
+"""Fraction of lines with a cell between two quotes, above which quotes are row_lines to enclose cells."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether quotes enclose cells, and what to report: `note` on lines and rows, `warnings` on doubtful cells."""
+    """Whether quotes enclose cells; `note` reports on lines and rows, `warnings` on doubtful cells."""
 
     quoted: bool
     note: str | None = None
@@ -34,16 +34,17 @@ class Verdict:
 
 @dataclass
 class Evidence:
-    """What one pass over the lines showed.
+    """What one pass over the lines shows.
 
     Attributes:
-        rows, lines: of the file read with quotes, its header and blank lines not counted.
-        enclosed: lines with a cell that stands between two quotes; `header_enclosed` whether the first line is one.
+        rows, lines: of the file read with quoting, blank lines not counted.
+        enclosed: lines with a cell between two quotes; `header_enclosed`: whether the first line is one.
         bad_quote: line and reason of the first quote that is out of place.
-        bad_row: line and cells of the first row that has too many or too few, read with quotes.
-        bad_line: line and cells of the first line that does so read without.
-        doubtful: rows over several lines, each of which has as many cells as a row; the line they begin on.
-        values: for each column, the cells of rows of one line; a column of many different ones is not kept.
+        bad_row: line and cell count of the first row, read with quoting, that has too many or too few cells.
+        bad_line: the same for the first line, read without quoting.
+        doubtful: rows that span several lines of as many cells as a row; number of the first line, and the lines.
+        values: for each column, the distinct cells of one-line rows, up to `VALUES_LEARNED`.
+        are_numbers: for each column, whether all cells of one-line rows are numbers.
     """
 
     rows: int = 0
@@ -59,7 +60,7 @@ class Evidence:
 
 
 def are_plain(lines: Iterable[str], separator: str, width: int, *, spaced: bool = False) -> bool:
-    """Whether every quote encloses a cell of one line, and every row has `width` cells: nothing to judge."""
+    """Return whether every quote encloses a cell of one line, and every row has `width` cells: nothing to decide."""
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=spaced, strict=True)
     rows = 0
     try:
@@ -79,100 +80,100 @@ def judged(
     file: Path,
     *,
     spaced: bool = False,
-    after: int = 0,
+    skipped: int = 0,
     has_header: bool = True,
 ) -> Verdict:
-    """The verdict on a file's lines, from its header on.
+    """Return the verdict on a file's lines, from its header on.
 
     Args:
-        width: cells that a row has.
+        width: cells of a row.
         spaced: whether blanks follow separators.
-        after: lines that were left out before.
+        skipped: lines before the header that `lines` lacks.
 
     Raises:
-        DataError: quotes that do not pair in a file that cannot be read without them; names the line.
+        DataError: quotes do not pair, in a file that cannot be read without quoting; names the line.
     """
-    found = _evidence(lines, separator, width, spaced, after)
-    swallowed = [entry for entry in found.doubtful if _are_rows(entry[1], separator, found, width)]
-    if found.bad_quote is None and found.bad_row is None and not swallowed:
-        return Verdict(True, _note(found, 1 if has_header else 0), _warnings(found))
-    encloses = found.header_enclosed or found.enclosed > ENCLOSING_SHARE * found.lines
-    if found.bad_line is None and not encloses:
+    evidence = _evidence(lines, separator, width, spaced, skipped)
+    swallowed = [entry for entry in evidence.doubtful if _are_rows(entry[1], separator, evidence, width)]
+    if evidence.bad_quote is None and evidence.bad_row is None and not swallowed:
+        return Verdict(True, _note(evidence, 1 if has_header else 0), _warnings(evidence))
+    encloses = evidence.header_enclosed or evidence.enclosed > ENCLOSING_SHARE * evidence.lines
+    if evidence.bad_line is None and not encloses:
         return Verdict(False, "double quotes are part of the texts")
-    if found.bad_quote is not None:
-        line, reason = found.bad_quote
+    if evidence.bad_quote is not None:
+        line, reason = evidence.bad_quote
         raise DataError(
-            f"line {line}: {reason}. Write a quote within a quoted cell twice, or take lone quotes out", file=str(file)
+            f"line {line}: {reason}. Write a quote within a quoted cell twice, or remove lone quotes", file=str(file)
         )
     if swallowed:
         line, block = swallowed[0]
         raise DataError(
             f"line {line}: a double quote opens a cell here that ends on line {line + len(block) - 1}, and the lines "
-            "between read as rows of their own. Take the quote out, or write it twice within a quoted cell",
+            "between read as rows of their own. Remove the quote, or write it twice within a quoted cell",
             file=str(file),
         )
-    return Verdict(True)  # rows of a wrong number of cells: the reader refuses the first of them by its number
+    return Verdict(True)  # rows with a wrong number of cells: the reader raises for the first of them
 
 
-def _evidence(lines: Iterable[str], separator: str, width: int, spaced: bool, after: int) -> Evidence:
-    found = Evidence(values=[Counter() for _ in range(width)], are_numbers=[True] * width)
-    taken: list[str] = []
-    count, enclosed = [after], re.compile(ENCLOSED.format(re.escape(separator)))
+def _evidence(lines: Iterable[str], separator: str, width: int, spaced: bool, skipped: int) -> Evidence:
+    evidence = Evidence(values=[Counter() for _ in range(width)], are_numbers=[True] * width)
+    row_lines: list[str] = []
+    count, enclosed = [skipped], re.compile(ENCLOSED.format(re.escape(separator)))
 
     def watched() -> Iterator[str]:
         for line in lines:
             count[0] += 1
-            if len(taken) < LINES_KEPT:
-                taken.append(line)
-            if found.bad_line is None and not _fits(line, separator, width):
-                found.bad_line = (count[0], line.count(separator) + 1)
+            if len(row_lines) < LINES_KEPT:
+                row_lines.append(line)
+            if evidence.bad_line is None and not _fits(line, separator, width):
+                evidence.bad_line = (count[0], line.count(separator) + 1)
             if '"' in line and enclosed.search(line):
-                found.enclosed += 1
-                found.header_enclosed = found.header_enclosed or found.rows == 0
+                evidence.enclosed += 1
+                evidence.header_enclosed = evidence.header_enclosed or evidence.rows == 0
             yield line
 
     source = watched()
     reader = csv.reader(source, delimiter=separator, skipinitialspace=spaced, strict=True)
     while True:
         begin = count[0] + 1
-        taken.clear()
+        row_lines.clear()
         try:
             row = next(reader, None)
         except csv.Error as error:
-            found.bad_quote = (begin, _reason(str(error)))
-            found.lines += count[0] - begin + 1
-            for _ in source:  # what is left is looked at without quotes only
-                found.lines += 1
-            return found
+            evidence.bad_quote = (begin, _reason(str(error)))
+            evidence.lines += count[0] - begin + 1
+            for _ in source:  # the remaining lines are examined without quoting only
+                evidence.lines += 1
+            return evidence
         if row is None:
-            return found
-        _learn(found, row, taken, (begin, count[0] - begin + 1), separator, width)
+            return evidence
+        _learn(evidence, row, row_lines, (begin, count[0] - begin + 1), separator, width)
 
 
 def _learn(
-    found: Evidence, row: list[str], taken: list[str], place: tuple[int, int], separator: str, width: int
+    evidence: Evidence, row: list[str], row_lines: list[str], place: tuple[int, int], separator: str, width: int
 ) -> None:
     if len(row) <= 1 < width and not "".join(row).strip():
         return
     begin, lines = place
-    found.rows += 1
-    found.lines += lines
-    if found.bad_row is None and (len(row) < width or any(cell.strip() for cell in row[width:])):
-        found.bad_row = (begin, len(row))
+    evidence.rows += 1
+    evidence.lines += lines
+    if evidence.bad_row is None and (len(row) < width or any(cell.strip() for cell in row[width:])):
+        evidence.bad_row = (begin, len(row))
     if lines > 1:
-        if len(found.doubtful) < SWALLOWED_KEPT and all(
-            _fits(line, separator, width) and line.strip() for line in taken
+        if len(evidence.doubtful) < SWALLOWED_KEPT and all(
+            _fits(line, separator, width) and line.strip() for line in row_lines
         ):
-            found.doubtful.append((begin, list(taken)))
-    elif 1 < found.rows <= ROWS_LEARNED and len(row) >= width:
+            evidence.doubtful.append((begin, list(row_lines)))
+    elif 1 < evidence.rows <= ROWS_LEARNED and len(row) >= width:
         for column, cell in enumerate(row[:width]):
-            if len(found.values[column]) <= VALUES_LEARNED:
-                found.values[column][cell.strip()] += 1
-            found.are_numbers[column] = found.are_numbers[column] and is_number(cell)
+            if len(evidence.values[column]) <= VALUES_LEARNED:
+                evidence.values[column][cell.strip()] += 1
+            evidence.are_numbers[column] = evidence.are_numbers[column] and is_number(cell)
 
 
 def _fits(line: str, separator: str, width: int) -> bool:
-    """Whether a line, read without quotes, has as many cells as a row; more of them may be empty."""
+    """Return whether a line, read without quoting, has as many cells as a row; extra cells may be empty."""
     extra = line.count(separator) + 1 - width
     if extra == 0:
         return True
@@ -182,8 +183,8 @@ def _fits(line: str, separator: str, width: int) -> bool:
     return extra > 0 and not any(cell.strip() for cell in bare.split(separator)[width:])
 
 
-def _are_rows(block: list[str], separator: str, found: Evidence, width: int) -> bool:
-    """Whether the lines of one row are rows of their own: their cells are like those of the columns' other rows."""
+def _are_rows(block: list[str], separator: str, evidence: Evidence, width: int) -> bool:
+    """Return whether the lines of one row are rows of their own: they have cells like those of other rows."""
     if width == 1:
         return False
     if separator in "\t|":
@@ -191,31 +192,31 @@ def _are_rows(block: list[str], separator: str, found: Evidence, width: int) -> 
     cells = [line.strip("\r\n").split(separator) for line in block]
     repeated = [
         place
-        for place, values in enumerate(found.values)
+        for place, values in enumerate(evidence.values)
         if 0 < len(values) <= VALUES_LEARNED and values.total() >= 2 * len(values)
     ]
-    numbers = [place for place, good in enumerate(found.are_numbers) if good and found.values[place]]
+    numbers = [place for place, good in enumerate(evidence.are_numbers) if good and evidence.values[place]]
     if not repeated and not numbers:
         return False
     return all(
-        all(row[place].strip().strip('"') in found.values[place] for place in repeated)
+        all(row[place].strip().strip('"') in evidence.values[place] for place in repeated)
         and all(is_number(row[place].strip().strip('"')) for place in numbers)
         for row in cells
     )
 
 
-def _note(found: Evidence, headers: int) -> str | None:
-    if found.lines == found.rows:
+def _note(evidence: Evidence, headers: int) -> str | None:
+    if evidence.lines == evidence.rows:
         return None
-    return f"{found.rows - headers} rows on {found.lines - headers} lines, since quoted cells hold line breaks"
+    return f"{evidence.rows - headers} rows on {evidence.lines - headers} lines, since quoted cells hold line breaks"
 
 
-def _warnings(found: Evidence) -> tuple[str, ...]:
-    if not found.doubtful:
+def _warnings(evidence: Evidence) -> tuple[str, ...]:
+    if not evidence.doubtful:
         return ()
-    line, block = found.doubtful[0]
+    line, block = evidence.doubtful[0]
     return (
-        f"{len(found.doubtful)} quoted cells hold line breaks and could be rows of their own, the first on lines "
+        f"{len(evidence.doubtful)} quoted cells hold line breaks and could be rows of their own, the first on lines "
         f"{line} to {line + len(block) - 1}: check for a lone double quote there",
     )
 
@@ -224,12 +225,12 @@ def _reason(error: str) -> str:
     if "unexpected end" in error:
         return "a double quote opens a cell here and is never closed"
     if "expected after" in error:
-        return "text follows a closing double quote, in this row or the lines that its quote takes in"
+        return "text follows a closing double quote, in this row or in the lines that its quote encloses"
     return error
 
 
 def is_number(text: str) -> bool:
-    """Whether a cell is a number as Python writes it."""
+    """Return whether Python reads a cell as a number."""
     try:
         float(text)
     except ValueError:

@@ -1,7 +1,7 @@
-"""The encoding of a text file, found from all of its bytes.
+"""The encoding of a text file, detected from all of its bytes.
 
-A byte order mark, UTF-8 and UTF-16 are certain. Of older encodings, one is taken only where the language of the text
-speaks for it and against all others; else the file is refused with those that it may be.
+A byte order mark, UTF-8 and UTF-16 are certain. An older encoding is accepted only if the language of the text fits it
+and no other; else the file is refused, with the encodings that are likely.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from finetune.core.errors import DataError
 from finetune.core.tables.legacy_encodings import guess
 
 BLOCK = 1 << 20
-LONGEST_LINE = 64 * 2**20
-"""Bytes that a line may have, at most."""
+MAX_LINE_BYTES = 64 * 2**20
+"""Bytes that a line may have."""
 
 MARKS = {
     codecs.BOM_UTF8: ("utf-8-sig", None),
@@ -28,8 +28,8 @@ MARKS = {
     codecs.BOM_UTF16_BE: ("utf-16", "UTF-16"),
     b"\x84\x31\x95\x33": ("gb18030", "GB18030"),
 }
-"""Byte order mark -> the encoding's name in Python, and how it is reported; UTF-32 before UTF-16, whose mark it begins
-with."""
+"""Byte order mark -> the encoding's name in Python, and its name in messages. UTF-32 comes before UTF-16, with whose
+mark its own begins."""
 
 OTHER_KINDS = {
     b"PK\x03\x04": "a zip or Excel file (.xlsx): save the sheet as CSV UTF-8",
@@ -72,38 +72,43 @@ NAMES = {
     "utf-32-le": "UTF-32",
     "utf-32-be": "UTF-32",
 }
-"""Encoding -> how it is reported."""
+"""Encoding by Python's name -> its name in messages."""
 
 UTF8_CHARACTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
-UTF8_SHARE = 0.6
-"""Share of bytes beyond ASCII that stand in whole UTF-8 characters from which a file is UTF-8 with damage."""
+UTF8_FRACTION = 0.6
+"""Fraction of bytes beyond ASCII in complete UTF-8 characters, from which on a file is UTF-8 with damage."""
 
 SAMPLE_BYTES, LINE_BYTES = 1 << 14, 1 << 12
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What one pass over a file's bytes shows: the line of its first byte that is not UTF-8 (None: it is UTF-8), and
-    whether there are zero bytes."""
+    """What one pass over a file's bytes shows.
+
+    Attributes:
+        broken_line: line of the first byte that is not UTF-8; None if the file is UTF-8.
+        has_zeros: whether there are zero bytes.
+    """
 
     broken_line: int | None
     has_zeros: bool
 
 
 def encoding_of(file: Path, name: str | None = None) -> tuple[str, str | None]:
-    """The file's encoding by Python's name, and how to report it where it is not UTF-8; all of it can be decoded.
+    """Return the file's encoding by Python's name, and a note on it if it is not UTF-8; the whole file can be decoded.
 
     Args:
-        name: the encoding, where it is known.
+        name: the encoding, if it is known.
 
     Raises:
-        DataError: a file of another kind, bytes that are not in this encoding (says the line), or an encoding that is
+        DataError: the file is no text, holds bytes that are not in the encoding (names the line), or its encoding is
             not certain.
     """
     with file.open("rb") as stream:
         head = stream.read(4096)
     _check_kind(file, head)
     mark = next((mark for mark in MARKS if head.startswith(mark)), None)
+    codec: str | None
     if name is not None:
         codec = _with_mark(file, codecs.lookup(name).name, mark)
         _check_decodes(file, codec, NAMES.get(codec, name))
@@ -112,25 +117,25 @@ def encoding_of(file: Path, name: str | None = None) -> tuple[str, str | None]:
         codec, shown = MARKS[mark]
         _check_decodes(file, codec, shown or "UTF-8")
         return codec, f"encoding {shown}" if shown else None
-    found = scanned(file)
-    kind = _wide(file) if found.has_zeros else None
-    if kind is None and found.broken_line is None:
+    scan = scanned(file)
+    codec = _wide(file) if scan.has_zeros else None
+    if codec is None and scan.broken_line is None:
         if b"\x1b$" not in head:
             return "utf-8-sig", None
-        kind = "iso2022_jp"
-    if kind is None:
-        if found.has_zeros:
+        codec = "iso2022_jp"
+    if codec is None:
+        if scan.has_zeros:
             raise DataError("not a text file (it holds zero bytes)", file=str(file))
-        kind = _legacy(file, found.broken_line or 1)
-    _check_decodes(file, kind, NAMES.get(kind, kind))
-    return kind, f"encoding {NAMES.get(kind, kind)}"
+        codec = _legacy(file, scan.broken_line or 1)
+    _check_decodes(file, codec, NAMES.get(codec, codec))
+    return codec, f"encoding {NAMES.get(codec, codec)}"
 
 
 def scanned(file: Path) -> Scan:
-    """One pass over the bytes of a file, in constant memory.
+    """Return what one pass over the bytes of a file shows, in constant memory.
 
     Raises:
-        DataError: a line of more than `LONGEST_LINE` bytes.
+        DataError: a line has more than `MAX_LINE_BYTES` bytes.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     lines, since, broken, zeros = 1, 0, None, False
@@ -140,14 +145,14 @@ def scanned(file: Path) -> Scan:
             try:
                 decoder.decode(block)
             except UnicodeDecodeError as error:
-                held = len(error.object) - len(block)  # bytes that the decoder kept from the block before
-                broken = lines + block.count(b"\n", 0, max(0, error.start - held))
+                pending = len(error.object) - len(block)  # bytes that the decoder kept from the previous block
+                broken = lines + block.count(b"\n", 0, max(0, error.start - pending))
         breaks = block.count(b"\n")
         last = max(block.rfind(b"\n"), block.rfind(b"\r"))
         since = since + len(block) if last < 0 else len(block) - last
         lines += breaks
-        if since > LONGEST_LINE:
-            raise DataError(f"line {lines} has more than {LONGEST_LINE} bytes", file=str(file))
+        if since > MAX_LINE_BYTES:
+            raise DataError(f"line {lines} has more than {MAX_LINE_BYTES} bytes: break it up", file=str(file))
     if broken is None:
         try:
             decoder.decode(b"", final=True)
@@ -157,7 +162,7 @@ def scanned(file: Path) -> Scan:
 
 
 def blocks(file: Path) -> Iterator[bytes]:
-    """The bytes of a file, a megabyte at a time."""
+    """Yield the bytes of a file, a megabyte at a time."""
     with file.open("rb") as stream:
         while block := stream.read(BLOCK):
             yield block
@@ -172,17 +177,16 @@ def _check_kind(file: Path, head: bytes) -> None:
 
 
 def _with_mark(file: Path, codec: str, mark: bytes | None) -> str:
-    """A named encoding in the form that skips the file's mark, or that does without one."""
+    """Return the codec for a named encoding that skips the file's byte order mark, or expects none."""
     if codec == "utf-8":
         return "utf-8-sig"
     if codec == "utf-16" and mark is None:
-        found = _wide(file)
-        return found if found is not None else "utf-16-le"
+        return _wide(file) or "utf-16-le"
     marked = MARKS[mark][0] if mark is not None else ""
     if marked and not codec.startswith(marked.removesuffix("-sig")):
         raise DataError(
             f"the file begins with the byte order mark of {marked.removesuffix('-sig')}, and --encoding says {codec}: "
-            "leave --encoding out",
+            "leave out --encoding",
             file=str(file),
         )
     return marked or codec
@@ -206,7 +210,7 @@ def _check_decodes(file: Path, codec: str, shown: str) -> None:
 
 
 def _wide(file: Path) -> str | None:
-    """UTF-16 or UTF-32 without a mark; None where a file with zero bytes is neither."""
+    """Return the codec of a file in UTF-16 or UTF-32 without a byte order mark; None if it is neither."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         head = stream.read(1 << 16)
@@ -217,25 +221,30 @@ def _wide(file: Path) -> str | None:
             text = codecs.getincrementaldecoder(codec)().decode(head)
         except UnicodeDecodeError:
             continue
-        odd = sum(unicodedata.category(one) in ("Cn", "Co", "Cc", "Cs") and one not in "\t\n\r" for one in text[:5000])
+        odd = sum(
+            unicodedata.category(letter) in ("Cn", "Co", "Cc", "Cs") and letter not in "\t\n\r"
+            for letter in text[:5000]
+        )
         if odd <= 0.01 * min(len(text), 5000) and ("\n" in text or "\r" in text):
             return codec
     return None
 
 
 def _legacy(file: Path, broken_line: int) -> str:
-    """The encoding of a file that is neither UTF-8 nor UTF-16, from its lines that hold more than ASCII."""
+    """Return the encoding of a file that is neither UTF-8 nor UTF-16, from its lines that are not ASCII."""
     sample = _sample(file)
     whole = sum(map(len, UTF8_CHARACTER.findall(sample)))
-    if whole >= UTF8_SHARE * sum(byte >= 0x80 for byte in sample):
+    if whole >= UTF8_FRACTION * sum(byte >= 0x80 for byte in sample):
         raise DataError(
-            f"line {broken_line} is not UTF-8 text, and other lines are. Save the file as UTF-8 once more, or name its "
+            f"line {broken_line} is not UTF-8 text, and other lines are. Save the file as UTF-8 again, or name its "
             "encoding with --encoding",
             file=str(file),
         )
     verdict, candidates = guess(sample)
     if verdict is None:
-        likely = f" (it may be {' or '.join(NAMES.get(one, one) for one in candidates[:4])})" if candidates else ""
+        likely = (
+            f" (it may be {' or '.join(NAMES.get(codec, codec) for codec in candidates[:4])})" if candidates else ""
+        )
         raise DataError(
             f"line {broken_line} is not UTF-8 text, and its encoding is not certain{likely}. Name it with --encoding "
             f"({', '.join(candidates[:4] or ['cp1252', 'cp850', 'mac-roman'])} ...), or save the file as UTF-8",
@@ -245,24 +254,24 @@ def _legacy(file: Path, broken_line: int) -> str:
 
 
 def _sample(file: Path) -> bytes:
-    """Lines with bytes beyond ASCII, from the whole file, of about `SAMPLE_BYTES`."""
-    found: list[bytes] = []
+    """Return lines that are not ASCII from the whole file, about `SAMPLE_BYTES` of them."""
+    sample: list[bytes] = []
     size, rest = 0, b""
     for block in blocks(file):
         lines = (rest + block).split(b"\n")
         rest = lines.pop()[:BLOCK]
         for line in [line for line in lines if not line.isascii()][: None if size < SAMPLE_BYTES else 1]:
-            found.append(_shortened(line))
-            size += len(found[-1])
+            sample.append(_shortened(line))
+            size += len(sample[-1])
             if size > 2 * SAMPLE_BYTES:
-                return b"\n".join(found)
+                return b"\n".join(sample)
     if not rest.isascii():
-        found.append(_shortened(rest))
-    return b"\n".join(found)
+        sample.append(_shortened(rest))
+    return b"\n".join(sample)
 
 
 def _shortened(line: bytes) -> bytes:
-    """The part of a line around its first byte beyond ASCII; its ends fall on ASCII marks, never within a character."""
+    """Return the part of a line around its first byte beyond ASCII, cut at ASCII marks and never within a character."""
     if len(line) <= LINE_BYTES:
         return line
     first = next(place for place, byte in enumerate(line) if byte >= 0x80)

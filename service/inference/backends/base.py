@@ -1,8 +1,4 @@
-"""What a runtime must do, and the facts it declares.
-
-Knows: arrays in, arrays out.
-Does not know: text, labels, scores, or any particular runtime.
-"""
+"""What every backend implements: arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -21,38 +17,38 @@ Arrays = Mapping[str, npt.NDArray[np.int64]]
 
 
 class BatchSize(NamedTuple):
-    """What one call should hold at most: tokens, padding included where there is any, and rows."""
+    """Maximum tokens of a call, padding included, and rows."""
 
     tokens: int
     rows: int
 
 
-ON_PROCESSOR = BatchSize(tokens=4096, rows=64)
-"""Larger batches are not faster there."""
+CPU_BATCH = BatchSize(tokens=4096, rows=64)
+"""Larger batches are not faster on a CPU."""
 
 LOGIT_TOLERANCE: dict[Precision, float] = {"float32": 1e-4, "bfloat16": 0.05, "int8": float("inf")}
-"""How far a logit may be from torch's in float32, over the largest logit (or 1). int8 is held to accuracy instead."""
+"""Maximum difference of a logit from torch in float32, over the largest logit (or 1). int8 is judged by accuracy."""
 
 
 def tolerance(precision: Precision, expected: npt.NDArray[np.float32], settings: ClassifierSettings) -> float:
-    """Return how far a runtime's outputs may be from torch's `expected` ones; of a number, in its own unit."""
+    """Return the maximum difference of outputs from torch's `expected` ones; for regression, in the target's unit."""
     unit = settings.target.std if settings.target is not None else 1.0
     return LOGIT_TOLERANCE[precision] * max(unit, float(np.abs(expected).max()))
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Logits `[B, C]`, and where asked for the embeddings `[B, H]` of the texts, both float32."""
+    """Logits `[B, C]`, and if requested the embeddings `[B, H]` of the texts, both float32."""
 
     logits: npt.NDArray[np.float32]
     embeddings: npt.NDArray[np.float32] | None = None
 
 
 class Backend(Protocol):
-    """One loaded model. A caller makes one call at a time."""
+    """One loaded model. Calls must not overlap."""
 
     why: str
-    """Why it was chosen, in words; empty where it was asked for."""
+    """Why it was selected, in words; empty if it was configured."""
 
     @property
     def name(self) -> str:
@@ -60,42 +56,42 @@ class Backend(Protocol):
 
     @property
     def precision(self) -> Precision:
-        """What it computes in."""
+        """The number format it computes in."""
 
     @property
     def is_padded(self) -> bool:
-        """Whether a batch costs its longest row times its rows, as opposed to the tokens it holds."""
+        """Whether a batch costs its longest row times its rows, as opposed to its tokens."""
 
     @property
     def batch(self) -> BatchSize:
-        """What a call should hold."""
+        """Maximum size of a call."""
 
     @property
     def shared_text(self) -> bool:
-        """Whether the model can be run under the shared-text mask, and so give embeddings."""
+        """Whether the model runs under the shared-text mask, and so returns embeddings."""
 
     @property
     def one_pass(self) -> bool:
-        """Whether `run_labels` can be called."""
+        """Whether `run_labels` is available."""
 
     def run(self, inputs: Arrays, *, attention: AttentionMode, embeddings: bool) -> Outputs:
-        """Logits of one padded batch.
+        """Return the logits of one padded batch.
 
         Args:
-            inputs: what `TextEncoder.pad` gives: arrays `[B, L]`, `segments` among them.
-            embeddings: also give the mean of the last states over each text and its [SEP]; these are
+            inputs: from `TextEncoder.pad`: arrays `[B, L]`, `segments` among them.
+            embeddings: also return the mean of the last states over each text and its [SEP]; these are
                 independent of what follows the text only under attention `shared_text`.
         """
 
     def run_labels(self, texts: Arrays, packs: Sequence[Packed], *, embeddings: bool) -> Outputs:
-        """Logits `[P, C]` of every text with each of its labels, text by text, under the shared-text mask; each text
-        is read once.
+        """Return logits `[P, C]` of every text with each of its labels, text by text, under the shared-text mask; each
+        text is read once.
 
         Args:
             texts: the padded parts of pairs up to the hypothesis.
             packs: the labels of each text.
-            embeddings: also give the texts' `[B, H]`.
+            embeddings: also return the texts' `[B, H]`.
         """
 
     def close(self) -> None:
-        """Let go of the model. No call comes after it."""
+        """Release the model. No call may follow."""

@@ -1,8 +1,4 @@
-"""A model without weights: quick, and its answers follow from the tokens alone. For trying a server, a page, a client.
-
-Knows: how many labels there are.
-Does not know: what a text says.
-"""
+"""A backend without weights whose outputs follow from the tokens: for tests of a server, a page or a client."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ import numpy.typing as npt
 
 from finetune.core.attention_mask import PADDING
 from finetune.core.model_folder import AttentionMode
-from service.inference.backends.base import ON_PROCESSOR, Arrays, Outputs, Precision
+from service.inference.backends.base import CPU_BATCH, Arrays, Outputs, Precision
 from service.inference.backends.packing import Packed
 
 EMBEDDING = 8
@@ -25,7 +21,7 @@ class DummyBackend:
     name = "dummy"
     precision: Precision = "float32"
     is_padded = True
-    batch = ON_PROCESSOR
+    batch = CPU_BATCH
     shared_text = True
     one_pass = True
 

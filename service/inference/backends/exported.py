@@ -1,8 +1,4 @@
-"""A model made for another runtime: once, and then read from the cache folder.
-
-Knows: where graphs lie, which graph answers what, how they are held against torch.
-Does not know: any particular runtime; torch is imported only where a graph has to be made.
-"""
+"""A model exported to another runtime: once, then read from the cache folder. torch is imported only for the export."""
 
 from __future__ import annotations
 
@@ -23,7 +19,7 @@ from finetune.core.attention_mask import LEADING, PADDING, TEXT
 from finetune.core.model_folder import AttentionMode, ModelFolder, write_json
 from finetune.core.tokenization import Encoded
 from service.errors import BackendFailed
-from service.inference.backends.base import ON_PROCESSOR, Arrays, Outputs, Precision, tolerance
+from service.inference.backends.base import CPU_BATCH, Arrays, Outputs, Precision, tolerance
 from service.inference.backends.packing import Packed, arrays_of, packed
 from service.inference.cache_folder import home_of
 from service.settings import RuntimeSettings
@@ -33,12 +29,12 @@ if TYPE_CHECKING:
     from service.inference.backends.torch import TorchBackend
 
 FORMAT = 1
-"""Counts changes of the graphs: those made before are made again."""
+"""Version of the exported graphs: files of other versions are not used."""
 
 STEP = 8
 FACTS = "facts.json"
 Run = Callable[[Arrays], list[npt.NDArray[np.float32]]]
-"""A graph on a runtime: inputs by name to outputs in order."""
+"""A graph on a runtime: inputs by name in, outputs in order out."""
 
 
 class ExportedBackend(ABC):
@@ -46,11 +42,11 @@ class ExportedBackend(ABC):
 
     name: ClassVar[str]
     package: ClassVar[str]
-    """What must be installed; its version is part of where graphs lie."""
+    """The package that is needed; its version is part of the cache path."""
 
     precisions: ClassVar[tuple[Precision, ...]]
     is_padded = True
-    batch = ON_PROCESSOR
+    batch = CPU_BATCH
 
     def __init__(self, folder: ModelFolder, home: Path, precision: Precision, threads: int) -> None:
         self.why = ""
@@ -63,11 +59,11 @@ class ExportedBackend(ABC):
 
     @classmethod
     def load(cls, folder: ModelFolder, precision: Precision, settings: RuntimeSettings) -> Self:
-        """The model of a checked folder, from the cache or made now.
+        """Return the model of a checked folder, from the cache or exported now.
 
         Raises:
-            BackendFailed: the runtime is not installed, does not compute in this precision, or does not give what
-                torch gives.
+            BackendFailed: the runtime is not installed, does not compute in this precision, or its outputs differ from
+                torch.
         """
         if precision not in cls.precisions:
             raise BackendFailed(f"the {cls.name} backend computes in {' or '.join(cls.precisions)}, not in {precision}")
@@ -84,7 +80,7 @@ class ExportedBackend(ABC):
 
     @property
     def main_graph(self) -> GraphName:
-        """The graph that most questions will ask for."""
+        """The graph that most requests use."""
         zero_shot = self._folder.settings.zero_shot
         if zero_shot is None or zero_shot.attention == "ordinary" or not self.one_pass:
             return "rows"
@@ -92,10 +88,10 @@ class ExportedBackend(ABC):
 
     @classmethod
     def make_int8(cls, folder: ModelFolder, calibration: Sequence[Arrays], settings: RuntimeSettings) -> Path:
-        """Write the main graph in int8, its ranges taken from `calibration`, into the cache folder; gives where.
+        """Write the main graph in int8 to the cache folder, with ranges from `calibration`; return its path.
 
         Raises:
-            BackendFailed: what this takes is not installed.
+            BackendFailed: a package for it is not installed.
         """
         from service.inference.backends.graphs import graph_of
 
@@ -130,10 +126,10 @@ class ExportedBackend(ABC):
             return self._source().run(inputs, attention=attention, embeddings=embeddings)
         if attention == "ordinary" and not embeddings:
             inputs = self._rounded(inputs)
-            given = {name: array for name, array in inputs.items() if name != "segments"}
-            return Outputs(*self._run("rows", given))
+            arrays = {name: array for name, array in inputs.items() if name != "segments"}
+            return Outputs(*self._run("rows", arrays))
         if attention == "ordinary":
-            raise BackendFailed(f"the {self.name} backend gives embeddings under the shared-text mask only")
+            raise BackendFailed(f"the {self.name} backend returns embeddings under the shared-text mask only")
         texts, packs = _texts_and_labels(inputs)
         return self.run_labels(texts, packs, embeddings=embeddings)
 
@@ -150,12 +146,12 @@ class ExportedBackend(ABC):
 
     @property
     def _forked(self) -> bool:
-        """Whether this is a forked process: a runtime's threads do not come along, and torch has to compute."""
+        """Whether this is a forked process, which lacks the runtime's threads: torch computes there."""
         return self._process != os.getpid()
 
     def _rounded(self, inputs: Arrays) -> Arrays:
-        """A single row, padded to a length that will come again: what a runtime prepares for a shape costs as much as a
-        short text."""
+        """Return a single row padded to a multiple of `STEP`: preparing a new shape costs a runtime as much as a short
+        text."""
         rows, length = inputs["segments"].shape
         more = -length % STEP
         if rows > 1 or not more or length + more > (self._folder.settings.max_length or 0):
@@ -170,7 +166,7 @@ class ExportedBackend(ABC):
         graph = self._graph(name)
         try:
             return graph(arrays)
-        except RuntimeError as error:  # what every runtime raises, out of memory above all
+        except RuntimeError as error:  # every runtime raises it, mostly for lack of memory
             first = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise BackendFailed(f"{self.name} failed on {self._folder.path.name} ({first})") from error
 
@@ -180,14 +176,14 @@ class ExportedBackend(ABC):
             if not file.exists():
                 if self.precision == "int8":
                     raise BackendFailed(
-                        f"{self._folder.path.name} has not been made for {self.name} in int8",
-                        hint=f"rehead export {self._folder.path} --format {self.name} --int8 --check FILE makes it",
+                        f"{self._folder.path.name} has not been exported to {self.name} in int8",
+                        hint=f"rehead export {self._folder.path} --format {self.name} --int8 --check FILE exports it",
                     )
-                self._make(name)
+                self._export_graph(name)
             try:
                 self._opened[name] = self._open(file)
             except RuntimeError as error:
-                raise BackendFailed(f"{file} is damaged", hint="delete it, and it is made again") from error
+                raise BackendFailed(f"{file} is damaged", hint="delete it, and it is exported again") from error
         return self._opened[name]
 
     def _file(self, name: str) -> Path:
@@ -201,51 +197,51 @@ class ExportedBackend(ABC):
         facts = self._home / FACTS
         if not facts.is_file():
             self._home.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._home, prefix=".making-") as staging:
+            with tempfile.TemporaryDirectory(dir=self._home, prefix=".partial-") as staging:
                 write_json(Path(staging) / FACTS, {"one_pass": self._source().one_pass})
                 (Path(staging) / FACTS).replace(facts)
         return bool(json.loads(facts.read_text(encoding="utf-8"))["one_pass"])
 
     def _source(self) -> TorchBackend:
-        """The model on torch, kept until a graph was made of it."""
+        """Return the model on torch; it is released after an export."""
         from service.inference.backends.torch import TorchBackend
 
         if self._torch is None:
             self._torch = TorchBackend.load(self._folder)
         return self._torch
 
-    def _make(self, name: GraphName) -> None:
-        """Make a graph, hold it against torch on inputs of several shapes, and put it in its place."""
+    def _export_graph(self, name: GraphName) -> None:
+        """Export a graph, compare it with torch on inputs of several shapes, and move it to its place."""
         from service.inference.backends.graphs import graph_of
 
         with (
-            tempfile.TemporaryDirectory(dir=self._home, prefix=".making-") as staging,
+            tempfile.TemporaryDirectory(dir=self._home, prefix=".partial-") as staging,
             graph_of(name, self._folder, self._source()) as graph,
         ):
-            made = Path(staging) / name
-            made.mkdir()
-            self.write(graph, made)
-            self._hold_against_torch(self._open(made), graph)
+            folder = Path(staging) / name
+            folder.mkdir()
+            self.write(graph, folder)
+            self._require_equal_outputs(self._open(folder), graph)
             try:
-                made.rename(self._file(name))
+                folder.rename(self._file(name))
             except OSError:  # another process was quicker
-                shutil.rmtree(made)
+                shutil.rmtree(folder)
         self._torch = None
 
-    def _hold_against_torch(self, run: Run, graph: Graph) -> None:
+    def _require_equal_outputs(self, run: Run, graph: Graph) -> None:
         for inputs in graph.trials:
             try:
                 outputs = run(inputs)
             except RuntimeError as error:
                 raise BackendFailed(f"{self.name} cannot run {self._folder.path.name}") from error
-            for found, expected in zip(outputs, graph.outputs(inputs), strict=True):
+            for output, expected in zip(outputs, graph.outputs(inputs), strict=True):
                 allowed = tolerance(self.precision, expected, self._folder.settings)
-                if found.shape != expected.shape or not np.allclose(found, expected, rtol=0, atol=allowed):
-                    raise BackendFailed(f"{self._folder.path.name} gives other answers on {self.name} than on torch")
+                if output.shape != expected.shape or not np.allclose(output, expected, rtol=0, atol=allowed):
+                    raise BackendFailed(f"{self._folder.path.name} has other outputs on {self.name} than on torch")
 
 
 def _texts_and_labels(inputs: Arrays) -> tuple[dict[str, npt.NDArray[np.int64]], list[Packed]]:
-    """Padded rows, as the parts up to the hypothesis, and each row's own hypothesis, which may be none."""
+    """Split padded rows into the parts up to the hypothesis, and each row's hypothesis, which may be empty."""
     segments = inputs["segments"]
     of_text = (segments == LEADING) | (segments == TEXT)
     lengths, begins = (segments != PADDING).sum(axis=1), of_text.sum(axis=1)

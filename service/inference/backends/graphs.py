@@ -1,9 +1,5 @@
-"""A model of torch as graphs that other runtimes are given, each with inputs to make and to try it with.
-
-Knows: which graphs there are: `rows` for sequences one by one; `one_pass` for texts with labels, and the same without
-the texts' embeddings.
-Does not know: the other runtimes.
-"""
+"""A torch model as graphs for other runtimes: `rows` for sequences, `one_pass` for texts with labels, and
+`one_pass_logits`, the same without the texts' embeddings."""
 
 from __future__ import annotations
 
@@ -30,19 +26,19 @@ GraphName = Literal["rows", "one_pass", "one_pass_logits"]
 
 @dataclass(frozen=True)
 class Graph:
-    """A module whose arguments are tensors by name; `trials` are inputs for it, of several shapes."""
+    """A module with tensors as keyword arguments; `trials` are inputs of several shapes."""
 
     module: nn.Module
     trials: list[dict[str, npt.NDArray[np.int64]]]
 
     def example(self) -> dict[str, Tensor]:
-        """Inputs that no dimension of which is 1, or the same as another by accident."""
+        """Return inputs without a dimension of 1, and without two that are equal by accident."""
         return tensors(self.trials[0])
 
     def outputs(self, inputs: Arrays) -> list[npt.NDArray[np.float32]]:
-        """What torch computes."""
+        """Return what torch computes."""
         with torch.inference_mode():
-            return [np.asarray(one.numpy()) for one in self.module(**tensors(inputs))]
+            return [np.asarray(output.numpy()) for output in self.module(**tensors(inputs))]
 
 
 class Rows(nn.Module):
@@ -53,14 +49,14 @@ class Rows(nn.Module):
         self._model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> tuple[Tensor]:
-        """As the model's own, its logits in float32."""
+        """Return the model's logits in float32."""
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         return (self._model(input_ids=input_ids, attention_mask=attention_mask, **types).logits.float(),)
 
 
 @contextmanager
 def graph_of(name: GraphName, folder: ModelFolder, backend: TorchBackend) -> Iterator[Graph]:
-    """The graph of a model in float32, good while this lasts.
+    """Return the graph of a model in float32, for use inside the context.
 
     Raises:
         BackendFailed: the model cannot be read in one pass.
@@ -70,7 +66,7 @@ def graph_of(name: GraphName, folder: ModelFolder, backend: TorchBackend) -> Ite
         if backend.graph is None:
             raise BackendFailed(f"{folder.path.name} cannot read a text once for all labels")
         module = backend.graph if name == "one_pass" else backend.graph.without_embeddings()
-        yield Graph(module, [_labelled(encoder, *shape) for shape in ((3, 7, 40), (1, 1, 1), (2, 40, 3))])
+        yield Graph(module, [_labeled(encoder, *shape) for shape in ((3, 7, 40), (1, 1, 1), (2, 40, 3))])
         return
     trials = [_rows(encoder, words) for words in ((6, 2, 9), (1,), (30, 3, 11, 30))]
     with first_token_only(backend.model):
@@ -78,12 +74,12 @@ def graph_of(name: GraphName, folder: ModelFolder, backend: TorchBackend) -> Ite
 
 
 def tensors(arrays: Arrays) -> dict[str, Tensor]:
-    """Arrays as tensors, without a copy."""
+    """Return arrays as tensors, without a copy."""
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def sample(count: int) -> str:
-    """A text of so many words."""
+    """Return a text of `count` words."""
     return " ".join(("one", "good", "film", "about", "a", "bank")[number % 6] for number in range(count))
 
 
@@ -93,7 +89,7 @@ def _rows(encoder: TextEncoder, words: Sequence[int]) -> dict[str, npt.NDArray[n
     return padded
 
 
-def _labelled(encoder: TextEncoder, texts: int, labels: int, words: int) -> dict[str, npt.NDArray[np.int64]]:
+def _labeled(encoder: TextEncoder, texts: int, labels: int, words: int) -> dict[str, npt.NDArray[np.int64]]:
     ends = encoder.hypotheses([sample(2 + number % 3) for number in range(labels)])
     rows = encoder.before_hypotheses([sample(words + number) for number in range(texts)], max(map(len, ends)))
     return arrays_of(encoder.pad(rows), [packed(ends, rows[0])] * texts)

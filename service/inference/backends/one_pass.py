@@ -1,9 +1,7 @@
-"""Many labels from one pass over a text: its keys and values are kept, and every label's hypothesis attends to them.
+"""Many labels from one pass over a text: every hypothesis attends to the keys and values of the text.
 
-Knows: layers of BERT's kind, the shared-text mask (text sees text; [CLS] and hypothesis see all), absolute positions.
-Does not know: templates, scorers, batches, which runtime computes it: other runtimes are given it as a graph.
-
-T tokens of text and L hypotheses of h tokens cost T + L * (h + 1) tokens, where pairs one by one cost L * (T + h + 1).
+The shared-text mask (text sees text; [CLS] and hypothesis see all) makes this exact for layers like BERT's. T tokens of
+text and L hypotheses of h tokens cost T + L * (h + 1) tokens, where pairs cost L * (T + h + 1).
 """
 
 from __future__ import annotations
@@ -18,11 +16,11 @@ from torch.nn import functional as F
 from finetune.modeling.cls_only_last_layer import layers_of
 
 HIDDEN = torch.finfo(torch.bfloat16).min
-"""What is added to the score of a token that must not be seen: a number in every precision."""
+"""Added to attention scores of masked tokens: finite in every precision."""
 
 
 class OnePass(nn.Module):
-    """A model read that way; `of` says whether it can be."""
+    """A model that reads a text once for all labels; `of` returns None for models of other kinds."""
 
     def __init__(self, model: Any, layers: Sequence[Any], *, embeddings: bool = True) -> None:
         super().__init__()
@@ -34,12 +32,12 @@ class OnePass(nn.Module):
         self._first_position = 0 if before is None else int(before) + 1
 
     def without_embeddings(self) -> OnePass:
-        """The same, for scorers that do not use the texts' states."""
+        """Return the same without the texts' embeddings, for scorers that do not use them."""
         return OnePass(self._model, self._layers, embeddings=False).eval()
 
     @classmethod
     def of(cls, model: Any) -> OnePass | None:
-        """The model read once for all labels; None where its layers or its head are of another kind."""
+        """Return the model as one pass, None if its layers or head are of another kind; its numbers need a trial."""
         layers = layers_of(model)
         classifier = hasattr(model, "classifier") and hasattr(getattr(model, "base_model", None), "embeddings")
         return cls(model, layers).eval() if layers and classifier else None
@@ -56,10 +54,10 @@ class OnePass(nn.Module):
         text_types: Tensor | None = None,
         types: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Logits `[P, C]` of every text with each of its hypotheses, and the texts' mean states `[B, H]`, float32.
+        """Return logits `[P, C]` of each text with its hypotheses, and the texts' mean states `[B, H]`, float32.
 
         Args:
-            text_ids: the parts of pairs up to the hypothesis `[B, T]`, padded; `lengths` `[B]` says how long they are.
+            text_ids: the parts of pairs up to the hypothesis `[B, T]`, padded; `lengths` `[B]` without padding.
             ids: hypotheses in rows `[N, S]`; steps, owners, text_of, starts: see `packing`.
         """
         # 1. the text without its [CLS], which sees the hypothesis and so belongs to each label
@@ -68,10 +66,10 @@ class OnePass(nn.Module):
         positions = places[None].expand(text_ids.shape[0], -1)
         states = self._embedded(text_ids[:, 1:], text_types[:, 1:] if text_types is not None else None, positions)
         of_text = ((~visible).to(states.dtype) * HIDDEN)[:, None, None]
-        kept = []
+        keys_values = []
         for number, layer in enumerate(self._layers):
             query, key, value = _heads(layer, states)
-            kept.append((key, value))
+            keys_values.append((key, value))
             if number + 1 == len(self._layers) and not self._embeddings:
                 break
             attended = F.scaled_dot_product_attention(query, key, value, attn_mask=of_text)
@@ -85,12 +83,12 @@ class OnePass(nn.Module):
         others = (owners[:, :, None] != owners[:, None, :]).to(states.dtype) * HIDDEN
         before = of_text.index_select(0, text_of).expand(-1, 1, width, -1)
         mask = torch.cat([before, others[:, None]], dim=-1)
-        for number, (layer, (text_key, text_value)) in enumerate(zip(self._layers, kept, strict=True)):
+        for number, (layer, (text_key, text_value)) in enumerate(zip(self._layers, keys_values, strict=True)):
             query, key, value = _heads(layer, states)
             key = torch.cat([text_key.index_select(0, text_of), key], dim=2)
             value = torch.cat([text_value.index_select(0, text_of), value], dim=2)
             attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
-            if number + 1 == len(self._layers):  # nothing but [CLS] is read after the last layer
+            if number + 1 == len(self._layers):  # the head reads [CLS] only
                 attended = attended.reshape(rows * width, -1).index_select(0, starts)
                 states = states.reshape(rows * width, -1).index_select(0, starts)
             states = _after(layer, attended, states)
@@ -102,29 +100,30 @@ class OnePass(nn.Module):
             input_ids=ids, token_type_ids=types, position_ids=positions + self._first_position
         )
         project = getattr(self._body, "embeddings_project", None)
-        found: Tensor = project(states) if project is not None else states
-        return found
+        embedded: Tensor = project(states) if project is not None else states
+        return embedded
 
 
 def head(model: Any, states: Tensor) -> Tensor:
-    """Logits `[N, C]` of the first tokens' states `[N, H]`."""
+    """Return logits `[N, C]` from the first tokens' states `[N, H]`."""
     pooler = getattr(model.base_model, "pooler", None)
     states = states[:, None]
-    found: Tensor = model.classifier(pooler(states) if pooler is not None else states)
-    return found.float()
+    logits: Tensor = model.classifier(pooler(states) if pooler is not None else states)
+    return logits.float()
 
 
 def _heads(layer: Any, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value of states `[B, L, H]`, each as `[B, heads, L, D]`."""
+    """Return query, key and value of states `[B, L, H]`, each `[B, heads, L, D]`."""
     own = layer.attention.self
-    made = (linear(states) for linear in (own.query, own.key, own.value))
+    projected = (linear(states) for linear in (own.query, own.key, own.value))
     query, key, value = (
-        one.reshape(one.shape[0], -1, own.num_attention_heads, own.attention_head_size).transpose(1, 2) for one in made
+        part.reshape(part.shape[0], -1, own.num_attention_heads, own.attention_head_size).transpose(1, 2)
+        for part in projected
     )
     return query, key, value
 
 
 def _after(layer: Any, attended: Tensor, states: Tensor) -> Tensor:
-    """What a layer makes of states and of what they attended to."""
-    found: Tensor = layer.feed_forward_chunk(layer.attention.output(attended, states))
-    return found
+    """Return a layer's output for its input states and attention output."""
+    output: Tensor = layer.feed_forward_chunk(layer.attention.output(attended, states))
+    return output

@@ -1,8 +1,4 @@
-"""ONNX Runtime, on the processor: in float32, in int8 after a check.
-
-Knows: how a graph becomes ONNX and is run.
-Does not know: which graphs there are.
-"""
+"""ONNX Runtime on the CPU: float32 and int8."""
 
 from __future__ import annotations
 
@@ -49,7 +45,7 @@ class OnnxBackend(ExportedBackend):
 
         from service.inference.backends.graphs import tensors
 
-        samples = [tensors(one) for one in calibration]
+        samples = [tensors(arrays) for arrays in calibration]
         self._export(graph, file, OnnxRuntimeQuantizer(OnnxRuntimeStaticConfig(per_channel=True), samples))
 
     def _export(self, graph: Graph, file: Path, quantizer: Any) -> None:
@@ -58,8 +54,8 @@ class OnnxBackend(ExportedBackend):
         from service.inference.backends.torch import quiet
 
         with quiet("torch.onnx"), redirect_stdout(StringIO()):  # the exporter prints its steps
-            made = OnnxExporter().export(graph.module, graph.example(), OnnxConfig(dynamic=True, quantizer=quantizer))
-            made.save_pretrained(file)
+            model = OnnxExporter().export(graph.module, graph.example(), OnnxConfig(dynamic=True, quantizer=quantizer))
+            model.save_pretrained(file)
 
     def _open(self, file: Path) -> Run:
         import onnxruntime
@@ -68,9 +64,9 @@ class OnnxBackend(ExportedBackend):
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(str(file / GRAPH), options, providers=["CPUExecutionProvider"])
-        wanted = [port.name for port in session.get_inputs()]
+        names = [port.name for port in session.get_inputs()]
 
         def run(inputs: Arrays) -> list[Any]:
-            return [np.asarray(one) for one in session.run(None, {name: inputs[name] for name in wanted})]
+            return [np.asarray(output) for output in session.run(None, {name: inputs[name] for name in names})]
 
         return run

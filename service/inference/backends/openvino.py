@@ -1,8 +1,4 @@
-"""OpenVINO, on the processor: in float32, in bfloat16 where the processor has it, in int8 after a check.
-
-Knows: how OpenVINO converts, compiles and runs a graph.
-Does not know: which graphs there are.
-"""
+"""OpenVINO on the CPU: float32, bfloat16 where the processor has it, and int8."""
 
 from __future__ import annotations
 
@@ -63,12 +59,12 @@ class OpenVINOBackend(ExportedBackend):
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": inner, "PERFORMANCE_HINT": "LATENCY"}
         options |= {"INFERENCE_NUM_THREADS": self._threads, "CPU_RUNTIME_CACHE_CAPACITY": KEPT_SHAPES}
         request = core.compile_model(str(file / GRAPH), "CPU", options).create_infer_request()
-        ports = [port.get_names() for port in request.model_inputs]  # a port has other names beside the argument's
+        ports = [port.get_names() for port in request.model_inputs]  # a port may have further names
 
         def run(inputs: Arrays) -> list[Any]:
-            given = [next(inputs[name] for name in names if name in inputs) for names in ports]
-            found = request.infer(given, share_inputs=True)
-            return [np.array(found[number]) for number in range(len(found))]
+            values = [next(inputs[name] for name in names if name in inputs) for names in ports]
+            outputs = request.infer(values, share_inputs=True)
+            return [np.array(outputs[number]) for number in range(len(outputs))]
 
         return run
 
@@ -81,13 +77,13 @@ class OpenVINOBackend(ExportedBackend):
 
         model = _converted(graph)
         with quiet("nncf"), redirect_stdout(StringIO()):
-            made = nncf.quantize(
+            quantized = nncf.quantize(
                 model,
                 nncf.Dataset(list(calibration)),
                 subset_size=len(calibration),
                 model_type=nncf.ModelType.TRANSFORMER,
             )
-        openvino.save_model(made, str(file / GRAPH), compress_to_fp16=False)
+        openvino.save_model(quantized, str(file / GRAPH), compress_to_fp16=False)
 
 
 def _converted(graph: Graph) -> Any:

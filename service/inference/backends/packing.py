@@ -1,8 +1,4 @@
-"""Hypotheses side by side in rows, so that many labels are one sequence with little padding.
-
-Knows: how rows are filled, and what a backend must be told to keep labels in a row apart.
-Does not know: runtimes, templates. numpy, pure.
-"""
+"""Hypotheses side by side in rows, so that many labels are computed as one sequence with little padding. numpy only."""
 
 from __future__ import annotations
 
@@ -18,20 +14,20 @@ from finetune.core.tokenization import Encoded
 Ints = npt.NDArray[np.int64]
 
 WIDEST_SINGLE_ROW = 144
-"""Labels of so many tokens together stand in one row: attention within a row costs the square of its width."""
+"""Labels of up to this many tokens share one row: attention within a row costs the square of its width."""
 
 WIDTH = 96
-"""Tokens of a row at least, where there are several: each row reads all keys of its text once more."""
+"""Minimum tokens of a row, where there are several: each row reads all keys of its text again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
-    """The labels of a text, each as a [CLS] of its own and its hypothesis, in R rows of S tokens.
+    """The labels of a text, each as its own [CLS] and hypothesis, in R rows of S tokens.
 
     ids, type_ids: `[R, S]`.
-    steps: `[R, S]`, how far a token stands behind the text: 0 for a hypothesis' first token, -1 for [CLS].
+    steps: `[R, S]`, the distance of a token from the end of the text: 0 for a hypothesis' first token, -1 for [CLS].
     owners: `[R, S]`, number of the label that a token belongs to; -1 for padding.
-    starts: `[L]`, where each label's [CLS] stands, counted through all rows.
+    starts: `[L]`, the index of each label's [CLS] in the flattened rows.
     """
 
     ids: Ints
@@ -42,18 +38,18 @@ class Packed:
 
     @property
     def tokens(self) -> int:
-        """Tokens that a backend computes, padding included."""
+        """Return the tokens that a backend computes, padding included."""
         return int(self.ids.size)
 
     @property
     def width(self) -> int:
-        """Tokens of a row."""
+        """Return the tokens of a row."""
         return int(self.ids.shape[1])
 
 
 def packed(hypotheses: Sequence[Encoded], leading: Encoded) -> Packed:
-    """Hypotheses (parts of pairs from the text's end on) behind `leading`, the token that a sequence begins with."""
-    lengths = [1 + len(one) for one in hypotheses]
+    """Return hypotheses (parts of pairs after the text) in rows, each after `leading`, a sequence's first token."""
+    lengths = [1 + len(hypothesis) for hypothesis in hypotheses]
     rows = _filled(lengths)
     width = max(sum(lengths[label] for label in row) for row in rows)
     ids, types, steps, owners = (np.zeros((len(rows), width), dtype=np.int64) for _ in range(4))
@@ -75,28 +71,30 @@ def packed(hypotheses: Sequence[Encoded], leading: Encoded) -> Packed:
 
 
 def arrays_of(texts: Mapping[str, Ints], packs: Sequence[Packed]) -> dict[str, Ints]:
-    """The inputs of the graph `one_pass`: texts as `TextEncoder.pad` gives them, and the labels of each."""
-    found = {
+    """Return the inputs of the graph `one_pass`: texts from `TextEncoder.pad`, and the labels of each."""
+    arrays = {
         "text_ids": texts["input_ids"],
         "lengths": (texts["segments"] != PADDING).sum(axis=1, dtype=np.int64),
         **joined(packs),
     }
     if "token_type_ids" in texts:
-        found["text_types"] = texts["token_type_ids"]
+        arrays["text_types"] = texts["token_type_ids"]
     else:
-        del found["types"]
-    return found
+        del arrays["types"]
+    return arrays
 
 
 def joined(packs: Sequence[Packed]) -> dict[str, Ints]:
-    """The labels of several texts as one batch of N rows: `ids`, `types`, `steps`, `owners` `[N, S]`, `text_of` `[N]`,
-    which text a row belongs to, and `starts` `[P]`, text by text."""
+    """Return the labels of several texts as a batch of N rows.
+
+    These are `ids`, `types`, `steps`, `owners` `[N, S]`, `text_of` `[N]`, the text of each row, and `starts` `[P]`.
+    """
     width = max(pack.width for pack in packs)
     counts = [len(pack.ids) for pack in packs]
 
     def stacked(name: str, filler: int) -> Ints:
         arrays: list[Ints] = [getattr(pack, name) for pack in packs]
-        wide = [np.pad(one, ((0, 0), (0, width - one.shape[1])), constant_values=filler) for one in arrays]
+        wide = [np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=filler) for array in arrays]
         return np.concatenate(wide)
 
     before = np.cumsum([0, *counts[:-1]])
@@ -116,7 +114,7 @@ def joined(packs: Sequence[Packed]) -> dict[str, Ints]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flat:
-    """Tokens `[N]` of sequences end to end; `lengths` says how many each has. `types` is None for models without."""
+    """Tokens `[N]` of sequences end to end, and the `lengths` of these. `types` is None for models without."""
 
     ids: Ints
     positions: Ints
@@ -124,55 +122,55 @@ class Flat:
     lengths: Ints
 
 
-def flat(inputs: Mapping[str, Ints], chosen: npt.NDArray[np.bool_]) -> Flat:
-    """The chosen tokens of padded rows `[B, L]`, row by row."""
-    types = inputs["token_type_ids"][chosen] if "token_type_ids" in inputs else None
-    return Flat(inputs["input_ids"][chosen], np.nonzero(chosen)[1], types, chosen.sum(axis=1))
+def flat(inputs: Mapping[str, Ints], mask: npt.NDArray[np.bool_]) -> Flat:
+    """Return the tokens of padded rows `[B, L]` where `mask` is true, row by row."""
+    types = inputs["token_type_ids"][mask] if "token_type_ids" in inputs else None
+    return Flat(inputs["input_ids"][mask], np.nonzero(mask)[1], types, mask.sum(axis=1))
 
 
 def flat_labels(texts: Mapping[str, Ints], packs: Sequence[Packed]) -> tuple[Flat, Ints]:
-    """The labels of texts as sequences end to end, text by text, and where in this order each label stands `[P]`."""
+    """Return the labels of texts as sequences end to end, text by text, and the place of each label in them `[P]`."""
     parts = {id(pack): pack for pack in packs}
     # a row holds its labels end to end, so that the tokens of a label stay together
-    chosen = {key: pack.owners >= 0 for key, pack in parts.items()}
+    masks = {key: pack.owners >= 0 for key, pack in parts.items()}
     orders = {key: np.argsort(pack.starts) for key, pack in parts.items()}
 
     def joined(name: str) -> Ints:
-        flat = {key: getattr(pack, name)[chosen[key]] for key, pack in parts.items()}
+        flat = {key: getattr(pack, name)[masks[key]] for key, pack in parts.items()}
         return np.concatenate([flat[id(pack)] for pack in packs])
 
-    sizes = {key: np.bincount(pack.owners[chosen[key]])[orders[key]] for key, pack in parts.items()}
+    sizes = {key: np.bincount(pack.owners[masks[key]])[orders[key]] for key, pack in parts.items()}
     behind = np.repeat((texts["segments"] != PADDING).sum(axis=1), [int(sizes[id(pack)].sum()) for pack in packs])
     steps = joined("steps")
     types = joined("type_ids") if "token_type_ids" in texts else None
     before = np.cumsum([0, *(len(pack.starts) for pack in packs[:-1])])
     places = [first + np.argsort(orders[id(pack)]) for first, pack in zip(before, packs, strict=True)]
-    found = Flat(
+    tokens = Flat(
         joined("ids"),
         np.where(steps < 0, 0, behind + steps),
         types,
         np.concatenate([sizes[id(pack)] for pack in packs]),
     )
-    return found, np.concatenate(places)
+    return tokens, np.concatenate(places)
 
 
 def _filled(lengths: Sequence[int]) -> list[list[int]]:
-    """Which labels share a row: longest first, each into the first row with room, rows as narrow as that allows."""
+    """Return the labels of each row: longest first, each into the first row with space, in rows of minimal width."""
     total, longest = sum(lengths), max(lengths)
     order = sorted(range(len(lengths)), key=lambda label: -lengths[label])
     if total <= WIDEST_SINGLE_ROW:
         return [order]
-    wanted = max(1, total // max(WIDTH, longest))
-    for width in range(max(longest, -(-total // wanted)), total + 1):
+    max_rows = max(1, total // max(WIDTH, longest))
+    for width in range(max(longest, -(-total // max_rows)), total + 1):
         rows: list[list[int]] = []
-        room: list[int] = []
+        space: list[int] = []
         for label in order:
-            number = next((place for place, free in enumerate(room) if free >= lengths[label]), len(rows))
+            number = next((place for place, free in enumerate(space) if free >= lengths[label]), len(rows))
             if number == len(rows):
                 rows.append([])
-                room.append(width)
+                space.append(width)
             rows[number].append(label)
-            room[number] -= lengths[label]
-        if len(rows) <= wanted:
+            space[number] -= lengths[label]
+        if len(rows) <= max_rows:
             return rows
     return [order]

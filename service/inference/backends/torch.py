@@ -1,8 +1,4 @@
-"""PyTorch: a sequence classifier of transformers, in float32 or bfloat16, on the GPU where there is one.
-
-Knows: loading safely, devices, the shared-text mask as the additive mask that attention layers take.
-Does not know: text, labels, what the logits mean.
-"""
+"""PyTorch: a sequence classifier of transformers, in float32 or bfloat16, on the GPU where there is one."""
 
 from __future__ import annotations
 
@@ -23,20 +19,20 @@ from finetune.core.model_folder import CUSTOM_HEAD, AttentionMode, ModelFolder
 from finetune.core.tokenization import Encoded
 from finetune.modeling.cls_only_last_layer import first_token_only
 from service.errors import BackendFailed
-from service.inference.backends.base import LOGIT_TOLERANCE, ON_PROCESSOR, Arrays, BatchSize, Outputs, Precision
+from service.inference.backends.base import CPU_BATCH, LOGIT_TOLERANCE, Arrays, BatchSize, Outputs, Precision
 from service.inference.backends.one_pass import HIDDEN, OnePass
 from service.inference.backends.packing import Flat, Packed, arrays_of, flat, flat_labels, packed
 from service.inference.backends.unpadded import Attend, Bounds, Tokens, Unpadded, flash_attention, one_by_one
 
 SHARED_TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert")
-"""Families whose attention takes a 4-D mask as it is; a test runs each of them."""
+"""Families whose attention takes a 4-D mask unchanged; a test runs each of them."""
 
 
-ON_CUDA = BatchSize(tokens=2**18, rows=4096)
-"""At most: the launch of a batch's kernels takes milliseconds, however many tokens it holds."""
+CUDA_BATCH = BatchSize(tokens=2**18, rows=4096)
+"""Maximum: the launch of a batch's kernels takes milliseconds, however many tokens it has."""
 
-SHARE_OF_MEMORY = 0.1
-"""Of a card's memory, for the widest states of a batch."""
+MEMORY_SHARE = 0.1
+"""Share of a GPU's memory for the widest states of a batch."""
 
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -54,7 +50,7 @@ class TorchBackend:
         self.model = model.eval().to(self._device)
         self.unpadded: Unpadded | None = None
         _use_one_thread_if_forked()
-        # whether a model can be read in a quicker way is tried in float32, where it is plain to see
+        # faster ways to read the model are tried in float32, where differences are plain
         one_pass = OnePass.of(self.model) if self.shared_text else None
         self.graph = one_pass if one_pass is not None and self._agrees(one_pass) else None
         self.one_pass = self.graph is not None
@@ -66,15 +62,14 @@ class TorchBackend:
         if attend is not None and readable:
             self.unpadded = self.without_padding(attend)
         self.is_padded = self.unpadded is None
-        self.batch = ON_PROCESSOR if self._device.type == "cpu" else _on_cuda(self.model.config, precision)
+        self.batch = CPU_BATCH if self._device.type == "cpu" else _on_cuda(self.model.config, precision)
 
     @classmethod
     def load(cls, folder: ModelFolder, precision: Precision = "float32") -> TorchBackend:
-        """The model of a checked folder: safetensors only, no remote code.
+        """Return the model of a checked folder: safetensors only, no remote code.
 
         Raises:
-            BackendFailed: the folder's weights are not those of a sequence classifier, or a precision that is not
-                torch's.
+            BackendFailed: the weights are not those of a sequence classifier, or the precision is not torch's.
         """
         if precision not in DTYPES:
             raise BackendFailed(f"the torch backend computes in {' or '.join(DTYPES)}, not in {precision}")
@@ -84,7 +79,7 @@ class TorchBackend:
             import finetune.modeling.build  # noqa: F401 (registers the class that reads it)
         try:
             with quiet():
-                model, found = AutoModelForSequenceClassification.from_pretrained(
+                model, report = AutoModelForSequenceClassification.from_pretrained(
                     str(folder.path),
                     dtype=torch.float32,
                     use_safetensors=True,
@@ -94,8 +89,8 @@ class TorchBackend:
                 )
         except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
             raise BackendFailed(f"{folder.path}: the model cannot be loaded ({_first_line(error)})") from error
-        if found["missing_keys"]:
-            missing = ", ".join(sorted(found["missing_keys"])[:3])
+        if report["missing_keys"]:
+            missing = ", ".join(sorted(report["missing_keys"])[:3])
             raise BackendFailed(
                 f"{folder.path}: these weights are not a classifier's, {missing} is missing",
                 hint="fine-tune it first (rehead finetune)",
@@ -124,16 +119,16 @@ class TorchBackend:
         if self.graph is None:
             raise BackendFailed("this model cannot read a text once for all labels")
         _use_one_thread_if_forked()
-        many = sum(len(pack.starts) for pack in packs)
-        with _failing(f"{len(packs)} texts with {many} labels"), torch.inference_mode():
+        count = sum(len(pack.starts) for pack in packs)
+        with _failing(f"{len(packs)} texts with {count} labels"), torch.inference_mode():
             if self.unpadded is not None:
                 labels, places = flat_labels(texts, packs)
                 counts = np.array([len(pack.starts) for pack in packs])
-                outputs = self._labelled(self.unpadded, texts, labels, counts, embeddings)
+                outputs = self._labeled(self.unpadded, texts, labels, counts, embeddings)
                 return replace(outputs, logits=outputs.logits[places])
             tensors = self._tensors(arrays_of(texts, packs))
-            found = (self.graph if embeddings else self.graph.without_embeddings())(**tensors)
-        return Outputs(*map(_array, found))
+            outputs = (self.graph if embeddings else self.graph.without_embeddings())(**tensors)
+        return Outputs(*map(_array, outputs))
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -144,23 +139,23 @@ class TorchBackend:
         if attention == "ordinary":
             rows = flat(inputs, segments != PADDING)
             return Outputs(_array(model.rows(self._tokens(rows), self._bounds(rows.lengths))))
-        # a sequence is a text with one label: what sees all of it, [CLS] and the hypothesis
+        # a sequence is a text with one label; the label is what sees the whole sequence: [CLS] and the hypothesis
         others = flat(inputs, (segments != PADDING) & (segments != TEXT))
-        return self._labelled(model, inputs, others, np.ones(len(segments), dtype=np.int64), embeddings)
+        return self._labeled(model, inputs, others, np.ones(len(segments), dtype=np.int64), embeddings)
 
-    def _labelled(
+    def _labeled(
         self, model: Unpadded, texts: Arrays, labels: Flat, counts: npt.NDArray[np.int64], embeddings: bool
     ) -> Outputs:
         own = flat(texts, texts["segments"] == TEXT)
         by_text = np.add.reduceat(labels.lengths, np.cumsum([0, *counts[:-1]]))
         bounds = (self._bounds(lengths) for lengths in (labels.lengths, by_text, counts))
-        logits, means = model.labelled(
+        logits, means = model.labeled(
             self._tokens(own), self._bounds(own.lengths), self._tokens(labels), *bounds, embeddings=embeddings
         )
         return Outputs(_array(logits), _array(means) if means is not None else None)
 
     def _tokens(self, tokens: Flat) -> Tokens:
-        ids, positions = (torch.from_numpy(one).to(self._device) for one in (tokens.ids, tokens.positions))
+        ids, positions = (torch.from_numpy(array).to(self._device) for array in (tokens.ids, tokens.positions))
         return Tokens(ids, positions, None if tokens.types is None else torch.from_numpy(tokens.types).to(self._device))
 
     def _bounds(self, lengths: npt.NDArray[np.int64]) -> Bounds:
@@ -213,7 +208,7 @@ class TorchBackend:
 
 
 UNREADABLE = (RuntimeError, TypeError, AttributeError, BackendFailed)
-"""What a model raises whose layers only look like BERT's."""
+"""Raised by models whose layers only look like BERT's."""
 
 
 def _trial_batches(config: Any) -> tuple[dict[str, npt.NDArray[np.int64]], dict[str, npt.NDArray[np.int64]], Packed]:
@@ -270,7 +265,7 @@ def _use_one_thread_if_forked() -> None:
 def _failing(what: str) -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # out of memory, above all
+    except RuntimeError as error:  # mostly for lack of memory
         raise BackendFailed(f"the model failed on {what} ({_first_line(error)})") from error
 
 
@@ -302,11 +297,11 @@ def quiet(*loggers: str) -> Iterator[None]:
 
 
 def _on_cuda(config: Any, precision: Precision) -> BatchSize:
-    """What fits on the card."""
+    """Return the batch size that fits into the GPU's memory."""
     facts = config.to_dict()
     width = int((facts.get("encoder") or facts).get("intermediate_size") or 4096)
-    room = SHARE_OF_MEMORY * torch.cuda.get_device_properties(0).total_memory
-    return BatchSize(min(ON_CUDA.tokens, int(room / (width * DTYPES[precision].itemsize))), ON_CUDA.rows)
+    budget = MEMORY_SHARE * torch.cuda.get_device_properties(0).total_memory
+    return BatchSize(min(CUDA_BATCH.tokens, int(budget / (width * DTYPES[precision].itemsize))), CUDA_BATCH.rows)
 
 
 def _first_line(error: Exception) -> str:
@@ -314,13 +309,13 @@ def _first_line(error: Exception) -> str:
 
 
 def _additive(visible: npt.NDArray[np.bool_], dtype: torch.dtype) -> torch.Tensor:
-    """`[B, L, L]` booleans as the `[B, 1, L, L]` mask that is added to attention scores."""
+    """Return `[B, L, L]` booleans as the `[B, 1, L, L]` mask that is added to attention scores."""
     mask = torch.from_numpy(visible)[:, None]
     return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, HIDDEN)
 
 
 def _text_means(states: torch.Tensor, segments: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Mean of `[B, L, H]` over the tokens of the text; zeros where a text has no token at all."""
+    """Return the mean of `[B, L, H]` over the tokens of the text; zeros for a text without tokens."""
     weights = torch.from_numpy((segments == TEXT).astype(np.float32)).to(states.device)[..., None]
     means = (states.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
     return np.asarray(means.cpu().numpy(), dtype=np.float32)

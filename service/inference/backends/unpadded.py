@@ -1,10 +1,7 @@
-"""Sequences end to end, without padding: what a body of BERT's kind computes where attention of variable length is had.
+"""Sequences end to end without padding, by attention of variable length: a batch costs the tokens it holds.
 
-Knows: layers of BERT's kind, the shared-text mask as two attentions that are merged by their weights, CUDA's kernel.
-Does not know: arrays, padding, templates, scorers, batches.
-
-A batch costs the tokens it holds, whatever their lengths. Of the last layer only the first tokens are computed past
-keys and values.
+The shared-text mask becomes two attentions, merged by their weights. In the last layer only the first tokens are
+computed past keys and values.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ from finetune.modeling.cls_only_last_layer import layers_of
 from service.inference.backends.one_pass import head
 
 SHORT = 32
-"""Tokens of a sequence up to which small products side by side are faster than the kernel."""
+"""Maximum tokens of sequences for which batched matrix products are faster than the kernel."""
 
 
 class Tokens(NamedTuple):
@@ -33,7 +30,7 @@ class Tokens(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """Where sequences begin and end: `[B + 1]` int32, the length of the longest, and of all together."""
+    """Boundaries of sequences `[B + 1]` int32, the length of the longest, and the total length."""
 
     edges: Tensor
     longest: int
@@ -41,16 +38,16 @@ class Bounds(NamedTuple):
 
 
 class Attend(Protocol):
-    """Attention within sequences that lie end to end."""
+    """Attention within sequences end to end."""
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, of_queries: Bounds, of_keys: Bounds
     ) -> tuple[Tensor, Tensor]:
-        """What the queries attend to `[N, heads, D]`, and the logarithms of the sums of their weights `[N, heads]`."""
+        """Return attention outputs `[N, heads, D]` and the log-sum-exp of the scores `[N, heads]`."""
 
 
 class Unpadded:
-    """A model read that way; `of` says whether it can be."""
+    """A model that reads sequences without padding; `of` returns None for models of other kinds."""
 
     def __init__(self, model: Any, layers: Sequence[Any], attend: Attend) -> None:
         self._model, self._body, self._attend = model, model.base_model, attend
@@ -60,13 +57,16 @@ class Unpadded:
 
     @classmethod
     def of(cls, model: Any, attend: Attend) -> Unpadded | None:
-        """The model read without padding; None where its layers or its head are of another kind."""
+        """Return the model without padding, None if its layers or head are of another kind.
+
+        Its numbers need a trial (`TorchBackend.without_padding`).
+        """
         layers = layers_of(model)
         classifier = hasattr(model, "classifier") and hasattr(getattr(model, "base_model", None), "embeddings")
         return cls(model, layers, attend) if layers and classifier else None
 
     def rows(self, tokens: Tokens, bounds: Bounds) -> Tensor:
-        """Logits `[B, C]` of sequences, each of whose tokens sees all of its own."""
+        """Return logits `[B, C]` of sequences, each of which attends to itself."""
         states = self._embedded(tokens)
         firsts = bounds.edges[:-1].long()
         *layers, last = self._layers
@@ -77,7 +77,7 @@ class Unpadded:
         attended, _ = self._attend(query[firsts], key, value, _single(bounds), bounds)
         return head(self._model, last.after(attended, states[firsts]))
 
-    def labelled(
+    def labeled(
         self,
         texts: Tokens,
         of_texts: Bounds,
@@ -88,7 +88,7 @@ class Unpadded:
         *,
         embeddings: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """Logits `[P, C]` of texts with their labels under the shared-text mask, and the texts' mean states `[B, H]`.
+        """Return logits `[P, C]` of texts with labels under the shared-text mask, and the texts' mean states `[B, H]`.
 
         Args:
             texts: texts without the token that a sequence begins with.
@@ -97,10 +97,10 @@ class Unpadded:
             by_text: the tokens of all labels of a text.
             counts: the labels of a text.
         """
-        states, kept = self._embedded(texts), []
+        states, keys_values = self._embedded(texts), []
         for number, layer in enumerate(self._layers):
             query, key, value = layer.heads(states)
-            kept.append((key, value))
+            keys_values.append((key, value))
             if number + 1 == len(self._layers) and not embeddings:
                 break
             states = layer.after(self._attend(query, key, value, of_texts, of_texts)[0], states)
@@ -111,16 +111,16 @@ class Unpadded:
         states = self._embedded(labels)
         firsts = of_labels.edges[:-1].long()
         within = _Short(of_labels) if of_labels.longest <= SHORT else self._attend
-        for layer, (text_key, text_value) in zip(self._layers, kept, strict=True):
+        for layer, (text_key, text_value) in zip(self._layers, keys_values, strict=True):
             query, key, value = layer.heads(states)
-            asking, across = of_labels, by_text
-            if layer is self._layers[-1]:  # nothing but the first tokens is read after the last layer
+            queries, across = of_labels, by_text
+            if layer is self._layers[-1]:  # the head reads the first tokens only
                 query, states = query[firsts], states[firsts]
-                asking, across = _single(of_labels), counts
-            own, own_weight = within(query, key, value, asking, of_labels)
+                queries, across = _single(of_labels), counts
+            own, own_weight = within(query, key, value, queries, of_labels)
             of_text, text_weight = self._attend(query, text_key, text_value, across, of_texts)
-            share = torch.sigmoid(own_weight - text_weight)[..., None].to(own.dtype)
-            states = layer.after(torch.lerp(of_text, own, share), states)
+            own_share = torch.sigmoid(own_weight - text_weight)[..., None].to(own.dtype)
+            states = layer.after(torch.lerp(of_text, own, own_share), states)
         return head(self._model, states), means
 
     def _embedded(self, tokens: Tokens) -> Tensor:
@@ -131,12 +131,12 @@ class Unpadded:
             position_ids=tokens.positions[None] + self._first_position,
         )
         project = getattr(self._body, "embeddings_project", None)
-        found: Tensor = project(states) if project is not None else states
-        return found[0]
+        embedded: Tensor = project(states) if project is not None else states
+        return embedded[0]
 
 
 class _Layer:
-    """A layer whose query, key and value are one product: its own weights become parts of the joint one."""
+    """A layer with one matrix product for query, key and value; the layer's weights become views of the joint one."""
 
     def __init__(self, layer: Any) -> None:
         self._layer, own = layer, layer.attention.self
@@ -149,26 +149,25 @@ class _Layer:
         self._shape = (3, own.num_attention_heads, own.attention_head_size)
 
     def heads(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value of `[N, H]`, each `[N, heads, D]`."""
+        """Return query, key and value of states `[N, H]`, each `[N, heads, D]`."""
         joint = F.linear(states, self._weight, self._bias)
         query, key, value = joint.reshape(len(states), *self._shape).unbind(1)
         return query, key, value
 
     def after(self, attended: Tensor, states: Tensor) -> Tensor:
-        """What the layer makes of states `[N, H]` and of what they attended to `[N, heads, D]`."""
-        found: Tensor = self._layer.feed_forward_chunk(self._layer.attention.output(attended.flatten(1), states))
-        return found
+        """Return the layer's output for its input states `[N, H]` and attention output `[N, heads, D]`."""
+        output: Tensor = self._layer.feed_forward_chunk(self._layer.attention.output(attended.flatten(1), states))
+        return output
 
 
 class _Short:
-    """Attention within short sequences, as small products side by side: a kernel made for long ones computes tiles that
-    are nearly empty."""
+    """Attention within short sequences as batched products: a kernel for long ones computes nearly empty tiles."""
 
     def __init__(self, bounds: Bounds) -> None:
         begins, lengths = bounds.edges[:-1].long(), bounds.edges.diff().long()
         columns = torch.arange(bounds.longest, device=begins.device)
         tokens = torch.arange(bounds.total, device=begins.device)
-        self._held = columns < lengths[:, None]
+        self._mask = columns < lengths[:, None]
         self._index = (begins[:, None] + columns).clamp(max=bounds.total - 1)
         owners = torch.repeat_interleave(lengths, output_size=bounds.total)
         self._places = owners * bounds.longest + tokens - begins[owners]
@@ -176,17 +175,17 @@ class _Short:
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, of_queries: Bounds, of_keys: Bounds
     ) -> tuple[Tensor, Tensor]:
-        every = of_queries is of_keys
-        query = query[self._index] if every else query[:, None]
+        is_self = of_queries is of_keys
+        query = query[self._index] if is_self else query[:, None]
         scores = torch.einsum("pqhd,pkhd->phqk", query, key[self._index]).float() * query.shape[-1] ** -0.5
-        scores = scores.masked_fill(~self._held[:, None, None], float("-inf"))
-        found = torch.einsum("phqk,pkhd->pqhd", scores.softmax(dim=-1).to(value.dtype), value[self._index])
-        found, weights = found.flatten(0, 1), scores.logsumexp(dim=-1).transpose(1, 2).flatten(0, 1)
-        return (found[self._places], weights[self._places]) if every else (found, weights)
+        scores = scores.masked_fill(~self._mask[:, None, None], float("-inf"))
+        output = torch.einsum("phqk,pkhd->pqhd", scores.softmax(dim=-1).to(value.dtype), value[self._index])
+        output, weights = output.flatten(0, 1), scores.logsumexp(dim=-1).transpose(1, 2).flatten(0, 1)
+        return (output[self._places], weights[self._places]) if is_self else (output, weights)
 
 
 def flash_attention() -> Attend | None:
-    """CUDA's attention of variable length, where this torch and this card have it; for half precision."""
+    """Return CUDA's attention of variable length for half precision, None if this torch or this GPU lacks it."""
     try:
         from torch.nn.attention.varlen import AuxRequest, varlen_attn
     except ImportError:
@@ -194,42 +193,50 @@ def flash_attention() -> Attend | None:
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
         return None
     heads_first = False
-    wanted = AuxRequest(lse=True)
+    auxiliary = AuxRequest(lse=True)
 
     def attend(query: Tensor, key: Tensor, value: Tensor, of_queries: Bounds, of_keys: Bounds) -> tuple[Tensor, Tensor]:
-        found, weights = varlen_attn(
-            query, key, value, of_queries.edges, of_keys.edges, of_queries.longest, of_keys.longest, return_aux=wanted
+        output, weights = varlen_attn(
+            query,
+            key,
+            value,
+            of_queries.edges,
+            of_keys.edges,
+            of_queries.longest,
+            of_keys.longest,
+            return_aux=auxiliary,
         )
-        return found, weights.transpose(0, 1) if heads_first else weights
+        return output, weights.transpose(0, 1) if heads_first else weights
 
-    # a few tokens, to see that the kernel is there, and which dimension of the logarithms comes first: versions differ
+    # a trial on a few tokens: whether the kernel exists, and which dimension of log-sum-exp is first (versions differ)
     trial = torch.linspace(-1, 1, 5 * 2 * 16, device="cuda").reshape(5, 2, 16).to(torch.bfloat16)
     bounds = Bounds(torch.tensor([0, 3, 5], device="cuda", dtype=torch.int32), 3, 5)
     expected = one_by_one(trial, trial, trial, bounds, bounds)
     try:
         heads_first = attend(trial, trial, trial, bounds, bounds)[1].shape == (2, 5)
-        found = attend(trial, trial, trial, bounds, bounds)
+        outputs = attend(trial, trial, trial, bounds, bounds)
     except (RuntimeError, TypeError):
         return None
     same = all(
-        torch.allclose(one.float(), other.float(), 0.02, 0.02) for one, other in zip(found, expected, strict=True)
+        torch.allclose(output.float(), other.float(), 0.02, 0.02)
+        for output, other in zip(outputs, expected, strict=True)
     )
     return attend if same else None
 
 
 def one_by_one(query: Tensor, key: Tensor, value: Tensor, of_queries: Bounds, of_keys: Bounds) -> tuple[Tensor, Tensor]:
-    """The same attention, sequence by sequence, in any precision and on any device: what a kernel is held against."""
-    found, weights = [], []
+    """Compute the attention sequence by sequence, in any precision and on any device: the reference of kernels."""
+    outputs, weights = [], []
     spans = (pairwise(bounds.edges.tolist()) for bounds in (of_queries, of_keys))
     for (begin, end), (first, last) in zip(*spans, strict=True):
         scores = torch.einsum("qhd,khd->qhk", query[begin:end], key[first:last]) * query.shape[-1] ** -0.5
-        found.append(torch.einsum("qhk,khd->qhd", scores.softmax(dim=-1), value[first:last]))
+        outputs.append(torch.einsum("qhk,khd->qhd", scores.softmax(dim=-1), value[first:last]))
         weights.append(scores.logsumexp(dim=-1))
-    return torch.cat(found), torch.cat(weights)
+    return torch.cat(outputs), torch.cat(weights)
 
 
 def _single(bounds: Bounds) -> Bounds:
-    """Bounds of sequences of one token each, as many as there are."""
+    """Return the bounds of as many sequences of one token each."""
     return Bounds(
         torch.arange(len(bounds.edges), device=bounds.edges.device, dtype=torch.int32), 1, len(bounds.edges) - 1
     )

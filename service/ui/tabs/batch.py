@@ -17,9 +17,10 @@ from typing import Any
 import gradio as gr
 
 from finetune.core.errors import FinetuneError
-from finetune.core.tables.chunks import chunks
+from finetune.core.tables.files import stream_table
+from finetune.core.tables.formats import OUTPUT_NAMES
 from finetune.core.tables.options import ENCODINGS
-from service.batch.score_table import Scored
+from service.batch.score_table import ScoringResult
 from service.errors import BadRequest, ServiceError, TooLarge
 from service.server.table_scoring import score_upload
 from service.ui import form, label_chips, links, restrictions, snippets, table_upload
@@ -34,7 +35,6 @@ MAX_SECONDS = 1800
 OUTPUT_RATIO = 4
 """How many times as large as the largest upload the scored table may be."""
 
-KINDS = {"CSV": ".csv", "JSON Lines": ".jsonl", "Parquet": ".parquet"}
 EXAMPLE = """id,text
 1,"A warm, funny film with a terrific cast."
 2,Two hours of my life that I will never get back.
@@ -66,7 +66,7 @@ def build(page: Page, tab: gr.Tab) -> None:
             labels = label_chips.field("batch-labels", LABELS, visible=False)
             several = gr.Checkbox(label="Allow several labels per text", visible=False, elem_id="batch-several")
             every = gr.Checkbox(label="Add a column for each label's score", elem_id="batch-every")
-            kind = gr.Radio(list(KINDS), value="CSV", label="Download as", elem_id="batch-kind")
+            kind = gr.Radio(list(OUTPUT_NAMES), value="CSV", label="Download as", elem_id="batch-kind")
             with gr.Row():
                 score = gr.Button("Score the table", variant="primary", elem_id="batch-score")
                 stop = gr.Button("Stop", visible=False, variant="stop", elem_id="batch-stop")
@@ -158,7 +158,7 @@ async def _score(
         question = label_chips.question(admission.limits, labels, several)
     with admission.table():
         admission.check_storage(await admission.background(restrictions.clean_up), files=OUTPUT_RATIO)
-        out = restrictions.new_folder() / f"{table.stem[:60]}-scored{KINDS.get(kind, '.csv')}"
+        out = restrictions.new_folder() / f"{table.stem[:60]}-scored{OUTPUT_NAMES.get(kind, '.csv')}"
         progress = _Progress(out, OUTPUT_RATIO * admission.settings.max_upload_bytes)
         work = asyncio.ensure_future(
             admission.background(
@@ -232,17 +232,17 @@ class _Progress:
         )
 
 
-def _summary(scored: Scored, seconds: float) -> str:
+def _summary(scored: ScoringResult, seconds: float) -> str:
     errors = f", {scored.errors} with an error (see the column error)" if scored.errors else ""
     warnings = "".join(f" Warning: {warning}." for warning in scored.warnings)
     text = f"{scored.rows:,} rows in {seconds:.1f} s{errors}.{warnings}"
     return f'<div role="status" class="rehead-note">{escape(text)}</div>'
 
 
-def _first_rows(out: Path, scored: Scored) -> dict[str, Any]:
+def _first_rows(out: Path, scored: ScoringResult) -> dict[str, Any]:
     """Return an update that shows the first rows, predictions first."""
-    table = chunks(out, ROWS_SHOWN)
-    first = next(table.parts)[:ROWS_SHOWN]
+    table = stream_table(out, ROWS_SHOWN)
+    first = next(table.chunks)[:ROWS_SHOWN]
     new = [column for column in scored.columns if column in table.columns and any(row.get(column) for row in first)]
     own = (column for column in table.columns if column not in scored.columns)
     columns = [*new, *own][: table_upload.COLUMNS_SHOWN]

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from service.batch.score_table import held, thresholds_of
+from service.batch.scoring_task import predicted_labels, thresholds_of
 from service.errors import BadRequest
 from service.inference.engine import Engine
 from service.schema import Answer
@@ -108,7 +108,7 @@ async def _single(admission: Admission, has_feedback: bool, model: str | None, t
     if not has_feedback:
         return shown
     best = answer.best
-    labels = held(answer, thresholds_of(engine)) if task == "multi_label" else None
+    labels = predicted_labels(answer, thresholds_of(engine)) if task == "multi_label" else None
     row = GivenAnswer(text, str(model), list(engine.folder.labels.names), best.label, best.score, labels)
     return [*shown, None if task == "regression" else list(row)]
 

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from finetune.core.model_folder import DEFAULT_TEMPLATE
-from service.batch.score_table import held
+from service.batch.scoring_task import predicted_labels
 from service.errors import BadRequest, ServiceError
 from service.inference import zero_shot
 from service.inference.engine import Engine
@@ -199,7 +199,7 @@ async def _answer(
         raise BadRequest("there is no text yet: type one, or pick an example")
     question = label_chips.question(admission.limits, labels, several, template)
     answer = await _classified(admission, model, text, question)
-    predicted = held(answer, {}) if several else None
+    predicted = predicted_labels(answer, {}) if several else None
     given = GivenAnswer(text, str(model), list(question.labels), answer.best.label, answer.best.score, predicted)
     return [bars(answer), note(answer), *([list(given)] if has_feedback else [])]
 

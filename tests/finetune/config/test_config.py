@@ -7,6 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from finetune.config import loading
+from finetune.config.renamed import RENAMED, upgraded
 from finetune.config.training import OptimConfig, TrainConfig
 from finetune.core.errors import ConfigError
 from finetune.core.registry import pick
@@ -14,37 +15,16 @@ from finetune.training.losses import LOSSES, loss_for
 
 ROOT = Path(loading.__file__).parents[2]
 RECIPES = sorted((ROOT / "finetune/recipes").glob("*.yaml"))
-OLD_CONFIG = """
-base: topics
-out: models/old
-allow_changed: [epochs, remedy]
-class_weights: {average: 2.0, keep_out: 1.0}
-data:
-  train:
-  - {path: reviews.csv, keep_out: 100}
-  test:
-    average: {path: other.csv, keep_out: 0}
-  share_columns: []
-model:
-  initialiser: {name: glorot_uniform}
-optim:
-  average: 0.99
-gradients:
-  remedy: auto
-zero_shot:
-  fit_on:
-  - {path: topics.csv, keep_out: 5}
-"""
 
 
 def sections(model: type[BaseModel], prefix: str = "") -> dict[str, type[BaseModel]]:
-    """Every section of a config by its dotted key, those in tuples and dicts included."""
-    found = {prefix: model}
+    """Return the sections of a config by dotted key, those in tuples and dicts included."""
+    models = {prefix: model}
     for name, field in model.model_fields.items():
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(kind, type) and issubclass(kind, BaseModel):
-                found |= sections(kind, f"{prefix}.{name}" if prefix else name)
-    return found
+                models |= sections(kind, f"{prefix}.{name}" if prefix else name)
+    return models
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda file: file.stem)
@@ -111,27 +91,6 @@ def test_every_field_has_its_sentence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "sentence"),
-    [
-        ("model.initialiser", "it is called 'model.initializer' now"),
-        ("optim.average", "it is called 'optim.ema_decay' now"),
-        ("gradients.remedy", "it is called 'gradients.auto_recover' now"),
-        ("data.share_columns", "it is called 'data.soft_label_columns' now"),
-        ("data.train.0.keep_out", "it is called 'data.train.0.holdout' now"),
-        ("data.test.mine.keep_out", "it is called 'data.test.mine.holdout' now"),
-    ],
-)
-def test_a_key_of_0_1_0_is_answered_with_its_new_name(key: str, sentence: str) -> None:
-    assert loading.suggestion(key.split(".")) == sentence
-
-
-def test_the_new_name_is_in_the_error(tmp_path: Path) -> None:
-    (tmp_path / "old.yaml").write_text(OLD_CONFIG)
-    with pytest.raises(ConfigError, match=r"old\.yaml: unknown setting '.*': it is called '.*' now"):
-        loading.load(tmp_path / "old.yaml")
-
-
-@pytest.mark.parametrize(
     ("key", "setting"),
     [
         ("class_weight", "class_weights"),
@@ -167,35 +126,15 @@ def test_every_suggested_setting_exists_and_no_setting_has_a_name_that_is_correc
     assert set(loading.ALSO_ACCEPTED.values()) <= every
     assert not every & set(loading.ALSO_ACCEPTED)
     names = {key.rpartition(".")[2] for key in every}
-    assert names >= set(loading.RENAMED.values())
-    assert not names & set(loading.RENAMED)
-
-
-def test_a_recorded_config_of_0_1_0_is_upgraded_and_names_of_the_user_stay(tmp_path: Path) -> None:
-    (tmp_path / "old.yaml").write_text(OLD_CONFIG)
-    config = loading.build(loading.upgraded(loading.read_yaml(tmp_path / "old.yaml")))
-    assert config.model.initializer is not None and config.model.initializer.name == "glorot_uniform"
-    assert (config.optim.ema_decay, config.gradients.auto_recover) == (0.99, True)
-    assert (config.data.train[0].holdout, config.zero_shot.fit_on[0].holdout) == (100, 5)
-    assert config.allow_changed == ("epochs", "recovery")
-    assert list(config.data.test) == ["average"]
-    assert config.class_weights == {"average": 2.0, "keep_out": 1.0}
-
-
-def test_an_upgrade_leaves_a_config_of_today_alone() -> None:
-    content = loading.load(ROOT / "models/topics/train_config.yaml").model_dump(mode="json")
-    assert loading.upgraded(content) == content
-    assert loading.upgraded({"gradients": {"remedy": "none"}}) == {"gradients": {"auto_recover": False}}
-    assert loading.upgraded({"data": {"train": {"path": "t.csv", "keep_out": 3}}}) == {
-        "data": {"train": {"path": "t.csv", "holdout": 3}}
-    }
+    assert names >= set(RENAMED.values())
+    assert not names & set(RENAMED)
 
 
 @pytest.mark.parametrize("name", ["topics", "sentiment"])
 def test_the_config_of_a_model_that_ships_can_be_loaded(name: str) -> None:
     file = ROOT / "models" / name / "train_config.yaml"
     assert loading.load(file, out="elsewhere").base
-    assert loading.build(loading.upgraded(loading.read_yaml(file))) == loading.load(file)
+    assert loading.build(upgraded(loading.read_yaml(file))) == loading.load(file)
 
 
 def test_learning_rate_is_another_spelling_of_lr(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from finetune.config.data import DataConfig
 from finetune.core.errors import DataError
-from finetune.core.tables.chunks import chunks
+from finetune.core.tables.files import stream_table
 from finetune.data.load import Splits, load_splits
 
 TEXTS = [f"text {index}" for index in range(40)]
@@ -62,7 +62,7 @@ def test_columns_of_one_name_are_refused_where_they_cannot_be_told_apart(tmp_pat
         with pytest.raises(DataError, match=r"column 'label': several columns have this name: rename or drop"):
             read(data)
     with pytest.raises(DataError, match="several columns have this name"):
-        chunks(tmp_path / "t.parquet", 10)
+        stream_table(tmp_path / "t.parquet", 10)
 
 
 def test_what_is_no_table_is_refused_by_its_kind() -> None:

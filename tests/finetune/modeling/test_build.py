@@ -64,7 +64,7 @@ def test_a_head_of_the_same_size_is_replaced_too(tiny_nli: Path) -> None:
     before = AutoModelForSequenceClassification.from_pretrained(tiny_nli)
     assert not torch.equal(built.model.classifier.weight, before.classifier.weight)
     assert torch.equal(built.model.bert.pooler.dense.weight, before.bert.pooler.dense.weight)
-    assert built.left == ["classifier.bias", "classifier.weight"]
+    assert built.dropped == ["classifier.bias", "classifier.weight"]
 
 
 def test_a_pickle_only_base_is_refused(tiny_base: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_quick_dropout_drops_at_its_rate_and_keeps_the_mean(p: float, dtype: torch.dtype) -> None:
+def test_fast_dropout_drops_at_its_rate_and_keeps_the_mean(p: float, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     values = torch.ones(999, 1001, dtype=dtype, requires_grad=True)
     found = fast_dropout(values, p)
@@ -34,14 +34,14 @@ def test_quick_dropout_drops_at_its_rate_and_keeps_the_mean(p: float, dtype: tor
     assert (found == 0).float().mean().item() == pytest.approx(p, abs=0.002)
     kept = found[found != 0]
     assert kept.unique().numel() == 1 and kept[0].item() == pytest.approx(1 / (1 - p), rel=0.01)
-    # neighbours are dropped independently: both of them p * p of the time
+    # neighbors are dropped independently: both of them p * p of the time
     gone = (found == 0).flatten()
     assert (gone[1:] & gone[:-1]).float().mean().item() == pytest.approx(p * p, abs=0.002)
     found.sum().backward()
     assert values.grad is not None and torch.equal(values.grad, found.detach())
 
 
-def test_quick_dropout_follows_the_seed_and_rests_in_evaluation() -> None:
+def test_fast_dropout_follows_the_seed_and_is_off_in_evaluation() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.Dropout(0.0), nn.Dropout(1.0))
     use_fast_dropout(model)
     assert all(type(module) is FastDropout for module in model[1:])
@@ -55,7 +55,7 @@ def test_quick_dropout_follows_the_seed_and_rests_in_evaluation() -> None:
 
 
 @pytest.mark.parametrize("config", [BertConfig(**SMALL), RobertaConfig(**SMALL, pad_token_id=0)])
-def test_quick_attention_gives_what_eager_gives(config: Any) -> None:
+def test_fast_attention_gives_what_eager_gives(config: Any) -> None:
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
     ids = torch.randint(2, 50, (3, 7))
@@ -69,7 +69,7 @@ def test_quick_attention_gives_what_eager_gives(config: Any) -> None:
     found = [model(input_ids=ids, attention_mask=one).logits for one in (mask, four)]
     for one, other in zip(found, expected, strict=True):  # two implementations: a processor may round them otherwise
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
-    # in training the weights are fast_dropout, which moves the logits
+    # in training, attention weights are dropped, which changes the logits
     for where, module in model.named_modules():
         if isinstance(module, nn.Dropout) and not where.endswith("self.dropout"):
             module.p = 0.0

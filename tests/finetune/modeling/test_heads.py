@@ -25,8 +25,8 @@ Make = Any
 
 
 def test_an_mlp_has_the_layers_that_were_asked_for() -> None:
-    knobs = {"hidden": [8, 4], "activation": "tanh", "norm": "batch", "dropout": 0.3}
-    layers = list(pick(HEADS, "mlp", knobs, what="head")(16, 3))
+    options = {"hidden": [8, 4], "activation": "tanh", "norm": "batch", "dropout": 0.3}
+    layers = list(pick(HEADS, "mlp", options, what="head")(16, 3))
     kinds = [nn.Linear, nn.BatchNorm1d, nn.Tanh, nn.Dropout]
     assert [type(layer) for layer in layers] == [*kinds, *kinds, nn.Linear]
     assert [layer.weight.shape for layer in layers if isinstance(layer, nn.Linear)] == [(8, 16), (4, 8), (3, 4)]
@@ -36,8 +36,11 @@ def test_an_mlp_has_the_layers_that_were_asked_for() -> None:
 @pytest.mark.parametrize(
     ("head", "sentence"),
     [
-        ({"name": "mlp", "norm": "bach"}, "no normalization 'bach': choose one of none, batch, layer"),
-        ({"name": "mlp", "hidden": "wide"}, "wants widths such as hidden=\\[256, 64\\], not 'wide'"),
+        ({"name": "mlp", "norm": "bach"}, "no normalization 'bach'. Choose one of none, batch, layer"),
+        (
+            {"name": "mlp", "hidden": "wide"},
+            "hidden is 'wide', and must be a list of positive integers such as \\[256, 64\\]",
+        ),
         ({"name": "mlp", "activation": "rleu"}, "unknown activation 'rleu': did you mean 'relu'"),
         ({"name": "deep"}, "unknown head 'deep'"),
     ],
@@ -45,21 +48,23 @@ def test_an_mlp_has_the_layers_that_were_asked_for() -> None:
 def test_a_head_that_there_is_not_is_refused_in_a_sentence(tiny_base: Path, head: Any, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         build_model(find(str(tiny_base)), LABELS, ModelConfig(head=Choice(**head)))
-    with pytest.raises(ConfigError, match="pooling is for heads of ours"):
+    with pytest.raises(ConfigError, match="pooling requires model.head"):
         build_model(find(str(tiny_base)), LABELS, ModelConfig(pooling="mean"))
 
 
-def test_batch_normalization_wants_rows() -> None:
+def test_batch_normalization_requires_several_rows() -> None:
     head = HEADS["mlp"](4, 2, norm="batch")
     assert warnings_of(head, 16, alike=False) == []
     assert "raise optim.batch_size to 16 or more" in warnings_of(head, 8, alike=False)[0]
-    with pytest.raises(ConfigError, match="no statistics of one row: raise optim.batch_size, or --set model.head.norm"):
+    with pytest.raises(
+        ConfigError, match="cannot be computed over one row: raise optim.batch_size, or --set model.head.norm"
+    ):
         warnings_of(head, 1, alike=False)
-    assert "their units will stay alike" in warnings_of(HEADS["mlp"](4, 2), 32, alike=True)[0]
+    assert "their units stay identical" in warnings_of(HEADS["mlp"](4, 2), 32, alike=True)[0]
     assert warnings_of(HEADS["linear"](4, 2), 32, alike=True) == []
 
 
-def test_an_initialiser_fills_the_head_and_leaves_the_body(tiny_base: Path) -> None:
+def test_an_initializer_fills_the_head_and_leaves_the_body(tiny_base: Path) -> None:
     location = find(str(tiny_base))
     body = build_model(location, LABELS).model.base_model.state_dict()
     wanted = ModelConfig(head=Choice(name="mlp", hidden=[5]), initializer=Choice(name="constant", value=0.25))

@@ -1,4 +1,4 @@
-"""What a report holds: pictures for each task, the table of errors, a card that the Hub's own library reads."""
+"""Reports: plots for each task, the table of errors, a card that the Hub's own library reads."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -54,7 +54,7 @@ def of_task(task: str) -> tuple[LabelSpace, ScoredSplit]:
         ("regression", {"residuals.png"}),
     ],
 )
-def test_each_task_has_its_pictures(task: str, own: set[str], tmp_path: Path) -> None:
+def test_each_task_has_its_plots(task: str, own: set[str], tmp_path: Path) -> None:
     labels, found = of_task(task)
     drawn = draw(tmp_path, labels, found)
     assert set(drawn) == own | {"length_and_error.png"} == {file.name for file in tmp_path.iterdir()}
@@ -80,7 +80,7 @@ def test_a_confusion_matrix_of_77_labels_names_every_label(tmp_path: Path, monke
     assert min(box.height for box in boxes) >= 6, "tall enough to read"
 
 
-def test_errors_are_the_worst_first_and_then_the_least_sure() -> None:
+def test_errors_are_the_worst_first_and_then_the_most_uncertain() -> None:
     labels, found = of_task("binary")
     table = errors(labels, found, 2)
     assert [(row["kind"], row["row"]) for row in table] == [
@@ -103,7 +103,7 @@ def test_errors_of_several_labels_and_of_numbers() -> None:
     assert errors(labels, found, 0) == []
 
 
-def test_licences_stand_in_the_card_and_their_absence_too(tmp_path: Path) -> None:
+def test_licenses_are_in_the_card_and_their_absence_too(tmp_path: Path) -> None:
     from huggingface_hub import ModelCard
 
     labels, found = of_task("binary")
@@ -116,8 +116,8 @@ def test_licences_stand_in_the_card_and_their_absence_too(tmp_path: Path) -> Non
         return ModelCard(model_card(config, settings, splits, fit, {"validation": found}, []))
 
     licensed = card(license="apache-2.0", data={"license": "CC BY 4.0"})
-    assert licensed.data.license == "apache-2.0" and "Licence of the texts: CC BY 4.0." in licensed.text
-    assert card().data.license is None and "Licence of the texts: not stated." in card().text
+    assert licensed.data.license == "apache-2.0" and "License of the texts: CC BY 4.0." in licensed.text
+    assert card().data.license is None and "License of the texts: not stated." in card().text
 
 
 def test_several_labels_are_decided_at_their_thresholds() -> None:
@@ -154,12 +154,12 @@ def test_the_card_carries_its_results_where_the_hub_reads_them(task: Task, tmp_p
     headline = {"binary": "accuracy", "multi_label": "micro_f1", "regression": "r2"}[task]
     assert results[headline] == pytest.approx(found.scored.metrics[headline]["value"], abs=1e-4)
     assert "![length and error](report/length_and_error.png)" in text
-    assert "Texts are cut at 64 tokens" in text
+    assert "Texts are truncated to 64 tokens" in text
     assert "| validation |" in text
     assert "1.20 tokens per word" in text and "Warning: too hard." in text
 
 
-def test_a_model_that_tf_idf_beats_is_told_so_and_no_other() -> None:
+def test_tf_idf_is_reported_where_it_is_better_and_not_otherwise() -> None:
     labels, found = of_task("binary")
     value = found.scored.metrics["accuracy"]["value"]
     assert beaten_by_tfidf(labels, found.scored) is None

@@ -1,4 +1,4 @@
-"""What is said of a run before its figures: whether it learned anything, what helps, and what its scores stand on."""
+"""Warnings about a run: whether it learned anything, what helps, and what its scores were measured on."""
 
 from typing import Any
 
@@ -33,68 +33,68 @@ def config(**settings: Any) -> TrainConfig:
     return build({"base": "b", "out": "o", "optim": {"lr": 5e-5} | settings.pop("optim", {})} | settings)
 
 
-def said(labels: LabelSpace, found: ScoredSplit, targets: Any, *, evaluations: int = 1, **more: Any) -> Verdict:
+def verdict(labels: LabelSpace, found: ScoredSplit, targets: Any, *, evaluations: int = 1, **more: Any) -> Verdict:
     settings = more.pop("config", config())
     splits = {"validation": found} | more
     return verdict_of(settings, labels, splits, targets, chosen_by="accuracy", evaluations=evaluations, usual_lr=5e-5)
 
 
-def of_answers(share_right: float, rows: int = 200, share_good: float = 0.5) -> tuple[ScoredSplit, Any]:
-    """A model that gives the right answer to this share of rows of either label."""
-    values = ["good" if place < share_good * rows else "bad" for place in range(rows)]
+def of_answers(proportion_right: float, rows: int = 200, proportion_good: float = 0.5) -> tuple[ScoredSplit, Any]:
+    """A model that is right on this proportion of the rows of each label."""
+    values = ["good" if place < proportion_good * rows else "bad" for place in range(rows)]
     by_label = {name: [i for i, value in enumerate(values) if value == name] for name in ("good", "bad")}
-    right = {i for places in by_label.values() for i in places[: round(share_right * len(places))]}
+    right = {i for places in by_label.values() for i in places[: round(proportion_right * len(places))]}
     good = [(value == "good") == (i in right) for i, value in enumerate(values)]
     targets = BINARY.encode(values)
     return measured(BINARY, values, [[0.1, 0.9] if one else [0.9, 0.1] for one in good], targets), targets
 
 
 @pytest.mark.parametrize(
-    ("share_right", "share_good", "untrained"),
+    ("proportion_right", "proportion_good", "untrained"),
     [
         (0.5, 0.5, True),
         (0.53, 0.5, True),  # 106 of 200 where 100 are right by chance
         (0.7, 0.5, False),
-        (0.85, 0.9, False),  # below the share of the commonest label, and yet it tells the labels apart
+        (0.85, 0.9, False),  # below the proportion of the most frequent label, and yet it separates the labels
         (0.5, 0.9, True),
     ],
 )
 def test_a_model_is_untrained_where_it_does_no_better_than_the_baseline_beyond_chance(
-    share_right: float, share_good: float, untrained: bool
+    proportion_right: float, proportion_good: float, untrained: bool
 ) -> None:
-    found, targets = of_answers(share_right, share_good=share_good)
-    sentence = said(BINARY, found, targets).untrained
+    found, targets = of_answers(proportion_right, proportion_good=proportion_good)
+    sentence = verdict(BINARY, found, targets).untrained
     assert bool(sentence) == untrained
     if untrained:
-        assert "the model is untrained: on the 200 validation rows it does no better than always answering" in sentence
-        assert f"accuracy {share_right:.3f}" in sentence
+        assert "the model is untrained: on the 200 validation rows it is no better than always answering" in sentence
+        assert f"accuracy {proportion_right:.3f}" in sentence
 
 
-def test_few_rows_are_judged_by_the_figures_alone() -> None:
+def test_few_rows_are_judged_by_the_metrics_alone() -> None:
     found, targets = of_answers(1.0, rows=6)
-    assert said(BINARY, found, targets) == Verdict()
+    assert verdict(BINARY, found, targets) == Verdict()
 
 
-def test_a_model_of_rare_labels_that_gives_none_is_told_about_their_weights() -> None:
+def test_a_model_of_rare_labels_that_predicts_none_is_advised_to_weight_them() -> None:
     values: list[Any] = [["a"] if i % 20 == 0 else ["b"] if i % 20 == 1 else [] for i in range(60)]
     targets = SEVERAL.encode(values)
     found = measured(SEVERAL, values, np.full((60, 5), 0.05), targets)
-    sentence = said(SEVERAL, found, targets).untrained
-    assert "than never giving a label (micro_f1 0.000, baseline 0.000)" in sentence
+    sentence = verdict(SEVERAL, found, targets).untrained
+    assert "than never predicting a label (micro_f1 0.000, baseline 0.000)" in sentence
     assert "--set class_weights=balanced" in sentence
     weighted = config(class_weights="balanced")
-    assert "class_weights" not in said(SEVERAL, found, targets, config=weighted).untrained
+    assert "class_weights" not in verdict(SEVERAL, found, targets, config=weighted).untrained
 
 
 def test_a_number_is_compared_with_the_mean_and_equal_numbers_with_nothing() -> None:
     values = [float(i % 7) for i in range(40)]
     targets = NUMBER.encode(values)
     mean = measured(NUMBER, values, [[3.0]] * 40, targets)
-    assert "always answering the mean of the training rows" in said(NUMBER, mean, targets).untrained
+    assert "always answering the mean of the training rows" in verdict(NUMBER, mean, targets).untrained
     near = measured(NUMBER, values, [[value + 0.3] for value in values], targets)
-    assert said(NUMBER, near, targets) == Verdict()
+    assert verdict(NUMBER, near, targets) == Verdict()
     same = measured(NUMBER, [3.5] * 40, [[3.4]] * 40, np.full(40, 3.5))
-    assert said(NUMBER, same, np.full(40, 3.5)) == Verdict()
+    assert verdict(NUMBER, same, np.full(40, 3.5)) == Verdict()
 
 
 @pytest.mark.parametrize(
@@ -107,37 +107,37 @@ def test_a_higher_rate_is_never_suggested_to_a_run_that_had_a_high_one(lr: float
 
     found, targets = of_answers(0.5)
     settings = config(optim={"lr": lr})
-    sentence = said(BINARY, found, targets, config=settings).untrained
+    sentence = verdict(BINARY, found, targets, config=settings).untrained
     assert advice in sentence and never not in sentence
     good, targets = of_answers(0.8)
     beaten = replace(good, scored=replace(good.scored, tfidf={"accuracy": 0.9}))
-    sentence = said(BINARY, beaten, targets, config=settings).beaten
-    assert "TF-IDF with a linear model does better" in sentence and advice in sentence and never not in sentence
+    sentence = verdict(BINARY, beaten, targets, config=settings).beaten
+    assert "TF-IDF with a linear model is better" in sentence and advice in sentence and never not in sentence
 
 
-def test_rows_that_chose_the_checkpoint_are_said_to_be_optimistic_and_no_others() -> None:
+def test_scores_of_rows_that_chose_the_checkpoint_are_called_optimistic_and_no_others() -> None:
     found, targets = of_answers(0.8)
-    assert said(BINARY, found, targets, evaluations=1).chosen == "", "nothing was chosen"
-    chosen = said(BINARY, found, targets, evaluations=3).chosen
-    assert chosen.startswith("the validation rows chose the best of 3 checkpoints (by accuracy), so their scores are")
+    assert verdict(BINARY, found, targets, evaluations=1).chosen == "", "nothing was chosen"
+    chosen = verdict(BINARY, found, targets, evaluations=3).chosen
+    assert chosen.startswith("the best of 3 checkpoints was chosen on the validation rows (by accuracy), so that their")
     assert "--set data.test.NAME=FILE" in chosen and "rehead evaluate" in chosen
-    assert "those of held_out are not" in said(BINARY, found, targets, evaluations=3, held_out=found).chosen
+    assert "those of held_out are not" in verdict(BINARY, found, targets, evaluations=3, held_out=found).chosen
 
 
-def test_what_is_wrong_is_said_first() -> None:
+def test_warnings_come_before_notes() -> None:
     whole = Verdict("untrained", "beaten", "chosen")
     assert whole.notes == ("untrained", "beaten", "chosen") and whole.warnings == ["untrained", "beaten"]
     assert Verdict().to_json() == {"untrained": None, "beaten": None, "chosen": None}
 
 
 def test_a_model_of_skewed_numbers_is_judged_by_what_its_loss_lowers() -> None:
-    chance = np.random.default_rng(0)
-    numbers = np.exp(chance.normal(0, 2, 100))
+    rng = np.random.default_rng(0)
+    numbers = np.exp(rng.normal(0, 2, 100))
     guesses = np.minimum(numbers, 2.0)  # right but for the large ones
     learned = measured(NUMBER, numbers.tolist(), guesses[:, None], numbers)
     constant = measured(NUMBER, numbers.tolist(), np.full((100, 1), np.median(numbers)), numbers)
     settings = config(loss="mean_squared_logarithmic_error")
     assert learned.scored.metrics["r2"]["value"] < 0
-    assert not said(NUMBER, learned, numbers, config=settings).untrained
+    assert not verdict(NUMBER, learned, numbers, config=settings).untrained
     assert constant.scored.metrics["msle"]["value"] < constant.scored.baseline["msle"]
-    assert said(NUMBER, constant, numbers, config=settings).untrained
+    assert verdict(NUMBER, constant, numbers, config=settings).untrained

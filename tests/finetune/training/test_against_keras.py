@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 from keras_reference import (
-    INITIALISER_KNOBS,
+    INITIALIZER_OPTIONS,
     KERAS,
-    KNOBS,
+    OPTIONS,
     defined_loss,
     defined_spread,
     deviation,
@@ -42,16 +42,20 @@ from finetune.training.losses import DEFAULT_SOFT_LABEL_LOSS, FITS, LOSSES, loss
 TASKS: tuple[Task, ...] = get_args(Task)
 CASES = [
     pytest.param(
-        name, task, soft_labels, knobs, id="-".join([name, task, *["soft"] * soft_labels, *map(str, knobs.values())])
+        name,
+        task,
+        soft_labels,
+        options,
+        id="-".join([name, task, *["soft"] * soft_labels, *map(str, options.values())]),
     )
     for name, fit in FITS.items()
     for task in fit.tasks
     for soft_labels in ([False, True] if fit.soft_labels else [False])
-    for knobs in KNOBS.get(name, [{}])
+    for options in OPTIONS.get(name, [{}])
 ]
 OF_KERAS = [case for case in CASES if case.values[0] in KERAS]
-LABELLED = [(name, task) for name, fit in FITS.items() for task in fit.tasks if task != "regression"]
-SINGLE = [(name, task) for name, task in LABELLED if task != "multi_label"]
+LABELED = [(name, task) for name, fit in FITS.items() for task in fit.tasks if task != "regression"]
+SINGLE = [(name, task) for name, task in LABELED if task != "multi_label"]
 TAKE_SOFT_LABELS = [(name, task) for name, fit in FITS.items() if fit.soft_labels for task in fit.tasks]
 POSITIVE = [name for name, fit in FITS.items() if "multi_label" in fit.tasks]
 
@@ -66,34 +70,34 @@ def double(targets: Tensor) -> Tensor:
 # losses: moderate inputs
 
 
-@pytest.mark.parametrize(("name", "task", "soft_labels", "knobs"), OF_KERAS)
+@pytest.mark.parametrize(("name", "task", "soft_labels", "options"), OF_KERAS)
 def test_a_loss_is_that_of_keras_on_moderate_inputs(
-    name: str, task: Task, soft_labels: bool, knobs: dict[str, Any]
+    name: str, task: Task, soft_labels: bool, options: dict[str, Any]
 ) -> None:
     logits, targets = moderate(task, soft_labels=soft_labels)
-    expected = keras_loss(name, logits, targets, **knobs)
+    expected = keras_loss(name, logits, targets, **options)
     assert expected.std() > 0.01  # rows differ: a constant would be no comparison
-    assert deviation(LOSSES[name](logits, targets, **knobs), expected, floor=SINGLE_PRECISION) < 1e-5
-    assert deviation(LOSSES[name](logits.double(), double(targets), **knobs), expected, floor=1e-3) < 1e-5
+    assert deviation(LOSSES[name](logits, targets, **options), expected, floor=SINGLE_PRECISION) < 1e-5
+    assert deviation(LOSSES[name](logits.double(), double(targets), **options), expected, floor=1e-3) < 1e-5
 
 
-@pytest.mark.parametrize(("name", "task", "soft_labels", "knobs"), OF_KERAS)
+@pytest.mark.parametrize(("name", "task", "soft_labels", "options"), OF_KERAS)
 def test_the_definition_is_that_of_keras_on_moderate_inputs(
-    name: str, task: Task, soft_labels: bool, knobs: dict[str, Any]
+    name: str, task: Task, soft_labels: bool, options: dict[str, Any]
 ) -> None:
     logits, targets = moderate(task, soft_labels=soft_labels)
-    defined = defined_loss(name, logits, targets, **knobs)
-    assert deviation(defined, keras_loss(name, logits, targets, **knobs), floor=1e-3) < 1e-5
+    defined = defined_loss(name, logits, targets, **options)
+    assert deviation(defined, keras_loss(name, logits, targets, **options), floor=1e-3) < 1e-5
 
 
-@pytest.mark.parametrize(("name", "task", "soft_labels", "knobs"), CASES)
+@pytest.mark.parametrize(("name", "task", "soft_labels", "options"), CASES)
 def test_a_loss_is_its_definition_on_moderate_inputs(
-    name: str, task: Task, soft_labels: bool, knobs: dict[str, Any]
+    name: str, task: Task, soft_labels: bool, options: dict[str, Any]
 ) -> None:
     logits, targets = moderate(task, soft_labels=soft_labels)
-    expected = defined_loss(name, logits, targets, **knobs)
-    assert deviation(LOSSES[name](logits, targets, **knobs), expected, floor=SINGLE_PRECISION) < 1e-5
-    assert deviation(LOSSES[name](logits.double(), double(targets), **knobs), expected, floor=1e-9) < 1e-6
+    expected = defined_loss(name, logits, targets, **options)
+    assert deviation(LOSSES[name](logits, targets, **options), expected, floor=SINGLE_PRECISION) < 1e-5
+    assert deviation(LOSSES[name](logits.double(), double(targets), **options), expected, floor=1e-9) < 1e-6
 
 
 @pytest.mark.parametrize("name", [name for name, fit in FITS.items() if fit.tasks == ("regression",)])
@@ -114,22 +118,22 @@ def test_pos_weight_multiplies_only_the_part_of_labels_that_hold(name: str) -> N
 # losses: extreme inputs
 
 
-@pytest.mark.parametrize(("name", "task", "soft_labels", "knobs"), CASES)
+@pytest.mark.parametrize(("name", "task", "soft_labels", "options"), CASES)
 def test_a_loss_is_its_definition_on_extreme_inputs(
-    name: str, task: Task, soft_labels: bool, knobs: dict[str, Any]
+    name: str, task: Task, soft_labels: bool, options: dict[str, Any]
 ) -> None:
     logits, targets = extreme(task, soft_labels=soft_labels)
-    losses = LOSSES[name](logits, targets, **knobs)
-    assert deviation(losses, defined_loss(name, logits, targets, **knobs), floor=SINGLE_PRECISION) < 1e-6
+    losses = LOSSES[name](logits, targets, **options)
+    assert deviation(losses, defined_loss(name, logits, targets, **options), floor=SINGLE_PRECISION) < 1e-6
 
 
-@pytest.mark.parametrize(("name", "task", "soft_labels", "knobs"), CASES)
+@pytest.mark.parametrize(("name", "task", "soft_labels", "options"), CASES)
 def test_gradients_are_finite_on_extreme_inputs(
-    name: str, task: Task, soft_labels: bool, knobs: dict[str, Any]
+    name: str, task: Task, soft_labels: bool, options: dict[str, Any]
 ) -> None:
     logits, targets = extreme(task, soft_labels=soft_labels)
     logits.requires_grad_()
-    LOSSES[name](logits, targets, **knobs).sum().backward()
+    LOSSES[name](logits, targets, **options).sum().backward()
     assert logits.grad is not None
     rows = torch.isfinite(logits.grad).all(dim=1)
     assert rows.all(), [(logits[row].tolist(), targets[row].tolist()) for row in (~rows).nonzero()[:, 0]]
@@ -147,22 +151,22 @@ def test_a_text_with_no_label_and_one_with_all_are_no_special_case() -> None:
     assert losses.tolist() == pytest.approx([(1e4 + np.log(2)) / 3] * 2, rel=1e-6)
 
 
-@pytest.mark.parametrize(("name", "task", "soft_labels", "knobs"), CASES)
+@pytest.mark.parametrize(("name", "task", "soft_labels", "options"), CASES)
 def test_logits_in_bfloat16_give_losses_in_float32(
-    name: str, task: Task, soft_labels: bool, knobs: dict[str, Any]
+    name: str, task: Task, soft_labels: bool, options: dict[str, Any]
 ) -> None:
     logits, targets = moderate(task, soft_labels=soft_labels)
     half = logits.bfloat16()
-    losses = LOSSES[name](half, targets, **knobs)
+    losses = LOSSES[name](half, targets, **options)
     assert losses.dtype == torch.float32
-    assert torch.equal(losses, LOSSES[name](half.float(), targets, **knobs))
+    assert torch.equal(losses, LOSSES[name](half.float(), targets, **options))
 
 
 # the loss of a task
 
 
-def choice(name: str, **knobs: Any) -> Choice:
-    return Choice.model_validate({"name": name, **knobs})
+def choice(name: str, **options: Any) -> Choice:
+    return Choice.model_validate({"name": name, **options})
 
 
 def refused(task: Task, name: str, *, soft_labels: bool = False) -> list[str]:
@@ -202,7 +206,7 @@ def test_soft_labels_have_a_default_loss() -> None:
     assert torch.equal(found, LOSSES[DEFAULT_SOFT_LABEL_LOSS](logits, targets))
 
 
-@pytest.mark.parametrize(("name", "task"), LABELLED)
+@pytest.mark.parametrize(("name", "task"), LABELED)
 def test_label_weights_of_one_change_nothing(name: str, task: Task) -> None:
     logits, targets = moderate(task)
     weights = np.ones(logits.shape[1], dtype=np.float32)
@@ -211,7 +215,7 @@ def test_label_weights_of_one_change_nothing(name: str, task: Task) -> None:
 
 
 @pytest.mark.parametrize(("name", "task"), SINGLE)
-def test_a_row_of_one_label_counts_as_much_as_its_label_weighs(name: str, task: Task) -> None:
+def test_a_row_counts_as_much_as_the_weight_of_its_label(name: str, task: Task) -> None:
     logits, targets = moderate(task)
     weights = np.array([3.0, 0.5, 0.0, 1.0, 20.0][: logits.shape[1]], dtype=np.float32)
     found = loss_for(task, choice(name), class_weights=weights)(logits, targets)
@@ -222,7 +226,7 @@ def test_a_row_of_one_label_counts_as_much_as_its_label_weighs(name: str, task: 
 
 
 @pytest.mark.parametrize(("name", "task"), TAKE_SOFT_LABELS)
-def test_a_row_of_soft_labels_counts_as_much_as_its_labels_weigh_on_average(name: str, task: Task) -> None:
+def test_a_row_of_soft_labels_counts_as_much_as_their_mean_weight(name: str, task: Task) -> None:
     logits, targets = moderate(task, soft_labels=True)
     weights = np.array([3.0, 0.5, 0.0, 1.0, 20.0][: logits.shape[1]], dtype=np.float32)
     found = loss_for(task, choice(name), soft_labels=True, class_weights=weights)(logits, targets)
@@ -230,7 +234,7 @@ def test_a_row_of_soft_labels_counts_as_much_as_its_labels_weigh_on_average(name
     assert deviation(found, means * LOSSES[name](logits, targets).numpy(), floor=1e-3) < 1e-5
 
 
-def test_a_label_of_several_weighs_only_where_it_holds_as_in_torch() -> None:
+def test_a_class_weight_of_multi_label_counts_only_where_the_label_holds_as_in_torch() -> None:
     logits, targets = moderate("multi_label")
     weights = torch.tensor([3.0, 0.5, 0.0, 1.0, 20.0])
     found = loss_for("multi_label", None, class_weights=weights.numpy())(logits, targets)
@@ -240,7 +244,7 @@ def test_a_label_of_several_weighs_only_where_it_holds_as_in_torch() -> None:
 
 
 @pytest.mark.parametrize("name", POSITIVE)
-def test_label_weights_multiply_the_knob_pos_weight(name: str) -> None:
+def test_class_weights_multiply_pos_weight(name: str) -> None:
     logits, targets = moderate("multi_label")
     weights = np.array([3.0, 0.5, 0.0, 1.0, 20.0], dtype=np.float32)
     found = loss_for("multi_label", choice(name, pos_weight=2.0), class_weights=weights)(logits, targets)
@@ -249,24 +253,24 @@ def test_label_weights_multiply_the_knob_pos_weight(name: str) -> None:
 
 # initializers
 
-FILLS = [(name, knobs) for name in INITIALIZERS for knobs in INITIALISER_KNOBS.get(name, [{}])]
+FILLS = [(name, options) for name in INITIALIZERS for options in INITIALIZER_OPTIONS.get(name, [{}])]
 SHAPES = [(300, 200), (200, 300)]
 ALIKE = {"zeros", "ones", "constant"}
 
 
-def filled(name: str, shape: tuple[int, int], seed: int = 0, **knobs: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+def filled(name: str, shape: tuple[int, int], seed: int = 0, **options: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     torch.manual_seed(seed)
     weight = torch.full(shape, torch.nan)
-    INITIALIZERS[name](weight, **knobs)
+    INITIALIZERS[name](weight, **options)
     return weight.double().numpy()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("name", "knobs"), FILLS)
+@pytest.mark.parametrize(("name", "options"), FILLS)
 def test_a_weight_has_the_mean_spread_and_bounds_of_its_definition(
-    name: str, knobs: dict[str, float], shape: tuple[int, int]
+    name: str, options: dict[str, float], shape: tuple[int, int]
 ) -> None:
-    weight, spread = filled(name, shape, **knobs), defined_spread(name, *shape, **knobs)
+    weight, spread = filled(name, shape, **options), defined_spread(name, *shape, **options)
     # 60,000 draws leave 0.4 % of a standard deviation to the mean and 0.3 % to the deviation; the wrong side of the
     # weight, or a cut that is not made up for, is 8 % or more
     assert weight.mean() == pytest.approx(spread.mean, abs=0.02 * spread.std + 1e-8)
@@ -281,9 +285,9 @@ def test_a_weight_has_the_mean_spread_and_bounds_of_its_definition(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("name", "knobs"), FILLS)
-def test_a_weight_is_distributed_as_that_of_keras(name: str, knobs: dict[str, float], shape: tuple[int, int]) -> None:
-    ours, theirs = filled(name, shape, **knobs), keras_weight(name, *shape, **knobs)
+@pytest.mark.parametrize(("name", "options"), FILLS)
+def test_a_weight_is_distributed_as_that_of_keras(name: str, options: dict[str, float], shape: tuple[int, int]) -> None:
+    ours, theirs = filled(name, shape, **options), keras_weight(name, *shape, **options)
     assert theirs.shape == ours.shape
     if name in ALIKE:
         assert np.allclose(ours, theirs, rtol=1e-7)
@@ -301,9 +305,9 @@ def test_an_orthogonal_weight_keeps_lengths_as_that_of_keras_does(shape: tuple[i
         assert np.abs(short @ short.T - gain**2 * np.eye(min(shape))).max() < 1e-5
 
 
-@pytest.mark.parametrize(("name", "knobs"), FILLS)
-def test_a_seed_gives_one_weight_and_another_seed_another(name: str, knobs: dict[str, float]) -> None:
-    first, again, other = (filled(name, (30, 20), seed, **knobs) for seed in (1, 1, 2))
+@pytest.mark.parametrize(("name", "options"), FILLS)
+def test_a_seed_gives_one_weight_and_another_seed_another(name: str, options: dict[str, float]) -> None:
+    first, again, other = (filled(name, (30, 20), seed, **options) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert np.array_equal(first, other) == (name in ALIKE)
 

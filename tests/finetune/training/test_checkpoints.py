@@ -1,4 +1,4 @@
-"""Checkpoints: which are whole, whose they are, when they are written, which are kept."""
+"""Checkpoints: which are complete, which run made them, when they are written, which are kept."""
 
 import json
 import shutil
@@ -252,7 +252,7 @@ def test_checkpoints_without_a_readable_record_of_their_run_are_refused(
     assert (tmp_path / ".model.run" / "checkpoint-5").is_dir()
 
 
-def test_nothing_to_resume_is_said_and_training_begins_at_the_start(config: Make, reviews: Any) -> None:
+def test_nothing_to_resume_is_reported_and_training_begins_at_the_start(config: Make, reviews: Any) -> None:
     heard: list[events.Event] = []
     assert train(config(resume=True), reviews, heard.append).updates == 7
     assert any(isinstance(event, events.Info) and event.text.startswith("nothing to resume: ") for event in heard)

@@ -1,4 +1,4 @@
-"""Planted faults are diagnosed rightly, mended where that is asked for, and never exported."""
+"""Planted faults are diagnosed correctly, fixed by auto-recovery if it is on, and never exported."""
 
 import json
 from collections.abc import Callable
@@ -42,11 +42,12 @@ def test_a_stack_of_sigmoids_from_zeros_is_symmetric(config: Make, reviews: Any)
         tfidf_baseline=False,
     )
     heard, result = run(wanted, reviews)
-    assert "their units will stay alike" in warned(heard)
+    assert "their units stay identical" in warned(heard)
     assert "all units of head.0, head.3" in warned(heard)
     assert "--set model.initializer=glorot_uniform" in warned(heard)
-    looks = [json.loads(line) for line in (result.path / "report" / "gradients.jsonl").read_text().splitlines()]
-    assert len(looks) == result.updates and set(looks[0]["gradient"]) == {"embeddings", "layer 1", "layer 2", "head"}
+    snapshots = [json.loads(line) for line in (result.path / "report" / "gradients.jsonl").read_text().splitlines()]
+    assert len(snapshots) == result.updates
+    assert set(snapshots[0]["gradient"]) == {"embeddings", "layer 1", "layer 2", "head"}
 
 
 def test_a_deep_stack_of_sigmoids_makes_gradients_vanish(config: Make, reviews: Any) -> None:
@@ -66,13 +67,13 @@ def test_a_run_at_a_learning_rate_of_ten_is_diverged_and_gives_no_model(config: 
     assert caught.value.exit_code == 3 and not out.exists()
     assert "--set optim.lr=0.0001" in str(caught.value) and "No model was written" in str(caught.value)
     assert str(out.with_name(".model.run")) in str(caught.value)
-    assert (out.with_name(".model.run") / "diverged" / "model.safetensors").is_file(), "kept for a look"
-    told = warned(heard) + str(caught.value)
-    assert "the learning rate is too high" in told
-    assert "vanish" not in told and "model.head" not in told and "model.initializer" not in told
+    assert (out.with_name(".model.run") / "diverged" / "model.safetensors").is_file(), "kept for inspection"
+    messages = warned(heard) + str(caught.value)
+    assert "the learning rate is too high" in messages
+    assert "vanish" not in messages and "model.head" not in messages and "model.initializer" not in messages
 
 
-def test_a_diverged_run_is_recovered_where_that_is_asked_for(config: Make, reviews: Any) -> None:
+def test_a_diverged_run_is_recovered_with_auto_recovery(config: Make, reviews: Any) -> None:
     wanted = config(optim={"lr": 10, "epochs": 2}, gradients={"every": 100, "auto_recover": True}, tfidf_baseline=False)
     heard, result = run(wanted, reviews)
     assert "auto-recovery 1 of 2: the run diverged: the loss rose" in warned(heard)
@@ -92,7 +93,7 @@ def test_a_scaled_loss_without_clipping_explodes(config: Make, reviews: Any, mon
 
 def test_a_layer_of_dead_relus_is_found(config: Make, reviews: Any) -> None:
     head = {"name": "mlp", "hidden": [16], "activation": "relu", "dropout": 0.0}
-    # the states of the body are normalised: weights of one large sign make every unit negative
+    # the states of the body are normalized: weights of one large sign make every unit negative
     wanted = config(
         model={"head": head, "initializer": {"name": "random_normal", "mean": -3.0}, "pooling": "max"},
         gradients=EVERY,
@@ -199,31 +200,31 @@ def test_plots_are_drawn_only_where_they_are_wanted(config: Make, reviews: Any) 
     assert (result.path / "report" / "gradients.jsonl").is_file()
 
 
-def look(update: int, *, loss: float = 0.7, ratio: float = 1e-3, first: float = 1.0) -> GradientSnapshot:
+def snapshot(update: int, *, loss: float = 0.7, ratio: float = 1e-3, first: float = 1.0) -> GradientSnapshot:
     return GradientSnapshot(update, loss, 1e-4, {"layer 1": first, "head": 1.0}, {"head": 1.0}, {"head": ratio})
 
 
-def test_nothing_is_diagnosed_before_three_looks_agree() -> None:
-    tiny = [look(n, first=1e-9) for n in range(3)]
+def test_nothing_is_diagnosed_before_three_snapshots_agree() -> None:
+    tiny = [snapshot(n, first=1e-9) for n in range(3)]
     assert diagnose(tiny[:2], lr=1e-4, layers=["layer 1", "head"]) == []
     [found] = diagnose(tiny, lr=1e-4, layers=["layer 1", "head"])
     assert found.name == "vanishing"
-    assert diagnose([tiny[0], look(1), tiny[2]], lr=1e-4, layers=["layer 1", "head"]) == []
-    [slow] = diagnose([look(n, ratio=1e-9) for n in range(9)], lr=1e-9, layers=["head"])
+    assert diagnose([tiny[0], snapshot(1), tiny[2]], lr=1e-4, layers=["layer 1", "head"]) == []
+    [slow] = diagnose([snapshot(n, ratio=1e-9) for n in range(9)], lr=1e-9, layers=["head"])
     assert slow.name == "lr_too_low" and not slow.grave and "optim.lr=2e-05" in slow.suggested_fixes
 
 
 def test_only_settings_that_the_head_has_are_suggested_and_no_higher_rate_for_a_high_one() -> None:
-    vanished = [look(n, first=1e-9) for n in range(3)]
+    vanished = [snapshot(n, first=1e-9) for n in range(3)]
     [stock] = diagnose(vanished, lr=1e-3, layers=["layer 1", "head"], head="stock")
     assert stock.suggested_fixes == ("optim.lr=0.0001", "model.head=linear") and stock.safe == {}
     [linear] = diagnose(vanished, lr=1e-5, layers=["layer 1", "head"], head="linear")
     assert linear.suggested_fixes == ("model.initializer=he_uniform",)
-    assert diagnose([look(n, ratio=1e-9) for n in range(9)], lr=1.0, layers=["head"], head="stock") == []
+    assert diagnose([snapshot(n, ratio=1e-9) for n in range(9)], lr=1.0, layers=["head"], head="stock") == []
 
 
 def test_a_run_whose_updates_are_too_large_is_diagnosed_as_that_alone() -> None:
-    broken = [look(n, loss=0.7 + 10 * n, ratio=0.5, first=1e-9) for n in range(4)]
+    broken = [snapshot(n, loss=0.7 + 10 * n, ratio=0.5, first=1e-9) for n in range(4)]
     assert [one.name for one in diagnose(broken, lr=10, layers=["layer 1", "head"], head="stock")] == ["lr_too_high"]
 
 
@@ -245,5 +246,5 @@ def test_a_run_has_diverged_where_its_loss_stays_far_above_the_start(
 
 
 @pytest.mark.parametrize(("updates", "every"), [(5, 1), (30, 6), (100, 10), (400, 10), (4000, 100)])
-def test_looks_are_seldom(updates: int, every: int) -> None:
+def test_snapshots_are_rare(updates: int, every: int) -> None:
     assert snapshot_every(updates) == every

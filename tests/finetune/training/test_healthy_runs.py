@@ -26,7 +26,7 @@ TABLES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="the labelled data beside the project is not here")
+@pytest.mark.skipif(not DATA.is_dir(), reason="the labeled data beside the project is not here")
 @pytest.mark.parametrize("name", TABLES)
 def test_a_healthy_run_raises_no_alarm(tmp_path: Path, name: str) -> None:
     source = {**TABLES[name], "rows": 1200}

@@ -31,7 +31,7 @@ class Interrupt:
         if isinstance(event, events.GradientsRecorded) and event.update == self.update:
             signal.raise_signal(self.number)
 
-    def said(self) -> str:
+    def warnings(self) -> str:
         return "\n".join(event.text for event in self.heard if isinstance(event, events.Info | events.Warned))
 
 
@@ -75,7 +75,7 @@ def test_a_run_interrupted_at_any_update_ends_bit_equal_to_an_unbroken_one(
         with pytest.raises(KeyboardInterrupt):
             train(broken.model_copy(update={"resume": update != updates[0]}), reviews, interrupt)
         assert checkpoint_of(broken).name == f"checkpoint-{update}"
-        assert f"interrupted at update {update} of" in interrupt.said() and "--resume" in interrupt.said()
+        assert f"interrupted at update {update} of" in interrupt.warnings() and "--resume" in interrupt.warnings()
     resumed = train(broken.model_copy(update={"resume": True}), reviews)
     assert weights_of(resumed.path) == weights_of(unbroken.path)
     assert resumed.updates == unbroken.updates
@@ -121,7 +121,7 @@ def test_a_second_signal_stops_at_once(config: Make, reviews: Any) -> None:
     interrupt = Twice(2)
     with pytest.raises(KeyboardInterrupt):
         train(config(gradients=LOOK_EACH), reviews, interrupt)
-    assert "interrupted before the first checkpoint: nothing was saved" in interrupt.said()
+    assert "interrupted before the first checkpoint: nothing is saved" in interrupt.warnings()
     assert not work_of(config()).exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -91,7 +91,7 @@ def test_bytes_of_a_run_are_counted_by_hand() -> None:
     assert [checkpoints_at_once(regular, 2) for regular in (1, 2, 3, 10)] == [2, 3, 4, 4]
 
 
-def test_write_errors_of_a_full_disk_are_told_from_others() -> None:
+def test_write_errors_of_a_full_disk_are_distinguished_from_others() -> None:
     assert is_full(OSError(28, "No space left on device"))
     assert is_full(RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"))
     assert is_full(Exception("Error while serializing: I/O error: No space left on device (os error 28)"))
@@ -163,7 +163,7 @@ def test_a_single_row_that_does_not_fit_is_refused(config: Make) -> None:
     require_divisible(config(), normed, OutOfMemory(2, evaluating=True))
 
 
-def test_losses_that_look_across_rows_are_refused(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_across_rows_are_refused(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune.training.out_of_memory.ACROSS_ROWS", frozenset({"focal"}))
     with pytest.raises(ConfigError, match="focal compares the rows of a batch"):
         require_divisible(config(loss="focal"), torch.nn.Linear(2, 2), OutOfMemory(8, evaluating=False))
@@ -188,7 +188,7 @@ def test_a_batch_is_split_in_row_order(rows: int, parts: int, sizes: list[int]) 
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
-def test_a_loss_that_looks_across_rows_is_named(name: str) -> None:
+def test_a_loss_across_rows_is_named(name: str) -> None:
     if name in ACROSS_ROWS:
         return
     torch.manual_seed(0)
@@ -198,7 +198,7 @@ def test_a_loss_that_looks_across_rows_is_named(name: str) -> None:
         loss, logits = loss_for(task, Choice(name=name)), torch.randn(6, 1 if task == "regression" else 2)
         alone = torch.cat([loss(logits[row : row + 1], targets[task][row : row + 1]) for row in range(6)])
         assert torch.allclose(loss(logits, targets[task]), alone)
-    assert set(AUXILIARY) == {"keep_embedding"}, "a term that looks across rows belongs into ACROSS_ROWS"
+    assert set(AUXILIARY) == {"keep_embedding"}, "a term across rows belongs in ACROSS_ROWS"
 
 
 def test_the_second_run_for_an_output_is_refused(config: Make, reviews: Any) -> None:

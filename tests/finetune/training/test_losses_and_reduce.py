@@ -64,7 +64,7 @@ WEIGHTS = {"class_weights": {"a": 3.0, "b": 0.5}}
 
 @pytest.mark.parametrize(
     ("name", "task", "more"),
-    # a number has no label to weigh
+    # regression has no class weights
     [(name, task, more) for name, task in CASES for more in ({}, WEIGHTS) if not (more and task == "regression")],
 )
 def test_four_accumulated_steps_equal_one_large_step(

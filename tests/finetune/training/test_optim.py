@@ -1,4 +1,4 @@
-"""Which weights train, at which rate."""
+"""Which weights train, at which learning rate."""
 
 import json
 from collections.abc import Callable
@@ -110,9 +110,9 @@ def test_layers_that_unfreeze_train_from_their_epoch_on(config: Make, reviews: A
         model={"unfreeze": {0: 0, 1: 1, 2: 2}}, optim={"epochs": 3}, gradients={"every": 1}, tfidf_baseline=False
     )
     path = train(wanted, reviews).path
-    looks = [json.loads(line) for line in (path / "report" / "gradients.jsonl").read_text().splitlines()]
-    trained_in = [list(look["gradient"]) for look in looks]
-    each = len(looks) // 3
+    snapshots = [json.loads(line) for line in (path / "report" / "gradients.jsonl").read_text().splitlines()]
+    trained_in = [list(snapshot["gradient"]) for snapshot in snapshots]
+    each = len(snapshots) // 3
     assert trained_in[:each] == [["head"]] * each
     assert trained_in[each : 2 * each] == [["layer 2", "head"]] * each
     assert trained_in[2 * each :] == [["embeddings", "layer 1", "layer 2", "head"]] * each
@@ -192,8 +192,12 @@ def test_lora_trains_few_weights_and_merges_into_a_plain_folder(config: Make, re
     lora = LoraConfig(rank=4, keep_adapter=True).model_dump()
     result = train(config(model={"lora": lora}, optim={"epochs": 6, "lr": 2e-2}), reviews, heard.append)
     assert result.metrics["accuracy"] == 1.0
-    said = " ".join(event.text for event in heard if isinstance(event, events.Info))
-    assert "training " in said and "layers " in said and "embeddings" not in said.partition("weights: ")[2][:60]
+    messages = " ".join(event.text for event in heard if isinstance(event, events.Info))
+    assert (
+        "training " in messages
+        and "layers " in messages
+        and "embeddings" not in messages.partition("weights: ")[2][:60]
+    )
     classifier = service.load(result.path)
     texts = ["good great film", "bad awful film"]
     answers = classifier(texts)

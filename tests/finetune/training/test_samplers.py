@@ -16,7 +16,7 @@ from finetune.core.model_folder import find
 from finetune.modeling.build import build_model
 from finetune.prepare import prepare
 from finetune.run import train
-from finetune.training.batch_plan import kept_for_backward, rows_that_fit
+from finetune.training.batch_plan import bytes_for_backward, rows_that_fit
 from finetune.training.samplers import Batches, even_weights
 
 LENGTHS = np.random.default_rng(0).integers(4, 90, 1000)
@@ -99,7 +99,7 @@ def test_settings_that_cannot_be_are_refused(config: Make, reviews: Any) -> None
     with pytest.raises(ConfigError, match="batch_size' is 0: give a number of rows from 1 up, `full` or `auto`"):
         config(optim={"batch_size": 0})
     numbers = [{"text": row["text"], "label": index / 7} for index, row in enumerate(reviews)]
-    with pytest.raises(ConfigError, match="sampler=balanced wants labels, and the task is regression"):
+    with pytest.raises(ConfigError, match="sampler=balanced requires labels, and the task is regression"):
         prepare(config(optim={"sampler": "balanced"}), numbers)
 
 
@@ -107,8 +107,8 @@ def test_auto_takes_what_memory_gives(tiny_base: Path, monkeypatch: pytest.Monke
     import psutil
 
     model = build_model(find(str(tiny_base)), LabelSpace("binary", ("a", "b")), ModelConfig(dropout=0)).model
-    one = kept_for_backward(model, 64)
-    assert 1.9 < kept_for_backward(model, 128) / one < 4.1  # at most the square, where attention is kept
+    one = bytes_for_backward(model, 64)
+    assert 1.9 < bytes_for_backward(model, 128) / one < 4.1  # at most the square, where attention is kept
     available = psutil.virtual_memory()._replace(available=one * 40)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: available)
     assert rows_that_fit(model, 64) in (8, 16)

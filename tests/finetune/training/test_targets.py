@@ -1,4 +1,4 @@
-"""Labels that are shares, and labels that weigh."""
+"""Soft labels and class weights."""
 
 import json
 from collections.abc import Callable
@@ -54,12 +54,12 @@ def test_a_distribution_may_be_written_in_four_ways(reviews: Any, tmp_path: Path
     assert found.labels.encode(found.train.values).tolist() == odd.astype(int).tolist()
 
 
-def test_shares_train_a_model_that_is_as_unsure_as_they_are(config: Make, reviews: Any) -> None:
+def test_soft_labels_train_a_model_that_is_as_unsure_as_they_are(config: Make, reviews: Any) -> None:
     import service
 
     many = [{"text": f"{row['text']} {turn}"} for turn in range(8) for row in reviews]
     rows, _ = forms(many)["dict"]
-    # one epoch: the first checkpoint that is always right would be kept, however sure it is
+    # one epoch: otherwise the first checkpoint without errors would be kept, however confident it is
     wanted = config(loss="kullback_leibler_divergence", optim={"epochs": 1}, tfidf_baseline=False)
     result = train(wanted, rows)
     assert result.metrics["accuracy"] == 1.0
@@ -70,7 +70,7 @@ def test_shares_train_a_model_that_is_as_unsure_as_they_are(config: Make, review
     assert plan(config(), rows).config.loss.name == "categorical_crossentropy"  # type: ignore[union-attr]
 
 
-def test_what_shares_do_not_go_with_is_refused(config: Make, reviews: Any) -> None:
+def test_settings_that_exclude_soft_labels_are_refused(config: Make, reviews: Any) -> None:
     rows, _ = forms(reviews)["dict"]
     with pytest.raises(ConfigError, match="with soft labels: choose one of categorical_cross"):
         plan(config(loss="sparse_categorical_crossentropy"), rows)
@@ -101,7 +101,7 @@ def test_weights_are_counted_on_training_rows_only_and_by_name() -> None:
     assert several.weights("balanced", np.array([[1, 0]] * 3 + [[0, 1]])) == pytest.approx([1 / 3, 3])
     with pytest.raises(ConfigError, match="there is no label 'd' \\(labels: a, b, c\\)"):
         space.weights({"d": 1.0}, targets)
-    with pytest.raises(ConfigError, match="wants labels, and the task is regression"):
+    with pytest.raises(ConfigError, match="requires labels, and the task is regression"):
         LabelSpace("regression", ("score",)).weights("balanced", np.zeros(3))
 
 
@@ -119,6 +119,6 @@ def test_weights_find_a_rare_label(config: Make, reviews: Any) -> None:
     assert recall() == 0.0 < recall(class_weights="balanced")
 
 
-def test_shares_are_one_value() -> None:
+def test_soft_labels_are_one_value() -> None:
     one, other = SoftLabels(("a", "b"), (0.5, 0.5)), SoftLabels(("a", "b"), (0.4, 0.6))
     assert (one.likeliest, str(other)) == ("a", "b") and len({one, other, SoftLabels(("a", "b"), (0.5, 0.5))}) == 2

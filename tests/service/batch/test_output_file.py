@@ -1,4 +1,4 @@
-"""An output while it is written: a full disk, two runs at once, a run that was killed."""
+"""The output of a scoring run: a full disk, two runs at once, a run that was killed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 from finetune.core.file_lock import lock_file
 from finetune.core.tables.files import write_table
 from service.batch.output_file import locked
-from service.batch.score_table import Asked, score_table
+from service.batch.score_table import score_table
+from service.batch.scoring_task import ScoringTask
 from service.errors import BadRequest
 from service.schema import Answer
 
-ASKED = Asked(("long", "short"), "multiclass", "test")
+TASK = ScoringTask(("long", "short"), "multiclass", "test")
 
 
 def answers(inputs):
@@ -27,13 +28,14 @@ def table(tmp_path):
     return tmp_path / "in.csv"
 
 
-def scored(source, out, asked=ASKED, answer=answers, **options):
-    return score_table(source, out, answer, asked, **options)
+def scored(source, out, task=TASK, answer=answers, **options):
+    return score_table(source, out, answer, task, **options)
 
 
 FULL = """
 import json, os, resource, sys
-from service.batch.score_table import Asked, score_table
+from service.batch.score_table import score_table
+from service.batch.scoring_task import ScoringTask
 from service.batch.output_file import DiskFull
 from service.schema import Answer
 
@@ -44,21 +46,21 @@ _, source, out, most = sys.argv
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), resource.RLIM_INFINITY))
 try:
     done = score_table(__import__("pathlib").Path(source), __import__("pathlib").Path(out), answers,
-                       Asked(("long", "short"), "multiclass", "test", rows=50))
+                       ScoringTask(("long", "short"), "multiclass", "test", chunk_rows=50))
 except DiskFull as error:
     print(error)
     sys.exit(error.exit_code)
-print(done.went_on_after)
+print(done.resumed_after)
 """
 
 
 @pytest.mark.parametrize("into", [".csv", ".jsonl", ".parquet"])
-def test_a_full_disk_is_a_sentence_and_the_same_call_goes_on(tmp_path, into):
+def test_a_full_disk_is_reported_and_the_same_call_resumes(tmp_path, into):
     source, out = tmp_path / "in.parquet", tmp_path / f"out{into}"
     words = "".join(chr(97 + number * number % 26) for number in range(400))
     texts = [f"{number} {words[number % 397 :]} {number * 7919}" for number in range(400)]
     write_table(source, [{"text": text} for text in texts])
-    scored(source, tmp_path / f"whole{into}", Asked(ASKED.labels, ASKED.task, "test", rows=50))
+    scored(source, tmp_path / f"whole{into}", ScoringTask(TASK.labels, TASK.task, "test", chunk_rows=50))
     size = (tmp_path / f"whole{into}").stat().st_size
 
     def run(most):
@@ -69,7 +71,7 @@ def test_a_full_disk_is_a_sentence_and_the_same_call_goes_on(tmp_path, into):
     assert full.returncode == 1 and full.stderr == "" and not out.exists()
     assert f"{out} could not be written (File too large): about " in full.stdout
     assert "more bytes are needed, and " in full.stdout and "ulimit -f" in full.stdout
-    assert "rows that are done are kept, and the same command goes on from there" in full.stdout
+    assert "rows that are done are kept, and the same command resumes after them" in full.stdout
     assert not (tmp_path / f".out{into}.lock").exists()
     again = run(10 * size + 10_000)
     assert again.returncode == 0 and int(again.stdout) >= 50, again.stderr
@@ -85,13 +87,13 @@ def test_a_disk_that_is_full_at_the_first_rows_leaves_nothing_behind(tmp_path):
     full = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (
         full.returncode == 1
-        and "make room or raise" in full.stdout
+        and "Free some space or raise" in full.stdout
         and "then run the same command again" in full.stdout
     )
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
-def test_the_lock_is_taken_before_an_output_is_looked_for(table, tmp_path):
+def test_the_lock_is_taken_before_the_output_is_checked(table, tmp_path):
     out = tmp_path / "out.csv"
 
     def meanwhile(inputs):  # the output is not there yet, and will be
@@ -117,13 +119,13 @@ def test_a_run_that_waited_for_a_removed_lock_takes_the_new_one(tmp_path):
         pass
 
 
-def test_a_lock_of_a_killed_process_is_none(tmp_path):
+def test_the_lock_of_a_killed_process_is_released(tmp_path):
     out = tmp_path / "out.csv"
     hold = """
 import os, pathlib, sys
 from service.batch.output_file import locked
-held = locked(pathlib.Path(sys.argv[1]))
-held.__enter__()
+lock = locked(pathlib.Path(sys.argv[1]))
+lock.__enter__()
 os._exit(9)
 """
     subprocess.run([sys.executable, "-c", hold, str(out)], timeout=60)

@@ -1,4 +1,4 @@
-"""The queue: whose answer is whose, what shares a batch, what is refused, skipped or fails alone."""
+"""The queue: results go to their callers; batches, limits, cancellation, errors."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def recorder():
     return Recorder()
 
 
-def held(recorder, batcher):
-    """A batcher whose worker is busy with one item until the gate opens."""
+def blocked(recorder, queue):
+    """A queue whose thread is busy with one item until the gate opens."""
     recorder.gate.clear()
-    first = batcher.submit("held", ["first"], [1], rows=1)
+    first = queue.submit("held", ["first"], [1], rows=1)
     assert recorder.entered.wait(10)
     return first
 
 
 def test_of_a_hundred_thousand_requests_no_answer_reaches_the_wrong_caller():
-    batcher = BatchQueue(
+    queue = BatchQueue(
         lambda kind, payloads: [(kind, payload) for payload in payloads], batch_tokens=64, max_tokens=10**9
     )
 
@@ -48,7 +48,7 @@ def test_of_a_hundred_thousand_requests_no_answer_reaches_the_wrong_caller():
         wrong = 0
         for start in range(0, 12_500, 50):
             futures = [
-                (batcher.submit(number % 3, [(caller, number)], [1 + number % 7], rows=16), number)
+                (queue.submit(number % 3, [(caller, number)], [1 + number % 7], rows=16), number)
                 for number in range(start, start + 50)
             ]
             wrong += sum(future.result(30) != [(number % 3, (caller, number))] for future, number in futures)
@@ -59,16 +59,16 @@ def test_of_a_hundred_thousand_requests_no_answer_reaches_the_wrong_caller():
 
 
 def test_results_come_in_the_order_of_the_payloads():
-    batcher = BatchQueue(lambda kind, payloads: payloads, batch_tokens=10, max_tokens=1000)
+    queue = BatchQueue(lambda kind, payloads: payloads, batch_tokens=10, max_tokens=1000)
     lengths = [3, 9, 1, 9, 2, 5]
-    assert batcher.submit("a", list("abcdef"), lengths, rows=4).result(10) == list("abcdef")
+    assert queue.submit("a", list("abcdef"), lengths, rows=4).result(10) == list("abcdef")
 
 
-def test_a_batch_is_of_one_kind_and_of_like_length_within_the_budget(recorder):
-    batcher = BatchQueue(recorder, batch_tokens=40, max_tokens=10_000)
-    held(recorder, batcher)
+def test_a_batch_is_of_one_kind_and_similar_length_within_the_budget(recorder):
+    queue = BatchQueue(recorder, batch_tokens=40, max_tokens=10_000)
+    blocked(recorder, queue)
     futures = [
-        batcher.submit("even" if length % 2 == 0 else "odd", [length], [length], rows=5) for length in range(1, 41)
+        queue.submit("even" if length % 2 == 0 else "odd", [length], [length], rows=5) for length in range(1, 41)
     ]
     recorder.gate.set()
     assert [future.result(10) for future in futures] == [[length] for length in range(1, 41)]
@@ -79,20 +79,20 @@ def test_a_batch_is_of_one_kind_and_of_like_length_within_the_budget(recorder):
 
 
 def test_a_call_alone_is_computed_longest_first_with_next_to_no_padding(recorder):
-    batcher = BatchQueue(recorder, batch_tokens=100, max_tokens=10_000)
+    queue = BatchQueue(recorder, batch_tokens=100, max_tokens=10_000)
     lengths = [10] * 25 + [5] * 40 + [4]
-    batcher.submit("a", lengths, lengths, rows=64).result(10)
+    queue.submit("a", lengths, lengths, rows=64).result(10)
     longest = [max(lengths) for _, lengths in recorder.batches]
     assert longest == sorted(longest, reverse=True)
     assert sum(len(lengths) * max(lengths) for _, lengths in recorder.batches) < 1.2 * sum(lengths)
 
 
-def test_what_waited_longest_goes_first_however_many_others_come(recorder):
-    batcher = BatchQueue(recorder, batch_tokens=100, max_tokens=10_000)
-    held(recorder, batcher)
-    short = [batcher.submit("a", ["short"], [1], rows=2) for _ in range(3)]
-    long = batcher.submit("a", ["long"], [90], rows=2)
-    later = [batcher.submit("a", ["short"], [1], rows=2) for _ in range(30)]
+def test_the_oldest_row_goes_first_however_many_others_arrive(recorder):
+    queue = BatchQueue(recorder, batch_tokens=100, max_tokens=10_000)
+    blocked(recorder, queue)
+    short = [queue.submit("a", ["short"], [1], rows=2) for _ in range(3)]
+    long = queue.submit("a", ["long"], [90], rows=2)
+    later = [queue.submit("a", ["short"], [1], rows=2) for _ in range(30)]
     recorder.gate.set()
     for future in (*short, long, *later):
         future.result(10)
@@ -105,44 +105,44 @@ def test_one_bad_item_in_32_fails_alone():
             raise RuntimeError("no such text")
         return payloads
 
-    batcher = BatchQueue(run, batch_tokens=10_000, max_tokens=10_000)
-    futures = [batcher.submit("a", ["bad" if number == 17 else number], [3], rows=32) for number in range(32)]
+    queue = BatchQueue(run, batch_tokens=10_000, max_tokens=10_000)
+    futures = [queue.submit("a", ["bad" if number == 17 else number], [3], rows=32) for number in range(32)]
     for number, future in enumerate(futures):
         if number == 17:
             with pytest.raises(RuntimeError, match="no such text"):
                 future.result(10)
         else:
             assert future.result(10) == [number]
-    assert batcher.submit("a", ["later"], [3], rows=32).result(10) == ["later"]
+    assert queue.submit("a", ["later"], [3], rows=32).result(10) == ["later"]
 
 
-def test_a_full_queue_refuses_at_once_and_one_who_waits_gets_in(recorder):
-    batcher = BatchQueue(recorder, batch_tokens=10, max_tokens=10)
-    held(recorder, batcher)
-    waiting = batcher.submit("a", ["b", "c"], [5, 5], rows=1)
+def test_a_full_queue_raises_at_once_and_a_call_that_waits_gets_in(recorder):
+    queue = BatchQueue(recorder, batch_tokens=10, max_tokens=10)
+    blocked(recorder, queue)
+    waiting = queue.submit("a", ["b", "c"], [5, 5], rows=1)
     begin = time.perf_counter()
     with pytest.raises(Overloaded, match=r"the queue of this model is full \(10 tokens\): try again"):
-        batcher.submit("a", ["d"], [1], rows=1)
+        queue.submit("a", ["d"], [1], rows=1)
     assert time.perf_counter() - begin < 0.05
     with ThreadPoolExecutor(1) as pool:
-        patient = pool.submit(lambda: batcher.submit("a", ["d"], [1], rows=1, wait=True).result(10))
+        patient = pool.submit(lambda: queue.submit("a", ["d"], [1], rows=1, wait=True).result(10))
         time.sleep(0.05)
         assert not patient.done()
         recorder.gate.set()
         assert patient.result(10) == ["d"] and waiting.result(10) == ["b", "c"]
 
 
-def test_more_than_all_the_room_is_taken_where_nothing_waits(recorder):
-    batcher = BatchQueue(recorder, batch_tokens=10, max_tokens=10)
-    assert batcher.submit("a", list(range(50)), [5] * 50, rows=8).result(10) == list(range(50))
+def test_a_call_larger_than_the_queue_is_accepted_when_it_is_empty(recorder):
+    queue = BatchQueue(recorder, batch_tokens=10, max_tokens=10)
+    assert queue.submit("a", list(range(50)), [5] * 50, rows=8).result(10) == list(range(50))
 
 
-def test_what_nobody_waits_for_any_more_never_reaches_the_model(recorder):
-    batcher = BatchQueue(recorder, batch_tokens=10, max_tokens=20)
-    held(recorder, batcher)
-    left, kept = batcher.submit("a", ["left"], [10], rows=1), batcher.submit("a", ["kept"], [10], rows=1)
+def test_cancelled_rows_never_reach_the_model(recorder):
+    queue = BatchQueue(recorder, batch_tokens=10, max_tokens=20)
+    blocked(recorder, queue)
+    left, kept = queue.submit("a", ["left"], [10], rows=1), queue.submit("a", ["kept"], [10], rows=1)
     assert left.cancel()
-    after = batcher.submit("a", ["after"], [10], rows=1)  # there is room again
+    after = queue.submit("a", ["after"], [10], rows=1)  # there is room again
     recorder.gate.set()
     assert kept.result(10) == ["kept"] and after.result(10) == ["after"]
     assert all("left" not in payloads for _, payloads in recorder.batches)
@@ -150,15 +150,15 @@ def test_what_nobody_waits_for_any_more_never_reaches_the_model(recorder):
         left.result(10)
 
 
-def test_closing_under_load_finishes_what_waits_and_takes_nothing_more(recorder):
-    batcher = BatchQueue(recorder, batch_tokens=10, max_tokens=10_000)
-    held(recorder, batcher)
-    futures = [batcher.submit("a", [number], [4], rows=4) for number in range(40)]
-    closing = threading.Thread(target=batcher.close)
+def test_closing_under_load_finishes_what_is_queued_and_accepts_no_more(recorder):
+    queue = BatchQueue(recorder, batch_tokens=10, max_tokens=10_000)
+    blocked(recorder, queue)
+    futures = [queue.submit("a", [number], [4], rows=4) for number in range(40)]
+    closing = threading.Thread(target=queue.close)
     closing.start()
     time.sleep(0.02)
     with pytest.raises(BackendFailed, match="closed"):
-        batcher.submit("a", ["late"], [1], rows=1)
+        queue.submit("a", ["late"], [1], rows=1)
     recorder.gate.set()
     closing.join(10)
     assert [future.result(0) for future in futures] == [[number] for number in range(40)] and not closing.is_alive()
@@ -166,10 +166,10 @@ def test_closing_under_load_finishes_what_waits_and_takes_nothing_more(recorder)
 
 def test_the_worker_ends_when_nothing_comes_and_starts_again(recorder, monkeypatch):
     monkeypatch.setattr("service.inference.batch_queue.IDLE_S", 0.01)
-    batcher = BatchQueue(recorder, batch_tokens=10, max_tokens=10)
-    assert batcher.submit("a", [1], [1], rows=1).result(10) == [1]
+    queue = BatchQueue(recorder, batch_tokens=10, max_tokens=10)
+    assert queue.submit("a", [1], [1], rows=1).result(10) == [1]
     until = time.monotonic() + 10
-    while any(thread.name == "rehead-batches" and thread is batcher._thread for thread in threading.enumerate()):
+    while any(thread.name == "rehead-batches" and thread is queue._thread for thread in threading.enumerate()):
         assert time.monotonic() < until
         time.sleep(0.01)
-    assert batcher.submit("a", [2], [1], rows=1).result(10) == [2]
+    assert queue.submit("a", [2], [1], rows=1).result(10) == [2]

@@ -1,4 +1,4 @@
-"""One classifier in many hands: an event loop, threads, a forked process."""
+"""One classifier used by an event loop, threads, a forked process."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ model = load(sys.argv[1], backend=sys.argv[2])
 texts = ["the match was great"] * 64 + ["a film"]
 expected = model(texts)
 model.engine._runner.encoder.prepared.lock.__enter__()  # a thread that tokenizes while another one forks
-batcher = model.engine._runner._queue
-batcher._changed.acquire()  # and one that is at the queue
+queue = model.engine._runner._queue
+queue._changed.acquire()  # and one that is at the queue
 child = os.fork()
 if child == 0:
     found = model(texts)
     os._exit(0 if [one["label"] for one in found] == [one["label"] for one in expected] else 1)
-batcher._changed.release()
+queue._changed.release()
 model.engine._runner.encoder.prepared.lock.__exit__(None, None, None)
 assert model(texts) == expected
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

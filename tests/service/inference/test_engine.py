@@ -12,7 +12,7 @@ from checkpoints import save_tokenizer, tiny_family
 from finetune.core.attention_mask import TEXT
 from finetune.core.model_folder import read
 from service.errors import BackendFailed, BadRequest
-from service.inference.backends.base import ON_PROCESSOR, Outputs
+from service.inference.backends.base import CPU_BATCH, Outputs
 from service.inference.backends.torch import SHARED_TEXT_FAMILIES, TorchBackend
 from service.inference.engine import Engine
 from service.schema import TextInput, ZeroShotRequest
@@ -64,14 +64,14 @@ def test_identical_texts_are_computed_once(counted):
 
 def test_label_sentences_are_embedded_once_per_label_set(counted):
     engine, backend = counted
-    question = ZeroShotRequest(("x", "y"), scorer="embedding")
-    engine.zero_shot(["a"], question)
+    request = ZeroShotRequest(("x", "y"), scorer="embedding")
+    engine.zero_shot(["a"], request)
     assert backend.rows == 3
-    engine.zero_shot(["b"], question)
+    engine.zero_shot(["b"], request)
     assert backend.rows == 4
 
 
-def test_the_mixed_scorer_takes_embeddings_from_the_same_pass(counted):
+def test_the_fused_scorer_takes_embeddings_from_the_same_pass(counted):
     engine, backend = counted
     engine.zero_shot(["a", "b"], ZeroShotRequest(("x", "y"), scorer="both", attention="shared_text"))
     assert backend.rows == 4 + 2 and all(attention == "shared_text" for _, attention, _ in backend.batches)
@@ -97,12 +97,12 @@ def test_with_sentence_and_name_a_label_is_the_mean_direction_of_both_embeddings
     assert by["sentence_and_name"][0, 0] == pytest.approx(text @ mean / np.linalg.norm(mean), abs=1e-6)
 
 
-def test_batches_hold_rows_of_like_length_within_the_token_budget(counted):
+def test_batches_hold_rows_of_similar_length_within_the_token_budget(counted):
     engine, backend = counted
     texts = [TextInput("a " * (1 + index % 100), "b") for index in range(300)]
     engine.classify(texts, batch_size=10_000)
     shapes = [shape for shape, _, _ in backend.batches]
-    assert all(rows * longest <= ON_PROCESSOR.tokens for rows, longest in shapes)
+    assert all(rows * longest <= CPU_BATCH.tokens for rows, longest in shapes)
     assert [longest for _, longest in shapes] == sorted((longest for _, longest in shapes), reverse=True)
     computed, given = sum(rows * longest for rows, longest in shapes), sum(4 + 1 + index % 100 for index in range(300))
     assert sum(rows for rows, _ in shapes) == 100 and computed < 1.5 * given
@@ -142,7 +142,7 @@ def test_every_family_listed_keeps_text_states_apart_from_the_hypothesis(family)
     assert (segments == TEXT).sum() == 3
 
 
-def test_a_family_without_the_shared_mask_still_classifies_and_says_what_it_cannot_do(tmp_path):
+def test_a_family_without_the_shared_mask_still_classifies_and_names_what_is_missing(tmp_path):
     from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 
     names = {0: "contradiction", 1: "entailment", 2: "neutral"}
@@ -180,13 +180,13 @@ def test_a_failing_runtime_is_an_error_with_its_reason(counted):
 def test_many_threads_get_the_answers_that_one_gets(tiny_topics):
     engine = Engine.load(read(tiny_topics))
     texts = [f"the match {'good ' * index}" for index in range(12)]
-    question = ZeroShotRequest(("sports", "business"))
-    expected = engine.zero_shot(texts, question)
+    request = ZeroShotRequest(("sports", "business"))
+    expected = engine.zero_shot(texts, request)
     found = {}
 
     def ask(start: int) -> None:
         for index in range(start, len(texts), 4):
-            found[index] = (engine.zero_shot([texts[index]], question)[0], engine.classify([TextInput("a", "b")]))
+            found[index] = (engine.zero_shot([texts[index]], request)[0], engine.classify([TextInput("a", "b")]))
 
     threads = [threading.Thread(target=ask, args=(start,)) for start in range(4)]
     for thread in threads:

@@ -1,4 +1,4 @@
-"""Names lead to models, each loaded once."""
+"""Models by name, each loaded once."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def test_a_model_is_loaded_once_however_many_ask_at_the_same_time(models):
     assert loads == ["sentiment"] and len(set(map(id, found))) == 1 and store.loaded() == ["sentiment"]
 
 
-def test_only_served_names_lead_anywhere(models):
+def test_only_served_names_are_found(models):
     store = ModelStore(models, lambda folder: folder)
     for name in (str(models / "sentiment"), "../models/sentiment", "google/bert", ".", "", "sentiment/"):
         with pytest.raises(ModelNotFound, match="the names are sentiment, topics"):
             store.get(name)
 
 
-def test_the_default_is_the_chosen_one_else_sentiment_else_the_first(models):
+def test_the_default_is_the_configured_one_else_sentiment_else_the_first(models):
     assert ModelStore(models, str, default="topics").default_name == "topics"
     assert ModelStore(models, str).default_name == "sentiment"
     (models / "sentiment").rename(models / "zeal")
@@ -59,13 +59,13 @@ def test_an_empty_folder_says_that_nothing_is_served(models, tmp_path):
         _ = ModelStore(tmp_path / "nothing", str).default_name
 
 
-def test_a_model_trained_meanwhile_is_served(models):
+def test_a_new_model_is_served(models):
     store = ModelStore(models, lambda folder: folder)
     shutil.copytree(models / "sentiment", models / "fresh")
     assert "fresh" in store.names() and store.get("fresh").path.name == "fresh"
 
 
-def test_a_broken_model_is_told_about_and_the_others_load(models):
+def test_a_broken_model_is_reported_and_the_others_load(models):
     weights = models / "sentiment" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     store = ModelStore(models, lambda folder: folder)

@@ -19,7 +19,7 @@ ROLES = NliRoles(entailment=2, contradiction=0)
 
 
 def collapse(logits, cosine=None, **more):
-    options = {"roles": ROLES, "scorer": "nli", "mix": ScoreFusion(), "multi_label": False} | more
+    options = {"roles": ROLES, "scorer": "nli", "fusion": ScoreFusion(), "multi_label": False} | more
     cosines = None if cosine is None else np.array(cosine, dtype=np.float64)
     return zero_shot.collapse(None if logits is None else np.array(logits), cosines, **options)
 
@@ -92,7 +92,7 @@ def test_several_at_once_is_entailment_against_contradiction_for_each_label():
     assert scores == pytest.approx(np.array([[0.75, 0.2]]))
 
 
-def test_a_single_label_is_weighed_against_contradiction_as_in_the_stock_pipeline():
+def test_a_single_label_is_scored_against_contradiction_as_in_the_stock_pipeline():
     assert collapse([[[0.0, 5.0, math.log(3)]]]) == pytest.approx(np.array([[0.75]]))
 
 
@@ -111,7 +111,7 @@ def test_the_embedding_scorer_is_a_softmax_or_a_sigmoid_of_the_cosine():
     assert several == pytest.approx(np.array([[0.5, 1 / (1 + math.exp(-2.0))]]))
 
 
-def test_the_mixed_scorer_adds_the_cosine_to_the_log_probability_of_entailment():
+def test_the_fused_scorer_adds_the_cosine_to_the_log_probability_of_entailment():
     mix = ScoreFusion(cosine_weight=2.0, nli=0.5, cosine=3.0, bias=0.25)
     logits = [[[1.0, 0.5, 2.0], [0.0, 0.0, -1.0]]]
     log_p = [2.0 - math.log(math.exp(1) + math.exp(0.5) + math.exp(2)), -1.0 - math.log(2 + math.exp(-1))]

@@ -91,12 +91,12 @@ def test_older_clients_get_the_shape_they_read(client):
 
 
 def test_zero_shot_parameters_are_followed(client, tiny_topics):
-    knobs = {"multi_label": True, "hypothesis_template": "It is {}.", "scorer": "nli", "attention": "ordinary"}
-    expected = ZeroShotClassifier(tiny_topics)("the match", LABELS, **knobs)
-    assert [one["score"] for one in zero_shot(client, **knobs).json()] == pytest.approx(expected["scores"], abs=2e-6)
+    options = {"multi_label": True, "hypothesis_template": "It is {}.", "scorer": "nli", "attention": "ordinary"}
+    expected = ZeroShotClassifier(tiny_topics)("the match", LABELS, **options)
+    assert [one["score"] for one in zero_shot(client, **options).json()] == pytest.approx(expected["scores"], abs=2e-6)
 
 
-def labelled(inputs="a", **parameters):
+def labeled(inputs="a", **parameters):
     return {"inputs": inputs, "parameters": {"candidate_labels": LABELS} | parameters}
 
 
@@ -110,32 +110,32 @@ REFUSED = [
     ("sentiment", {"inputs": "a", "parameters": {"topk": 1}}, 400, "parameters are top_k, function_to_apply"),
     ("sentiment", {"inputs": "a", "parameters": {"topk": 1}}, 400, "parameters.topk: Extra inputs are not permitted"),
     ("sentiment", {"inputs": "a", "parameters": {"topk": 1}}, 400, "did you mean top_k?"),
-    ("topics", labelled(hypothesis="{}"), 400, "parameters.hypothesis: Extra inputs"),
-    ("topics", labelled(hypothesis="{}"), 400, "did you mean hypothesis_template?"),
-    ("topics", labelled(multi_labels=True), 400, "did you mean multi_label?"),
+    ("topics", labeled(hypothesis="{}"), 400, "parameters.hypothesis: Extra inputs"),
+    ("topics", labeled(hypothesis="{}"), 400, "did you mean hypothesis_template?"),
+    ("topics", labeled(multi_labels=True), 400, "did you mean multi_label?"),
     ("topics", {"inputs": "a", "candidate_labels": LABELS}, 400, "candidate_labels: Extra inputs"),
     ("topics", {"inputs": "a", "candidate_labels": LABELS}, 400, "it goes inside parameters"),
     ("topics", {"input": "a"}, 400, "input"),
-    ("topics", labelled(hypothesis_template="This is {{}}."), 400, "no other brace"),
-    ("topics", labelled(hypothesis_template="{label}"), 400, "exactly one {}"),
-    ("topics", labelled(candidate_labels=["caf\u00e9", "cafe\u0301"]), 400, "labels 1 and 2 are the same"),
-    ("topics", labelled(candidate_labels="['a', 'b']"), 400, "a list written as text"),
-    ("topics", labelled(candidate_labels=["word " * 200]), 400, "shorten it"),
+    ("topics", labeled(hypothesis_template="This is {{}}."), 400, "no other brace"),
+    ("topics", labeled(hypothesis_template="{label}"), 400, "exactly one {}"),
+    ("topics", labeled(candidate_labels=["caf\u00e9", "cafe\u0301"]), 400, "labels 1 and 2 are the same"),
+    ("topics", labeled(candidate_labels="['a', 'b']"), 400, "a list written as text"),
+    ("topics", labeled(candidate_labels=["word " * 200]), 400, "shorten it"),
     ("sentiment", {"inputs": "a", "parameters": {"top_k": 0}}, 400, "parameters.top_k"),
     ("sentiment", {"inputs": "a", "parameters": {"function_to_apply": "relu"}}, 400, "use one of default"),
     ("sentiment", {"inputs": "a", "parameters": {"multi_label": True}}, 400, "goes with"),
-    ("sentiment", labelled(), 400, "sentiment cannot classify by labels of your own"),
+    ("sentiment", labeled(), 400, "sentiment cannot classify by labels of your own"),
     ("topics", {"inputs": "a"}, 400, "send parameters.candidate_labels"),
-    ("topics", labelled(""), 400, "the text is empty"),
-    ("topics", labelled(candidate_labels=[]), 400, "there is no label"),
-    ("topics", labelled(top_k=1), 400, "does not go"),
-    ("topics", labelled(PAIR), 400, "there is a text_pair"),
-    ("topics", labelled(hypothesis_template="x"), 400, "exactly one {}"),
+    ("topics", labeled(""), 400, "the text is empty"),
+    ("topics", labeled(candidate_labels=[]), 400, "there is no label"),
+    ("topics", labeled(top_k=1), 400, "does not go"),
+    ("topics", labeled(PAIR), 400, "there is a text_pair"),
+    ("topics", labeled(hypothesis_template="x"), 400, "exactly one {}"),
     ("sentiment", {"inputs": ["a"] * 9}, 413, "holds 9 texts, and a request may hold 8"),
-    ("topics", labelled(candidate_labels=list("abcde")), 413, "5 candidate_labels"),
+    ("topics", labeled(candidate_labels=list("abcde")), 413, "5 candidate_labels"),
     (
         "topics",
-        labelled([f"{one} " * 99 for one in "abcdefgh"], candidate_labels=["a", "b"]),
+        labeled([f"{one} " * 99 for one in "abcdefgh"], candidate_labels=["a", "b"]),
         413,
         "the limit is 200",
     ),

@@ -6,8 +6,8 @@ from service.ui import training_view
 
 CONFIG = {"data": {"train": [{"path": "/models/.training/m/table.csv"}]}, "models_dir": "/models"}
 BEGUN = events.Started(updates=7, updates_per_epoch=7, rows=54, validation_rows=6)
-UNTRAINED = "the model is untrained: on the 6 validation rows it does no better than always answering 'no'"
-CHOSEN = "the validation rows chose the best of 3 checkpoints (by macro_f1), so their scores are somewhat optimistic"
+UNTRAINED = "the model is untrained: on the 6 validation rows it is no better than always answering 'no'"
+CHOSEN = "the best of 3 checkpoints was chosen on the validation rows (by macro_f1), so that they are optimistic"
 
 
 def shown(state: str, *seen: events.Event) -> str:
@@ -19,7 +19,7 @@ def test_an_untrained_model_is_said_to_be_one_before_its_figures_and_once() -> N
     text = shown("finished", BEGUN, events.Info("a base"), events.Warned(UNTRAINED), finished)
     assert text.count("The model is untrained") == 1 and "the model is untrained" not in text
     assert text.index("The model is untrained") < text.index("accuracy 0.500 on 6 validation rows")
-    assert "The validation rows chose the best of 3 checkpoints (by macro_f1)" in text
+    assert "The best of 3 checkpoints was chosen on the validation rows (by macro_f1)" in text
     assert 'rehead-warning">The model is untrained' in text and 'rehead-note">The validation rows chose' in text
 
 

@@ -1,4 +1,4 @@
-"""Files of tables: encodings, separators, quotes and headers are read rightly, or refused with where and why."""
+"""Table files: encodings, separators, quotes and headers are detected correctly, or refused with place and reason."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,9 @@ import pytest
 from finetune.config.data import DataConfig
 from finetune.core.errors import ConfigError, DataError
 from finetune.core.labels import LabelSpace
-from finetune.core.tables.chunks import chunks
-from finetune.core.tables.files import Table, read_table, write_table
+from finetune.core.tables.files import read_table, stream_table, write_table
 from finetune.core.tables.options import TableOptions
+from finetune.core.tables.table import Table
 from finetune.data.load import load_rows, load_splits
 
 GERMAN = ["Schön und größer ist das Haus", "Die Bedienung war äußerst unfreundlich", "Das Essen schmeckte köstlich"]
@@ -31,8 +31,8 @@ QUOTES = ["It’s just an ordinary film", "They said “no” – twice", "A na�
 
 def rows_of(name: Path, options: TableOptions | None = None) -> list[dict[str, Any]]:
     """The rows of a file, which both readers give."""
-    whole, stream = read_table(name, options), chunks(name, 3, options)
-    rows = [row for part in stream.parts for row in part]
+    whole, stream = read_table(name, options), stream_table(name, 3, options)
+    rows = [row for part in stream.chunks for row in part]
     assert rows == list(whole.rows)
     assert (stream.columns, stream.note, stream.warnings) == (whole.columns, whole.note, whole.warnings)
     return rows
@@ -75,7 +75,7 @@ def written(path: Path, text: str, encoding: str = "utf-8") -> Path:
     ],
 )
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-def test_the_encoding_is_found_from_what_the_text_says(
+def test_the_encoding_is_detected_from_the_text(
     tmp_path: Path, texts: list[str], encoding: str, note: str, suffix: str
 ) -> None:
     expected = [{"text": text, "label": "np"[number % 2]} for number, text in enumerate(texts)]
@@ -94,7 +94,7 @@ def test_utf8_is_read_with_and_without_its_mark(tmp_path: Path) -> None:
         assert rows_of(file) == [{"text": "café", "label": "x"}] and read_table(file).note is None
 
 
-def test_an_encoding_is_found_by_the_last_line_of_a_large_file(tmp_path: Path) -> None:
+def test_an_encoding_is_detected_by_the_last_line_of_a_large_file(tmp_path: Path) -> None:
     plain = "a plain line of text without anything in it,x\n" * 50_000
     file = written(tmp_path / "t.csv", f"text,label\n{plain}Все очень понравилось и мне и детям,y\n", "cp1251")
     assert read_table(file).rows[-1]["text"] == "Все очень понравилось и мне и детям"
@@ -105,7 +105,7 @@ def test_an_encoding_that_is_not_certain_is_refused_with_what_it_may_be(tmp_path
     with pytest.raises(DataError, match=r"t\.csv: line 2 is not UTF-8 text.*--encoding"):
         read_table(file)
     with pytest.raises(DataError, match="--encoding"):
-        chunks(file, 10)
+        stream_table(file, 10)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_an_encoding_that_is_not_certain_is_refused_with_what_it_may_be(tmp_path
         (("böse", "schön"), "mac_roman"),
     ],
 )
-def test_two_labels_repeated_are_read_rightly_or_refused(
+def test_two_labels_repeated_are_read_correctly_or_refused(
     tmp_path: Path, labels: tuple[str, str], encoding: str
 ) -> None:
     content = "text,label\n" + "".join(f"the soup was cold and number {n},{labels[n % 2]}\n" for n in range(40))
@@ -140,7 +140,7 @@ def test_utf8_with_a_broken_character_is_refused_and_not_read_as_something_else(
         read_table(tmp_path / "t.csv")
 
 
-def test_a_named_encoding_is_obeyed_and_checked(tmp_path: Path) -> None:
+def test_a_named_encoding_is_used_and_checked(tmp_path: Path) -> None:
     file = written(tmp_path / "t.csv", "text,label\nxq é zk ù,a\n", "mac_roman")
     assert rows_of(file, TableOptions(encoding="mac-roman"))[0]["text"] == "xq é zk ù"
     with pytest.raises(DataError, match="line 2 is not utf-8 text"):
@@ -170,7 +170,7 @@ def test_a_named_encoding_is_obeyed_and_checked(tmp_path: Path) -> None:
 def test_a_file_of_another_kind_is_named(tmp_path: Path, content: bytes, kind: str) -> None:
     for name in ("t.csv", "t.JSONL"):
         (tmp_path / name).write_bytes(content)
-        for read in (read_table, lambda path: chunks(path, 5)):
+        for read in (read_table, lambda path: stream_table(path, 5)):
             with pytest.raises(DataError, match=kind):
                 read(tmp_path / name)
 
@@ -200,7 +200,7 @@ BODY = "".join("{text};{label}\n".format(**row) for row in ROWS)
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_separator_and_header_are_found_on_the_whole_file(
+def test_separator_and_header_are_detected_on_the_whole_file(
     tmp_path: Path, content: str, note: str | None, encoding: str
 ) -> None:
     for name in ("t.csv", "t.tsv", "T.CSV"):
@@ -228,7 +228,7 @@ def test_a_row_of_another_length_is_refused_with_its_number(tmp_path: Path, end:
     content = "a;text;label\n" + "1;one;x\n" * 5 + f"\n1;two{end and ';y'}{end}\n" + "1;one;x\n" * 2500
     file = written(tmp_path / "t.csv", content)
     count = 4 if end else 2
-    for read in (read_table, lambda path: list(chunks(path, 3).parts)):
+    for read in (read_table, lambda path: list(stream_table(path, 3).chunks)):
         with pytest.raises(DataError, match=rf"row 6: .*\(line 8\) has {count} cells, and the header has 3"):
             read(file)
 
@@ -251,7 +251,7 @@ def test_options_that_a_format_does_not_have_are_refused(tmp_path: Path) -> None
         ("t.parquet", TableOptions(separator=";"), "--separator"),
         ("t.jsonl", TableOptions(header=False), "--no-header"),
     ):
-        for read in (read_table, lambda path, options: chunks(path, 5, options)):
+        for read in (read_table, lambda path, options: stream_table(path, 5, options)):
             with pytest.raises(DataError, match=f"{flag} is for .*leave it out"):
                 read(tmp_path / name, options)
     with pytest.raises(DataError, match="are for files"):
@@ -298,10 +298,10 @@ def test_a_text_of_two_lines_with_a_comma_in_each_is_one_text(tmp_path: Path) ->
     assert rows_of(written(tmp_path / "t.csv", content))[4]["text"] == "Hello, world\nand bye"
 
 
-def test_quotes_that_cannot_be_told_are_refused_with_their_line(tmp_path: Path) -> None:
+def test_quotes_that_cannot_be_paired_are_refused_with_their_line(tmp_path: Path) -> None:
     for marked, line in (({4: '"never closed', 2: '"a, b"'}, 6), ({4: '"said" he', 2: '"a, b"'}, 6)):
         content, _ = quoted_rows(",", marked)
-        for read in (read_table, lambda path: chunks(path, 3)):
+        for read in (read_table, lambda path: stream_table(path, 3)):
             with pytest.raises(DataError, match=f"line {line}: .*quote"):
                 read(written(tmp_path / "t.csv", content))
     content, _ = quoted_rows(",", {2: '"a, b"', 4: '"opens', 7: 'closes"'})
@@ -311,23 +311,30 @@ def test_quotes_that_cannot_be_told_are_refused_with_their_line(tmp_path: Path) 
 
 def test_doubtful_line_breaks_are_warned_of(tmp_path: Path) -> None:
     content = "title,text\n" + "".join(f"title {n},words {n}\n" for n in range(9)) + '"one, two\nthree",four\n'
-    found = read_table(written(tmp_path / "t.csv", content))
-    assert len(found.rows) == 10 and "check for a lone double quote" in found.warnings[0]
+    table = read_table(written(tmp_path / "t.csv", content))
+    assert len(table.rows) == 10 and "check for a lone double quote" in table.warnings[0]
 
 
 def test_a_table_without_a_header_has_numbered_columns(tmp_path: Path) -> None:
     file = written(
         tmp_path / "t.csv", "".join(f"{number},some text {number},{'np'[number % 2]}\n" for number in range(40))
     )
-    found = read_table(file, TableOptions(header=False))
+    table = read_table(file, TableOptions(header=False))
     assert (
-        found.columns == ["column_1", "column_2", "column_3"] and len(rows_of(file, TableOptions(header=False))) == 40
+        table.columns == ["column_1", "column_2", "column_3"] and len(rows_of(file, TableOptions(header=False))) == 40
     )
     for text, label in (("column_2", "column_3"), ("2", "3")):
         config = DataConfig(train=str(file), header=False, text=text, label=label)  # type: ignore[arg-type]
         splits = load_splits(config, seed=1)
         assert len(splits.train) + len(splits.validation) == 40 and splits.labels.names == ("n", "p")
     assert "--no-header" in read_table(file).warnings[0]
+
+
+def test_a_single_column_named_by_a_sentence_is_warned_of(tmp_path: Path) -> None:
+    file = written(
+        tmp_path / "t.csv", "".join(f"The film was good, and number {n}.\n".replace(",", "") for n in range(9))
+    )
+    assert "the name of the only column is a sentence ('The film was good" in read_table(file).warnings[0]
 
 
 def test_a_header_of_names_is_not_taken_for_data(tmp_path: Path) -> None:
@@ -345,8 +352,8 @@ def test_blanks_and_invisible_characters_hide_no_column(tmp_path: Path, name: st
     for suffix in (".csv", ".tsv", ".jsonl", ".parquet"):
         write_table(tmp_path / f"t{suffix}", rows)
     sources: list[Any] = [rows, pd.DataFrame(rows), polars.DataFrame(rows)]
-    asked = "Text" if name.startswith("Text") else "text"
-    for config in ({}, {"text": asked, "label": "label"}):
+    column = "Text" if name.startswith("Text") else "text"
+    for config in ({}, {"text": column, "label": "label"}):
         for data in sources:
             assert load_splits(DataConfig(**config), seed=1, data=data).labels.names == ("n", "p")
         for suffix in (".csv", ".tsv", ".jsonl", ".parquet"):
@@ -366,8 +373,8 @@ def test_a_repeated_header_is_dropped_and_counted(tmp_path: Path) -> None:
     for source in sources:
         is_file = isinstance(source, Path)
         config = DataConfig(train=str(source)) if is_file else DataConfig()  # type: ignore[arg-type]
-        found = load_splits(config, seed=1, data=None if is_file else source)
-        assert found.counts["repeated_headers"] == 2 and found.labels.names == ("0", "1")
+        splits = load_splits(config, seed=1, data=None if is_file else source)
+        assert splits.counts["repeated_headers"] == 2 and splits.labels.names == ("0", "1")
         _, counts = load_rows(source, DataConfig(), LabelSpace("binary", ("0", "1")))
         assert counts["repeated_headers"] == 2
 
@@ -377,9 +384,9 @@ def test_files_of_a_folder_are_read_with_the_same_options(tmp_path: Path) -> Non
         content = "".join(f"{name} line {n} žluťoučký^{'np'[n % 2]}\n" for n in range(40))
         written(tmp_path / name, content, "cp1250")
     config = DataConfig(train=str(tmp_path), encoding="cp1250", separator="^", header=False, text="1", label="2")  # type: ignore[arg-type]
-    found = load_splits(config, seed=1)
-    assert found.labels.names == ("n", "p") and len(found.tests["test"]) == 40
-    assert "žluťoučký" in found.train.texts[0]
+    splits = load_splits(config, seed=1)
+    assert splits.labels.names == ("n", "p") and len(splits.tests["test"]) == 40
+    assert "žluťoučký" in splits.train.texts[0]
 
 
 def test_joined_json_lines_may_hold_byte_order_marks(tmp_path: Path) -> None:
@@ -393,5 +400,5 @@ def test_a_long_document_is_one_cell(tmp_path: Path) -> None:
 
 
 def test_columns_of_one_name_stay_apart(tmp_path: Path) -> None:
-    found: Table = read_table(written(tmp_path / "t.csv", ",text, text,text\n0,a,b,c\n"))
-    assert found.columns == ["Unnamed: 0", "text", "text.1", "text.2"]
+    table: Table = read_table(written(tmp_path / "t.csv", ",text, text,text\n0,a,b,c\n"))
+    assert table.columns == ["Unnamed: 0", "text", "text.1", "text.2"]

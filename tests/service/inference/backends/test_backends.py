@@ -105,9 +105,9 @@ def test_a_row_alone_is_the_row_in_a_batch(loaded, runtime):
     + [(("onnx", "float32"), "both")],  # each graph takes the exporter seconds
 )
 def test_zero_shot_answers_are_those_of_torch_in_float32(loaded, runtime, scorer):
-    question = ZeroShotRequest(LABELS, scorer=scorer)
+    request = ZeroShotRequest(LABELS, scorer=scorer)
     engine, reference = loaded(runtime, "topics"), loaded(("torch", "float32"), "topics")
-    found, expected = (one.zero_shot(TEXTS[1:], question) for one in (engine, reference))
+    found, expected = (one.zero_shot(TEXTS[1:], request) for one in (engine, reference))
     if runtime[0] == "dummy":
         assert all({one.label for one in answer.predictions} == set(LABELS) for answer in found)
         return
@@ -119,7 +119,7 @@ def test_zero_shot_answers_are_those_of_torch_in_float32(loaded, runtime, scorer
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_nothing_asked_is_nothing_answered(loaded, runtime):
+def test_no_texts_have_no_answers(loaded, runtime):
     assert loaded(runtime, "sentiment").classify([]) == []
     assert loaded(runtime, "topics").zero_shot([], ZeroShotRequest(LABELS)) == []
 
@@ -201,54 +201,54 @@ def test_a_thousand_texts_alone_and_in_random_batches_score_the_same(loaded, run
             assert abs(answer.best.score - alone[index].best.score) < 1e-5
 
 
-def test_a_graph_that_answers_otherwise_is_refused(tiny_sentiment, tmp_path, monkeypatch):
+def test_a_graph_with_other_outputs_is_rejected(tiny_sentiment, tmp_path, monkeypatch):
     from service.inference.backends.graphs import Graph
 
     right = Graph.outputs
     monkeypatch.setattr(Graph, "outputs", lambda self, inputs: [one + 1 for one in right(self, inputs)])
-    with pytest.raises(BackendFailed, match="sentiment gives other answers on openvino than on torch"):
+    with pytest.raises(BackendFailed, match="sentiment has other outputs on openvino than on torch"):
         Engine.load(read(tiny_sentiment), RuntimeSettings(backend="openvino", precision="float32", cache=tmp_path))
     assert not list(tmp_path.rglob("*.xml"))
 
 
-def test_a_second_start_makes_nothing_anew(tiny_sentiment, tmp_path, monkeypatch):
+def test_a_second_start_exports_nothing(tiny_sentiment, tmp_path, monkeypatch):
     settings = RuntimeSettings(backend="openvino", precision="float32", cache=tmp_path)
     expected = Engine.load(read(tiny_sentiment), settings).classify([TextInput("a film")])
     monkeypatch.setattr(TorchBackend, "load", None)
     assert Engine.load(read(tiny_sentiment), settings).classify([TextInput("a film")]) == expected
 
 
-def test_auto_takes_the_fastest_at_equal_answers_says_why_and_remembers(tiny_topics, tmp_path, monkeypatch):
-    said = []
+def test_auto_selects_the_fastest_with_equal_outputs_logs_why_and_stores_it(tiny_topics, tmp_path, monkeypatch):
+    logged = []
     folder, settings = read(tiny_topics), RuntimeSettings(cache=tmp_path)
-    backend = selection.load(folder, settings, said.append)
-    assert said[0] == "topics: measuring which runtime is fastest on this machine (once)"
-    assert re.match(rf"topics: {backend.name} in {backend.precision}, which does \d+\.\d", said[1])
-    assert said[1].count(" times ") + said[1].count("skipped") >= 1
+    backend = selection.load(folder, settings, logged.append)
+    assert logged[0] == "topics: measuring which runtime is fastest on this machine (once)"
+    assert re.match(rf"topics: {backend.name} in {backend.precision}, which does \d+\.\d", logged[1])
+    assert logged[1].count(" times ") + logged[1].count("skipped") >= 1
     monkeypatch.setattr(selection, "_fastest", None)
-    again = selection.load(folder, settings, said.append)
+    again = selection.load(folder, settings, logged.append)
     assert (again.name, again.precision, again.why) == (backend.name, backend.precision, backend.why)
-    assert said[1:] == [f"topics: {backend.why}"]
+    assert logged[1:] == [f"topics: {backend.why}"]
 
 
-def test_a_cache_folder_that_cannot_be_written_is_said_and_torch_answers(tiny_sentiment, tmp_path):
+def test_a_cache_folder_that_cannot_be_written_is_logged_and_torch_is_used(tiny_sentiment, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    said = []
+    logged = []
     settings = RuntimeSettings(cache=tmp_path / "file" / "cache")
-    backend = selection.load(read(tiny_sentiment), settings, said.append)
-    assert backend.name == "torch" and "cannot be written" in said[-1]
+    backend = selection.load(read(tiny_sentiment), settings, logged.append)
+    assert backend.name == "torch" and "cannot be written" in logged[-1]
     with pytest.raises(BackendFailed, match="cannot be used .*: name another with REHEAD_CACHE"):
         selection.load(
             read(tiny_sentiment), settings.model_copy(update={"backend": "openvino", "precision": "float32"})
         )
 
 
-def test_a_damaged_cache_is_said_or_made_again(tiny_sentiment, tmp_path):
+def test_a_damaged_cache_is_reported_or_written_again(tiny_sentiment, tmp_path):
     settings = RuntimeSettings(backend="openvino", precision="float32", cache=tmp_path)
     selection.load(read(tiny_sentiment), settings)
     (graph,) = tmp_path.rglob("rows/openvino_model.xml")
     graph.write_text("<net")
-    with pytest.raises(BackendFailed, match="rows is damaged: delete it, and it is made again"):
+    with pytest.raises(BackendFailed, match="rows is damaged: delete it, and it is exported again"):
         selection.load(read(tiny_sentiment), settings)
     first = selection.load(read(tiny_sentiment), RuntimeSettings(backend="torch", cache=tmp_path))
     (kept,) = tmp_path.rglob("choice-*.json")
@@ -257,11 +257,11 @@ def test_a_damaged_cache_is_said_or_made_again(tiny_sentiment, tmp_path):
     assert again.name == first.name == "torch" and kept.read_text() != "{"
 
 
-def test_auto_leaves_out_what_answers_otherwise(tiny_sentiment, tmp_path, monkeypatch):
+def test_auto_skips_runtimes_with_other_outputs(tiny_sentiment, tmp_path, monkeypatch):
     monkeypatch.setattr(base, "LOGIT_TOLERANCE", LOGIT_TOLERANCE | {"bfloat16": 0.0})
-    said = []
-    backend = selection.load(read(tiny_sentiment), RuntimeSettings(cache=tmp_path), said.append)
-    assert backend.precision == "float32" and "skipped: torch in bfloat16: its logits differ by" in said[1]
+    logged = []
+    backend = selection.load(read(tiny_sentiment), RuntimeSettings(cache=tmp_path), logged.append)
+    assert backend.precision == "float32" and "skipped: torch in bfloat16: its logits differ by" in logged[1]
 
 
 @pytest.mark.parametrize(
@@ -270,10 +270,10 @@ def test_auto_leaves_out_what_answers_otherwise(tiny_sentiment, tmp_path, monkey
         ({"backend": "torch", "precision": "int8"}, "the torch backend computes in float32 or bfloat16, not in int8"),
         ({"backend": "onnx", "precision": "bfloat16"}, "the onnx backend computes in float32 or int8, not in bfloat16"),
         ({"precision": "int8"}, "precision int8 needs a backend: openvino or onnx"),
-        ({"backend": "openvino", "precision": "int8"}, "has not been made for openvino in int8: rehead export"),
+        ({"backend": "openvino", "precision": "int8"}, "has not been exported to openvino in int8: rehead export"),
     ],
 )
-def test_what_cannot_be_had_is_a_sentence(tiny_sentiment, cache, given, sentence):
+def test_an_unavailable_runtime_is_one_sentence(tiny_sentiment, cache, given, sentence):
     with pytest.raises(BackendFailed, match=sentence):
         Engine.load(read(tiny_sentiment), RuntimeSettings(cache=cache, **given))
 
@@ -319,19 +319,19 @@ def test_a_model_that_cannot_be_read_once_stays_on_torch(tmp_path, cache):
     assert backend.name == "torch" and backend.shared_text and not backend.one_pass
 
 
-def test_a_queue_that_is_full_refuses_whoever_does_not_wait(loaded, monkeypatch):
+def test_a_full_queue_raises_for_calls_that_do_not_wait(loaded, monkeypatch):
     engine = loaded(("dummy", "float32"), "sentiment")
-    batcher = engine._runner._queue
-    monkeypatch.setattr(batcher, "_room", 1)
-    gate, begun, compute = threading.Event(), threading.Event(), batcher._run
-    monkeypatch.setattr(batcher, "_run", lambda kind, batch: begun.set() or (gate.wait(10) and compute(kind, batch)))
+    queue = engine._runner._queue
+    monkeypatch.setattr(queue, "_max_tokens", 1)
+    gate, begun, compute = threading.Event(), threading.Event(), queue._run
+    monkeypatch.setattr(queue, "_run", lambda kind, batch: begun.set() or (gate.wait(10) and compute(kind, batch)))
 
     async def ask():
         first = asyncio.create_task(engine.aclassify([TextInput("a")]))
         while not begun.is_set():
             await asyncio.sleep(0.001)
         second = asyncio.create_task(engine.aclassify([TextInput("b")]))
-        while not batcher._queue.tokens:
+        while not queue.queued_tokens:
             await asyncio.sleep(0.001)
         with pytest.raises(Overloaded):
             await engine.aclassify([TextInput("c")])

@@ -92,11 +92,11 @@ def test_labels_are_packed_whole_in_rows_with_little_padding(count):
 def test_answers_are_the_same_on_both_paths(tiny_topics, scorer, multi_label, labels):
     engine = Engine.load(read(tiny_topics))
     texts = ["the match was great", "a", "money and business " * 40, "the planet", "."]
-    question = ZeroShotRequest(labels, scorer=scorer, attention="shared_text", multi_label=multi_label)
+    request = ZeroShotRequest(labels, scorer=scorer, attention="shared_text", multi_label=multi_label)
     assert engine.backend.one_pass
-    fast = engine.zero_shot(texts, question)
+    fast = engine.zero_shot(texts, request)
     engine.backend.one_pass = False
-    slow = engine.zero_shot(texts, question)
+    slow = engine.zero_shot(texts, request)
     assert (
         [answer.truncated for answer in fast]
         == [answer.truncated for answer in slow]
@@ -110,16 +110,16 @@ def test_answers_are_the_same_on_both_paths(tiny_topics, scorer, multi_label, la
         )
 
 
-def test_a_text_scores_the_same_in_any_company(tiny_topics):
+def test_a_text_scores_the_same_beside_any_other_texts(tiny_topics):
     engine = Engine.load(read(tiny_topics))
-    question = ZeroShotRequest(("sports", "money", "space"), attention="shared_text")
+    request = ZeroShotRequest(("sports", "money", "space"), attention="shared_text")
     texts = [
         f"{word} " * count
         for count, word in enumerate(["match", "planet", "film", "text", "goal", "market", "bank"], 1)
     ]
-    together = engine.zero_shot(texts, question)
+    together = engine.zero_shot(texts, request)
     for text, answer in zip(texts, together, strict=True):
-        (alone,) = engine.zero_shot([text], question)
+        (alone,) = engine.zero_shot([text], request)
         scores = {prediction.label: prediction.score for prediction in alone.predictions}
         assert all(one.score == pytest.approx(scores[one.label], abs=1e-5) for one in answer.predictions)
 
@@ -139,12 +139,12 @@ def test_a_text_is_cut_once_so_that_the_longest_hypothesis_has_room(tiny_topics)
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_many_labels_are_computed_in_packs_and_score_as_one(tiny_topics, multi_label, monkeypatch):
     labels = tuple(f"topic {number}" for number in range(1000))
-    question = ZeroShotRequest(labels, multi_label=multi_label)
+    request = ZeroShotRequest(labels, multi_label=multi_label)
     texts = ["the match was great", "money"]
-    whole = Engine.load(read(tiny_topics)).zero_shot(texts, question)
+    whole = Engine.load(read(tiny_topics)).zero_shot(texts, request)
     monkeypatch.setattr("service.inference.label_sets.TOKENS_PER_PACK", 100)
     engine = Engine.load(read(tiny_topics))
-    parts = engine.zero_shot(texts, question)
+    parts = engine.zero_shot(texts, request)
     assert len(engine._label_sets.get(labels, "This text is about {}.").packs) > 50
     for one, other in zip(whole, parts, strict=True):
         scores = {prediction.label: prediction.score for prediction in other.predictions}
@@ -155,23 +155,23 @@ def test_many_labels_are_computed_in_packs_and_score_as_one(tiny_topics, multi_l
 def test_labels_of_its_own_for_each_text_are_those_of_calls_one_by_one(tiny_topics):
     engine = Engine.load(read(tiny_topics))
     texts = ["the match was great", "money", "the match was great", "a planet"]
-    questions = [
+    requests = [
         ZeroShotRequest(labels, multi_label=several)
         for labels, several in ((("a", "b"), False), (("x",), True), (("c", "d", "e"), False), (("a", "b"), False))
     ]
-    together = engine.zero_shot(texts, questions)
-    for text, question, answer in zip(texts, questions, together, strict=True):
-        (alone,) = engine.zero_shot([text], question)
+    together = engine.zero_shot(texts, requests)
+    for text, request, answer in zip(texts, requests, together, strict=True):
+        (alone,) = engine.zero_shot([text], request)
         assert [one.label for one in answer.predictions] == [one.label for one in alone.predictions]
         assert [one.score for one in answer.predictions] == pytest.approx(
             [one.score for one in alone.predictions], abs=1e-5
         )
     with pytest.raises(BadRequest, match="there are 4 texts and 3 requests"):
-        engine.zero_shot(texts, questions[:3])
+        engine.zero_shot(texts, requests[:3])
 
 
 @pytest.mark.parametrize("scorer", ["nli", "both"])
-def test_a_shortlist_weighs_the_nearest_labels_and_no_other(tiny_topics, scorer):
+def test_a_shortlist_scores_the_nearest_labels_and_no_other(tiny_topics, scorer):
     engine = Engine.load(read(tiny_topics))
     labels = tuple(f"topic {number}" for number in range(30))
     texts = ["the match was great", "money and business", "a"]
@@ -194,8 +194,8 @@ def test_label_sets_are_kept_by_their_size(tiny_topics, monkeypatch):
     sets = engine._label_sets
     one = sets.get(("sports", "money"), "{}")
     assert sets.get(("sports", "money"), "{}") is one and sets._tokens == one.tokens > 0
-    monkeypatch.setattr("service.inference.label_sets.REMEMBERED_TOKENS", 3 * one.tokens)
+    monkeypatch.setattr("service.inference.label_sets.CACHED_TOKENS", 3 * one.tokens)
     for name in "abcdefgh":
         sets.get(("sports", name), "{}")
-    assert sets._tokens == sum(found.tokens for found in sets._found.values()) <= 3 * one.tokens
-    assert ("sports", "money") not in {labels for labels, _ in sets._found}
+    assert sets._tokens == sum(found.tokens for found in sets._cache.values()) <= 3 * one.tokens
+    assert ("sports", "money") not in {labels for labels, _ in sets._cache}

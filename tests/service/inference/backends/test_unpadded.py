@@ -47,8 +47,8 @@ def answers(backend, batches):
         found = backend.run(batch, attention="shared_text", embeddings=True)
         yield from (found.logits, found.embeddings)
     yield backend.run(pairs, attention="shared_text", embeddings=False).logits
-    labelled = backend.run_labels(texts, packs, embeddings=True)
-    yield from (labelled.logits, labelled.embeddings)
+    labeled = backend.run_labels(texts, packs, embeddings=True)
+    yield from (labeled.logits, labeled.embeddings)
     yield backend.run_labels(texts, packs, embeddings=False).logits
 
 

@@ -1,4 +1,4 @@
-"""Rows and tokens that lie on disk: read as a list would be, and without growing in memory."""
+"""Rows and tokens on disk: they read as a list does, and memory does not grow with them."""
 
 import gc
 import random
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from finetune.core.tables.arrow_file import ROWS_AT_ONCE, Cells
 from finetune.core.tables.files import read_table, write_table
-from finetune.core.tables.spool import ROWS_AT_ONCE, Cells
 from finetune.core.tokenization import TextEncoder
 from finetune.data.tokenized import Tokens
 
@@ -68,8 +68,8 @@ def anonymous_mb():
     return next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))
 
 encoder = TextEncoder.load(sys.argv[1], {}, max_length=64)
-found = load_splits(DataConfig(train=(sys.argv[2],)), seed=0)
-tokens = Tokens(found.train.texts, None, encoder)
+splits = load_splits(DataConfig(train=(sys.argv[2],)), seed=0)
+tokens = Tokens(splits.train.texts, None, encoder)
 print(len(tokens), anonymous_mb())
 """
 
@@ -85,7 +85,7 @@ def test_memory_hardly_grows_with_the_table(tiny_base: Path, tmp_path: Path) -> 
         count, anonymous_mb = map(int, done.stdout.split())
         return count, anonymous_mb, (tmp_path / "t.csv").stat().st_size >> 20
 
-    few, before_mb, small_mb = read(10_000)
-    many, after_mb, large_mb = read(200_000)
-    assert (few, many) == (9_000, 180_000)
+    small_rows, before_mb, small_mb = read(10_000)
+    large_rows, after_mb, large_mb = read(200_000)
+    assert (small_rows, large_rows) == (9_000, 180_000)
     assert after_mb - before_mb < (large_mb - small_mb) / 2  # as lists of Python objects it was three times the file

@@ -1,0 +1,72 @@
+"""What a table is scored for: the labels and thresholds, and the identity by which an interrupted run is resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from finetune.core.model_folder import CLASSIFIER, TOKENIZER_FILES
+from service.inference import zero_shot
+from service.inference.cache_folder import hash_of
+from service.inference.engine import Engine
+from service.schema import Answer, ZeroShotRequest
+
+FORMAT = 1
+"""Raised when the same table and model would be written differently, so that older runs are not resumed."""
+
+CHUNK_ROWS = 4096
+"""Texts in a chunk; in zero-shot classification, texts times labels."""
+
+QUESTION = ("multi_label", "hypothesis_template", "scorer", "attention", "shortlist")
+"""Fields of a question, beside its labels, that decide the scores."""
+
+
+@dataclass(frozen=True)
+class ScoringTask:
+    """What the rows of a table are scored for.
+
+    Attributes:
+        labels: names of the scores.
+        task: what an answer means: `multiclass`, `multi_label`, `regression` and so on.
+        identity: everything that decides the scores beside the table, as JSON; a run resumes only where it is equal.
+        thresholds: scores from which a label is predicted, by label; 0.5 for a label without one.
+        chunk_rows: rows in a chunk.
+        max_characters: characters that a text may have; a longer one gets an error in its row. None: any number.
+    """
+
+    labels: tuple[str, ...]
+    task: str
+    identity: Any
+    thresholds: dict[str, float] = field(default_factory=dict)
+    chunk_rows: int = CHUNK_ROWS
+    max_characters: int | None = None
+
+
+def scoring_task(engine: Engine, question: ZeroShotRequest | None, batch_size: int | None = None) -> ScoringTask:
+    """Return the task of scoring a table with the model's own labels, or with those of a question."""
+    folder, backend = engine.folder, engine.backend
+    settings = folder.settings
+    files = [*sorted(folder.path.glob("model*.safetensors")), folder.path / "config.json"]
+    patterns = (CLASSIFIER, *TOKENIZER_FILES)
+    files += sorted({file for pattern in patterns for file in folder.path.glob(pattern) if file.is_file()})
+    versions = [version(package) for package in ("torch", "tokenizers", "numpy")]
+    identity = [FORMAT, hash_of(files), backend.name, backend.precision, batch_size, versions]
+    if question is None:
+        names = tuple(folder.labels.names)
+        return ScoringTask(names, settings.task, identity, thresholds_of(engine))
+    labels = zero_shot.parse_labels(question.labels)
+    identity.append([list(labels), *(getattr(question, name) for name in QUESTION)])
+    task = "multi_label" if question.multi_label else "multiclass"
+    return ScoringTask(labels, task, identity, chunk_rows=max(64, CHUNK_ROWS // len(labels)))
+
+
+def predicted_labels(answer: Answer, thresholds: Mapping[str, float]) -> list[str]:
+    """Return the labels whose score reaches their threshold, 0.5 for a label without one."""
+    return [item.label for item in answer.predictions if item.score >= thresholds.get(item.label, 0.5)]
+
+
+def thresholds_of(engine: Engine) -> dict[str, float]:
+    """Return the scores from which a model's own labels are predicted, by label, where its folder records them."""
+    return dict(zip(engine.folder.labels.names, engine.folder.settings.thresholds or (), strict=False))
