@@ -15,7 +15,6 @@ from typing import Any
 
 from finetune.config import loading
 from finetune.core import events
-from finetune.core.allocator import keep_freed_memory
 from finetune.core.errors import FinetuneError
 from service.server.training_jobs import CONFIG, EVENTS, OUTPUT
 
@@ -31,7 +30,6 @@ def _train(folder: Path) -> int:
     """Train with the folder's configuration and write its events; return the exit code."""
     parent = os.getppid()
     _limit_resources(TRAIN_BYTES)
-    keep_freed_memory()
 
     def terminate(number: int, frame: Any) -> None:
         raise KeyboardInterrupt

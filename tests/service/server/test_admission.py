@@ -33,7 +33,7 @@ def running(client, name="sentiment"):
 def admission(tiny_models):
     runtime = RuntimeSettings(backend="torch", precision="float32")
     store = ModelStore(tiny_models, lambda folder: Engine.load(folder, runtime))
-    settings = ServeSettings(models=tiny_models, queue_seconds=1000.0)
+    settings = ServeSettings(models=tiny_models, queue_seconds=1000.0, request_seconds=1000.0)
     admission = Admission(store, settings, Telemetry(lambda line: None))
     yield admission
     admission.close()
@@ -145,7 +145,7 @@ def test_the_seconds_of_a_request(served, monkeypatch):
     monkeypatch.setattr("service.inference.engine.Engine.aclassify", never)
     client = served(request_seconds=0.2)
     answer = client.post("/models/sentiment", json=ASK)
-    assert answer.status_code == 504 and "longer than the 0.2 s" in answer.json()["error"]
+    assert answer.status_code == 504 and "time limit of 0.2 s" in answer.json()["error"]
     assert client.post("/predict", json=ASK).json()["error_type"] == "Backend"
     assert cancelled == [1, 1] and running(client) == 0
 
@@ -174,7 +174,7 @@ def test_the_seconds_in_the_queue(served, monkeypatch):
         held.set()
         assert first.result().status_code == 200
         answer = second.result()
-    assert answer.status_code == 429 and "waited longer than a request may" in answer.json()["error"]
+    assert answer.status_code == 429 and "timed out while waiting in the queue" in answer.json()["error"]
     assert int(answer.headers["Retry-After"]) >= 1 and len(begun) == 1
 
 

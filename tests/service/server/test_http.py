@@ -137,7 +137,7 @@ REFUSED = [
         "topics",
         labeled([f"{one} " * 99 for one in "abcdefgh"], candidate_labels=["a", "b"]),
         413,
-        "a request may have 200",
+        "the limit is 200",
     ),
     ("sentiment", {"inputs": "a" * 20_000}, 413, "the request body has more than"),
 ]
