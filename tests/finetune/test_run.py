@@ -297,7 +297,7 @@ def test_entailment_rows_make_a_zero_shot_model_under_both_masks(config: Make, t
     assert zero is not None
     assert (zero.attention, zero.scorer, zero.hypothesis_template) == ("shared_text", "both", "about {}.")
     assert zero.mix != model_folder.ScoreFusion(), "the mix was fitted"
-    assert any(isinstance(event, events.Info) and event.text.startswith("mix on") for event in seen)
+    assert any(isinstance(event, events.Info) and event.text.startswith("score fusion on") for event in seen)
 
 
 def test_the_auxiliary_term_keeps_the_text_embedding_near_the_base(
