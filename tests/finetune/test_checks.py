@@ -24,7 +24,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model.head.name": "mlp", "model.head.norm": "batch", "optim.batch_size": 1}, "cannot be computed over one row"),
     ({"model.head.name": "linear", "model.pooling": "meen"}, "unknown pooling 'meen': did you mean 'mean'"),
     ({"model.pooling": "mean"}, "model.pooling requires model.head"),
-    ({"model.head.name": "linear", "zero_shot.attention": "alternate"}, "wants the base's own head"),
+    ({"model.head.name": "linear", "zero_shot.attention": "alternate"}, "requires the base's own head"),
     ({"model.initializer.name": "glorot"}, "unknown initializer 'glorot'"),
     ({"model.freeze": 9}, "names 9 layers, and the body has 2"),
     ({"model.unfreeze": {0: 1, 1: 7}}, "names 7 layers"),
@@ -45,7 +45,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"checkpoint.best_by": "mse"}, "'mse' does not fit task binary.*macro_f1.*loss"),
     ({"checkpoint.best_by": "acuracy"}, "no metric 'acuracy'. did you mean 'accuracy'"),
     ({"checkpoint.best_by": "roc_auc", "data.validation_size": 1}, "roc_auc is undefined on the 1 validation rows"),
-    ({"resume": True, "allow_changed": ["epoch"]}, "allow_changed 'epoch': did you mean 'epochs'"),
+    ({"resume": True, "allow_changed": ["epoch"]}, "allow_changed: 'epoch' cannot be changed .*did you mean 'epochs'"),
     ({"auxiliary": [{"name": "keep"}]}, "unknown auxiliary term 'keep'"),
 ]
 

@@ -179,7 +179,7 @@ def test_events_tell_the_whole_story(config: Make, reviews: Any) -> None:
     assert "kept 39 tensors" in base
     assert "new: classifier" in base
     warned = [event.text for event in seen if isinstance(event, events.Warned)]
-    assert any("TF-IDF with a linear model does better" in text for text in warned)  # it learns these words at once
+    assert any("TF-IDF with a linear model is better" in text for text in warned)  # it learns these words at once
 
 
 def test_training_stops_early_once_nothing_gets_better(config: Make, reviews: Any) -> None:
