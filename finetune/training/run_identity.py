@@ -124,7 +124,7 @@ def check_allowed(names: Iterable[str]) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise ConfigError(
-                f"allow_changed: {name!r} cannot be changed when a run is resumed. {hint}Accepted: {', '.join(SAFE)}"
+                f"allow_changed: {name!r} cannot be changed when a run is resumed: {hint}choose one of {', '.join(SAFE)}"
             )
 
 

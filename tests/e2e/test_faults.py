@@ -124,11 +124,7 @@ def test_a_model_that_raises_fails_the_requests_it_had_and_no_other(running, mon
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_model_that_hangs_is_loaded_anew_and_every_request_ends(running, monkeypatch, rounds):
-<<<<<<< HEAD
     monkeypatch.setattr("service.inference.batch_queue.HANG_S", 0.5)
-=======
-    monkeypatch.setattr("service.inference.batch_queue.STUCK_S", 0.5)
->>>>>>> server
     assert running.ask("so that the queue knows how fast the model is") == 200
     released = threading.Event()
     for done in range(rounds):

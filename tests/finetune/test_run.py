@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import re
 import shutil
 import sqlite3
 import subprocess
@@ -18,7 +17,7 @@ import pytest
 from finetune.config.training import TrainConfig
 from finetune.core import events, model_folder
 from finetune.core.errors import CheckpointError, ConfigError, DataError, TrainingError
-from finetune.prepare import prepare
+from finetune.prepare import plan
 from finetune.run import evaluate, train
 
 Make = Callable[..., TrainConfig]
@@ -88,8 +87,8 @@ def test_the_same_seed_repeats_bit_equal_and_another_does_not(config: Make, revi
         train(config(out=str(tmp_path / name), seed=seed), reviews).path
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
-    first, same, other = (model_folder.sha256(run / "model.safetensors") for run in runs)
-    assert first == same != other
+    one, same, other = (model_folder.sha256(run / "model.safetensors") for run in runs)
+    assert one == same != other
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
@@ -113,9 +112,9 @@ def test_a_resumed_run_ends_bit_equal_to_an_unbroken_one(
     assert model_folder.read(best).labels.names == ("no", "yes"), "Ctrl-C keeps a loadable best checkpoint"
     assert not Path(broken.out).exists()
 
-    reported: list[events.Event] = []
-    resumed = train(broken.model_copy(update={"resume": True}), reviews, reported.append)
-    assert any(isinstance(event, events.Info) and "resuming from" in event.text for event in reported)
+    said: list[events.Event] = []
+    resumed = train(broken.model_copy(update={"resume": True}), reviews, said.append)
+    assert any(isinstance(event, events.Info) and "resuming from" in event.text for event in said)
     hashes = [model_folder.sha256(run.path / "model.safetensors") for run in (unbroken, resumed)]
     assert hashes[0] == hashes[1]
     again: list[events.Event] = []
@@ -138,37 +137,37 @@ def test_a_damaged_checkpoint_is_not_resumed_from(config: Make, reviews: Any, ha
     with pytest.raises(KeyboardInterrupt):
         train(broken, reviews, stop)
     work = Path(broken.out).with_name(".model.run")
-    checkpoint = last_good_checkpoint(work)
-    assert checkpoint is not None
+    found = last_good_checkpoint(work)
+    assert found is not None
     if harm == "flip":
-        weights = bytearray((checkpoint / "model.safetensors").read_bytes())
+        weights = bytearray((found / "model.safetensors").read_bytes())
         weights[-5] ^= 1
-        (checkpoint / "model.safetensors").write_bytes(weights)
+        (found / "model.safetensors").write_bytes(weights)
     else:
-        (checkpoint / harm).unlink()
+        (found / harm).unlink()
     assert last_good_checkpoint(work) is None
 
 
-def test_the_number_of_updates_is_known_before_training(config: Make) -> None:
+def test_the_number_of_updates_is_said_beforehand(config: Make) -> None:
     rows = [{"text": f"t {index}", "label": "ab"[index % 2]} for index in range(250)]
-    plan = prepare(config(data={"validation_size": 50}, optim={"batch_size": 10, "epochs": 2}), rows).batch_plan
-    assert (plan.updates_per_epoch, plan.updates) == (20, 40)
+    found = plan(config(data={"validation_size": 50}, optim={"batch_size": 10, "epochs": 2}), rows)
+    assert (found.regime.updates_per_epoch, found.regime.updates) == (20, 40)
     assert not Path(config().out).exists()
 
 
 def test_the_default_learning_rate_suits_the_width_of_the_base(config: Make, reviews: Any) -> None:
-    resolved = prepare(config(optim={"lr": None}), reviews).config
-    assert resolved.optim.lr == 5e-5 * 768 / 32
-    assert (resolved.data.task, resolved.data.max_length) == ("binary", 128)
+    found = plan(config(optim={"lr": None}), reviews).config
+    assert found.optim.lr == 5e-5 * 768 / 32
+    assert (found.data.task, found.data.max_length) == ("binary", 128)
 
 
 @pytest.mark.parametrize(("lr", "head_lr"), [(5e-5, 5e-4), (1e-4, 1e-3), (3e-4, 1e-3), (1e-3, 1e-3), (0.5, 0.5)])
 def test_the_new_head_learns_faster_up_to_a_bound(config: Make, reviews: Any, lr: float, head_lr: float) -> None:
-    assert prepare(config(optim={"lr": lr}), reviews).config.optim.head_lr == pytest.approx(head_lr)
-    assert prepare(config(optim={"lr": lr, "head_lr": 0.7}), reviews).config.optim.head_lr == 0.7
+    assert plan(config(optim={"lr": lr}), reviews).config.optim.head_lr == pytest.approx(head_lr)
+    assert plan(config(optim={"lr": lr, "head_lr": 0.7}), reviews).config.optim.head_lr == 0.7
 
 
-def test_events_report_the_whole_run_in_order(config: Make, reviews: Any) -> None:
+def test_events_tell_the_whole_story(config: Make, reviews: Any) -> None:
     seen: list[events.Event] = []
     train(config(), reviews, seen.append)
     kinds = [type(event).__name__ for event in seen if not isinstance(event, events.Warned)]
@@ -180,30 +179,7 @@ def test_events_report_the_whole_run_in_order(config: Make, reviews: Any) -> Non
     assert "kept 39 tensors" in base
     assert "new: classifier" in base
     warned = [event.text for event in seen if isinstance(event, events.Warned)]
-    assert any("TF-IDF with a linear model does better" in text for text in warned)  # it learns these words at once
-
-
-def test_training_from_python_prints_the_lines_of_the_command_line(
-    config: Make, reviews: Any, capfd: pytest.CaptureFixture[str]
-) -> None:
-    train(config(tfidf_baseline=False), reviews)
-    out, err = capfd.readouterr()
-    lines = err.splitlines()
-    assert out == "" and "training on 54 rows, validating on 6: 7 updates (7 an epoch)" in lines
-    assert lines[0] == "the given table: text 'text', label 'label'" and any(
-        line.startswith("texts: ") for line in lines
-    )
-    assert re.search(r"^about \d+ s left, at \d+ rows/s$", err, re.MULTILINE)
-    assert re.search(r"^update 7, epoch 1\.00: .*accuracy \d\.\d{4} \(best accuracy so far\)", err, re.MULTILINE)
-
-
-def test_training_prints_nothing_with_a_listener_or_without_progress(
-    config: Make, reviews: Any, capfd: pytest.CaptureFixture[str]
-) -> None:
-    events_seen: list[events.Event] = []
-    train(config(tfidf_baseline=False), reviews, events_seen.append)
-    train(config(tfidf_baseline=False, overwrite=True), reviews, progress=False)
-    assert events_seen and capfd.readouterr() == ("", "")
+    assert any("TF-IDF with a linear model is better" in text for text in warned)  # it learns these words at once
 
 
 def test_training_stops_early_once_nothing_gets_better(config: Make, reviews: Any) -> None:
@@ -215,12 +191,12 @@ def test_training_stops_early_once_nothing_gets_better(config: Make, reviews: An
     assert result.metrics["accuracy"] == max(scores)
 
 
-def test_early_stopping_reports_the_update_and_the_metric(config: Make, reviews: Any) -> None:
+def test_early_stopping_says_that_it_stopped_and_by_which_metric(config: Make, reviews: Any) -> None:
     seen: list[events.Event] = []
-    run_config = config(
+    wanted = config(
         optim={"epochs": 30, "early_stopping": 2, "lr": 1e-2}, checkpoint={"best_by": "loss"}, tfidf_baseline=False
     )
-    train(run_config, reviews, seen.append)
+    train(wanted, reviews, seen.append)
     [stopped] = [event.text for event in seen if isinstance(event, events.Info) and "stopped early" in event.text]
     evaluated = [event for event in seen if isinstance(event, events.Evaluated)]
     best = min(evaluated, key=lambda event: event.metrics["loss"])
@@ -232,8 +208,8 @@ def test_early_stopping_reports_the_update_and_the_metric(config: Make, reviews:
 @pytest.mark.parametrize("name", ["macro_f1", "log_loss"])
 def test_the_best_checkpoint_is_chosen_by_any_metric(config: Make, reviews: Any, name: str) -> None:
     seen: list[events.Event] = []
-    run_config = config(checkpoint={"best_by": name}, optim={"epochs": 3, "lr": 2e-2}, tfidf_baseline=False)
-    result = train(run_config, reviews, seen.append)
+    wanted = config(checkpoint={"best_by": name}, optim={"epochs": 3, "lr": 2e-2}, tfidf_baseline=False)
+    result = train(wanted, reviews, seen.append)
     scores = [event.metrics[name] for event in seen if isinstance(event, events.Evaluated)]
     assert result.metrics[name] == pytest.approx((min if name == "log_loss" else max)(scores), abs=1e-5)
     written = json.loads((result.path / "metrics.json").read_text())
@@ -243,7 +219,7 @@ def test_the_best_checkpoint_is_chosen_by_any_metric(config: Make, reviews: Any,
     assert "The 95% intervals are Wilson's for accuracy" in card
 
 
-def test_errors_keep_every_column_of_the_table_and_number_its_rows(config: Make, tmp_path: Path) -> None:
+def test_errors_keep_every_column_of_the_table_and_say_what_a_row_is(config: Make, tmp_path: Path) -> None:
     lines = [f"id{i},{'good' if i % 2 else 'bad'} film {i},{['no', 'yes'][i % 2]},{i % 5},why {i}" for i in range(60)]
     (tmp_path / "films.csv").write_text("\n".join(["id,review,label,prediction,note", *lines]) + "\n")
     data = {"train": str(tmp_path / "films.csv"), "text": "review", "label": "label"}
@@ -274,7 +250,7 @@ def test_an_existing_model_is_refused_and_untouched_without_overwrite(config: Ma
     assert [path.name for path in first.path.parent.iterdir()] == ["model"], "nothing is left beside the model"
 
 
-def test_a_diverging_run_raises_and_writes_nothing(config: Make) -> None:
+def test_a_diverging_run_says_so_and_writes_nothing(config: Make) -> None:
     rows = [{"text": f"t {index}", "label": float(index) + 0.5} for index in range(40)]
     with pytest.raises(TrainingError, match="diverged: the loss is not finite at update 3.*--set optim.lr=0.0001"):
         train(config(optim={"lr": 1e30, "max_grad_norm": 0}), rows)
@@ -320,8 +296,8 @@ def test_entailment_rows_make_a_zero_shot_model_under_both_masks(config: Make, t
     zero = model_folder.read(result.path).settings.zero_shot
     assert zero is not None
     assert (zero.attention, zero.scorer, zero.hypothesis_template) == ("shared_text", "both", "about {}.")
-    assert zero.fusion != model_folder.ScoreFusion(), "the fusion was fitted"
-    assert any(isinstance(event, events.Info) and event.text.startswith("mix on") for event in seen)
+    assert zero.mix != model_folder.ScoreFusion(), "the mix was fitted"
+    assert any(isinstance(event, events.Info) and event.text.startswith("score fusion on") for event in seen)
 
 
 def test_the_auxiliary_term_keeps_the_text_embedding_near_the_base(
@@ -371,9 +347,9 @@ def test_evaluate_reads_any_table_and_measures_by_hand_checked_numbers(tmp_path:
     def always_a(texts: list[str], pairs: list[str] | None) -> Any:
         return np.tile([0.9, 0.1], (len(texts), 1))
 
-    evaluation = evaluate(always_a, rows, LabelSpace("binary", ("a", "b")))
-    scored = evaluation.measured.scored
-    assert (scored.rows, evaluation.counts["duplicates"]) == (4, 1)
+    found = evaluate(always_a, rows, LabelSpace("binary", ("a", "b")))
+    scored = found.measured.scored
+    assert (scored.rows, found.counts["duplicates"]) == (4, 1)
     values = scored.values()
     assert list(values)[:2] == ["accuracy", "macro_f1"]
     assert (values["accuracy"], values["macro_f1"]) == (0.5, pytest.approx(1 / 3))
@@ -388,10 +364,10 @@ def test_evaluate_gives_the_figures_by_any_column() -> None:
     from finetune.core.labels import LabelSpace
 
     rows = [{"text": f"t{i}", "label": "ab"[i % 2], "lang": "de" if i < 3 else "fr"} for i in range(6)]
-    evaluation = evaluate(
+    found = evaluate(
         lambda texts, pairs: np.tile([0.9, 0.1], (len(texts), 1)), rows, LabelSpace("binary", ("a", "b")), by="lang"
     )
-    assert {name: (part.rows, part.values()["accuracy"]) for name, part in evaluation.by.items()} == {
+    assert {name: (part.rows, part.values()["accuracy"]) for name, part in found.by.items()} == {
         "de": (3, pytest.approx(2 / 3)),
         "fr": (3, pytest.approx(1 / 3)),
     }
@@ -410,15 +386,15 @@ def test_a_moved_folder_still_reads(config: Make, reviews: Any, tmp_path: Path) 
     assert model_folder.read(tmp_path / "elsewhere", check_hashes=True).headline is not None
 
 
-def test_a_run_is_logged_to_tensorboard(
+def test_a_run_is_logged_where_it_is_asked_to(
     config: Make, reviews: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
     seen: list[events.Event] = []
-    run_config = config(report_to=["tensorboard"], gradients={"every": 1}, tfidf_baseline=False)
-    result = train(run_config, reviews, seen.append)
+    wanted = config(report_to=["tensorboard"], gradients={"every": 1}, tfidf_baseline=False)
+    result = train(wanted, reviews, seen.append)
     logs = result.path.with_name("model.logs")
     [run] = logs.iterdir()  # beside the model, one folder a run, and there after the run
     assert any(f"logging to {run}: tensorboard --logdir {logs}" in getattr(event, "text", "") for event in seen)
@@ -430,19 +406,19 @@ def test_a_run_is_logged_to_tensorboard(
 
 def test_trackio_keeps_a_run_on_this_disk(config: Make, reviews: Any, tmp_path: Path) -> None:
     # in a process of its own: trackio reads its folder as it is imported, and leaves a thread behind
-    run_config = config(report_to=["trackio"], gradients={"every": 1}, tfidf_baseline=False)
+    wanted = config(report_to=["trackio"], gradients={"every": 1}, tfidf_baseline=False)
     code = (
         "import json, sys\nfrom finetune.config.loading import build\nfrom finetune.run import train\n"
         "train(build(json.loads(sys.argv[1])), json.loads(sys.argv[2]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, run_config.model_dump_json(), json.dumps(reviews)],
+        [sys.executable, "-c", code, wanted.model_dump_json(), json.dumps(reviews)],
         env=os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-1000:]
-    [database_file] = (tmp_path / "trackio").glob("*.db")
-    with closing(sqlite3.connect(database_file)) as database:
+    [kept] = (tmp_path / "trackio").glob("*.db")
+    with closing(sqlite3.connect(kept)) as database:
         logged = str([row[0] for row in database.execute("select metrics from metrics")])
     assert "gradient_norm/head" in logged and "train/loss" in logged

@@ -205,7 +205,7 @@ def test_the_second_run_for_an_output_is_refused(config: Make, reviews: Any) -> 
     def start_another(event: events.Event) -> None:
         if isinstance(event, events.Started):
             with pytest.raises(
-                ConfigError, match="another run is writing .*model: wait until it ends, stop it, or name"
+                ConfigError, match="another run is writing .*model: Wait until it ends, stop it, or choose"
             ):
                 train(config(resume=True), reviews)
 
