@@ -123,9 +123,7 @@ def check_allowed(names: Iterable[str]) -> None:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ConfigError(
-                f"allow_changed: {name!r} cannot be changed when a run is resumed: {hint}choose one of {', '.join(SAFE)}"
-            )
+            raise ConfigError(f"allow_changed: {name!r} cannot change on resume: {hint}choose one of {', '.join(SAFE)}")
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from finetune.config.loading import build, laid
 from finetune.config.training import TrainConfig
 from finetune.core import events
 from finetune.core.errors import CheckpointError, ConfigError, FinetuneError
-from finetune.prepare import plan
+from finetune.prepare import prepare
 from finetune.run import train
 from tests.support.checkpoints import save_tokenizer
 
@@ -78,7 +78,7 @@ def test_a_dry_run_refuses_what_training_refuses(
     ids=str,
 )
 def test_a_dry_run_accepts_what_training_accepts(config: Make, reviews: Any, settings: dict[str, Any]) -> None:
-    assert plan(build(laid(config().model_dump(mode="json"), settings)), reviews).regime.updates == 7
+    assert prepare(build(laid(config().model_dump(mode="json"), settings)), reviews).batch_plan.updates == 7
 
 
 def test_a_dry_run_refuses_checkpoints_of_another_run(config: Make, reviews: Any, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_dry_run_refuses_checkpoints_of_another_run(config: Make, reviews: Any
     for run in (plan, train):
         with pytest.raises(ConfigError, match="made by another run. Different: .*seed: 42 -> 7"):
             run(other, reviews)
-    assert plan(config(optim={"epochs": 2}, resume=True), reviews).regime.updates == 14
+    assert prepare(config(optim={"epochs": 2}, resume=True), reviews).batch_plan.updates == 14
     assert sorted(tmp_path.rglob("*")) == before
 
 

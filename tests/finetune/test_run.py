@@ -17,7 +17,7 @@ import pytest
 from finetune.config.training import TrainConfig
 from finetune.core import events, model_folder
 from finetune.core.errors import CheckpointError, ConfigError, DataError, TrainingError
-from finetune.prepare import plan
+from finetune.prepare import prepare
 from finetune.run import evaluate, train
 
 Make = Callable[..., TrainConfig]
@@ -150,21 +150,21 @@ def test_a_damaged_checkpoint_is_not_resumed_from(config: Make, reviews: Any, ha
 
 def test_the_number_of_updates_is_said_beforehand(config: Make) -> None:
     rows = [{"text": f"t {index}", "label": "ab"[index % 2]} for index in range(250)]
-    found = plan(config(data={"validation_size": 50}, optim={"batch_size": 10, "epochs": 2}), rows)
-    assert (found.regime.updates_per_epoch, found.regime.updates) == (20, 40)
+    found = prepare(config(data={"validation_size": 50}, optim={"batch_size": 10, "epochs": 2}), rows)
+    assert (found.batch_plan.updates_per_epoch, found.batch_plan.updates) == (20, 40)
     assert not Path(config().out).exists()
 
 
 def test_the_default_learning_rate_suits_the_width_of_the_base(config: Make, reviews: Any) -> None:
-    found = plan(config(optim={"lr": None}), reviews).config
+    found = prepare(config(optim={"lr": None}), reviews).config
     assert found.optim.lr == 5e-5 * 768 / 32
     assert (found.data.task, found.data.max_length) == ("binary", 128)
 
 
 @pytest.mark.parametrize(("lr", "head_lr"), [(5e-5, 5e-4), (1e-4, 1e-3), (3e-4, 1e-3), (1e-3, 1e-3), (0.5, 0.5)])
 def test_the_new_head_learns_faster_up_to_a_bound(config: Make, reviews: Any, lr: float, head_lr: float) -> None:
-    assert plan(config(optim={"lr": lr}), reviews).config.optim.head_lr == pytest.approx(head_lr)
-    assert plan(config(optim={"lr": lr, "head_lr": 0.7}), reviews).config.optim.head_lr == 0.7
+    assert prepare(config(optim={"lr": lr}), reviews).config.optim.head_lr == pytest.approx(head_lr)
+    assert prepare(config(optim={"lr": lr, "head_lr": 0.7}), reviews).config.optim.head_lr == 0.7
 
 
 def test_events_tell_the_whole_story(config: Make, reviews: Any) -> None:

@@ -14,7 +14,7 @@ from finetune.core.errors import ConfigError, DataError
 from finetune.core.labels import LabelSpace, SoftLabels
 from finetune.core.tables.files import write_table
 from finetune.data.load import load_splits
-from finetune.prepare import plan
+from finetune.prepare import prepare
 from finetune.run import train
 
 Make = Callable[..., TrainConfig]
@@ -67,16 +67,16 @@ def test_soft_labels_train_a_model_that_is_as_unsure_as_they_are(config: Make, r
         answer["score"] for answer in service.load(result.path)(["good great loved film", "bad awful hated film"])
     ]
     assert scores == pytest.approx([0.9, 0.8], abs=0.07)
-    assert plan(config(), rows).config.loss.name == "categorical_crossentropy"  # type: ignore[union-attr]
+    assert prepare(config(), rows).config.loss.name == "categorical_crossentropy"  # type: ignore[union-attr]
 
 
 def test_settings_that_exclude_soft_labels_are_refused(config: Make, reviews: Any) -> None:
     rows, _ = forms(reviews)["dict"]
     with pytest.raises(ConfigError, match="with soft labels: choose one of categorical_cross"):
-        plan(config(loss="sparse_categorical_crossentropy"), rows)
+        prepare(config(loss="sparse_categorical_crossentropy"), rows)
     rows[4]["label"] = {"yes": -1, "no": 0.5}
     with pytest.raises(DataError, match=r"row 5.*no distribution over labels.*\"positive\": 0.7"):
-        plan(config(), rows)
+        prepare(config(), rows)
 
 
 def test_numbers_below_zero_are_refused_by_a_loss_of_logarithms(config: Make, reviews: Any) -> None:
@@ -88,7 +88,7 @@ def test_numbers_below_zero_are_refused_by_a_loss_of_logarithms(config: Make, re
     rows[7]["label"] = -0.25
     with pytest.raises(DataError, match=r"row 8: the number -0.25 is below 0, which loss 'mean_squared_log"):
         for seed in range(9):  # the row may fall to validation
-            plan(config(loss="mean_squared_logarithmic_error", seed=seed), rows)
+            prepare(config(loss="mean_squared_logarithmic_error", seed=seed), rows)
 
 
 def test_weights_are_counted_on_training_rows_only_and_by_name() -> None:
