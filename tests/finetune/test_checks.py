@@ -56,7 +56,7 @@ def test_a_dry_run_refuses_what_training_refuses(
 ) -> None:
     wanted = build(laid(config().model_dump(mode="json"), settings))
     said = []
-    for run in (plan, train):
+    for run in (prepare, train):
         with pytest.raises(FinetuneError, match=message) as caught:
             run(wanted, reviews)
         assert caught.value.exit_code == 2
@@ -90,7 +90,7 @@ def test_a_dry_run_refuses_checkpoints_of_another_run(config: Make, reviews: Any
         train(config(optim={"epochs": 2}), reviews, stop)
     before = sorted(tmp_path.rglob("*"))
     other = config(optim={"epochs": 2}, seed=7, resume=True)
-    for run in (plan, train):
+    for run in (prepare, train):
         with pytest.raises(ConfigError, match="made by another run. Different: .*seed: 42 -> 7"):
             run(other, reviews)
     assert prepare(config(optim={"epochs": 2}, resume=True), reviews).batch_plan.updates == 14
@@ -105,6 +105,6 @@ def test_regression_is_refused_before_training_where_the_head_has_no_bias(config
         tmp_path / "gpt"
     )
     rows = [{"text": f"film {index}", "label": index / 7} for index in range(20)]
-    for run in (plan, train):
+    for run in (prepare, train):
         with pytest.raises(CheckpointError, match="linear layer with a bias: --set model.head=linear"):
             run(config(base=str(tmp_path / "gpt"), data={"task": "regression"}), rows)
