@@ -144,6 +144,7 @@ def test_gradio_client_calls_the_functions_of_the_page_within_the_same_limits(se
         client.close()
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_curl_commands_of_the_docs_page_work(server, tiny_sentiment):
     page = subprocess.run(["curl", "-s", f"{server.address}/docs"], capture_output=True, text=True, timeout=30).stdout
     import html
@@ -186,6 +187,7 @@ def test_a_language_model_finds_the_tools(start_server, tiny_models):
     assert set(answer["tools"]) == {"classify_sentiment", "classify_topics"} and "sports" in answer["text"]
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_https_and_a_key(start_server, tiny_models, tmp_path):
     if shutil.which("openssl") is None:
         pytest.skip("openssl, which makes the certificate, is not installed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -209,6 +210,7 @@ def test_a_link_brings_the_tab_and_its_fields_back_and_the_server_never_sees_the
     assert broken.input_value("#sentiment-text textarea") == ""
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_a_snippet_is_a_program_that_gives_the_pages_answer(page):
     environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
     text = 'it\'s a "warm" film'

@@ -85,6 +85,7 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(jobs, settings, tmp_path):
     jobs.stop("films")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc, which this system does not have")
 def test_a_run_ends_with_its_server(settings, tmp_path, tiny_base):
     table = write_table(tmp_path / "films.csv")
     program = (
