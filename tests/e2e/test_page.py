@@ -154,7 +154,7 @@ def test_label_sets_are_kept_in_the_browser_by_name(opened, server):
     page.click("#topics-sets button")
     page.fill("#topics-set-name textarea, #topics-set-name input", "colors")
     page.click("#topics-set-keep")
-    page.wait_for_function("document.querySelector('#topics-set input').value === 'colours'")
+    page.wait_for_function("document.querySelector('#topics-set input').value === 'colors'")
     page.close()
     again = opened(server.address)  # the same browser, another visit
     open_topics(again)
