@@ -187,6 +187,7 @@ def test_a_language_model_finds_the_tools(start_server, tiny_models):
     assert set(answer["tools"]) == {"classify_sentiment", "classify_topics"} and "sports" in answer["text"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_https_and_a_key(start_server, tiny_models, tmp_path):
     if shutil.which("openssl") is None:

@@ -121,6 +121,7 @@ def test_probes_answer_while_a_long_request_is_computed(server):
         assert answered >= 2 and len(long.result()) == 100
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_server_at_once_and_without_a_traceback(start_server, tiny_models):
     running = start_server(tiny_models, "--default", "topics")
     # a page keeps a stream open for as long as it is shown

@@ -14,7 +14,7 @@ GRAVE = ("serious", "critical")
 @pytest.fixture(
     params=[
         ("phone", "dark"),
-        ("desktop", "light"),
+        pytest.param(("desktop", "light"), marks=pytest.mark.slow),
         pytest.param(("phone", "light"), marks=pytest.mark.slow),
         pytest.param(("desktop", "dark"), marks=pytest.mark.slow),
     ],

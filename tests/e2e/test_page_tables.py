@@ -150,6 +150,7 @@ def test_a_long_table_is_stopped_or_left_and_a_third_is_refused_meanwhile(opened
     said(pages[2], "#batch-progress", "Stopped")
 
 
+@pytest.mark.slow
 def test_corrections_are_trained_on_and_never_shown(opened, workshop):
     row = {"text": "what somebody wrote", "label": "positive", "model": "sentiment"}
     with (workshop.home / "corrections.jsonl").open("a") as stream:
@@ -166,6 +167,7 @@ def test_corrections_are_trained_on_and_never_shown(opened, workshop):
     assert page.locator("#train-preview").is_hidden() and "somebody" not in page.inner_text("body")
 
 
+@pytest.mark.slow
 def test_a_table_becomes_a_model_which_is_in_the_other_tabs_then(opened, workshop):
     page = opened(workshop.address)
     open_tab(page, "Train")
@@ -279,7 +281,7 @@ def test_what_trains_or_keeps_is_only_for_the_page_itself(workshop):
                 json.loads(line[5:]) for line in stream.read().decode().splitlines() if line.startswith("data:")
             ]
         done = next(one for one in messages if one["msg"] == "process_completed")
-        assert "only the page itself may do this" in json.dumps(done["output"]), button
+        assert "Only the page itself may do this" in json.dumps(done["output"]), button
     assert (workshop.home / "corrections.jsonl").read_text() == before
 
 

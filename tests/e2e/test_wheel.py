@@ -53,6 +53,7 @@ def test_a_wheel_outside_the_checkout_serves_the_models_inside_it(built: Path, t
     assert (sentiment, topic) == ("positive", "sports")
 
 
+@pytest.mark.slow
 def test_both_archives_include_license_notice_and_recipes(built: Path) -> None:
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         names = wheel.namelist()

@@ -23,8 +23,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model.head.name": "mlp", "model.head.hidden": "wide"}, "model.head.hidden is 'wide'"),
     ({"model.head.name": "mlp", "model.head.norm": "batch", "optim.batch_size": 1}, "cannot be computed over one row"),
     ({"model.head.name": "linear", "model.pooling": "meen"}, "unknown pooling 'meen': did you mean 'mean'"),
-    ({"model.pooling": "mean"}, "model.pooling requires model.head"),
-    ({"model.head.name": "linear", "zero_shot.attention": "alternate"}, "requires the base's own head"),
+    ({"model.pooling": "mean"}, "model.pooling does not apply to the base's own head"),
+    ({"model.head.name": "linear", "zero_shot.attention": "alternate"}, "needs the base's own head"),
     ({"model.initializer.name": "glorot"}, "unknown initializer 'glorot'"),
     ({"model.freeze": 9}, "names 9 layers, and the body has 2"),
     ({"model.unfreeze": {0: 1, 1: 7}}, "names 7 layers"),
@@ -35,7 +35,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"loss.name": "mean_squared_error"}, "does not fit task binary"),
     ({"optim.optimizer.name": "adamw", "optim.optimizer.beta1": 2}, "optim.optimizer: Invalid beta"),
     ({"optim.schedule.name": "reduce_on_plateau", "optim.schedule.factor": 2}, "optim.schedule: Factor should be"),
-    ({"optim.schedule.name": "linear", "optim.schedule.power": 2}, "no knob 'power'"),
+    ({"optim.schedule.name": "linear", "optim.schedule.power": 2}, "has no option 'power'"),
     ({"optim.optimizer.name": "adam", "optim.weight_decay": 0.1}, "no decoupled weight decay"),
     ({"metrics": ["acuracy"]}, "metrics: 'acuracy' is not built in"),
     ({"metrics": ["samples_f1"]}, "metrics: 'samples_f1' does not fit task binary"),
@@ -45,7 +45,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"checkpoint.best_by": "mse"}, "'mse' does not fit task binary.*macro_f1.*loss"),
     ({"checkpoint.best_by": "acuracy"}, "no metric 'acuracy'. did you mean 'accuracy'"),
     ({"checkpoint.best_by": "roc_auc", "data.validation_size": 1}, "roc_auc is undefined on the 1 validation rows"),
-    ({"resume": True, "allow_changed": ["epoch"]}, "allow_changed: 'epoch' cannot be changed .*did you mean 'epochs'"),
+    (
+        {"resume": True, "allow_changed": ["epoch"]},
+        "allow_changed: 'epoch' cannot change on resume: did you mean 'epochs'",
+    ),
     ({"auxiliary": [{"name": "keep"}]}, "unknown auxiliary term 'keep'"),
 ]
 

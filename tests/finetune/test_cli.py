@@ -224,7 +224,7 @@ def test_a_rate_that_is_far_too_high_exits_with_3_and_writes_no_model(
     code, printed, err = call(table, *flags)
     assert (code, printed) == (3, "")
     last = err.splitlines()[-1]
-    assert last.startswith("error: the run diverged: the loss rose to") and "No model is written" in last
+    assert last.startswith("error: the run diverged: the loss rose to") and "No model was written" in last
     assert "vanish" not in err and "model.head" not in err and "higher" not in err
     assert not (tmp_path / "m").exists()
 
@@ -249,7 +249,7 @@ def test_what_a_run_learned_is_printed_before_its_metrics(
     code, printed, err = call(table, *flags, "--set", "report_to=[tensorboard]", "--set", "tfidf_baseline=false")
     lines = printed.splitlines()
     assert code == 0, err
-    assert lines[0].startswith("warning: the model is untrained: on the 6 validation rows it does no better than")
+    assert lines[0].startswith("warning: the model is untrained: on the 6 validation rows it is no better than")
     assert "higher learning rate (--lr 0.0012" in lines[0]
     assert lines[1].startswith("validation: accuracy 0.5000")
     assert lines[2].startswith("note: the best of 2 checkpoints was chosen on the validation rows (by accuracy)")

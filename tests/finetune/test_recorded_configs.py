@@ -25,7 +25,7 @@ def resolved(config: TrainConfig, task: Any) -> TrainConfig:
     """A config with what a run infers where the config leaves it open."""
     optim = config.optim.model_copy(update={"weight_decay": weight_decay_of(config.optim)})
     data = config.data.model_copy(update={"task": task})
-    loss = config.loss or Choice(name=default_loss(task, shares=False))
+    loss = config.loss or Choice(name=default_loss(task, soft_labels=False))
     return config.model_copy(update={"data": data, "optim": optim, "loss": loss})
 
 
@@ -60,7 +60,7 @@ def test_a_recorded_config_gives_the_classifier_json_beside_it(name: str) -> Non
     assert zero_shot.hypothesis_template == section.hypothesis_template
     assert zero_shot.attention == {"alternate": "shared_text", "ordinary": "ordinary"}[section.attention]
     assert (zero_shot.scorer, zero_shot.label_embedding) == (section.scorer, section.label_embedding)
-    assert (zero_shot.mix != model_folder.ScoreFusion()) == bool(section.fit_on)
+    assert (zero_shot.fusion != model_folder.ScoreFusion()) == bool(section.fit_on)
     assert config.data.label_names is not None and set(config.data.label_names) == set(folder.labels.names)
 
 

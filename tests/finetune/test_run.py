@@ -174,7 +174,7 @@ def test_events_tell_the_whole_story(config: Make, reviews: Any) -> None:
     assert list(dict.fromkeys(kinds)) == [
         *("Info", "Started", "GradientsRecorded", "Step", "Evaluated", "Saved", "Finished")
     ]
-    assert any("tokens a word" in event.text for event in seen if isinstance(event, events.Info))
+    assert any("tokens per word" in event.text for event in seen if isinstance(event, events.Info))
     base = next(event.text for event in seen if isinstance(event, events.Info) and event.text.startswith("base"))
     assert "kept 39 tensors" in base
     assert "new: classifier" in base
@@ -296,7 +296,7 @@ def test_entailment_rows_make_a_zero_shot_model_under_both_masks(config: Make, t
     zero = model_folder.read(result.path).settings.zero_shot
     assert zero is not None
     assert (zero.attention, zero.scorer, zero.hypothesis_template) == ("shared_text", "both", "about {}.")
-    assert zero.mix != model_folder.ScoreFusion(), "the mix was fitted"
+    assert zero.fusion != model_folder.ScoreFusion(), "the score fusion was fitted"
     assert any(isinstance(event, events.Info) and event.text.startswith("score fusion on") for event in seen)
 
 
@@ -404,6 +404,7 @@ def test_a_run_is_logged_where_it_is_asked_to(
     assert len(board.Scalars("train/gradient_norm/head")) == 7
 
 
+@pytest.mark.slow
 def test_trackio_keeps_a_run_on_this_disk(config: Make, reviews: Any, tmp_path: Path) -> None:
     # in a process of its own: trackio reads its folder as it is imported, and leaves a thread behind
     wanted = config(report_to=["trackio"], gradients={"every": 1}, tfidf_baseline=False)

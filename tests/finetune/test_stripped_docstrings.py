@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
 import sys
 
@@ -24,6 +26,7 @@ print(len(sentences("losses")), sorted(result.metrics)[0])
 """
 
 
+@pytest.mark.slow
 def test_training_works_without_docstrings(tiny_base: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-OO", "-c", SCRIPT, str(tiny_base), str(tmp_path / "model")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

@@ -98,7 +98,7 @@ def test_logarithms_are_learned_on_the_scale_of_the_numbers(config: Make, review
         )
         result = train(settings, numbers(reviews, scale))
         assert result.metrics["r2"] > 0.8
-        assert "Plain transformers gives z" in (result.path / "README.md").read_text()
+        assert "Plain transformers returns z" in (result.path / "README.md").read_text()
 
 
 def test_predictions_are_clipped_to_the_bounds(config: Make, reviews: Any) -> None:
@@ -157,5 +157,5 @@ def test_a_server_computes_such_numbers_in_float32(config: Make, reviews: Any) -
     settings = RuntimeSettings.from_environment()
     automatic = selection.load(folder, settings.model_copy(update={"backend": "torch", "precision": "auto"}))
     assert automatic.precision == "float32"
-    with pytest.raises(BackendFailed, match="predicts numbers from .* which bfloat16 .* cannot tell apart"):
+    with pytest.raises(BackendFailed, match="predicts numbers from .* digits of bfloat16 cannot tell apart"):
         selection.load(folder, settings.model_copy(update={"backend": "torch", "precision": "bfloat16"}))

@@ -103,7 +103,7 @@ def test_write_errors_of_a_full_disk_are_distinguished_from_others() -> None:
 
 LIMITED = """
 import json, resource, sys
-from finetune import events
+from finetune.core import events
 from finetune.config.loading import build
 from finetune.run import train
 
@@ -207,7 +207,7 @@ def test_the_second_run_for_an_output_is_refused(config: Make, reviews: Any) -> 
     def start_another(event: events.Event) -> None:
         if isinstance(event, events.Started):
             with pytest.raises(
-                ConfigError, match="another run is writing .*model: Wait until it ends, stop it, or choose"
+                ConfigError, match="another run is writing .*model. Wait until it ends, stop it, or choose"
             ):
                 train(config(resume=True), reviews)
 

@@ -210,7 +210,7 @@ def test_lora_trains_few_weights_and_merges_into_a_plain_folder(config: Make, re
     inputs = {name: torch.from_numpy(value) for name, value in batch.items() if name != "segments"}
     scores = adapted(**inputs).logits.softmax(dim=-1).amax(dim=-1).tolist()
     assert scores == pytest.approx([answer["score"] for answer in answers], abs=1e-4)
-    with pytest.raises(ConfigError, match="leave out model.freeze, model.unfreeze"):
+    with pytest.raises(ConfigError, match="leave out model.freeze and model.unfreeze"):
         train(config(model={"lora": lora, "freeze": 1}, overwrite=True), reviews)
     with pytest.raises(ConfigError, match="has linear layers named .*query"):
         train(config(model={"lora": {"layers": ["qkv"]}}, overwrite=True), reviews)

@@ -75,7 +75,7 @@ def test_settings_that_exclude_soft_labels_are_refused(config: Make, reviews: An
     with pytest.raises(ConfigError, match="with soft labels: choose one of categorical_cross"):
         prepare(config(loss="sparse_categorical_crossentropy"), rows)
     rows[4]["label"] = {"yes": -1, "no": 0.5}
-    with pytest.raises(DataError, match=r"row 5.*no distribution over labels.*\"positive\": 0.7"):
+    with pytest.raises(DataError, match=r"row 5.*not a distribution over labels.*\"positive\": 0.7"):
         prepare(config(), rows)
 
 
@@ -101,7 +101,7 @@ def test_weights_are_counted_on_training_rows_only_and_by_name() -> None:
     assert several.weights("balanced", np.array([[1, 0]] * 3 + [[0, 1]])) == pytest.approx([1 / 3, 3])
     with pytest.raises(ConfigError, match="there is no label 'd' \\(labels: a, b, c\\)"):
         space.weights({"d": 1.0}, targets)
-    with pytest.raises(ConfigError, match="requires labels, and the task is regression"):
+    with pytest.raises(ConfigError, match="needs labels, and the task is regression"):
         LabelSpace("regression", ("score",)).weights("balanced", np.zeros(3))
 
 

@@ -80,7 +80,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="this system has no fork")
-@pytest.mark.parametrize("backend", ["torch", "openvino"])
+@pytest.mark.parametrize("backend", ["torch", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_a_forked_process_answers_and_does_not_hang(tiny_sentiment, tmp_path, monkeypatch, backend):
     monkeypatch.setenv("REHEAD_CACHE", str(tmp_path))
     ran = subprocess.run(

@@ -72,4 +72,4 @@ def test_a_text_that_is_too_long_is_a_rows_own_problem(store, tmp_path):
         ),
     )
     assert (found.rows, found.errors) == (84, 20)
-    assert "and it may have 20000" in (tmp_path / "o.csv").read_text().splitlines()[-1]
+    assert "at most 20000 are accepted" in (tmp_path / "o.csv").read_text().splitlines()[-1]

@@ -20,7 +20,7 @@ def test_an_untrained_model_is_said_to_be_one_before_its_figures_and_once() -> N
     assert text.count("The model is untrained") == 1 and "the model is untrained" not in text
     assert text.index("The model is untrained") < text.index("accuracy 0.500 on 6 validation rows")
     assert "The best of 3 checkpoints was chosen on the validation rows (by macro_f1)" in text
-    assert 'rehead-warning">The model is untrained' in text and 'rehead-note">The validation rows chose' in text
+    assert 'rehead-warning">The model is untrained' in text and 'rehead-note">The best of 3 checkpoints' in text
 
 
 def test_a_diverged_run_is_said_to_be_one_before_anything_else_it_said() -> None:

@@ -21,14 +21,17 @@ from service.inference.engine import Engine
 from service.schema import TextInput, ZeroShotRequest
 from service.settings import RuntimeSettings
 
-RUNTIMES = [
+DUMMY = ("dummy", "float32")
+QUICK_RUNTIMES = [
     ("torch", "float32"),
     ("torch", "bfloat16"),
     ("openvino", "float32"),
     ("openvino", "bfloat16"),
-    ("onnx", "float32"),
-    ("dummy", "float32"),
+    DUMMY,
 ]
+ONNX = pytest.param(("onnx", "float32"), marks=pytest.mark.slow)  # its exporter takes seconds for each graph
+EXACT_RUNTIMES = [*QUICK_RUNTIMES[:-1], ONNX]
+RUNTIMES = [*EXACT_RUNTIMES, DUMMY]
 TEXTS = ["", "a", "the match was great", "money and business " * 7, "film " * 500, "[SEP] \ud800", "a " * 126]
 LABELS = ("sports", "money and a long label", "x")
 
@@ -76,14 +79,14 @@ def test_facts_are_declared(loaded, runtime):
         assert backend.shared_text and backend.one_pass
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES[:-1])
+@pytest.mark.parametrize("runtime", EXACT_RUNTIMES)
 def test_logits_are_those_of_torch_in_float32(loaded, runtime):
     engine, reference = loaded(runtime, "sentiment"), loaded(("torch", "float32"), "sentiment")
     for texts in (TEXTS, TEXTS[2:3], TEXTS[:2]):
         assert close(logits(engine, texts).logits, logits(reference, texts).logits, runtime[1])
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES[:-1])
+@pytest.mark.parametrize("runtime", EXACT_RUNTIMES)
 def test_under_the_shared_mask_logits_and_embeddings_are_those_of_torch_in_float32(loaded, runtime):
     engine, reference = loaded(runtime, "topics"), loaded(("torch", "float32"), "topics")
     found, expected = (logits(one, TEXTS, TEXTS[::-1], "shared_text") for one in (engine, reference))
@@ -101,8 +104,8 @@ def test_a_row_alone_is_the_row_in_a_batch(loaded, runtime):
 
 @pytest.mark.parametrize(
     ("runtime", "scorer"),
-    [(runtime, scorer) for runtime in RUNTIMES for scorer in ("both", "nli", "embedding") if runtime[0] != "onnx"]
-    + [(("onnx", "float32"), "both")],  # each graph takes the exporter seconds
+    [(runtime, scorer) for runtime in QUICK_RUNTIMES for scorer in ("both", "nli", "embedding")]
+    + [pytest.param(("onnx", "float32"), "both", marks=pytest.mark.slow)],
 )
 def test_zero_shot_answers_are_those_of_torch_in_float32(loaded, runtime, scorer):
     request = ZeroShotRequest(LABELS, scorer=scorer)
