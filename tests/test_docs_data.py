@@ -13,6 +13,8 @@ from finetune.core.errors import DataError
 from finetune.core.tables.files import write_table
 from finetune.data.load import COUNTED, load_splits
 
+pytestmark = pytest.mark.fast
+
 PAGE = (Path(__file__).parent.parent / "docs/data.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| (.+) \| (binary|multiclass|multi-label|regression|refused) \| (.+) \|$", re.MULTILINE)
 CELLS = ROW.findall(PAGE[PAGE.index("<!-- label cells -->") :])

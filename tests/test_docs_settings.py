@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from finetune.config import choices, loading, reference
 from finetune.config.training import TrainConfig
+
+pytestmark = pytest.mark.fast
 
 PAGE = Path(__file__).parent.parent / "docs/settings.md"
 

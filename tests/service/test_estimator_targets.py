@@ -14,6 +14,8 @@ from service.errors import BadRequest
 from service.estimator_targets import classes_of, numbers_of, targets_of
 from service.estimators import FineTunedClassifier, ZeroShotEstimator
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
     ("y", "classes", "values"),

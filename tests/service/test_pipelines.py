@@ -15,6 +15,8 @@ from finetune.core.errors import CheckpointError
 from service import Classifier, ZeroShotClassifier, load
 from service.errors import BackendFailed, BadRequest
 
+pytestmark = pytest.mark.fast
+
 TEXTS = ["I loved it.", "an awful film, and a long one", "", "the match " * 200, "I loved it."]
 SHORT = [text for text in TEXTS if text and len(text) < 100]
 LABELS = ["sports", "business", "the planet"]

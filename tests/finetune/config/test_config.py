@@ -13,6 +13,8 @@ from finetune.core.errors import ConfigError
 from finetune.core.registry import pick
 from finetune.training.losses import LOSSES, loss_for
 
+pytestmark = pytest.mark.fast
+
 ROOT = Path(loading.__file__).parents[2]
 RECIPES = sorted((ROOT / "finetune/recipes").glob("*.yaml"))
 

@@ -8,6 +8,8 @@ from finetune.config import loading
 from finetune.config.renamed import upgraded
 from finetune.core.errors import ConfigError
 
+pytestmark = pytest.mark.fast
+
 ROOT = Path(loading.__file__).parents[2]
 OLD_CONFIG = """
 base: topics

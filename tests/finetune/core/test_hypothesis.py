@@ -6,6 +6,8 @@ from finetune.config import loading
 from finetune.core.errors import ConfigError
 from finetune.core.hypothesis import check_template, fill
 
+pytestmark = pytest.mark.fast
+
 VALID = ["{}", "about {}", "It is {}, 100 % (of [it])\\n"]
 INVALID = ["", "about", "{} and {}", "{0}", "{label}", "{:>100000000}", "{{}}", "{{}} {}", "{} is {label}", "a { in {}"]
 

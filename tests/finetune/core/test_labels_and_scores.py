@@ -7,6 +7,8 @@ from finetune.core.errors import DataError
 from finetune.core.labels import LabelSpace, NliRoles, nli_roles
 from finetune.core.scores import activate, decide, log_softmax, sigmoid, softmax
 
+pytestmark = pytest.mark.fast
+
 
 def test_two_names_make_a_binary_space_with_two_outputs() -> None:
     space = LabelSpace.fit(["b", "a", "b"], "multiclass")

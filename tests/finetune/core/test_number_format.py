@@ -4,6 +4,8 @@ import pytest
 
 from finetune.core.number_format import figure
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
     ("value", "digits", "shown"),

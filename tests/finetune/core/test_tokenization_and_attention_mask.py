@@ -10,6 +10,8 @@ from finetune.core.attention_mask import HYPOTHESIS, LEADING, PADDING, TEXT, sha
 from finetune.core.errors import CheckpointError
 from finetune.core.tokenization import PreparedInputs, TextEncoder, without_surrogates
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def encoder(tiny_base: Path) -> TextEncoder:

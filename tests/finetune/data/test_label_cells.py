@@ -22,6 +22,8 @@ from finetune.core.labels import LabelSpace, SoftLabels
 from finetune.data.label_cells import structure_of
 from finetune.data.load import load_rows, load_splits
 
+pytestmark = pytest.mark.fast
+
 ROWS = 42
 TEXTS = [f"text {index}" for index in range(ROWS)]
 Table = Callable[[list[Any], Path], Any]

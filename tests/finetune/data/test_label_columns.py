@@ -17,6 +17,8 @@ from finetune.core.labels import LabelSpace
 from finetune.core.tables.files import write_table
 from finetune.data.load import load_rows, load_splits
 
+pytestmark = pytest.mark.fast
+
 LABELS = ("toxic", "rude", "threat")
 HELD = [(1, 1, 0), (0, 0, 0), (1, 0, 1), (0, 1, 0), (0, 0, 0)]
 FLAGS = {

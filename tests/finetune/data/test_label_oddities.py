@@ -12,6 +12,8 @@ from finetune.core.errors import DataError
 from finetune.core.label_text import is_missing, name_of
 from finetune.data.load import Splits, load_splits
 
+pytestmark = pytest.mark.fast
+
 TEXTS = [f"text {index}" for index in range(60)]
 
 

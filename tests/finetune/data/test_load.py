@@ -14,6 +14,8 @@ from finetune.core.tables.files import read_table, write_table
 from finetune.data.load import load_rows, load_splits
 from finetune.data.nli_pairs import recast, spelled_out
 
+pytestmark = pytest.mark.fast
+
 
 def table(rows: int = 40) -> list[dict[str, Any]]:
     return [

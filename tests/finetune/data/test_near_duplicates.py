@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from finetune.data import near_duplicates
 from finetune.data.rows import Rows
+
+pytestmark = pytest.mark.fast
 
 LONG = "the quick brown fox jumps over the lazy dog while the small cat sleeps on the warm mat by the door"
 

@@ -15,6 +15,8 @@ from finetune.core.errors import DataError
 from finetune.core.tables.files import stream_table
 from finetune.data.load import Splits, load_splits
 
+pytestmark = pytest.mark.fast
+
 TEXTS = [f"text {index}" for index in range(40)]
 WORDS = ["neg", "pos"] * 20
 

@@ -9,6 +9,8 @@ from finetune.core.tokenization import TextEncoder
 from finetune.data.tokenized import Tokens
 from finetune.data.tokenizer_report import TokenizerReport, tokenizer_report
 
+pytestmark = pytest.mark.fast
+
 DATA = Path(__file__).parents[4] / "shared" / "data"
 
 

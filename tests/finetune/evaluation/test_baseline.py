@@ -10,6 +10,8 @@ from finetune.core.scores import decide
 from finetune.data.rows import Rows
 from finetune.evaluation.baseline import cross_validated_tfidf_scores, tfidf_scores
 
+pytestmark = pytest.mark.fast
+
 WORDS = ["red apple", "blue sky", "green leaf"]
 
 

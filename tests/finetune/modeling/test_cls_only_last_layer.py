@@ -18,6 +18,8 @@ from transformers import (
 from finetune.modeling.classifier import TextClassifierConfig
 from finetune.modeling.cls_only_last_layer import first_token_only
 
+pytestmark = pytest.mark.fast
+
 SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
 DRY = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 

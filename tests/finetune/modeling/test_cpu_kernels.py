@@ -21,6 +21,8 @@ from finetune.modeling.cpu_kernels import (
 )
 from finetune.modeling.fast_paths import log_off, trial_logits
 
+pytestmark = pytest.mark.fast
+
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
 
 

@@ -14,6 +14,8 @@ from finetune.evaluation.evaluate import ScoredSplit
 from finetune.evaluation.intervals import score
 from finetune.reports.run_warnings import Verdict, verdict_of
 
+pytestmark = pytest.mark.fast
+
 BINARY = LabelSpace("binary", ("bad", "good"))
 SEVERAL = LabelSpace("multi_label", tuple("abcde"))
 NUMBER = LabelSpace("regression", ("score",))

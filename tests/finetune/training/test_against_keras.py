@@ -39,6 +39,8 @@ from finetune.modeling.initializers import INITIALIZERS, constant, initialize
 from finetune.modeling.poolings import POOLINGS
 from finetune.training.losses import DEFAULT_SOFT_LABEL_LOSS, FITS, LOSSES, loss_for
 
+pytestmark = pytest.mark.fast
+
 TASKS: tuple[Task, ...] = get_args(Task)
 CASES = [
     pytest.param(

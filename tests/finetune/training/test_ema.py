@@ -7,6 +7,8 @@ import torch
 
 from finetune.training.ema import WARMUP, EmaWeights
 
+pytestmark = pytest.mark.fast
+
 
 def test_the_mean_is_the_one_computed_by_hand_and_survives_a_checkpoint(tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 1)

@@ -15,6 +15,8 @@ from finetune.core.target_scale import TargetScale
 from finetune.data.rows import Rows
 from finetune.training.objective import Objective
 
+pytestmark = pytest.mark.fast
+
 Make = Callable[..., TrainConfig]
 BINARY = LabelSpace("binary", ("no", "yes"))
 NUMBER = LabelSpace("regression", ("score",))

@@ -14,6 +14,8 @@ from finetune.core.tables.formats import FORMATS, SUFFIXES
 from service.batch.text_arguments import UNREADABLE, parse_arguments
 from service.errors import BadRequest
 
+pytestmark = pytest.mark.fast
+
 SENTENCES = [
     "Great.",
     "I love it...",

@@ -9,6 +9,8 @@ import pytest
 from service.commands.render import show
 from service.schema import Answer
 
+pytestmark = pytest.mark.fast
+
 
 def answer(*scores, truncated=False):
     return Answer(*zip(*scores, strict=True), truncated)

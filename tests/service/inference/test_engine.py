@@ -17,6 +17,8 @@ from service.inference.backends.torch import SHARED_TEXT_FAMILIES, TorchBackend
 from service.inference.engine import Engine
 from service.schema import TextInput, ZeroShotRequest
 
+pytestmark = pytest.mark.fast
+
 
 class CountingBackend:
     """Passes every batch on and remembers it."""

@@ -12,6 +12,8 @@ from finetune.core.errors import CheckpointError
 from service.errors import BackendFailed, ModelNotFound
 from service.inference.model_store import ModelStore, describe
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def models(tiny_models, tmp_path, monkeypatch):

@@ -15,6 +15,8 @@ from finetune.core.model_folder import ScoreFusion, ZeroShotSettings
 from service.errors import BadRequest
 from service.inference import zero_shot
 
+pytestmark = pytest.mark.fast
+
 ROLES = NliRoles(entailment=2, contradiction=0)
 
 

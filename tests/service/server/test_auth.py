@@ -8,6 +8,8 @@ from service.errors import BadRequest
 from service.server.auth import ApiKeys, check_exposure
 from service.settings import ServeSettings
 
+pytestmark = pytest.mark.fast
+
 KEY, OTHER = "a-long-enough-key-1", "a-long-enough-key-2"
 ASK = {"inputs": "I loved it."}
 

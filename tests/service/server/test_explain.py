@@ -9,6 +9,8 @@ import pytest
 from service import Classifier
 from service.server.explain import BATCH, MAX_WORDS, word_importance
 
+pytestmark = pytest.mark.fast
+
 WEIGHTS = {"great": 2.0, "dull,": -1.5, "film": 0.25}
 
 

@@ -12,6 +12,8 @@ from finetune.data.load import load_splits
 from service.errors import BadRequest
 from service.server.feedback import Feedback
 
+pytestmark = pytest.mark.fast
+
 SAID = {"model": "sentiment", "predicted": "positive", "score": 0.61234}
 
 

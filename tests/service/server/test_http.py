@@ -18,6 +18,8 @@ from service.errors import BadRequest, ModelNotFound
 from service.settings import ServeSettings
 from tests.support.waiting import DEADLINE_S, until
 
+pytestmark = pytest.mark.fast
+
 LABELS = ["sports", "business"]
 JSON = {"Content-Type": "application/json"}
 

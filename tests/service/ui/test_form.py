@@ -13,6 +13,8 @@ from finetune.core.errors import ConfigError
 from service.ui import form, recipes
 from service.ui.tabs.train import SETTINGS
 
+pytestmark = pytest.mark.fast
+
 GIVEN = {
     "data.task": "multi_label",
     "loss": "focal",

@@ -1,8 +1,12 @@
 """How the Train tab words a run: what is wrong first, then the figures and the rows they were measured on."""
 
+import pytest
+
 from finetune.core import events
 from service.server.training_jobs import Job
 from service.ui import training_view
+
+pytestmark = pytest.mark.fast
 
 CONFIG = {"data": {"train": [{"path": "/models/.training/m/table.csv"}]}, "models_dir": "/models"}
 BEGUN = events.Started(updates=7, updates_per_epoch=7, rows=54, validation_rows=6)

@@ -13,6 +13,8 @@ from finetune.core.errors import DataError
 from finetune.core.tables.files import open_writer, read_table, stream_table, write_table
 from finetune.core.tables.formats import FORMATS, OUTPUT_NAMES, OUTPUT_SUFFIXES, SUFFIXES, TEXT_SUFFIXES
 
+pytestmark = pytest.mark.fast
+
 ROWS: list[dict[str, Any]] = [{"text": f"text {number}", "label": "np"[number % 2]} for number in range(7)]
 TYPES: Mapping[str, pyarrow.DataType] = {"text": pyarrow.string(), "label": pyarrow.string()}
 

@@ -15,6 +15,8 @@ from service.inference.backends.packing import packed
 from service.inference.backends.torch import TorchBackend
 from service.inference.backends.unpadded import Unpadded, one_by_one
 
+pytestmark = pytest.mark.fast
+
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 

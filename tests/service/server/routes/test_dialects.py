@@ -15,6 +15,8 @@ from service.app import create_app
 from service.server.routes import systemone
 from service.settings import ServeSettings
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(scope="module")
 def client(tiny_models):

@@ -12,6 +12,8 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.settings import ServeSettings
 
+pytestmark = pytest.mark.fast
+
 CUT = "good " * 500
 LABELS = {"candidate_labels": ["sports", "business"]}
 OLD = {"User-Agent": "hf_hub/0.20.0"}
