@@ -62,7 +62,7 @@ class SignalCatcher:
         """
         self._restore()
         if self.received is not None:
-            signal.raise_signal(self.received)
+            handle(self.received)
         raise KeyboardInterrupt
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -70,12 +70,21 @@ class SignalCatcher:
             self.received = number
             return
         self._restore()
-        signal.raise_signal(number)
+        handle(number)
 
     def _restore(self) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
         self._before = {}
+
+
+def handle(number: int) -> None:
+    """Do what the handler of a signal does: call it if it is Python's, else raise the signal."""
+    handler = signal.getsignal(number)
+    if callable(handler):
+        handler(number, None)
+    else:
+        signal.raise_signal(number)
 
 
 class InterruptionCallback(TrainerCallback):

@@ -14,9 +14,9 @@ GRAVE = ("serious", "critical")
 @pytest.fixture(
     params=[
         ("phone", "dark"),
-        pytest.param(("desktop", "light"), marks=pytest.mark.slow),
-        pytest.param(("phone", "light"), marks=pytest.mark.slow),
-        pytest.param(("desktop", "dark"), marks=pytest.mark.slow),
+        ("desktop", "light"),
+        ("phone", "light"),
+        ("desktop", "dark"),
     ],
     ids="-".join,
 )
@@ -74,6 +74,7 @@ def use(page, tab):
         said(page, "#models-table", "central bank")
 
 
+@pytest.mark.slow
 def test_no_tab_is_wider_than_its_window_and_axe_finds_nothing_grave(sized):
     from axe_playwright_python.sync_playwright import Axe
 

@@ -233,6 +233,7 @@ def test_every_tab_has_an_example_and_a_program(opened, workshop):
     assert '"candidate_labels"' in page.inner_text("#models-code")
 
 
+@pytest.mark.slow
 def test_a_run_can_be_stopped(opened, workshop):
     page = opened(workshop.address)
     open_tab(page, "Train")

@@ -71,6 +71,7 @@ def test_transformers_alone_gives_the_same_sentiment(sentiment: Classifier) -> N
         assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_transformers_alone_gives_the_same_topics_under_the_ordinary_mask(topics: ZeroShotClassifier) -> None:
     text, labels, template = "The bank raised its rates.", ["finance", "sports", "cooking"], "about {}"
     ours = topics(text, labels, scorer="nli", attention="ordinary")

@@ -15,6 +15,7 @@ from finetune.config import loading
 from finetune.core import events, model_folder
 from finetune.core.errors import ConfigError, MissingExtra
 from finetune.training import losses
+from finetune.training.interruption import handle
 from finetune.tune import search
 
 
@@ -166,7 +167,7 @@ def test_a_stopped_trial_does_not_count_and_the_same_command_continues(
 
         def listen(event: Any) -> None:
             if len(begun) == 2 and isinstance(event, events.Started):
-                signal.raise_signal(signal.SIGINT)
+                handle(signal.SIGINT)
             on_event(event)
 
         return real(config, data, listen)

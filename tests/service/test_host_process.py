@@ -64,7 +64,7 @@ def test_importing_every_module_changes_nothing_of_the_process() -> None:
     run(OBSERVE + IMPORT_ALL)
 
 
-@pytest.mark.parametrize("backend", ["torch", "openvino", "onnx"])
+@pytest.mark.parametrize("backend", ["torch", "openvino", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_loading_and_calling_a_model_changes_nothing_of_the_process(
     backend: str, tiny_sentiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from finetune.core import events, model_folder
 from finetune.run import train
 from finetune.training.checkpoints import last_good_checkpoint, note_of
 from finetune.training.fit import TrainingAttempt
-from finetune.training.interruption import SignalCatcher
+from finetune.training.interruption import SignalCatcher, handle
 
 Make = Callable[..., TrainConfig]
 SNAPSHOT_EACH = {"every": 1}
@@ -29,7 +29,7 @@ class Interrupt:
     def __call__(self, event: events.Event) -> None:
         self.heard.append(event)
         if isinstance(event, events.GradientsRecorded) and event.update == self.update:
-            signal.raise_signal(self.number)
+            handle(self.number)
 
     def warnings(self) -> str:
         return "\n".join(event.text for event in self.heard if isinstance(event, events.Info | events.Warned))
@@ -91,7 +91,7 @@ class AtPrediction(TrainerCallback):
     def on_prediction_step(self, *args: Any, **rest: Any) -> None:
         if not self.is_sent:
             self.is_sent = True
-            signal.raise_signal(signal.SIGINT)
+            handle(signal.SIGINT)
 
 
 def test_an_evaluation_is_left_at_once_and_made_up_for(
@@ -116,7 +116,7 @@ def test_a_second_signal_stops_at_once(config: Make, reviews: Any) -> None:
         def __call__(self, event: events.Event) -> None:
             super().__call__(event)
             if isinstance(event, events.GradientsRecorded) and event.update == self.update:
-                signal.raise_signal(self.number)
+                handle(self.number)
 
     interrupt = Twice(2)
     with pytest.raises(KeyboardInterrupt):
@@ -143,7 +143,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with SignalCatcher() as catcher:
-            signal.raise_signal(signal.SIGINT)
+            handle(signal.SIGINT)
         assert catcher.received is None
     finally:
         signal.signal(signal.SIGINT, before)
@@ -151,7 +151,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
 
 def test_an_interruption_before_training_starts_leaves_nothing(config: Make, reviews: Any, tmp_path: Path) -> None:
     def stop(event: events.Event) -> None:
-        signal.raise_signal(signal.SIGINT)
+        handle(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         train(config(out=str(tmp_path / "deep" / "model")), reviews, stop)
