@@ -1,0 +1,1 @@
+"""Settings: `TrainConfig`, `DataConfig`, YAML and overrides, the tables of choices."""

@@ -1,0 +1,1 @@
+"""Tables of labeled texts to checked, split and tokenized rows."""

@@ -1,0 +1,1 @@
+"""A base's body under a new head."""

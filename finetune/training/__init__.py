@@ -1,0 +1,1 @@
+"""Losses, optimizers, batches, and the Trainer around a model."""

@@ -1,0 +1,1 @@
+"""Texts to scores: the engine, its queue, and the runtimes below it."""

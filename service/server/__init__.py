@@ -1,0 +1,1 @@
+"""Admission, authentication, limits, telemetry, and the routes."""
