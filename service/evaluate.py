@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune.config.data import DataConfig
+from finetune.core.model_folder import ModelFolder
 from service.inference.engine import Engine
 from service.inference.model_store import resolve
 from service.settings import RuntimeSettings
+
+if TYPE_CHECKING:
+    from finetune.evaluation.evaluate import Evaluation
 
 
 def evaluate(
@@ -44,20 +48,27 @@ def evaluate(
         DataError: no usable rows, or a label that the model does not have; says where.
         ModelNotFound: there is no such model.
     """
-    from finetune.evaluation.evaluate import evaluate as evaluate_scores
     from finetune.reports.report import evaluation_json
 
-    folder = resolve(model, models_dir)
-    engine = Engine.load(folder, RuntimeSettings.from_environment().exact())
-    columns: dict[str, Any] = {"text": text, "label": label, "text_pair": text_pair, "label_names": label_names}
-    evaluation = evaluate_scores(
-        engine.scores,
+    columns = {"text": text, "label": label, "text_pair": text_pair, "label_names": label_names}
+    config = DataConfig(**{name: value for name, value in columns.items() if value is not None})
+    evaluation = evaluate_model(resolve(model, models_dir), data, config, metrics=metrics, by=by, tfidf=tfidf)
+    return evaluation_json(str(data) if isinstance(data, str | PathLike) else "data", evaluation)
+
+
+def evaluate_model(
+    folder: ModelFolder, data: Any, columns: DataConfig, *, metrics: Sequence[str], by: str | None, tfidf: bool
+) -> Evaluation:
+    """Return the evaluation of a model, computed in the runtime whose scores are exact; arguments as in `evaluate`."""
+    from finetune.evaluation.evaluate import evaluate as evaluate_scores
+
+    return evaluate_scores(
+        Engine.load(folder, RuntimeSettings.from_environment().exact()).scores,
         data,
         folder.labels,
-        columns=DataConfig(**{name: value for name, value in columns.items() if value is not None}),
+        columns=columns,
         thresholds=folder.settings.thresholds,
         extra=metrics,
         by=by,
         tfidf=tfidf,
     )
-    return evaluation_json(str(data) if isinstance(data, str | PathLike) else "data", evaluation)

@@ -61,27 +61,17 @@ def command(
     FILE.
     """
     from finetune.config.data import DataConfig
-    from finetune.run import ROW_NUMBERS, evaluate, evaluation_json, write_evaluation
+    from finetune.run import ROW_NUMBERS, evaluation_json, write_evaluation
+    from service.evaluate import evaluate_model
     from service.inference import zero_shot
-    from service.inference.engine import Engine
     from service.inference.model_store import resolve
-    from service.settings import RuntimeSettings
 
     if report is not None and report.exists():
         raise BadRequest(f"{report} exists already", hint="name a new folder with --report")
     folder = resolve(model, models_dir)
     names = zero_shot.parse_labels(label_names) if label_names is not None else None
-    engine = Engine.load(folder, RuntimeSettings.from_environment().exact())
-    evaluation = evaluate(
-        engine.scores,
-        file,
-        folder.labels,
-        columns=DataConfig(**passed(**columns), label_names=names),
-        thresholds=folder.settings.thresholds,
-        extra=extra,
-        by=by,
-        tfidf=tfidf,
-    )
+    config = DataConfig(**passed(**columns), label_names=names)
+    evaluation = evaluate_model(folder, file, config, metrics=extra, by=by, tfidf=tfidf)
     shape = evaluation_json(file, evaluation)
     if report is not None:
         write_evaluation(report, folder.labels, evaluation.measured, shape)
