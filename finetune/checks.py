@@ -16,8 +16,8 @@ from finetune.config.data import DataConfig
 from finetune.config.training import Choice, ModelConfig, TrainConfig
 from finetune.core import model_folder
 from finetune.core.errors import ConfigError, FinetuneError
-from finetune.core.labels import Task
 from finetune.core.registry import pick
+from finetune.core.task import Task
 from finetune.data.load import Splits, read_source
 from finetune.evaluation.evaluate import decided
 from finetune.evaluation.metrics import METRICS, METRICS_OF_TASK, SCORE_METRICS, UNFIT, best_by, load_metric

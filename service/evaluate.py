@@ -13,6 +13,7 @@ from service.inference.model_store import resolve
 from service.settings import RuntimeSettings
 
 if TYPE_CHECKING:
+    from finetune.core.labels import LabelSpace
     from finetune.evaluation.evaluate import Evaluation
 
 
@@ -57,17 +58,35 @@ def evaluate(
 
 
 def evaluate_model(
-    folder: ModelFolder, data: Any, columns: DataConfig, *, metrics: Sequence[str], by: str | None, tfidf: bool
+    folder: ModelFolder,
+    data: Any,
+    columns: DataConfig,
+    *,
+    labels: LabelSpace | None = None,
+    metrics: Sequence[str] = (),
+    by: str | None = None,
+    tfidf: bool = False,
 ) -> Evaluation:
-    """Return the evaluation of a model, computed in the runtime whose scores are exact; arguments as in `evaluate`."""
+    """Return the evaluation of a model, computed in the runtime whose scores are exact; arguments as in `evaluate`.
+
+    `labels` are the model's own in another order; scores and thresholds are put in that order.
+    """
     from finetune.evaluation.evaluate import evaluate as evaluate_scores
 
+    labels = labels or folder.labels
+    engine = Engine.load(folder, RuntimeSettings.from_environment().exact())
+    thresholds = folder.settings.thresholds
+    order = [folder.labels.names.index(name) for name in labels.names]
+
+    def predict(texts: Any, pairs: Any) -> Any:
+        return engine.scores(texts, pairs)[:, order]
+
     return evaluate_scores(
-        Engine.load(folder, RuntimeSettings.from_environment().exact()).scores,
+        predict,
         data,
-        folder.labels,
+        labels,
         columns=columns,
-        thresholds=folder.settings.thresholds,
+        thresholds=[thresholds[index] for index in order] if thresholds is not None else None,
         extra=metrics,
         by=by,
         tfidf=tfidf,

@@ -8,8 +8,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from finetune.core.hypothesis import check_template
 from finetune.core.tables.options import check_encoding, separator_named
+from finetune.core.task import Task
 
-Task = Literal["binary", "multiclass", "multi_label", "regression"]
 _TASK_SPELLINGS: dict[str, Task] = {
     "binary": "binary",
     "two_labels": "binary",

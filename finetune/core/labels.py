@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from finetune.core.errors import ConfigError, DataError
 from finetune.core.label_text import name_of, natural_key
-
-Task = Literal["binary", "multiclass", "multi_label", "regression"]
+from finetune.core.task import Task
 
 PROBLEM_TYPES: dict[Task, str] = {
     "binary": "single_label_classification",

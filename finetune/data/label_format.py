@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from finetune.core.errors import ConfigError, DataError
 from finetune.core.label_text import name_of, number_of
-from finetune.core.labels import Task
+from finetune.core.task import Task
 from finetune.data.label_cells import flag_of, flag_row_of, is_fraction, is_named_dict, looks_structured, named
 from finetune.data.label_inference import (
     decimal_of,

@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune.core.errors import DataError
 from finetune.core.label_text import name_of, number_of
-from finetune.core.labels import Task
+from finetune.core.task import Task
 from finetune.data.label_numbers import NAMES, SIGNED, Decimal, decimal_marks, grouped
 from finetune.data.label_survey import Entry, Survey, few, quoted, rows_of
 

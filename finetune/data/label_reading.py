@@ -9,9 +9,10 @@ from typing import Any
 from finetune.config.data import DataConfig
 from finetune.core.errors import ConfigError, DataError
 from finetune.core.label_text import name_of, number_of
-from finetune.core.labels import LabelSpace, Task
+from finetune.core.labels import LabelSpace
 from finetune.core.tables.arrow_file import take_cells
 from finetune.core.tables.table import Table
+from finetune.core.task import Task
 from finetune.data.label_format import LabelFormat, fit_format
 from finetune.data.label_parsing import parse_flag_columns, parse_labels, respelled
 from finetune.data.label_survey import LabelCells

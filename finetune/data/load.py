@@ -14,11 +14,12 @@ import numpy as np
 from finetune.config.data import DataConfig, Source
 from finetune.core.errors import ConfigError, DataError
 from finetune.core.label_text import is_missing
-from finetune.core.labels import LabelSpace, Task, names_in, shown
+from finetune.core.labels import LabelSpace, names_in, shown
 from finetune.core.tables.arrow_file import take_cells
 from finetune.core.tables.columns import twins_warned_of
 from finetune.core.tables.table import Table
 from finetune.core.target_scale import TargetScale
+from finetune.core.task import Task
 from finetune.data.label_reading import LabelReading, RawRows, label_cells
 from finetune.data.label_warnings import label_warnings
 from finetune.data.nli_pairs import recast

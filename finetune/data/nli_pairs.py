@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune.config.data import RecastConfig
 from finetune.core.errors import DataError
+from finetune.core.hypothesis import fill
 
 ENTAILMENT, CONTRADICTION = "entailment", "contradiction"
 
@@ -42,5 +43,5 @@ def recast(
         wrong = chance.sample(others, min(config.negatives, len(others)))
         for label, verdict in [(chance.choice(labels), ENTAILMENT), *((other, CONTRADICTION) for other in wrong)]:
             words = config.names.get(label, spelled_out(label))
-            rows.append((index, chance.choice(config.templates).replace("{}", words), verdict))
+            rows.append((index, fill(chance.choice(config.templates), words), verdict))
     return rows

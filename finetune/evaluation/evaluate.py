@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from finetune.config.data import DataConfig
-from finetune.core.labels import LabelSpace, Task
+from finetune.core.labels import LabelSpace
 from finetune.core.scores import decide
+from finetune.core.task import Task
 from finetune.data.load import load_rows
 from finetune.data.rows import Rows
 from finetune.evaluation.baseline import cross_validated_tfidf_scores

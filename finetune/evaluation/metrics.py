@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.core.errors import ConfigError
-from finetune.core.labels import Task
 from finetune.core.stripped_docstrings import allow_stripped_docstrings
+from finetune.core.task import Task
 
 Array = npt.NDArray[Any]
 CALIBRATION_BINS = 10

@@ -230,9 +230,9 @@ def _precision(scores: Array, truth: Array) -> Resampled:
 
     def precision(draws: Array) -> Array:
         positive = draws[:, held]
-        right, given = _summed(positive)[:, of_held], _summed(draws[:, every])[:, of_every]
+        right, predicted = _summed(positive)[:, of_held], _summed(draws[:, every])[:, of_every]
         total = positive.sum(axis=1, dtype=float)
-        return np.where(total > 0, _divided((positive * _divided(right, given)).sum(axis=1), total), np.nan)
+        return np.where(total > 0, _divided((positive * _divided(right, predicted)).sum(axis=1), total), np.nan)
 
     return precision
 

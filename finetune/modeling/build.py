@@ -97,15 +97,15 @@ def build_model(
     weights = {name: tensor for name, tensor in body.state_dict().items() if name in target.state_dict()}
     target.load_state_dict(weights, strict=False)
     prefix = model.base_model_prefix
-    kept = sorted(f"{prefix}.{name}" for name in weights if name not in missing)
-    if not kept:
+    loaded = sorted(f"{prefix}.{name}" for name in weights if name not in missing)
+    if not loaded:
         raise CheckpointError(f"{base.name}: none of its weights fits a {own.model_type} body")
     if wanted.initializer is not None:
         fill = pick(INITIALIZERS, wanted.initializer.name, wanted.initializer.options, what="initializer")
         for module in new_parts(model):
             initialize(module, fill)
-    new = sorted(set(model.state_dict()) - set(kept))
-    return Built(model, kept, new, unexpected)
+    new = sorted(set(model.state_dict()) - set(loaded))
+    return Built(model, loaded, new, unexpected)
 
 
 def without_weights(base: Location, labels: LabelSpace, wanted: ModelConfig) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from finetune.config.training import TrainConfig
 from finetune.core.errors import ConfigError
-from finetune.core.labels import Task
+from finetune.core.task import Task
 from finetune.training.samplers import MOST_TOGETHER, Batches, batches_for, even_weights, updates_of
 
 MEMORY_FRACTION = 0.6

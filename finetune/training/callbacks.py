@@ -49,8 +49,8 @@ class Diverged(TrainingError):
         """Return the same error, which also states that no model was written, and where the checkpoints are."""
         error = Diverged(self.diagnosis)
         places = [*work.glob("checkpoint-*"), *work.glob(DIVERGED)]
-        kept = f"the checkpoints are kept in {work} for inspection" if places else "there is no checkpoint yet"
-        error.args = (f"{self}. No model was written; {kept}",)
+        where = f"the checkpoints are kept in {work} for inspection" if places else "there is no checkpoint yet"
+        error.args = (f"{self}. No model was written; {where}",)
         return error
 
 

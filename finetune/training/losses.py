@@ -20,10 +20,10 @@ from torch.nn import functional as F
 
 from finetune.config.training import Choice
 from finetune.core.errors import ConfigError
-from finetune.core.labels import Task
 from finetune.core.registry import pick
 from finetune.core.scores import ACTIVATION_OF_TASK, Activation
 from finetune.core.target_scale import TargetScale
+from finetune.core.task import Task
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 TINY = 1e-30

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from finetune.config.data import DataConfig, Source
 from finetune.core.errors import ConfigError
 from finetune.core.events import Info, Listener
+from finetune.core.hypothesis import fill
 from finetune.core.labels import LabelSpace
 from finetune.core.model_folder import ScoreFusion, ZeroShotSettings
 from finetune.core.scores import log_softmax
@@ -97,7 +98,7 @@ def _measured(
     model: Any, encoder: TextEncoder, settings: ZeroShotSettings, rows: Rows, names: Sequence[str]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return NLI logits `[N, labels, classes]` and cosines `[N, labels]` of every text with every label."""
-    hypotheses = [settings.hypothesis_template.replace("{}", spelled_out(name)) for name in names]
+    hypotheses = [fill(settings.hypothesis_template, spelled_out(name)) for name in names]
     texts = [text for text in rows.texts for _ in names]
     encoded = encoder(texts, hypotheses * len(rows))
     logits = predict(model, encoder, encoded, shared=settings.attention == "shared_text")

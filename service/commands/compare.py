@@ -15,8 +15,6 @@ from service.commands.evaluate import labeled_table
 from service.errors import BadRequest
 
 if TYPE_CHECKING:
-    from finetune.config.data import DataConfig
-    from finetune.core.labels import LabelSpace
     from finetune.core.model_folder import ModelFolder
 
 
@@ -32,6 +30,7 @@ def command(
     """
     from finetune.config.data import DataConfig
     from finetune.run import differences
+    from service.evaluate import evaluate_model
     from service.inference import zero_shot
     from service.inference.model_store import resolve
 
@@ -44,7 +43,7 @@ def command(
         **passed(**columns), label_names=zero_shot.parse_labels(label_names) if label_names is not None else None
     )
     labels = folders[0].labels
-    evaluations = [_evaluated(folder, file, labels, data) for folder in folders]
+    evaluations = [evaluate_model(folder, file, data, labels=labels) for folder in folders]
     gaps = [differences(labels, evaluations[0].measured, other.measured) for other in evaluations[1:]]
     metrics = [{key: entry["value"] for key, entry in each.measured.scored.metrics.items()} for each in evaluations]
     rows = evaluations[0].measured.scored.rows
@@ -69,23 +68,6 @@ def _require_same_labels(names: Sequence[str], folders: Sequence[ModelFolder]) -
                 f"{name} is {folder.labels.task} with {len(folder.labels)} labels and {names[0]} is {labels.task} with "
                 f"{len(labels)}, or their names differ: only models with the same labels can be compared"
             )
-
-
-def _evaluated(folder: ModelFolder, file: str, labels: LabelSpace, data: DataConfig) -> Any:
-    """Return a model's evaluation on a table, its scores and thresholds in the order of `labels`."""
-    from finetune.run import evaluate
-    from service.inference.engine import Engine
-    from service.settings import RuntimeSettings
-
-    engine = Engine.load(folder, RuntimeSettings.from_environment().exact())
-    recorded = folder.settings.thresholds
-    order = [folder.labels.names.index(name) for name in labels.names]
-
-    def predict(texts: Any, pairs: Any) -> Any:
-        return engine.scores(texts, pairs)[:, order]
-
-    thresholds = [recorded[index] for index in order] if recorded is not None else None
-    return evaluate(predict, file, labels, columns=data, thresholds=thresholds, tfidf=False)
 
 
 def _interval(gap: dict[str, float]) -> str:

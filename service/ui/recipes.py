@@ -6,33 +6,26 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+import click
 import yaml
 
+from finetune.cli import SETTINGS, finetune
 from finetune.config import loading
 
 FLAGS = {
-    "base": "--base",
-    "data.text": "--text",
-    "data.label": "--label",
-    "data.text_pair": "--text-pair",
-    "data.task": "--task",
-    "data.encoding": "--encoding",
-    "data.separator": "--separator",
-    "optim.epochs": "--epochs",
-    "optim.batch_size": "--batch-size",
-    "optim.lr": "--lr",
-    "loss.name": "--loss",
-    "seed": "--seed",
-    "out": "--out",
+    SETTINGS[option.name or ""]: option.opts[0]
+    for option in finetune.params
+    if isinstance(option, click.Option) and not option.is_flag and option.name in SETTINGS
 }
+"""Setting -> its option of `rehead finetune`; the others are given by `--set`."""
 
 
 def command(table: str, settings: Mapping[str, Any]) -> str:
     """Return the run as a `rehead finetune` command."""
     parts = [f"rehead finetune {shlex.quote(table)}"]
     for key, value in settings.items():
-        if key == "data.label" and isinstance(value, list | tuple):
-            parts += [f"--label {shlex.quote(str(column))}" for column in value]
+        if key in FLAGS and isinstance(value, list | tuple):
+            parts += [f"{FLAGS[key]} {shlex.quote(str(each))}" for each in value]
             continue
         parts.append(
             f"{FLAGS[key]} {shlex.quote(str(value))}" if key in FLAGS else f"--set {shlex.quote(f'{key}={value}')}"
@@ -48,7 +41,7 @@ def as_yaml(table: str, settings: Mapping[str, Any]) -> str:
 def as_python(table: str, settings: Mapping[str, Any]) -> str:
     """Return the run as a Python program."""
     arguments = ",\n".join(f"    {key}={value!r}" for key, value in _content(table, settings).items())
-    imported = "from finetune import TrainConfig, train"
+    imported = "from rehead import TrainConfig, train"
     return f"{imported}\n\nresult = train(TrainConfig(\n{arguments},\n))\nprint(result.metrics)"
 
 

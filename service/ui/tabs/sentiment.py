@@ -50,7 +50,7 @@ def build(page: Page, tab: gr.Tab) -> None:
             problem = gr.HTML(visible=False, padding=False, elem_id="sentiment-problem")
             scores = gr.Label(label="Scores", visible=False, elem_id="sentiment-scores", elem_classes="rehead-scores")
             remark = gr.HTML(NO_SCORES, padding=False)
-            given = feedback.build(page, NAME)
+            state = feedback.build(page, NAME)
             words = gr.HTML(visible=False, padding=False, elem_id="sentiment-words")
     with gr.Accordion("Several texts", open=False, elem_id="sentiment-many"):
         lines = gr.Textbox(label="One text per line", lines=6, max_lines=20, elem_id="sentiment-lines")
@@ -71,9 +71,9 @@ def build(page: Page, tab: gr.Tab) -> None:
     snippets.build(NAME, [model, text], program)
     links.build(page.blocks, NAME, {"model": model, "text": text})
 
-    shown = [scores, remark, words, *([given] if given is not None else [])]
-    cleared = [HIDDEN, HIDDEN, HIDDEN, *([None] if given is not None else [])]
-    single = reporting(partial(_single, admission, given is not None), admission.telemetry, otherwise=cleared)
+    shown = [scores, remark, words, *([state] if state is not None else [])]
+    cleared = [HIDDEN, HIDDEN, HIDDEN, *([None] if state is not None else [])]
+    single = reporting(partial(_single, admission, state is not None), admission.telemetry, otherwise=cleared)
     several = reporting(partial(_several, admission), admission.telemetry, otherwise=[HIDDEN])
     explained = reporting(partial(_explained, admission), admission.telemetry, otherwise=[HIDDEN])
     for event in (classify.click, text.submit, examples.load_input_event.then):

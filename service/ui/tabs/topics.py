@@ -73,7 +73,7 @@ def build(page: Page, tab: gr.Tab) -> None:
             problem = gr.HTML(visible=False, padding=False, elem_id="topics-problem")
             scores = gr.Label(label="Scores", visible=False, elem_id="topics-scores", elem_classes="rehead-scores")
             remark = gr.HTML(NO_SCORES, padding=False)
-            given = feedback.build(page, NAME)
+            state = feedback.build(page, NAME)
     question: list[Any] = [text, labels, several, template]
 
     def program(
@@ -90,9 +90,9 @@ def build(page: Page, tab: gr.Tab) -> None:
     fields = {"model": model, "text": text, "labels": labels, "several": several, "template": template}
     links.build(page.blocks, NAME, fields)
 
-    shown = [scores, remark, *([given] if given is not None else [])]
-    cleared = [HIDDEN, HIDDEN, *([None] if given is not None else [])]
-    act = reporting(partial(_answer, admission, given is not None), admission.telemetry, otherwise=cleared)
+    shown = [scores, remark, *([state] if state is not None else [])]
+    cleared = [HIDDEN, HIDDEN, *([None] if state is not None else [])]
+    act = reporting(partial(_answer, admission, state is not None), admission.telemetry, otherwise=cleared)
     for event in (classify.click, text.submit, examples.load_input_event.then):
         event(act, [model, *question], [*shown, problem], api_name=False)
     # Gradio's `input` event of a text field is a key press, and a paste is none. One event, one at a time: two updates
@@ -200,8 +200,8 @@ async def _answer(
     question = label_chips.question(admission.limits, labels, several, template)
     answer = await _classified(admission, model, text, question)
     predicted = predicted_labels(answer, {}) if several else None
-    given = GivenAnswer(text, str(model), list(question.labels), answer.best.label, answer.best.score, predicted)
-    return [bars(answer), note(answer), *([list(given)] if has_feedback else [])]
+    given_answer = GivenAnswer(text, str(model), list(question.labels), answer.best.label, answer.best.score, predicted)
+    return [bars(answer), note(answer), *([list(given_answer)] if has_feedback else [])]
 
 
 async def _classified(admission: Admission, model: str | None, text: str, question: ZeroShotRequest) -> Answer:

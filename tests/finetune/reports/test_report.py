@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from finetune.config.training import TrainConfig
-from finetune.core.labels import LabelSpace, Task
+from finetune.core.labels import LabelSpace
 from finetune.core.model_folder import ClassifierSettings
 from finetune.core.scores import decide
+from finetune.core.task import Task
 from finetune.data.load import Splits
 from finetune.data.rows import Rows
 from finetune.data.tokenizer_report import TokenizerReport

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from finetune.config.training import Choice
 from finetune.core.errors import ConfigError
-from finetune.core.labels import Task
+from finetune.core.task import Task
 from finetune.modeling.activations import ACTIVATIONS
 from finetune.modeling.initializers import INITIALIZERS, constant, initialize
 from finetune.modeling.poolings import POOLINGS

@@ -12,7 +12,8 @@ import torch
 from first_gradients import first_gradients, values_of
 from torch import Tensor
 
-from finetune.core.labels import LabelSpace, Task
+from finetune.core.labels import LabelSpace
+from finetune.core.task import Task
 from finetune.training.losses import DEFAULT_LOSS, FITS, LOSSES
 from finetune.training.reduce import reduce
 

@@ -7,6 +7,7 @@ import shlex
 import pytest
 import yaml
 
+from finetune import cli
 from finetune.config import loading
 from finetune.config.training import TrainConfig
 from finetune.core.errors import ConfigError
@@ -87,16 +88,11 @@ def test_the_same_run_as_command_yaml_and_python_is_the_same_run():
         "out": "models/a b",
     }
     wanted = config_of({**settings, "data.train": "my table.csv"})
-    from finetune.cli import finetune
-
     words = shlex.split(recipes.command("my table.csv", settings).replace("\\\n", " "))
     assert words[:2] == ["rehead", "finetune"]
-    given = finetune.make_context("finetune", words[2:]).params
-    flags = {"base": "base", "out": "out", "seed": "seed", "loss": "loss__name"}
-    flags |= {key: f"data__{key}" for key in ("text", "label", "text_pair", "task", "encoding", "separator")}
-    flags |= {key: f"optim__{key}" for key in ("epochs", "batch_size", "lr")}
-    named = {flags[key]: value for key, value in given.items() if key in flags}
-    assert loading.load(None, given["overrides"], data__train=given["data"], **named) == wanted
+    given = cli.finetune.make_context("finetune", words[2:]).params
+    named = {cli.SETTINGS[key]: value for key, value in given.items() if key in cli.SETTINGS}
+    assert loading.load(None, given["overrides"], **named) == wanted
     assert loading.build(yaml.safe_load(recipes.as_yaml("my table.csv", settings))) == wanted
     program = recipes.as_python("my table.csv", settings)
     expression = program[program.index("TrainConfig(\n") : program.index("))\n") + 1]
