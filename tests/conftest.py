@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["REHEAD_BACKEND"] = "torch"
 os.environ["REHEAD_PRECISION"] = "float32"
 
+import gc
 import shutil
 import signal
 import sys
@@ -32,6 +33,7 @@ import loopback_only  # noqa: E402 (needs the path above)
 from checkpoints import save_base, save_classifier  # noqa: E402
 
 loopback_only.install()
+frozen = {"modules": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +43,14 @@ def python_sigint() -> None:
     A library in an earlier test may have left the system's handler, which would end the whole test process.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_runtest_setup() -> None:
+    """Leave what imports have made out of garbage collection: accelerate collects at each start of a training."""
+    if len(sys.modules) > frozen["modules"] + 100:
+        gc.collect()
+        gc.freeze()
+        frozen["modules"] = len(sys.modules)
 
 
 @pytest.fixture(autouse=True)
