@@ -57,7 +57,7 @@ def test_the_training_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
             assert done.exit_code == 0, f"{command}: {done.output} {done.exception!r}"
             printed[command[-1] if command[-2] == "--out" else " ".join(command[1:3])] = done.output
     assert "training 1,155 of 22,566,531 weights: head 1,155" in printed["models/frozen"]
-    assert "their units will stay alike" in printed["models/zeros"]
+    assert "their units stay identical" in printed["models/zeros"]
     assert "over 8 rows a batch is noisy" in printed["models/norm"]
     assert "gradients vanish" in printed["models/deep"] and "auto-recovery 1 of 2" in printed["models/recovered"]
     assert "[binary, multiclass, multi_label]" in printed["choices losses"]
@@ -68,6 +68,7 @@ def test_the_training_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
     assert traced.startswith("update 5: loss ") and traced.count("gradient ") == 8
 
 
+@pytest.mark.slow
 def test_the_fine_tuning_page_runs_as_it_is_written(tmp_path, monkeypatch):
     import shlex
 

@@ -52,6 +52,7 @@ def test_a_model_is_converted_once_and_loaded_from_the_cache(tiny_sentiment, cac
     assert graph.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_int8_is_kept_if_accuracy_holds_and_then_served(tiny_sentiment, cache, tables):
     check, other = tables
     code, output = run("export", tiny_sentiment, "--int8", "--check", check, "--calibrate", other, "--limit", "60")

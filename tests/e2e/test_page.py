@@ -184,6 +184,7 @@ def test_the_words_that_decided_are_those_whose_loss_changes_the_score(page, tin
         assert float(told[1]) == pytest.approx(without, abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_link_brings_the_tab_and_its_fields_back_and_the_server_never_sees_them(opened, server):
     page = opened(server.address)
     open_topics(page)

@@ -123,6 +123,7 @@ def open_by_keyboard(page, tab):
     page.wait_for_selector(f"#{tab}-link", state="visible")
 
 
+@pytest.mark.slow
 def test_every_tab_is_used_by_keyboard_alone(opened, workshop):
     page = opened(workshop.address)
     page.evaluate("""() => {

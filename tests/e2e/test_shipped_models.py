@@ -64,6 +64,7 @@ def test_simple_sentences_get_the_right_answer(sentiment: Classifier, topics: Ze
     assert answer["labels"][0] == "sports"
 
 
+@pytest.mark.slow
 def test_transformers_alone_gives_the_same_sentiment(sentiment: Classifier) -> None:
     texts = ["I loved every minute.", "[SEP] is not a word, and neither is this."]
     for ours, theirs in zip(sentiment(texts), stock("text-classification", "sentiment", texts), strict=True):

@@ -283,7 +283,9 @@ def test_choices_list_every_loss_with_its_sentence(call: Call) -> None:
     assert "sparse_categorical_crossentropy  (label_smoothing=0.0)  [binary, multiclass]\n    -log p[y]" in printed
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_stopped_run_keeps_its_checkpoint_and_reports_where(
     table: Path, tiny_base: Path, tmp_path: Path, number: int, code: int
 ) -> None:

@@ -64,7 +64,9 @@ def test_importing_every_module_changes_nothing_of_the_process() -> None:
     run(OBSERVE + IMPORT_ALL)
 
 
-@pytest.mark.parametrize("backend", ["torch", "openvino", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "backend", ["torch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("openvino", "onnx"))]
+)
 def test_loading_and_calling_a_model_changes_nothing_of_the_process(
     backend: str, tiny_sentiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +88,7 @@ assert not changes(), changes()
 """
 
 
+@pytest.mark.slow
 def test_training_from_python_changes_nothing_of_the_process(tiny_base: Path, tmp_path: Path) -> None:
     run(OBSERVE + TRAIN, tiny_base, tmp_path)
 

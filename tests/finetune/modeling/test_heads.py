@@ -107,6 +107,7 @@ def test_a_base_in_bfloat16_gets_a_head_of_the_same_kind(tiny_base: Path, tmp_pa
     assert {weight.dtype for weight in read.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_transformers_reads_a_custom_head_after_one_import(config: Make, reviews: Any) -> None:
     result = train(config(model={"head": "linear"}, optim={"epochs": 3}), reviews)
     code = (

@@ -135,6 +135,7 @@ def with_memory(config: TrainConfig, mebibytes: int) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 def test_a_batch_that_does_not_fit_is_halved_with_the_same_updates(config: Make) -> None:
     optim = {"batch_size": 1000, "epochs": 2}

@@ -66,6 +66,7 @@ def test_a_run_tells_what_happens_and_leaves_a_model(jobs, settings, tmp_path):
         jobs.config("films", settings, table)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_from_its_checkpoint(jobs, settings, tmp_path):
     table = write_table(tmp_path / "films.csv")
     long = settings | {"optim.epochs": 400, "checkpoint.every_steps": 5}

@@ -304,6 +304,7 @@ def shared_text_model(folder, family):
     return replace(found, settings=replace(found.settings, zero_shot=zero, max_length=100))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["roberta", "electra"])
 def test_other_families_are_read_once_on_openvino_too(tmp_path, cache, family):
     folder = shared_text_model(tmp_path / family, family)
