@@ -129,13 +129,20 @@ def resolve(name: str | PathLike[str], models_dir: str | PathLike[str] | None = 
 
 
 def describe(name: str, folder: ModelFolder) -> dict[str, Any]:
-    """Return the facts about a served model as JSON values; the same in every interface."""
-    headline = folder.headline
+    """Return the facts about a served model as JSON values; the same in every interface.
+
+    `metric` holds name, value, split and rows of the headline metric, and is None for a model without a report.
+    """
+    headline, measured = folder.headline, folder.metrics or {}
+    metric = None
+    if headline is not None:
+        metric = {"name": headline[0], "value": headline[1]}
+        metric |= {key: measured[key] for key in ("split", "rows") if key in measured}
     return {
         "name": name,
         "task": "zero-shot" if folder.is_zero_shot else folder.settings.task,
         "labels": list(folder.labels.names),
         "base": folder.settings.base or str(folder.config.get("model_type", "")),
         "size_bytes": folder.size_bytes,
-        "metric": {"name": headline[0], "value": headline[1]} if headline is not None else None,
+        "metric": metric,
     }

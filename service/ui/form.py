@@ -106,7 +106,7 @@ def settings(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kinds(annotation: Any) -> list[Any]:
-    if get_origin(annotation) is Literal:
+    if get_origin(annotation) in (Literal, dict):
         return [annotation]
     parts = get_args(annotation)
     return [kind for part in parts for kind in _kinds(part)] if parts else [annotation]

@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 SAME = gr.skip()
 HIDDEN = gr.update(value=None, visible=False)
+HIDE_PROBLEM = "() => ({__type__: 'update', value: null, visible: false})"
 INTERNAL_ERROR = "internal server error; see the server's log"
 NO_SCORES = '<div class="rehead-note">Scores appear here.</div>'
 
@@ -35,8 +36,15 @@ def about(store: ModelStore[Engine], name: str | None) -> str:
     labels = "any labels" if entry["task"] == "zero-shot" else ", ".join(entry["labels"][:12])
     parts = [labels, f"from {entry['base']}", f"{entry['size_bytes'] / 1e6:.0f} MB"]
     if entry["metric"]:
-        parts.append(f"{entry['metric']['name']} {figure(entry['metric']['value'])}")
+        parts.append(f"{entry['metric']['name']} {figure(entry['metric']['value'])} {measured_on(entry)}")
     return f'<div class="rehead-about">{escape(" · ".join(parts))}</div>'
+
+
+def measured_on(entry: Mapping[str, Any]) -> str:
+    """Return the rows that the metric of a model (`describe`) was measured on."""
+    metric = entry["metric"]
+    what = "pairs of text and hypothesis" if entry["task"] == "zero-shot" else "rows"
+    return f"on {metric['rows']:,} {metric['split'].replace('_', ' ')} {what}" if "rows" in metric else ""
 
 
 def report_of(store: ModelStore[Engine], name: str | None) -> tuple[str, list[tuple[Any, str]]]:
@@ -106,6 +114,21 @@ def reporting_stream(
             yield [*otherwise, problem(error, telemetry)]
 
     return handler
+
+
+def hide_on_change(problem: gr.HTML, *fields: Any) -> None:
+    """Hide an error, in the browser alone, once one of the fields changes that may have caused it."""
+    gr.on([field.change for field in fields], None, None, [problem], js=HIDE_PROBLEM, api_name=False)
+
+
+def scroll_to(element_id: str) -> str:
+    """Return JavaScript that scrolls an element to the top of the window, where it begins below or above the window."""
+    return f"""() => setTimeout(() => {{
+        const element = document.getElementById("{element_id}"), top = element.getBoundingClientRect().top;
+        const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+        if (top < 0 || top > innerHeight - 160)
+            element.scrollIntoView({{block: "start", behavior: still ? "auto" : "smooth"}});
+    }}, 150)"""
 
 
 def problem(error: Exception, telemetry: Telemetry) -> Any:

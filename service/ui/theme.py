@@ -60,7 +60,8 @@ table, .virtual-row { font-family: inherit !important; }
   color: var(--body-text-color-subdued); }
 .rehead-figure b { font-size: 1.25rem; font-variant-numeric: tabular-nums; }
 .rehead-empty { padding: 1.5rem .4rem; }
-.rehead-found meter { width: 8rem; }
+.rehead-data meter { width: 8rem; }
+.rehead-answer { scroll-margin-top: .8rem; }
 .rehead-scores .bar { height: 8px !important; border-radius: 4px; border: 0; }
 .rehead-scores .confidence-set { font-family: inherit !important; font-size: .95rem; }
 .rehead-scores dl, .rehead-scores dt, .rehead-scores dd, .rehead-scores .text { font-family: inherit !important; }

@@ -15,6 +15,9 @@ from service.server.training_jobs import Job
 
 INFOS_SHOWN = 6
 SCORES_SHOWN = ("accuracy", "macro_f1", "micro_f1", "spearman", "pearson", "r2")
+FEWEST_UPDATES = 10
+"""Updates on the axis of a plot at least: over fewer it would have fractions."""
+
 LOSSES, SCORES = ("update", "loss"), ("update", "score", "metric")
 CSS_CLASSES = {"Info": "rehead-note", "Warned": "rehead-warning", "Failed": "rehead-problem"}
 """Kind of event -> the CSS class of its sentence."""
@@ -49,7 +52,7 @@ def report(data: Mapping[str, Any]) -> str:
     ]
     notes = "".join(f'<div class="rehead-note">{escape(sentence)}</div>' for sentence in sentences)
     warnings = "".join(f'<div class="rehead-warning">{escape(warning)}</div>' for warning in data["warnings"])
-    return f'<div class="rehead-found">{table if data["labels"] else ""}{notes}{warnings}</div>'
+    return f'<div class="rehead-data">{table if data["labels"] else ""}{notes}{warnings}</div>'
 
 
 def losses(job: Job) -> pd.DataFrame:
@@ -67,6 +70,12 @@ def scores(job: Job) -> pd.DataFrame:
         if key in event.metrics
     ]
     return frame(rows, SCORES)
+
+
+def updates(job: Job) -> list[int]:
+    """Return the first and the last update on the axis of a plot: from 0 to the planned ones, whole numbers."""
+    planned = [event.updates for event in job.events if isinstance(event, events.Step)]
+    return [0, max(FEWEST_UPDATES, *planned[-1:])]
 
 
 def frame(rows: Sequence[tuple[Any, ...]], columns: tuple[str, ...]) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from service.errors import BadRequest, ServiceError, TooLarge
 from service.server.table_scoring import score_upload
 from service.ui import form, label_chips, links, restrictions, snippets, table_upload
 from service.ui.label_chips import LABELS
-from service.ui.results import HIDDEN, reporting_stream
+from service.ui.results import HIDDEN, hide_on_change, reporting_stream, scroll_to
 from service.ui.tab import Page
 
 NAME = "batch"
@@ -70,7 +70,7 @@ def build(page: Page, tab: gr.Tab) -> None:
             with gr.Row():
                 score = gr.Button("Score the table", variant="primary", elem_id="batch-score")
                 stop = gr.Button("Stop", visible=False, variant="stop", elem_id="batch-stop")
-        with gr.Column(scale=6):
+        with gr.Column(scale=6, elem_id="batch-answer", elem_classes="rehead-answer"):
             problem = gr.HTML(visible=False, padding=False, elem_id="batch-problem")
             progress = gr.HTML(WAITING, padding=False, elem_id="batch-progress")
             download = gr.DownloadButton("Download", visible=False, variant="primary", elem_id="batch-download")
@@ -116,6 +116,8 @@ def build(page: Page, tab: gr.Tab) -> None:
     inputs = [*fields.inputs, column, model, labels, several, every, kind, encoding]
     outputs = [progress, download, result, stop, problem]
     event = score.click(act, inputs, outputs, api_name=False, show_progress="hidden")
+    score.click(None, js=scroll_to("batch-answer"))
+    hide_on_change(problem, *fields.inputs, column, model, labels, encoding)
     # the status line is replaced only after the event has ended: until then it may still show progress
     ended = stop.click(None, None, None, cancels=[event], api_name=False)
     ended.then(

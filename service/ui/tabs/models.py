@@ -17,7 +17,7 @@ from service.inference.model_store import describe
 from service.schema import Answer, TextInput, Work, ZeroShotRequest
 from service.ui import label_chips, links, snippets
 from service.ui.label_chips import LABELS
-from service.ui.results import HIDDEN, report_of, reporting
+from service.ui.results import HIDDEN, hide_on_change, measured_on, report_of, reporting
 from service.ui.tab import Page
 
 NAME = "models"
@@ -36,7 +36,7 @@ def build(page: Page, tab: gr.Tab) -> None:
     speed = gr.HTML(visible=False, padding=False, elem_id="models-speed")
     figures = gr.HTML(padding=False, elem_id="models-figures")
     plots = gr.Gallery(
-        label="Plots of its report",
+        label="Plots of the report",
         columns=3,
         object_fit="contain",
         height="auto",
@@ -90,6 +90,8 @@ def build(page: Page, tab: gr.Tab) -> None:
     measure.click(timed, [model], [speed, problem], api_name=False)
     act = reporting(partial(_compared, page), telemetry, otherwise=[HIDDEN])
     compare.click(act, [left, right, texts, labels], [table, compared], api_name=False)
+    hide_on_change(problem, model)
+    hide_on_change(compared, left, right, texts, labels)
 
 
 def _cards(page: Page) -> str:
@@ -106,7 +108,10 @@ def _card(page: Page, name: str) -> str:
     more = len(entry["labels"]) - 8
     labels += f" and {more} more" if entry["task"] != "zero-shot" and more > 0 else ""
     metric = entry["metric"]
-    figure = f"<b>{metric['value']:.3f}</b> {escape(metric['name'].replace('_', ' '))}" if metric else "not evaluated"
+    figure = "not evaluated"
+    if metric:
+        figure = f"<b>{metric['value']:.3f}</b> {escape(metric['name'].replace('_', ' '))}"
+        figure += f'<br><span class="rehead-note">{escape(measured_on(entry))}</span>'
     engine = page.admission.store.loaded_as(name)
     runtime = f"{engine.backend.name}, {engine.backend.precision}" if engine is not None else "loads on first use"
     facts = "".join(

@@ -16,7 +16,18 @@ from service.server.admission import Admission
 from service.server.explain import explain
 from service.ui import feedback, links, snippets
 from service.ui.feedback import GivenAnswer
-from service.ui.results import HIDDEN, NO_SCORES, about, as_tool, bars, importance, note, reporting
+from service.ui.results import (
+    HIDDEN,
+    NO_SCORES,
+    about,
+    as_tool,
+    bars,
+    hide_on_change,
+    importance,
+    note,
+    reporting,
+    scroll_to,
+)
 from service.ui.tab import Page
 
 NAME = "sentiment"
@@ -43,15 +54,13 @@ def build(page: Page, tab: gr.Tab) -> None:
             with gr.Row():
                 classify = gr.Button("Classify", variant="primary", elem_id="sentiment-classify")
                 explain_button = gr.Button("Explain", elem_id="sentiment-why")
-            examples = gr.Examples(
-                [[example] for example in EXAMPLES], inputs=[text], label="Examples", cache_examples=False
-            )
-        with gr.Column(scale=4):
+        with gr.Column(scale=4, elem_id="sentiment-answer", elem_classes="rehead-answer"):
             problem = gr.HTML(visible=False, padding=False, elem_id="sentiment-problem")
             scores = gr.Label(label="Scores", visible=False, elem_id="sentiment-scores", elem_classes="rehead-scores")
             remark = gr.HTML(NO_SCORES, padding=False)
             state = feedback.build(page, NAME)
             words = gr.HTML(visible=False, padding=False, elem_id="sentiment-words")
+    examples = gr.Examples([[example] for example in EXAMPLES], inputs=[text], label="Examples", cache_examples=False)
     with gr.Accordion("Several texts", open=False, elem_id="sentiment-many"):
         lines = gr.Textbox(label="One text per line", lines=6, max_lines=20, elem_id="sentiment-lines")
         classify_lines = gr.Button("Classify all", elem_id="sentiment-classify-lines")
@@ -75,10 +84,14 @@ def build(page: Page, tab: gr.Tab) -> None:
     cleared = [HIDDEN, HIDDEN, HIDDEN, *([None] if state is not None else [])]
     single = reporting(partial(_single, admission, state is not None), admission.telemetry, otherwise=cleared)
     several = reporting(partial(_several, admission), admission.telemetry, otherwise=[HIDDEN])
-    explained = reporting(partial(_explained, admission), admission.telemetry, otherwise=[HIDDEN])
+    explain_words = reporting(partial(_explained, admission), admission.telemetry, otherwise=[HIDDEN])
     for event in (classify.click, text.submit, examples.load_input_event.then):
-        event(single, [model, text], [*shown, problem], api_name=False)
-    explain_button.click(explained, [model, text], [words, problem], api_name=False)
+        answered = event(single, [model, text], [*shown, problem], api_name=False)
+        answered.then(None, js=scroll_to("sentiment-answer"))
+    explained = explain_button.click(explain_words, [model, text], [words, problem], api_name=False)
+    explained.then(None, js=scroll_to("sentiment-words"))
+    hide_on_change(problem, model, text)
+    hide_on_change(problem_lines, model, lines)
     classify_lines.click(several, [model, lines], [table, problem_lines], api_name=False)
     model.change(lambda name: about(admission.store, name), [model], [line], api_name=False, show_progress="hidden")
     tab.select(lambda: gr.update(choices=names()), None, [model], api_name=False, show_progress="hidden")

@@ -20,7 +20,7 @@ from service.server.admission import Admission
 from service.ui import feedback, label_chips, links, snippets
 from service.ui.feedback import GivenAnswer
 from service.ui.label_chips import LABELS
-from service.ui.results import HIDDEN, NO_SCORES, SAME, about, as_tool, bars, note, reporting
+from service.ui.results import HIDDEN, NO_SCORES, SAME, about, as_tool, bars, hide_on_change, note, reporting, scroll_to
 from service.ui.tab import Page
 
 NAME = "topics"
@@ -62,18 +62,18 @@ def build(page: Page, tab: gr.Tab) -> None:
             )
             preview = gr.HTML(_preview(template.value, list(LABELS)), padding=False, elem_id="topics-preview")
             classify = gr.Button("Classify", variant="primary", elem_id="topics-classify")
-            examples = gr.Examples(
-                [list(example) for example in EXAMPLES],
-                inputs=[text, labels, several],
-                label="Examples",
-                example_labels=[str(example[0]) for example in EXAMPLES],
-                cache_examples=False,
-            )
-        with gr.Column(scale=4):
+        with gr.Column(scale=4, elem_id="topics-answer", elem_classes="rehead-answer"):
             problem = gr.HTML(visible=False, padding=False, elem_id="topics-problem")
             scores = gr.Label(label="Scores", visible=False, elem_id="topics-scores", elem_classes="rehead-scores")
             remark = gr.HTML(NO_SCORES, padding=False)
             state = feedback.build(page, NAME)
+    examples = gr.Examples(
+        [list(example) for example in EXAMPLES],
+        inputs=[text, labels, several],
+        label="Examples",
+        example_labels=[str(example[0]) for example in EXAMPLES],
+        cache_examples=False,
+    )
     question: list[Any] = [text, labels, several, template]
 
     def program(
@@ -94,7 +94,9 @@ def build(page: Page, tab: gr.Tab) -> None:
     cleared = [HIDDEN, HIDDEN, *([None] if state is not None else [])]
     act = reporting(partial(_answer, admission, state is not None), admission.telemetry, otherwise=cleared)
     for event in (classify.click, text.submit, examples.load_input_event.then):
-        event(act, [model, *question], [*shown, problem], api_name=False)
+        answered = event(act, [model, *question], [*shown, problem], api_name=False)
+        answered.then(None, js=scroll_to("topics-answer"))
+    hide_on_change(problem, model, *question)
     # Gradio's `input` event of a text field is a key press, and a paste is none. One event, one at a time: two updates
     # could arrive in either order, and the older one would stay
     gr.on(

@@ -16,15 +16,15 @@ from finetune.config.training import TrainConfig
 from service.errors import BadRequest, Overloaded
 from service.server.training_jobs import Job, Jobs
 from service.ui import form, links, recipes, snippets, table_upload, training_view
-from service.ui.results import SAME, reporting
+from service.ui.results import SAME, hide_on_change, reporting
 from service.ui.tab import Page
 
 T = TypeVar("T")
 NAME = "train"
-FIRST = ("data.task", "loss", "optim.epochs", "optim.batch_size", "optim.lr")
+FIRST = ("data.task", "loss", "class_weights", "optim.epochs", "optim.batch_size", "optim.lr", "optim.early_stopping")
 MORE = (
     *("model.head", "model.pooling", "model.initializer", "model.freeze", "model.dropout"),
-    *("optim.optimizer", "optim.schedule", "optim.warmup", "optim.sampler", "optim.early_stopping"),
+    *("optim.optimizer", "optim.schedule", "optim.warmup", "optim.sampler"),
     *("optim.head_lr", "optim.layer_decay", "optim.ema_decay", "data.max_length", "data.validation_size"),
     *("data.encoding", "data.separator", "gradients.auto_recover", "precision", "seed"),
     *("data.label_columns", "data.label_names"),
@@ -61,6 +61,7 @@ class _Components:
     text: gr.Dropdown
     label: gr.Dropdown
     report: gr.HTML
+    data_problem: gr.HTML
     name: gr.Textbox
     base: gr.Dropdown
     settings: dict[str, Component]
@@ -86,6 +87,8 @@ def build(page: Page, tab: gr.Tab) -> None:
     _connect_run(page, page.jobs, parts, run)
     _connect_report(page, page.jobs, parts)
     _recipe_section(page, parts)
+    hide_on_change(parts.problem, *parts.inputs)
+    hide_on_change(parts.data_problem, parts.base, parts.loss_options, *parts.settings.values())
 
     def program(language: str, address: str, name: str) -> str:
         return snippets.of_model(page, language, address, name.strip() or "reviews", EXAMPLE_TEXT, ())
@@ -113,6 +116,7 @@ def _data_and_model(page: Page, tab: gr.Tab, jobs: Jobs) -> _Components:
             with gr.Row():
                 text = gr.Dropdown([], label="Text column", elem_id="train-text")
                 label = gr.Dropdown([], label="Label column", elem_id="train-label")
+            data_problem = gr.HTML(visible=False, padding=False, elem_id="train-data-problem")
             report = gr.HTML(EMPTY, padding=False, elem_id="train-report")
         with gr.Column(scale=5):
             gr.HTML('<h2 class="rehead-step">2. Model</h2>', padding=False)
@@ -133,9 +137,9 @@ def _data_and_model(page: Page, tab: gr.Tab, jobs: Jobs) -> _Components:
                 )
             settings: dict[str, Component] = {}
             with gr.Row():
-                settings |= {path: form.component(path, NAME, brief=True) for path in FIRST[:2]}
+                settings |= {path: form.component(path, NAME, brief=True) for path in FIRST[:3]}
             with gr.Row():
-                settings |= {path: form.component(path, NAME, brief=True) for path in FIRST[2:]}
+                settings |= {path: form.component(path, NAME, brief=True) for path in FIRST[3:]}
             with gr.Accordion("More settings", open=False, elem_id="train-more"):
                 loss_options = gr.Textbox(
                     label="Options of the loss",
@@ -151,7 +155,8 @@ def _data_and_model(page: Page, tab: gr.Tab, jobs: Jobs) -> _Components:
                 start = gr.Button("Train", variant="primary", elem_id="train-start")
                 stop = gr.Button("Stop", variant="stop", visible=False, elem_id="train-stop")
             problem = gr.HTML(visible=False, padding=False, elem_id="train-problem")
-    return _Components(table, example, text, label, report, name, base, settings, loss_options, start, stop, problem)
+    data = (table, example, text, label, report, data_problem)
+    return _Components(*data, name, base, settings, loss_options, start, stop, problem)
 
 
 def _run_section() -> list[Any]:
@@ -178,9 +183,19 @@ def _run_section() -> list[Any]:
             visible=False,
             elem_id="train-scores",
         )
+        first_scores = gr.ScatterPlot(
+            training_view.frame([], training_view.SCORES),
+            x="update",
+            y="score",
+            color="metric",
+            title="Validation scores",
+            height=220,
+            visible=False,
+            elem_id="train-first-scores",
+        )
     with gr.Accordion("Gradients by layer", open=False, visible=False, elem_id="train-gradients") as section:
         gradients = gr.HTML(padding=False)
-    return [status, losses, scores, section, gradients]
+    return [status, losses, scores, first_scores, section, gradients]
 
 
 def _connect_run(page: Page, jobs: Jobs, parts: _Components, run: list[Any]) -> None:
@@ -202,7 +217,7 @@ def _connect_run(page: Page, jobs: Jobs, parts: _Components, run: list[Any]) -> 
 
 def _connect_report(page: Page, jobs: Jobs, parts: _Components) -> None:
     """Show the data report whenever the table or its columns change."""
-    inputs, outputs = [page.token_field, *parts.inputs], [parts.report, parts.problem]
+    inputs, outputs = [page.token_field, *parts.inputs], [parts.report, parts.data_problem]
     reported = reporting(_reporting_data(page, jobs), page.admission.telemetry, otherwise=[EMPTY])
     shown = parts.example.click(
         lambda: table_upload.example("example-labeled.csv", EXAMPLE),
@@ -323,13 +338,15 @@ def _drawn(job: Job | None) -> list[Any]:
     """Return a run as updates of its status, curves, gradients, the Stop button and the timer."""
     if job is None:
         hidden = gr.update(visible=False)
-        return [IDLE, hidden, hidden, hidden, SAME, hidden, gr.update(active=False)]
+        return [IDLE, hidden, hidden, hidden, hidden, SAME, hidden, gr.update(active=False)]
     losses, scores, layers = training_view.losses(job), training_view.scores(job), training_view.gradients(job)
     running = job.state == "running"
+    evaluations, whole = scores["update"].nunique(), {"x_lim": training_view.updates(job)}
     return [
         training_view.status(job),
-        gr.update(value=losses, visible=bool(len(losses))),
-        gr.update(value=scores, visible=bool(len(scores))),
+        gr.update(value=losses, visible=bool(len(losses)), **whole),
+        gr.update(value=scores, visible=evaluations > 1, **whole),
+        gr.update(value=scores, visible=evaluations == 1, **whole),  # a line through one point shows nothing
         gr.update(visible=bool(layers)),
         layers,
         gr.update(visible=running),

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.fast
 GIVEN = {
     "data.task": "multi_label",
     "loss": "focal",
+    "class_weights": "balanced",
     "optim.epochs": 2.5,
     "optim.batch_size": "16",
     "optim.lr": "3e-5",
