@@ -130,6 +130,35 @@ def test_a_question_that_cannot_be_answered_gets_a_sentence_that_goes_once_it_ca
     page.wait_for_selector("#topics-problem [role=alert]", state="hidden")
 
 
+def test_an_error_goes_when_its_cause_goes(page):
+    page.click("#sentiment-classify")
+    page.wait_for_function("document.querySelector('#sentiment-problem')?.innerText.includes('There is no text yet')")
+    page.fill("#sentiment-text textarea", "a warm film")
+    page.wait_for_selector("#sentiment-problem [role=alert]", state="hidden")
+    assert page.locator("#sentiment-scores dd").count() == 0
+
+
+def test_on_a_phone_the_answer_comes_into_view(opened, browser, server):
+    phone = browser.browser.new_context(viewport={"width": 390, "height": 500})
+    try:
+        page = opened(server.address, phone)
+        for tab in ("sentiment", "topics"):
+            page.get_by_role("tab", name=tab.capitalize()).click()
+            page.fill(f"#{tab}-text textarea", "a warm film")
+            page.evaluate("scrollTo(0, 0)")
+            page.click(f"#{tab}-classify")
+            page.wait_for_selector(f"#{tab}-scores dd")
+            page.wait_for_function(
+                """tab => {
+                    const box = document.querySelector(`#${tab}-scores`).getBoundingClientRect();
+                    return box.top >= 0 && box.top < innerHeight - 100;
+                }""",
+                arg=tab,
+            )
+    finally:
+        phone.close()
+
+
 def test_the_sentences_that_will_be_tested_are_shown_while_they_are_typed(page):
     open_topics(page)
     template = "#topics-template textarea, #topics-template input"

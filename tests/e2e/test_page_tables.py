@@ -176,6 +176,7 @@ def test_a_table_becomes_a_model_which_is_in_the_other_tabs_then(opened, worksho
     choose(page, "#train-offered", "films.csv")
     page.wait_for_selector("#train-report table", timeout=SECONDS * 1000)
     assert page.input_value("#train-text input") == "text" and page.input_value("#train-label input") == "label"
+    page.wait_for_selector("#train-problem [role=alert]", state="hidden")
     report = page.inner_text("#train-report")
     assert re.search(r"no\s+29", report) and "58 training rows, 6 validation rows" in report.replace("\n", " ")
     page.click("#train-start")

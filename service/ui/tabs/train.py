@@ -24,7 +24,7 @@ NAME = "train"
 FIRST = ("data.task", "loss", "class_weights", "optim.epochs", "optim.batch_size", "optim.lr", "optim.early_stopping")
 MORE = (
     *("model.head", "model.pooling", "model.initializer", "model.freeze", "model.dropout"),
-    *("optim.optimizer", "optim.schedule", "optim.warmup", "optim.sampler"),
+    *("optim.optimizer", "optim.schedule", "optim.warmup", "optim.sampler", "checkpoint.best_by"),
     *("optim.head_lr", "optim.layer_decay", "optim.ema_decay", "data.max_length", "data.validation_size"),
     *("data.encoding", "data.separator", "gradients.auto_recover", "precision", "seed"),
     *("data.label_columns", "data.label_names"),
@@ -160,7 +160,7 @@ def _data_and_model(page: Page, tab: gr.Tab, jobs: Jobs) -> _Components:
 
 
 def _run_section() -> list[Any]:
-    """Lay out the section Training; return the outputs of `_drawn` up to the gradients."""
+    """Lay out the section Training; return the outputs of `drawn` up to the gradients."""
     gr.HTML('<h2 class="rehead-step">3. Training</h2>', padding=False)
     status = gr.HTML(IDLE, padding=False, elem_id="train-status")
     with gr.Row():
@@ -206,13 +206,13 @@ def _connect_run(page: Page, jobs: Jobs, parts: _Components, run: list[Any]) -> 
     begin = reporting(_starting(page, jobs), telemetry, otherwise=same)
     end = reporting(_stopping(page, jobs), telemetry, otherwise=same)
 
-    def drawn() -> list[Any]:
-        return _drawn(jobs.latest())
+    def refreshed() -> list[Any]:
+        return drawn(jobs.latest())
 
     parts.start.click(begin, [page.token_field, *parts.inputs], [*outputs, parts.problem], api_name=False)
     parts.stop.click(end, [page.token_field], [*outputs, parts.problem], api_name=False)
-    timer.tick(drawn, None, outputs, api_name=False, show_progress="hidden")
-    page.blocks.load(drawn, None, outputs, api_name=False, show_progress="hidden")
+    timer.tick(refreshed, None, outputs, api_name=False, show_progress="hidden")
+    page.blocks.load(refreshed, None, outputs, api_name=False, show_progress="hidden")
 
 
 def _connect_report(page: Page, jobs: Jobs, parts: _Components) -> None:
@@ -288,7 +288,7 @@ def _starting(page: Page, jobs: Jobs) -> Any:
         _, config = _config(page, jobs, values, named=True)
         name = Path(config.out).name
         await page.admission.background(jobs.start, name, config)
-        return _drawn(jobs.job(name))
+        return drawn(jobs.job(name))
 
     return start
 
@@ -299,7 +299,7 @@ def _stopping(page: Page, jobs: Jobs) -> Any:
         job = jobs.latest()
         if job is not None:
             await page.admission.background(jobs.stop, job.name)
-        return _drawn(jobs.latest())
+        return drawn(jobs.latest())
 
     return stop
 
@@ -334,7 +334,7 @@ async def _in_turn(report: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(REFRESH_S)
 
 
-def _drawn(job: Job | None) -> list[Any]:
+def drawn(job: Job | None) -> list[Any]:
     """Return a run as updates of its status, curves, gradients, the Stop button and the timer."""
     if job is None:
         hidden = gr.update(visible=False)

@@ -33,6 +33,7 @@ GIVEN = {
     "optim.warmup": 0.2,
     "optim.sampler": "balanced",
     "optim.early_stopping": "3",
+    "checkpoint.best_by": "loss",
     "optim.head_lr": "1e-3",
     "optim.layer_decay": 0.9,
     "optim.ema_decay": "0.99",
@@ -47,7 +48,7 @@ GIVEN = {
     "data.label_names": "unkind, coarse",
 }
 
-ONLY_NAMES = {*form.TABLES, "data.label_columns", "data.label_names"}
+ONLY_NAMES = {*form.TABLES, "checkpoint.best_by", "data.label_columns", "data.label_names"}
 """Settings whose words are names and nothing else: of a table's entries, of columns, of labels."""
 
 

@@ -5,6 +5,7 @@ import pytest
 from finetune.core import events
 from service.server.training_jobs import Job
 from service.ui import training_view
+from service.ui.tabs.train import drawn
 
 pytestmark = pytest.mark.fast
 
@@ -36,3 +37,14 @@ def test_a_diverged_run_is_said_to_be_one_before_anything_else_it_said() -> None
 
 def test_events_written_before_notes_were_known_are_still_read() -> None:
     assert "accuracy 0.900" in shown("finished", events.Finished("/models/m", {"accuracy": 0.9}))
+
+
+def test_one_evaluation_is_a_point_and_several_are_a_line() -> None:
+    step = events.Step(update=3, updates=14, epoch=0.5, loss=0.7, lr=1e-3, rows_per_s=9.0, left_s=1.0)
+    evaluated = [events.Evaluated(update, 1.0, {"accuracy": 0.5, "log_loss": 1.0}, best=False) for update in (7, 14)]
+    for count, line, point in ((0, False, False), (1, False, True), (2, True, False)):
+        seen = (BEGUN, step, *evaluated[:count])
+        _, losses, scores, first_scores, *_ = drawn(Job("m", "running", seen, CONFIG))
+        assert losses["visible"] and losses["x_lim"] == [0, 14]
+        assert (scores["visible"], first_scores["visible"]) == (line, point)
+        assert list(first_scores["value"]["score"]) == [0.5] * count
