@@ -55,11 +55,11 @@ def train(page: Any, table: Path) -> None:
     page.set_input_files("#train-upload input[type=file]", str(table))
     wait_for_text(page, "#train-report", "training rows")
     page.fill("#train-name textarea, #train-name input", NAME)
-    take_screenshot(page, "story-table")
+    take_screenshot(page, "train-data")
     page.click("#train-start")
     wait_for_text(page, "#train-status", "about")
     page.wait_for_selector("#train-scores", state="visible", timeout=TIMEOUT_S * 1000)
-    take_screenshot(page, "story-running")
+    take_screenshot(page, "train-progress")
     wait_for_text(page, "#train-status", "is ready")
 
 

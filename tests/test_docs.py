@@ -16,6 +16,11 @@ def blocks(page: str, language: str) -> list[str]:
     )
 
 
+def without_figures(text: str) -> str:
+    """Return a text with its figures masked, as they differ by table."""
+    return re.sub(r"\d[\d.e+-]*", "#", text)
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # on 16 rows
 def test_the_python_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
     import transformers
@@ -57,9 +62,10 @@ def test_the_training_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
             assert done.exit_code == 0, f"{command}: {done.output} {done.exception!r}"
             printed[command[-1] if command[-2] == "--out" else " ".join(command[1:3])] = done.output
     assert "training 1,155 of 22,566,531 weights: head 1,155" in printed["models/frozen"]
-    assert "their units stay identical" in printed["models/zeros"]
-    assert "over 8 rows a batch is noisy" in printed["models/norm"]
-    assert "gradients vanish" in printed["models/deep"] and "auto-recovery 1 of 2" in printed["models/recovered"]
+    warnings = re.findall(r"^warning: .*$", (DOCS / "training.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(warnings) == 5
+    for warning in warnings:
+        assert without_figures(warning) in without_figures("".join(printed.values())), warning
     assert "[binary, multiclass, multi_label]" in printed["choices losses"]
     assert "best of 2 trials" in printed["search search.yaml"]
     [block] = blocks("training.md", "python")

@@ -160,7 +160,7 @@ def _again(
     inputs.say(
         Warned(
             f"auto-recovery {attempts} of {config.gradients.attempts}: {outcome.diagnosis.sentence} "
-            f"Going on from {_place(checkpoint)} with {shown}"
+            f"Continuing from {_place(checkpoint)} with {shown}"
         )
     )
     due = checkpoint is not None and note_of(checkpoint).evaluation_due

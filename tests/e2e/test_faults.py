@@ -194,7 +194,7 @@ def test_slow_callers_do_not_hold_up_the_others(running):
             caller.close()
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_signal_under_load_loses_nothing_that_was_accepted(start_server, tiny_models, rounds):
     for _ in range(rounds):
         server = start_server(tiny_models)

@@ -154,7 +154,7 @@ def test_auto_recovery_goes_on_from_the_last_good_checkpoint(
         tfidf_baseline=False,
     )
     heard, result = run(wanted, reviews)
-    assert "auto-recovery 1 of 2" in warned(heard) and "Going on from checkpoint-7 with optim.lr=0.0001" in warned(
+    assert "auto-recovery 1 of 2" in warned(heard) and "Continuing from checkpoint-7 with optim.lr=0.0001" in warned(
         heard
     )
     assert result.updates == 21
@@ -171,7 +171,7 @@ def test_auto_recovery_ends(config: Make, reviews: Any, monkeypatch: pytest.Monk
     heard: list[Any] = []
     with pytest.raises(TrainingError, match="the loss is not finite at update 1"):
         train(config(loss="hopeless", gradients={"auto_recover": True, "attempts": 1}), reviews, heard.append)
-    assert warned(heard).count("auto-recovery") == 1 and "Going on from the start" in warned(heard)
+    assert warned(heard).count("auto-recovery") == 1 and "Continuing from the start" in warned(heard)
 
 
 def test_auto_recovery_gives_a_symmetric_head_another_beginning(config: Make, reviews: Any) -> None:
@@ -181,7 +181,7 @@ def test_auto_recovery_gives_a_symmetric_head_another_beginning(config: Make, re
         tfidf_baseline=False,
     )
     heard, result = run(wanted, reviews)
-    assert "Going on from the start with model.initializer=glorot_uniform" in warned(heard)
+    assert "Continuing from the start with model.initializer=glorot_uniform" in warned(heard)
     assert "name: glorot_uniform" in (result.path / "train_config.yaml").read_text()
 
 
