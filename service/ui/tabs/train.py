@@ -164,38 +164,18 @@ def _run_section() -> list[Any]:
     gr.HTML('<h2 class="rehead-step">3. Training</h2>', padding=False)
     status = gr.HTML(IDLE, padding=False, elem_id="train-status")
     with gr.Row():
-        losses = gr.LinePlot(
-            training_view.frame([], training_view.LOSSES),
-            x="update",
-            y="loss",
-            title="Loss",
-            height=220,
-            visible=False,
-            elem_id="train-losses",
-        )
-        scores = gr.LinePlot(
-            training_view.frame([], training_view.SCORES),
-            x="update",
-            y="score",
-            color="metric",
-            title="Validation scores",
-            height=220,
-            visible=False,
-            elem_id="train-scores",
-        )
-        first_scores = gr.ScatterPlot(
-            training_view.frame([], training_view.SCORES),
-            x="update",
-            y="score",
-            color="metric",
-            title="Validation scores",
-            height=220,
-            visible=False,
-            elem_id="train-first-scores",
-        )
+        losses = _plot(gr.LinePlot, training_view.LOSSES, "Loss", "train-losses")
+        scores = _plot(gr.LinePlot, training_view.SCORES, "Validation scores", "train-scores")
+        first_scores = _plot(gr.ScatterPlot, training_view.SCORES, "Validation scores", "train-first-scores")
     with gr.Accordion("Gradients by layer", open=False, visible=False, elem_id="train-gradients") as section:
         gradients = gr.HTML(padding=False)
     return [status, losses, scores, first_scores, section, gradients]
+
+
+def _plot(kind: Any, columns: tuple[str, ...], title: str, element_id: str) -> Any:
+    """Return a hidden plot of the first column against the second, colored by the third where there is one."""
+    axes = dict(zip(("x", "y", "color"), columns, strict=False))
+    return kind(training_view.frame([], columns), **axes, title=title, height=220, visible=False, elem_id=element_id)
 
 
 def _connect_run(page: Page, jobs: Jobs, parts: _Components, run: list[Any]) -> None:

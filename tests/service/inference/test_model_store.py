@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 
 import pytest
+from waiting import until
 
 from finetune.core.errors import CheckpointError
 from service.errors import BackendFailed, ModelNotFound
@@ -27,12 +27,17 @@ def test_a_model_is_loaded_once_however_many_ask_at_the_same_time(models):
 
     def load(folder):
         loads.append(folder.path.name)
-        time.sleep(0.05)
+        until(lambda: len(started) == len(threads), "all threads")
         return object()
 
     store = ModelStore(models, load)
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(store.get("sentiment"))) for _ in range(8)]
+    started, found = [], []
+
+    def request(number):
+        started.append(number)
+        found.append(store.get("sentiment"))
+
+    threads = [threading.Thread(target=request, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
