@@ -21,6 +21,7 @@ SERVICE_COMMANDS = {
     "models": "service.commands.models",
     "export": "service.commands.export",
     "push": "service.commands.push",
+    "trim-vocab": "service.commands.trim_vocab",
     "serve": "service.commands.serve",
 }
 

@@ -19,6 +19,19 @@ from service import Classifier, ZeroShotClassifier, cli
 LABELS = ["sports", "business", "food, drink"]
 
 
+def test_a_trimmed_model_answers_as_the_whole_one(rehead):
+    write_table("texts.csv", [{"text": "good film"}, {"text": "a bad planet"}])
+    assert rehead("trim-vocab", "sentiment", "texts.csv", "-o", "models/small")[0] == 0
+    answers = [rehead("predict", model, "a good planet", "--json")[1] for model in ("sentiment", "small")]
+    assert answers[0] == answers[1] != ""
+    code, _, error = rehead("trim-vocab", "sentiment", "texts.csv", "-o", "models/small")
+    assert (
+        code == 2
+        and error
+        == "error: models/small already holds a model: choose another --out, or pass --overwrite to replace it\n"
+    )
+
+
 @pytest.fixture
 def rehead(tiny_models, tmp_path, capsys, monkeypatch):
     """Return a function that runs a command in an empty folder, in this process: exit code, stdout and stderr."""
