@@ -25,11 +25,8 @@ def test_a_trimmed_model_answers_as_the_whole_one(rehead):
     answers = [rehead("predict", model, "a good planet", "--json")[1] for model in ("sentiment", "small")]
     assert answers[0] == answers[1] != ""
     code, _, error = rehead("trim-vocab", "sentiment", "texts.csv", "-o", "models/small")
-    assert (
-        code == 2
-        and error
-        == "error: models/small already holds a model: choose another --out, or pass --overwrite to replace it\n"
-    )
+    assert code == 2 and error.startswith("error: models/small already holds a model: ")
+    assert rehead("trim-vocab", "sentiment", "texts.csv", "-o", "models/small", "--overwrite")[0] == 0
 
 
 @pytest.fixture
