@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from finetune.bases import BaseRanking, rank_bases
     from finetune.config.training import TrainConfig
     from finetune.core.errors import (
         CheckpointError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BackendFailed",
     "BadRequest",
+    "BaseRanking",
     "CheckpointError",
     "Classifier",
     "ConfigError",
@@ -60,12 +62,14 @@ __all__ = [
     "ZeroShotEstimator",
     "evaluate",
     "load",
+    "rank_bases",
     "score_table",
     "search",
     "train",
 ]
 
 _MODULES = {
+    "finetune.bases": ("BaseRanking", "rank_bases"),
     "finetune.config.training": ("TrainConfig",),
     "finetune.core.errors": (
         *("CheckpointError", "ConfigError", "DataError", "FinetuneError", "MissingExtra"),

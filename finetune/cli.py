@@ -5,8 +5,10 @@ Options, printed results and exit codes only: the modules that do the work are i
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -92,7 +94,7 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
 
 @click.command(cls=SettingsCommand, settings=SETTINGS, groups=GROUPS)
 @click.argument("data", required=False)
-@click.option("--base", help="Encoder to start from: a folder, a served name or a Hub id.")
+@click.option("--base", help="Encoder to start from: a folder, a served name, a Hub id, or `auto`.")
 @click.option("--text", help="Column of the text.")
 @click.option("--label", multiple=True, help="Column of the label; repeat it for columns of 0 and 1, one per label.")
 @click.option("--text-pair", help="Column of the second text of a pair.")
@@ -151,7 +153,7 @@ def finetune(file: str | None, overrides: tuple[str, ...], dry_run: bool, full: 
         raise click.UsageError("--full goes with --dry-run")
     flags |= {name: list(flags[name]) or None for name in ("label", "allow_changed")}
     config = loading.load(file, overrides, **{SETTINGS[name]: value for name, value in flags.items()})
-    from finetune.prepare import quiet
+    from finetune.core.quiet import quiet
 
     quiet()
     if dry_run:
@@ -252,7 +254,7 @@ def search(config: str, trials: int, overrides: tuple[str, ...], **flags: Any) -
     The same command continues a study that was stopped.
     """
     from finetune.config import loading
-    from finetune.prepare import quiet
+    from finetune.core.quiet import quiet
     from finetune.tune import search as run_search
 
     content = loading.content_of(config, overrides, **flags)
@@ -264,7 +266,44 @@ def search(config: str, trials: int, overrides: tuple[str, ...], **flags: Any) -
     click.echo(f"model: {result.path}")
 
 
-commands: dict[str, click.Command] = {"finetune": finetune, "choices": choices, "search": search}
+@click.command()
+@click.argument("data")
+@click.argument("candidates", nargs=-1)
+@click.option("--text", help="Column of the text.")
+@click.option("--label", multiple=True, help="Column of the label; repeat it for columns of 0 and 1, one per label.")
+@click.option("--text-pair", help="Column of the second text of a pair.")
+@click.option("--rows", type=click.IntRange(min=20), default=2000, show_default=True, help="Rows to measure on.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--models", "models_dir", default="models", show_default=True, help="Folder of named models.")
+@reading_flags
+def bases(
+    data: str, candidates: tuple[str, ...], rows: int, as_json: bool, models_dir: str, label: Any, **columns: Any
+) -> None:
+    """Rank base models for the labeled table DATA, and recommend one.
+
+    CANDIDATES are folders, served names and Hub ids; by default every served model and every encoder in the Hub's
+    cache. Each encodes the texts as it is, and a linear model on its embeddings is cross-validated.
+
+    \b
+    rehead bases reviews.csv
+    rehead bases reviews.csv topics me/my-encoder
+    """
+    from finetune.bases import rank_bases
+    from finetune.config.data import DataConfig
+
+    settings = {name: value for name, value in {**columns, "label": list(label)}.items() if value}
+    ranking = rank_bases(
+        data,
+        candidates,
+        columns=DataConfig(**settings),
+        rows=rows,
+        models_dir=models_dir,
+        on_base=lambda name: click.echo(f"measuring {name} ...", err=True),
+    )
+    click.echo(json.dumps(asdict(ranking), indent=2, ensure_ascii=False) if as_json else str(ranking))
+
+
+commands: dict[str, click.Command] = {"finetune": finetune, "choices": choices, "search": search, "bases": bases}
 
 
 def main() -> NoReturn:

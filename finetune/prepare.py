@@ -5,8 +5,7 @@ Nothing is trained or written here. `--dry-run`, the web UI's data report and `r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +95,8 @@ def prepare(config: TrainConfig, data: Any = None, emit: Listener = lambda event
 
     # 1. Settings alone, then the base: a mistake there should not cost the reading of a large table.
     check_settings(config)
+    if config.base == "auto":
+        config = _with_recommended_base(config, data, emit)
     base = base_of(config)
     if base.path is not None:
         check_weights(base.path)
@@ -134,31 +135,13 @@ def prepare(config: TrainConfig, data: Any = None, emit: Listener = lambda event
     return prepared
 
 
-def quiet() -> None:
-    """Silence transformers and torch for the rest of the process; events report what matters."""
-    import warnings
+def _with_recommended_base(config: TrainConfig, data: Any, emit: Listener) -> TrainConfig:
+    """Return the config with the base that `rank_bases` recommends for its table."""
+    from finetune.bases import rank_bases
 
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", module="torch")
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence the log lines and progress bars of transformers, and restore them afterwards."""
-    from transformers.utils import logging
-
-    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if has_bars:
-            logging.enable_progress_bar()
+    ranking = rank_bases(data, columns=config.data, seed=config.seed, models_dir=config.models_dir)
+    emit(Info(f"base: {ranking.recommendation}"))
+    return config.model_copy(update={"base": ranking.recommended})
 
 
 def work_folder(out: Path) -> Path:

@@ -23,6 +23,7 @@ from finetune.core.errors import TrainingError
 from finetune.core.event_printer import EventPrinter
 from finetune.core.events import Finished, Info, Listener, Saved, Warned
 from finetune.core.model_folder import ClassifierSettings, ZeroShotSettings
+from finetune.core.quiet import quiet_transformers
 from finetune.data.load import load_splits
 from finetune.data.rows import Rows
 from finetune.evaluation.baseline import tfidf_scores
@@ -31,7 +32,7 @@ from finetune.evaluation.metrics import best_by
 from finetune.modeling.build import body_config
 from finetune.modeling.heads import STOCK
 from finetune.modeling.lora import merged
-from finetune.prepare import Prepared, prepare, quiet_transformers, tokens_of, usual_lr, work_folder
+from finetune.prepare import Prepared, prepare, tokens_of, usual_lr, work_folder
 from finetune.reports import report
 from finetune.reports.model_card import model_card
 from finetune.reports.report import ROW_NUMBERS, evaluation_json, write_evaluation

@@ -12,7 +12,15 @@ import rehead
 
 NAMES = {
     *("load", "Classifier", "ZeroShotClassifier", "train", "TrainConfig", "TrainResult", "evaluate", "score_table"),
-    *("FineTunedClassifier", "FineTunedRegressor", "ZeroShotEstimator", "search", "SearchResult"),
+    *(
+        "FineTunedClassifier",
+        "FineTunedRegressor",
+        "ZeroShotEstimator",
+        "search",
+        "SearchResult",
+        "rank_bases",
+        "BaseRanking",
+    ),
     *(
         "ReheadError",
         "FinetuneError",

@@ -247,7 +247,7 @@ class TrainConfig(Part):
     """All settings of one training run."""
 
     base: str
-    """Encoder to start from; a folder, a served name or a Hub id."""
+    """Encoder to start from; a folder, a served name, a Hub id, or `auto` (what `rehead bases` recommends)."""
 
     out: str
     """Model folder to write."""

@@ -52,7 +52,7 @@ def _train(folder: Path) -> int:
 
         try:
             from finetune.core.allocator import keep_freed_memory
-            from finetune.prepare import quiet
+            from finetune.core.quiet import quiet
             from finetune.run import train
 
             keep_freed_memory()
@@ -82,7 +82,8 @@ def _report() -> dict[str, Any]:
     """Return the data report of the configuration on standard input, as `Jobs.data_report` describes it."""
     import yaml
 
-    from finetune.prepare import prepare, quiet
+    from finetune.core.quiet import quiet
+    from finetune.prepare import prepare
 
     _limit_resources(REPORT_BYTES)
     quiet()
