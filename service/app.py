@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from finetune.core.device import torch_device
 from finetune.core.errors import FinetuneError
 from finetune.core.model_folder import ModelFolder
 from service.errors import BackendFailed, BadRequest, ServiceError
@@ -70,7 +71,11 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
     """
     keys = ApiKeys.read(settings)
     check_exposure(settings, keys)
-    runtime = RuntimeSettings.from_environment(backend=settings.backend, precision=settings.precision)
+    runtime = RuntimeSettings.from_environment(
+        backend=settings.backend, precision=settings.precision, device=settings.device
+    )
+    if runtime.device not in ("auto", "cpu"):
+        torch_device(runtime.device)  # raises here where it is not available, and not once for each model
     telemetry = Telemetry(log)
     store = ModelStore(settings.models, partial(_load, runtime, telemetry, say), default=settings.default)
     store.pin_default()

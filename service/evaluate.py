@@ -27,6 +27,7 @@ def evaluate(
     metrics: Sequence[str] = (),
     by: str | None = None,
     tfidf: bool = False,
+    device: str | None = None,
     models_dir: str | PathLike[str] | None = "models",
 ) -> dict[str, Any]:
     """Return the metrics of a model on labeled rows, with 95% intervals and the majority (or mean) baseline.
@@ -39,6 +40,7 @@ def evaluate(
         metrics: further metrics by name.
         by: a column; the metrics are returned for each of its values too, under `by`.
         tfidf: also measure TF-IDF with logistic regression, cross-validated on the same rows.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; by default REHEAD_DEVICE, else `auto`.
         models_dir: the folder of served names.
 
     Returns:
@@ -52,18 +54,26 @@ def evaluate(
 
     columns = {"text": text, "label": label, "text_pair": text_pair, "label_names": label_names}
     config = DataConfig(**{name: value for name, value in columns.items() if value is not None})
-    evaluation = evaluate_model(resolve(model, models_dir), data, config, metrics=metrics, by=by, tfidf=tfidf)
+    folder = resolve(model, models_dir)
+    evaluation = evaluate_model(folder, data, config, metrics=metrics, by=by, tfidf=tfidf, device=device)
     return evaluation_json(str(data) if isinstance(data, str | PathLike) else "data", evaluation)
 
 
 def evaluate_model(
-    folder: ModelFolder, data: Any, columns: DataConfig, *, metrics: Sequence[str], by: str | None, tfidf: bool
+    folder: ModelFolder,
+    data: Any,
+    columns: DataConfig,
+    *,
+    metrics: Sequence[str],
+    by: str | None,
+    tfidf: bool,
+    device: str | None = None,
 ) -> Evaluation:
     """Return the evaluation of a model, computed in the runtime whose scores are exact; arguments as in `evaluate`."""
     from finetune.evaluation.evaluate import evaluate as evaluate_scores
 
     return evaluate_scores(
-        Engine.load(folder, RuntimeSettings.from_environment().exact()).scores,
+        Engine.load(folder, RuntimeSettings.from_environment(device=device).exact()).scores,
         data,
         folder.labels,
         columns=columns,

@@ -39,6 +39,9 @@ class RuntimeSettings(BaseModel):
     precision: PrecisionName = "auto"
     """The precision; auto is selected with the runtime, and is never int8."""
 
+    device: str = "auto"
+    """The device; auto, cpu, cuda, cuda:N or mps. auto is the first CUDA GPU where there is one, else the processor."""
+
     threads: int = Field(default_factory=lambda: _threads(), ge=1)
     """Threads of one model; default is OMP_NUM_THREADS, else the processors of this process."""
 
@@ -47,7 +50,7 @@ class RuntimeSettings(BaseModel):
 
     @classmethod
     def from_environment(cls, **values: Any) -> Self:
-        """Return settings from REHEAD_BACKEND, REHEAD_PRECISION, REHEAD_THREADS and REHEAD_CACHE.
+        """Return settings from REHEAD_BACKEND, REHEAD_PRECISION, REHEAD_DEVICE, REHEAD_THREADS and REHEAD_CACHE.
 
         Args:
             values: override the environment, unless None.
@@ -102,6 +105,9 @@ class ServeSettings(BaseModel):
 
     precision: PrecisionName | None = None
     """The precision of every model; default is REHEAD_PRECISION, else selected with the runtime."""
+
+    device: str | None = None
+    """The device of every model: auto, cpu, cuda, cuda:N or mps; default is REHEAD_DEVICE, else auto."""
 
     api_key_file: Path | None = None
     """A file of API keys, one per line: `name = key` or a key alone. REHEAD_API_KEYS may hold more, comma-separated."""
@@ -212,7 +218,7 @@ class ServeSettings(BaseModel):
         Raises:
             BadRequest: a value is not accepted.
         """
-        return _settings(cls, values, skipped=("backend", "precision"))
+        return _settings(cls, values, skipped=("backend", "precision", "device"))
 
 
 def _settings(kind: type[M], values: dict[str, Any], *, skipped: Collection[str] = ()) -> M:

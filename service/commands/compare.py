@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 @click.argument("arguments", nargs=-1, metavar="MODEL MODEL... FILE")
 @labeled_table
 def command(
-    arguments: tuple[str, ...], label_names: str | None, as_json: bool, models_dir: str, **columns: Any
+    arguments: tuple[str, ...],
+    label_names: str | None,
+    as_json: bool,
+    device: str | None,
+    models_dir: str,
+    **columns: Any,
 ) -> None:
     """Print the metrics of every MODEL on FILE in one table, and the difference of each from the first.
 
@@ -44,7 +49,7 @@ def command(
         **passed(**columns), label_names=zero_shot.parse_labels(label_names) if label_names is not None else None
     )
     labels = folders[0].labels
-    evaluations = [_evaluated(folder, file, labels, data) for folder in folders]
+    evaluations = [_evaluated(folder, file, labels, data, device) for folder in folders]
     gaps = [differences(labels, evaluations[0].measured, other.measured) for other in evaluations[1:]]
     metrics = [{key: entry["value"] for key, entry in each.measured.scored.metrics.items()} for each in evaluations]
     rows = evaluations[0].measured.scored.rows
@@ -71,13 +76,13 @@ def _require_same_labels(names: Sequence[str], folders: Sequence[ModelFolder]) -
             )
 
 
-def _evaluated(folder: ModelFolder, file: str, labels: LabelSpace, data: DataConfig) -> Any:
+def _evaluated(folder: ModelFolder, file: str, labels: LabelSpace, data: DataConfig, device: str | None) -> Any:
     """Return a model's evaluation on a table, its scores and thresholds in the order of `labels`."""
     from finetune.run import evaluate
     from service.inference.engine import Engine
     from service.settings import RuntimeSettings
 
-    engine = Engine.load(folder, RuntimeSettings.from_environment().exact())
+    engine = Engine.load(folder, RuntimeSettings.from_environment(device=device).exact())
     recorded = folder.settings.thresholds
     order = [folder.labels.names.index(name) for name in labels.names]
 
