@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.config.data import DataConfig, Source
+from finetune.core.device import torch_device
 from finetune.core.errors import CheckpointError
 from finetune.core.hub import download
 from finetune.core.labels import LabelSpace
@@ -113,6 +114,7 @@ def rank_bases(
     rows: int = ROWS,
     seed: int = 42,
     models_dir: str | PathLike[str] | None = "models",
+    device: str = "auto",
     on_base: Callable[[str], None] = lambda name: None,
 ) -> BaseRanking:
     """Return base models ranked for a labeled table, by a linear model on their frozen embeddings.
@@ -126,6 +128,7 @@ def rank_bases(
         text, label, text_pair: columns; found where they are obvious.
         columns: all settings of the table, in place of those three.
         rows: most rows to measure on.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         on_base: called with the name of each base before it is measured.
 
     Raises:
@@ -145,7 +148,9 @@ def rank_bases(
         on_base(name)
         try:
             with quiet_transformers():
-                base, split = _measured(download(find(name, models_dir), models_dir), labels, sample, config, seed)
+                base, split = _measured(
+                    download(find(name, models_dir), models_dir), labels, sample, config, seed, device
+                )
         except CheckpointError as error:
             if candidates:
                 raise
@@ -180,7 +185,7 @@ def _candidates(models_dir: str | PathLike[str] | None) -> Iterator[str]:
 
 
 def _measured(
-    base: Location, labels: LabelSpace, rows: Rows, config: DataConfig, seed: int
+    base: Location, labels: LabelSpace, rows: Rows, config: DataConfig, seed: int, device: str
 ) -> tuple[RankedBase, ScoredSplit]:
     from finetune.modeling.build import base_config, body_of, build_model
 
@@ -193,7 +198,7 @@ def _measured(
     body = body_of(build_model(base, labels).model).eval()
     begin = time.perf_counter()
     short = TextEncoder.load(base.source, described, max_length=min(encoder.max_length, MAX_TOKENS))
-    features = embeddings(body, short, rows)
+    features = embeddings(body, short, rows, device)
     scores = cross_validated_scores(labels, features, rows, seed=seed)
     seconds = time.perf_counter() - begin
     scored = scored_rows(labels, scores, rows, None)
@@ -204,7 +209,7 @@ def _measured(
     return ranked, ScoredSplit(scored, scores, rows, [])
 
 
-def embeddings(body: torch.nn.Module, encoder: TextEncoder, rows: Rows) -> npt.NDArray[np.float32]:
+def embeddings(body: torch.nn.Module, encoder: TextEncoder, rows: Rows, device: str) -> npt.NDArray[np.float32]:
     """Return the mean of the last hidden states over the tokens of each row, `[N, H]`."""
     import torch
 
@@ -212,17 +217,17 @@ def embeddings(body: torch.nn.Module, encoder: TextEncoder, rows: Rows) -> npt.N
 
     encoded = encoder(list(rows.texts), list(rows.pairs) if rows.pairs is not None else None)
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    body = body.to(device)
+    place = torch_device(device)
+    body = body.to(place)
     means: list[Any] = [None] * len(encoded)
     while order:
         size = max(1, BATCH_TOKENS // len(encoded[order[-1]]))
         part, order = order[-size:], order[:-size]
         batch = {
-            name: torch.from_numpy(array).to(device) for name, array in encoder.pad([encoded[i] for i in part]).items()
+            name: torch.from_numpy(array).to(place) for name, array in encoder.pad([encoded[i] for i in part]).items()
         }
         batch.pop("segments")
-        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=use_bfloat16("auto")):
+        with torch.inference_mode(), torch.autocast(place.type, torch.bfloat16, enabled=use_bfloat16("auto", device)):
             states = body(**batch).last_hidden_state.float()
         weights = batch["attention_mask"].unsqueeze(-1).float()
         mean = (states * weights).sum(dim=1) / weights.sum(dim=1)

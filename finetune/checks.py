@@ -15,6 +15,7 @@ import numpy as np
 from finetune.config.data import DataConfig
 from finetune.config.training import Choice, ModelConfig, TrainConfig
 from finetune.core import model_folder
+from finetune.core.device import torch_device
 from finetune.core.errors import ConfigError, FinetuneError
 from finetune.core.registry import pick
 from finetune.core.task import Task
@@ -38,9 +39,11 @@ def check_settings(config: TrainConfig) -> None:
     """Raise for settings that are invalid whatever the data.
 
     Raises:
-        ConfigError: an unknown name or option, a value out of range, settings that do not go together.
+        ConfigError: a device that this machine has not, an unknown name or option, a value out of range, settings that
+            do not go together.
         MissingExtra: a setting needs a package that is not installed; names the install line.
     """
+    torch_device(config.device)
     optim, model = config.optim, config.model
     pooling = Choice(name=model.pooling) if model.pooling is not None else None
     choices: tuple[tuple[str, Mapping[str, Any], Choice | None], ...] = (

@@ -31,8 +31,9 @@ EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 PRINTED_METRICS = 3
 """Metrics of each split that a run prints; the model card has the rest."""
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
 SETTINGS = {
-    **{name: name for name in ("base", "out", "seed", "resume", "overwrite", "allow_changed", "models_dir")},
+    **{name: name for name in ("base", "out", "seed", "device", "resume", "overwrite", "allow_changed", "models_dir")},
     "class_weights": "class_weights",
     **{name: f"data.{name}" for name in ("text", "label", "text_pair", "group", "task", "max_length")},
     **{name: f"data.{name}" for name in ("encoding", "separator", "header")},
@@ -51,7 +52,7 @@ GROUPS = {
         *("encoding", "separator", "header"),
     ),
     "Model": ("head", "freeze", "models_dir"),
-    "Training": ("batch_size", "lr", "loss", "class_weights", "early_stopping", "seed"),
+    "Training": ("batch_size", "lr", "loss", "class_weights", "early_stopping", "seed", "device"),
     "Output": ("overwrite", "resume", "allow_changed"),
 }
 """Heading of `rehead finetune --help` -> its parameters."""
@@ -122,6 +123,7 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
     "--early-stopping", type=int, metavar="N", help="Stop after N evaluations without a better validation score."
 )
 @click.option("--seed", type=int, help="Seed of the split, the new head and the order of rows.  [default: 42]")
+@click.option("--device", type=click.Choice(DEVICES), help="Device of training.  [default: auto]")
 @click.option("--out", help="Model folder to write.")
 @click.option("--config", "file", metavar="FILE", help="YAML file with any settings; flags override it.")
 @click.option(
@@ -230,7 +232,7 @@ def choices(table: str) -> None:
         click.echo(f"{name}{f'  ({options})' if options else ''}{tasks}\n    {sentence_of(function)}")
 
 
-@click.command(cls=SettingsCommand, settings={"out": "out", "overwrite": "overwrite", "models_dir": "models_dir"})
+@click.command(cls=SettingsCommand, settings={name: name for name in ("out", "overwrite", "models_dir", "device")})
 @click.argument("config", type=click.Path(exists=True, dir_okay=False))
 @click.option(
     "--trials",
@@ -243,6 +245,7 @@ def choices(table: str) -> None:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting or range; repeatable.")
 @click.option("--overwrite", is_flag=True, default=None, help="Replace the folder at --out.")
 @click.option("--models", "models_dir", help="Folder of named models.  [default: models]")
+@click.option("--device", type=click.Choice(DEVICES), help="Device of training.  [default: auto]")
 def search(config: str, trials: int, overrides: tuple[str, ...], **flags: Any) -> None:
     """Search the settings of CONFIG that are given as ranges, and keep the best model.
 
@@ -272,12 +275,20 @@ def search(config: str, trials: int, overrides: tuple[str, ...], **flags: Any) -
 @click.option("--text", help="Column of the text.")
 @click.option("--label", multiple=True, help="Column of the label; repeat it for columns of 0 and 1, one per label.")
 @click.option("--text-pair", help="Column of the second text of a pair.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Device to compute on.")
 @click.option("--rows", type=click.IntRange(min=20), default=2000, show_default=True, help="Rows to measure on.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--models", "models_dir", default="models", show_default=True, help="Folder of named models.")
 @reading_flags
 def bases(
-    data: str, candidates: tuple[str, ...], rows: int, as_json: bool, models_dir: str, label: Any, **columns: Any
+    data: str,
+    candidates: tuple[str, ...],
+    rows: int,
+    as_json: bool,
+    models_dir: str,
+    device: str,
+    label: Any,
+    **columns: Any,
 ) -> None:
     """Rank base models for the labeled table DATA, and recommend one.
 
@@ -298,6 +309,7 @@ def bases(
         columns=DataConfig(**settings),
         rows=rows,
         models_dir=models_dir,
+        device=device,
         on_base=lambda name: click.echo(f"measuring {name} ...", err=True),
     )
     click.echo(json.dumps(asdict(ranking), indent=2, ensure_ascii=False) if as_json else str(ranking))

@@ -139,7 +139,9 @@ def _with_recommended_base(config: TrainConfig, data: Any, emit: Listener) -> Tr
     """Return the config with the base that `rank_bases` recommends for its table."""
     from finetune.bases import rank_bases
 
-    ranking = rank_bases(data, columns=config.data, seed=config.seed, models_dir=config.models_dir)
+    ranking = rank_bases(
+        data, columns=config.data, seed=config.seed, models_dir=config.models_dir, device=config.device
+    )
     emit(Info(f"base: {ranking.recommendation}"))
     return config.model_copy(update={"base": ranking.recommended})
 

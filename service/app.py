@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from finetune.core.device import torch_device
 from finetune.core.errors import FinetuneError
 from finetune.core.model_folder import ModelFolder
 from service.errors import BackendFailed, BadRequest, ServiceError
@@ -31,6 +32,7 @@ from service.server.admission import Admission
 from service.server.auth import ApiKeys, check_exposure
 from service.server.feedback import Feedback
 from service.server.middleware import RequestMiddleware
+from service.server.proxy import ProxyMiddleware, add_prefix
 from service.server.routes import docs, error_responses, health, huggingface, login, metrics, systemone, tei, vllm
 from service.server.telemetry import Telemetry, quiet_libraries
 from service.server.training_jobs import Jobs
@@ -69,7 +71,11 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
     """
     keys = ApiKeys.read(settings)
     check_exposure(settings, keys)
-    runtime = RuntimeSettings.from_environment(backend=settings.backend, precision=settings.precision)
+    runtime = RuntimeSettings.from_environment(
+        backend=settings.backend, precision=settings.precision, device=settings.device
+    )
+    if runtime.device not in ("auto", "cpu"):
+        torch_device(runtime.device)  # raises here where it is not available, and not once for each model
     telemetry = Telemetry(log)
     store = ModelStore(settings.models, partial(_load, runtime, telemetry, say), default=settings.default)
     store.pin_default()
@@ -123,9 +129,10 @@ def _connect(app: _App, admission: Admission, keys: ApiKeys) -> None:
     for kind, handler in ERROR_HANDLERS.items():
         app.add_exception_handler(kind, handler)
     restricted = GradioRestrictions(app.inner, admission=admission, refusal=error_responses.response)
-    app.outer = RequestMiddleware(
+    checked = RequestMiddleware(
         restricted, admission=admission, keys=keys, refusal=error_responses.response, routes=paths
     )
+    app.outer = ProxyMiddleware(checked, settings)
 
 
 def serve(settings: ServeSettings, *, say: Say) -> None:
@@ -144,6 +151,7 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
             timeout_graceful_shutdown=round(settings.request_seconds),
             timeout_keep_alive=KEEP_ALIVE_S,
             server_header=False,
+            proxy_headers=False,  # ProxyMiddleware reads them
             lifespan="on",
             ssl_certfile=settings.tls_cert,
             ssl_keyfile=settings.tls_key,
@@ -196,6 +204,7 @@ class _App(FastAPI):
 
     async def inner(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request that was let through."""
+        add_prefix(scope)
         await super().__call__(scope, receive, send)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -215,7 +224,8 @@ class _Server(uvicorn.Server):  # type: ignore[misc]  # pyproject skips uvicorn'
             shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
             scheme = "https" if self.config.is_ssl else "http"
             paths = "web UI at /, API at /models/NAME, API reference at /docs"
-            self._say(f"rehead answers at {scheme}://{shown}:{port}   ({paths})")
+            root = self._app.state.admission.settings.root_path
+            self._say(f"rehead answers at {scheme}://{shown}:{port}{root}   ({paths})")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # from here on new requests are refused; running ones end, and streams of open pages are closed

@@ -115,7 +115,8 @@ class _FineTuned(_TextInput, BaseEstimator):  # type: ignore[misc]
         return folder
 
     def _load(self) -> None:
-        self._engine = Engine.load(read(self.folder_), RuntimeSettings.from_environment().exact())
+        runtime = RuntimeSettings.from_environment(device=(self.settings or {}).get("device"))
+        self._engine = Engine.load(read(self.folder_), runtime.exact())
 
     def _scores(self, texts: Any, function: Function = "default") -> Array:
         check_is_fitted(self, "folder_")

@@ -28,6 +28,7 @@ def evaluate(
     metrics: Sequence[str] = (),
     by: str | None = None,
     tfidf: bool = False,
+    device: str | None = None,
     models_dir: str | PathLike[str] | None = "models",
 ) -> dict[str, Any]:
     """Return the metrics of a model on labeled rows, with 95% intervals and the majority (or mean) baseline.
@@ -40,6 +41,7 @@ def evaluate(
         metrics: further metrics by name.
         by: a column; the metrics are returned for each of its values too, under `by`.
         tfidf: also measure TF-IDF with logistic regression, cross-validated on the same rows.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; by default REHEAD_DEVICE, else `auto`.
         models_dir: the folder of served names.
 
     Returns:
@@ -53,7 +55,8 @@ def evaluate(
 
     columns = {"text": text, "label": label, "text_pair": text_pair, "label_names": label_names}
     config = DataConfig(**{name: value for name, value in columns.items() if value is not None})
-    evaluation = evaluate_model(resolve(model, models_dir), data, config, metrics=metrics, by=by, tfidf=tfidf)
+    folder = resolve(model, models_dir)
+    evaluation = evaluate_model(folder, data, config, metrics=metrics, by=by, tfidf=tfidf, device=device)
     return evaluation_json(str(data) if isinstance(data, str | PathLike) else "data", evaluation)
 
 
@@ -66,6 +69,7 @@ def evaluate_model(
     metrics: Sequence[str] = (),
     by: str | None = None,
     tfidf: bool = False,
+    device: str | None = None,
 ) -> Evaluation:
     """Return the evaluation of a model, computed in the runtime whose scores are exact; arguments as in `evaluate`.
 
@@ -74,7 +78,7 @@ def evaluate_model(
     from finetune.evaluation.evaluate import evaluate as evaluate_scores
 
     labels = labels or folder.labels
-    engine = Engine.load(folder, RuntimeSettings.from_environment().exact())
+    engine = Engine.load(folder, RuntimeSettings.from_environment(device=device).exact())
     thresholds = folder.settings.thresholds
     order = [folder.labels.names.index(name) for name in labels.names]
 

@@ -61,6 +61,7 @@ class LoadOptions(TypedDict, total=False):
     batch_size: int | None
     backend: BackendName | None
     precision: PrecisionName | None
+    device: str | None
 
 
 def answers_of(inputs: Any, answer: Callable[[list[Any]], list[Any]]) -> list[Any] | Iterator[Any]:

@@ -3,41 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Unpack, overload
 
-from finetune.core.model_folder import AttentionMode, ModelFolder, Scorer
+import numpy as np
+import numpy.typing as npt
+
+from finetune.core.model_folder import AttentionMode
 from service.errors import BadRequest
-from service.inference import zero_shot
 from service.inference.engine import Engine
 from service.inference.model_store import resolve
-from service.inference.zero_shot_scorer import nli_model
+from service.loaded_model import LoadedModel, engine_of, scores_of, texts_of
 from service.pipeline_shapes import (
     ClassifierOptions,
     LabelScore,
     LoadOptions,
     ModelName,
     Rows,
-    ZeroShotOptions,
-    ZeroShotResult,
     answers_of,
     best_of,
     columns_of,
     is_columns,
-    is_list_of_label_lists,
     ranked,
     rows_of,
     without_iterator,
-    zero_shot_result,
 )
-from service.schema import Function, TextInput, ZeroShotRequest
-from service.settings import BackendName, PrecisionName, RuntimeSettings
+from service.schema import Function, TextInput
+from service.settings import BackendName, PrecisionName
+from service.zero_shot_pipeline import ZeroShotClassifier
 
+__all__ = ["Classifier", "ZeroShotClassifier", "load"]
 UNSET: Any = object()
 
 
-class Classifier:
+class Classifier(LoadedModel):
     """A fine-tuned model: texts (or pairs) in, labels and scores out.
 
     Args:
@@ -46,9 +45,11 @@ class Classifier:
         batch_size: maximum rows of a batch; by default what suits the runtime.
         backend, precision: the runtime (see `RuntimeSettings`); by default from the environment, else the fastest on
             this machine, which is measured the first time.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; by default from the environment, else `auto`.
 
     Raises:
         CheckpointError: the name leads to no usable folder.
+        ConfigError: this machine has no such device.
         BackendFailed: the weights are not a classifier's, or the backend or precision is not available.
     """
 
@@ -63,20 +64,34 @@ class Classifier:
         batch_size: int | None = None,
         backend: BackendName | None = None,
         precision: PrecisionName | None = None,
+        device: str | None = None,
         engine: Engine | None = None,
     ) -> None:
-        self.engine = engine or _engine(resolve(model, models_dir), backend, precision)
+        self.engine = engine or engine_of(
+            resolve(model, models_dir), backend=backend, precision=precision, device=device
+        )
         self.batch_size = batch_size
-
-    @property
-    def folder(self) -> ModelFolder:
-        """The model's folder: labels, task, metrics."""
-        return self.engine.folder
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The label names, in the order of the model's outputs."""
         return self.folder.labels.names
+
+    @property
+    def classes_(self) -> npt.NDArray[Any]:
+        """The label names in the order of `predict_proba`, as scikit-learn has them."""
+        return np.array(self.labels)
+
+    def predict_proba(self, texts: Any) -> npt.NDArray[np.float64]:
+        """Return probabilities `[N, labels]` of texts (or pairs), in the order of `classes_`.
+
+        Raises:
+            BadRequest: an input is no text, or the model predicts a number.
+        """
+        if self.folder.labels.task == "regression":
+            raise BadRequest(f"{self.folder.path.name} predicts a number and has no probabilities: call it instead")
+        inputs = [TextInput.of(text) for text in texts_of(texts)]
+        return scores_of(self.engine.classify(inputs, batch_size=self.batch_size), len(self.labels))
 
     @overload
     def __call__(
@@ -178,141 +193,6 @@ class Classifier:
         return await asyncio.to_thread(lambda: self(rows, **options))
 
 
-class ZeroShotClassifier:
-    """An NLI model: texts and candidate labels in, scores out.
-
-    Args:
-        model: a path, a served name, or a Hub id of an NLI model.
-        hypothesis_template: the sentence that a label is inserted into; by default what the model's folder records.
-        multi_label: whether several labels may be true at once.
-        scorer: `nli`, `embedding` or `both`; by default what the folder records.
-        attention: `ordinary` or `shared_text`; by default what the folder records.
-        models_dir, batch_size, backend, precision: as in `Classifier`.
-
-    Raises:
-        BadRequest: the model has no labels named entailment and contradiction.
-    """
-
-    task = "zero-shot-classification"
-    """The task, by transformers' name for it."""
-
-    def __init__(
-        self,
-        model: ModelName = "topics",
-        *,
-        models_dir: ModelName | None = "models",
-        hypothesis_template: str | None = None,
-        multi_label: bool = False,
-        scorer: Scorer | None = None,
-        attention: AttentionMode | None = None,
-        batch_size: int | None = None,
-        backend: BackendName | None = None,
-        precision: PrecisionName | None = None,
-        engine: Engine | None = None,
-    ) -> None:
-        if engine is None:
-            folder = resolve(model, models_dir)
-            nli_model(folder)  # raises before any weights are loaded
-            engine = _engine(folder, backend, precision)
-        self.engine = engine
-        self.hypothesis_template = hypothesis_template
-        self.multi_label, self.batch_size = multi_label, batch_size
-        self.scorer, self.attention = scorer, attention
-
-    @property
-    def folder(self) -> ModelFolder:
-        """The model's folder: its settings and metrics."""
-        return self.engine.folder
-
-    @overload
-    def __call__(self, sequences: str, candidate_labels: Any, **options: Unpack[ZeroShotOptions]) -> ZeroShotResult: ...
-    @overload
-    def __call__(
-        self, sequences: Rows, candidate_labels: Any, **options: Unpack[ZeroShotOptions]
-    ) -> list[ZeroShotResult]: ...
-    @overload
-    def __call__(
-        self, sequences: Mapping[str, Any], candidate_labels: Any, **options: Unpack[ZeroShotOptions]
-    ) -> dict[str, list[Any]]: ...
-    @overload
-    def __call__(
-        self, sequences: Iterator[str], candidate_labels: Any, **options: Unpack[ZeroShotOptions]
-    ) -> Iterator[ZeroShotResult]: ...
-    @overload
-    def __call__(self, sequences: Any, candidate_labels: Any, **options: Unpack[ZeroShotOptions]) -> Any: ...
-    def __call__(
-        self,
-        sequences: Any,
-        candidate_labels: Any,
-        *,
-        multi_label: bool | None = None,
-        hypothesis_template: str | None = None,
-        scorer: Scorer | None = None,
-        attention: AttentionMode | None = None,
-        shortlist: int | None = None,
-        batch_size: int | None = None,
-    ) -> Any:
-        """Return labels and scores, in the shape that transformers' zero-shot-classification pipeline returns.
-
-        Args:
-            sequences: a string, any iterable of strings, or columns: a dict whose `text` is a list.
-            candidate_labels: a list of names, or one string with commas between them; for a collection of sequences
-                also a list of lists of names, one for each sequence.
-            shortlist: for very many labels: run the model on this number of labels only, those nearest to the text by
-                embedding; the others score 0.
-
-        Returns:
-            `{"sequence", "labels", "scores"}`, best first, for a string; a list of these for a collection;
-            an iterator of these for an iterator; new columns `labels` and `scores` for columns.
-
-        Raises:
-            BadRequest: a text, label, template or argument is invalid.
-        """
-        options: dict[str, Any] = {
-            "multi_label": self.multi_label if multi_label is None else multi_label,
-            "hypothesis_template": self.hypothesis_template if hypothesis_template is None else hypothesis_template,
-            "scorer": scorer or self.scorer,
-            "attention": attention or self.attention,
-            "shortlist": shortlist,
-        }
-        request: ZeroShotRequest | list[ZeroShotRequest]
-        if is_list_of_label_lists(candidate_labels):
-            if isinstance(sequences, str | Iterator):
-                raise BadRequest("a list of labels for each sequence needs a list of sequences")
-            request = [ZeroShotRequest(zero_shot.parse_labels(labels), **options) for labels in candidate_labels]
-        else:
-            request = ZeroShotRequest(zero_shot.parse_labels(candidate_labels), **options)
-        max_rows = self.batch_size if batch_size is None else batch_size
-
-        def answer(texts: list[Any]) -> list[Any]:
-            answers = self.engine.zero_shot(texts, request, batch_size=max_rows)
-            return [zero_shot_result(text, item) for text, item in zip(texts, answers, strict=True)]
-
-        if is_columns(sequences):
-            return columns_of(sequences, answer(list(sequences["text"])), ("labels", "scores"))
-        if isinstance(sequences, Mapping):
-            raise BadRequest("a sequence must be a string; in a dict of columns, `text` must be a list of strings")
-        return answer([sequences])[0] if isinstance(sequences, str) else answers_of(sequences, answer)
-
-    @overload
-    async def aclassify(
-        self, sequences: str, candidate_labels: Any, **options: Unpack[ZeroShotOptions]
-    ) -> ZeroShotResult: ...
-    @overload
-    async def aclassify(
-        self, sequences: Rows | Iterator[str], candidate_labels: Any, **options: Unpack[ZeroShotOptions]
-    ) -> list[ZeroShotResult]: ...
-    @overload
-    async def aclassify(self, sequences: Any, candidate_labels: Any, **options: Unpack[ZeroShotOptions]) -> Any: ...
-    async def aclassify(self, sequences: Any, candidate_labels: Any, **options: Any) -> Any:
-        """Return what a call with the same arguments returns, computed in another thread.
-
-        An iterator is read to its end first, and the result is a list.
-        """
-        rows = without_iterator(sequences)
-        return await asyncio.to_thread(lambda: self(rows, candidate_labels, **options))
-
-
 @overload
 def load(model: Literal["sentiment"], **options: Unpack[LoadOptions]) -> Classifier: ...
 @overload
@@ -326,24 +206,20 @@ def load(
     batch_size: int | None = None,
     backend: BackendName | None = None,
     precision: PrecisionName | None = None,
+    device: str | None = None,
 ) -> Classifier | ZeroShotClassifier:
     """Return the model of that name: a `ZeroShotClassifier` for an NLI model, else a `Classifier`.
 
     Args:
         model: a path, a served name, or a Hub id, tried in that order.
-        batch_size, backend, precision: as in `Classifier`.
+        batch_size, backend, precision, device: as in `Classifier`.
 
     Raises:
         CheckpointError: the name leads to no usable folder.
         BackendFailed: the weights are not a classifier's.
     """
     folder = resolve(model, models_dir)
-    engine = _engine(folder, backend, precision)
+    engine = engine_of(folder, backend=backend, precision=precision, device=device)
     if folder.is_zero_shot:
         return ZeroShotClassifier(engine=engine, batch_size=batch_size)
     return Classifier(engine=engine, batch_size=batch_size)
-
-
-def _engine(folder: ModelFolder, backend: BackendName | None, precision: PrecisionName | None) -> Engine:
-    settings = RuntimeSettings.from_environment(backend=backend, precision=precision)
-    return Engine.load(folder, settings, log=logging.getLogger("rehead").info)

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from service.errors import BadRequest
 
 BackendName = Literal["auto", "torch", "openvino", "onnx", "dummy"]
 M = TypeVar("M", bound=BaseModel)
-LISTS = ("allowed_hosts", "cors_origins", "bases")
+LISTS = ("allowed_hosts", "cors_origins", "bases", "trusted_proxies")
+PREFIX = r"(/[\w.~-]+)+"
+"""A path prefix: segments of letters, digits, . _ ~ and -, without a slash at the end."""
+
 PrecisionName = Literal["auto", "float32", "bfloat16", "int8"]
+
+
+OWN_PATHS = frozenset(
+    ("models", "v1", "classify", "predict", "info", "health", "metrics", "login", "docs", "openapi.json", "gradio_api")
+)
+"""First segments of the server's own paths, which a path prefix must not have."""
 
 
 class RuntimeSettings(BaseModel):
@@ -28,6 +39,9 @@ class RuntimeSettings(BaseModel):
     precision: PrecisionName = "auto"
     """The precision; auto is selected with the runtime, and is never int8."""
 
+    device: str = "auto"
+    """The device; auto, cpu, cuda, cuda:N or mps. auto is the first CUDA GPU where there is one, else the processor."""
+
     threads: int = Field(default_factory=lambda: _threads(), ge=1)
     """Threads of one model; default is OMP_NUM_THREADS, else the processors of this process."""
 
@@ -36,7 +50,7 @@ class RuntimeSettings(BaseModel):
 
     @classmethod
     def from_environment(cls, **values: Any) -> Self:
-        """Return settings from REHEAD_BACKEND, REHEAD_PRECISION, REHEAD_THREADS and REHEAD_CACHE.
+        """Return settings from REHEAD_BACKEND, REHEAD_PRECISION, REHEAD_DEVICE, REHEAD_THREADS and REHEAD_CACHE.
 
         Args:
             values: override the environment, unless None.
@@ -92,6 +106,9 @@ class ServeSettings(BaseModel):
     precision: PrecisionName | None = None
     """The precision of every model; default is REHEAD_PRECISION, else selected with the runtime."""
 
+    device: str | None = None
+    """The device of every model: auto, cpu, cuda, cuda:N or mps; default is REHEAD_DEVICE, else auto."""
+
     api_key_file: Path | None = None
     """A file of API keys, one per line: `name = key` or a key alone. REHEAD_API_KEYS may hold more, comma-separated."""
 
@@ -106,6 +123,12 @@ class ServeSettings(BaseModel):
 
     allowed_hosts: tuple[str, ...] = ()
     """Host names that clients may use, in addition to --host; others are refused where there is no API key."""
+
+    root_path: str = ""
+    """The path prefix that clients see, such as /tools/rehead; a proxy may remove it from requests or not."""
+
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks of proxies whose X-Forwarded-For, -Proto and -Prefix are believed; default is none."""
 
     cors_origins: tuple[str, ...] = ()
     """Origins whose scripts may send requests, such as https://example.org; default is none."""
@@ -164,6 +187,27 @@ class ServeSettings(BaseModel):
             raise ValueError("tls_cert and tls_key go together: set both, or neither")
         return self
 
+    @field_validator("root_path")
+    @classmethod
+    def _root_path_is_a_prefix(cls, value: str) -> str:
+        path = value.rstrip("/")
+        segments = path.split("/")
+        if path and (not re.fullmatch(PREFIX, path) or "." in segments or ".." in segments):
+            raise ValueError("write it like /tools/rehead")
+        if path and segments[1] in OWN_PATHS:
+            raise ValueError(f"/{segments[1]} is a path of the server itself: use another prefix")
+        return path
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_addresses(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            try:
+                ipaddress.ip_network(value)
+            except ValueError as error:
+                raise ValueError(f"{value!r} is no address and no network: write 127.0.0.1 or 10.0.0.0/8") from error
+        return values
+
     @classmethod
     def from_environment(cls, **values: Any) -> Self:
         """Return settings from REHEAD_HOST, REHEAD_MAX_TEXTS and so on.
@@ -174,7 +218,7 @@ class ServeSettings(BaseModel):
         Raises:
             BadRequest: a value is not accepted.
         """
-        return _settings(cls, values, skipped=("backend", "precision"))
+        return _settings(cls, values, skipped=("backend", "precision", "device"))
 
 
 def _settings(kind: type[M], values: dict[str, Any], *, skipped: Collection[str] = ()) -> M:

@@ -301,6 +301,9 @@ class TrainConfig(Part):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of training; `auto` uses bfloat16 autocast where the processor supports it."""
 
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Device of training; `auto` is a CUDA GPU where there is one, else the processor."""
+
     save_dtype: Literal["float32", "bfloat16"] = "float32"
     """Data type of the saved weights."""
 

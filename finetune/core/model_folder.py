@@ -97,6 +97,11 @@ class ModelFolder:
         return sum(file.stat().st_size for file in self.path.glob("model*.safetensors"))
 
     @property
+    def written_at(self) -> int:
+        """Unix time in seconds at which the weights were written."""
+        return int(max((file.stat().st_mtime for file in self.path.glob("model*.safetensors")), default=0.0))
+
+    @property
     def report_figures(self) -> list[Path]:
         """The image files of its report, sorted by name."""
         return sorted((self.path / "report").glob("*.png"))

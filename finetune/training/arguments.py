@@ -8,15 +8,19 @@ import torch
 from transformers import TrainingArguments
 
 from finetune.config.training import TrainConfig
+from finetune.core.device import torch_device
 from finetune.evaluation.metrics import LOWER_IS_BETTER
 from finetune.training import trackers
 
 
-def use_bfloat16(precision: str) -> bool:
-    """Return whether training runs under bfloat16 autocast: set in the config, or faster on this processor."""
+def use_bfloat16(precision: str, device: str) -> bool:
+    """Return whether to compute under bfloat16 autocast: by its setting, or where it is faster on the device."""
     if precision != "auto":
         return precision == "bfloat16"
-    if torch.cuda.is_available():
+    kind = torch_device(device).type
+    if kind == "mps":
+        return False
+    if kind == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # oneDNN also supports bfloat16 where AVX-512 has no instruction for it, at a third of the rate of float32
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -42,6 +46,7 @@ def training_arguments(
     """
     optim = config.optim
     every = config.checkpoint.every_steps
+    device = torch_device(config.device).type
     strategy = "steps" if every else "epoch"
     return TrainingArguments(
         output_dir=str(folder),
@@ -58,15 +63,15 @@ def training_arguments(
         load_best_model_at_end=True,
         metric_for_best_model=f"eval_{best_by}",
         greater_is_better=best_by not in LOWER_IS_BETTER,
-        bf16=use_bfloat16(config.precision),
-        use_cpu=not torch.cuda.is_available(),
+        bf16=use_bfloat16(config.precision, config.device),
+        use_cpu=device == "cpu",
         seed=config.seed,
         data_seed=config.seed,
         logging_steps=max(1, min(50, updates // 40)),
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
         label_names=["labels"],
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=device == "cuda",
         report_to=trackers.left_to_transformers(config.report_to) or "none",
         disable_tqdm=True,
     )

@@ -104,7 +104,7 @@ def _identity(config: TrainConfig, inputs: AttemptInputs) -> dict[str, str]:
         inputs.validation,
         updates=plan.updates,
         batches=f"{len(batches)} an epoch, of {size}, {plan.accumulation} an update",
-        precision="bfloat16" if use_bfloat16(config.precision) else "float32",
+        precision="bfloat16" if use_bfloat16(config.precision, config.device) else "float32",
         target=objective.target_scale,
     )
 

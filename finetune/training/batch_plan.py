@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from finetune.config.training import TrainConfig
+from finetune.core.device import torch_device
 from finetune.core.errors import ConfigError
 from finetune.core.task import Task
 from finetune.training.samplers import MOST_TOGETHER, Batches, batches_for, even_weights, updates_of
@@ -55,7 +56,7 @@ def batch_plan_for(config: TrainConfig, lengths: Any, targets: Any, task: Task, 
         raise ConfigError("optim.sampler=balanced requires labels, and the task is regression")
     count = len(lengths)
     rows = {"full": MOST_TOGETHER, "auto": 0}.get(str(optim.batch_size), 0) or (
-        rows_that_fit(model, int(lengths.max())) if optim.batch_size == "auto" else int(optim.batch_size)
+        rows_that_fit(model, int(lengths.max()), config.device) if optim.batch_size == "auto" else int(optim.batch_size)
     )
     rows = min(rows, count)
     accumulation = optim.accumulation
@@ -70,15 +71,16 @@ def batch_plan_for(config: TrainConfig, lengths: Any, targets: Any, task: Task, 
     return BatchPlan(batches, accumulation, per_epoch, max(1, math.ceil(per_epoch * optim.epochs)))
 
 
-def rows_that_fit(model: Any, length: int) -> int:
-    """Return the largest power of two, up to MOST_ROWS, of rows of `length` tokens whose training fits the free memory.
+def rows_that_fit(model: Any, length: int, device: str = "auto") -> int:
+    """Return the largest power of two, up to MOST_ROWS, of rows of `length` tokens whose training fits the free memory
+    of a device.
 
     Raises:
         ConfigError: not even one row fits.
     """
     import psutil
 
-    cuda = torch.cuda.is_available()
+    cuda = torch_device(device).type == "cuda"
     free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
     weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     # gradients, Adam's two moments, and weights

@@ -56,7 +56,7 @@ WITHOUT_EFFECT = (
         "tfidf_baseline",
         "metrics",
     ),
-    *("save_dtype", "base", "precision", "data", "model.revision"),
+    *("save_dtype", "base", "precision", "device", "data", "model.revision"),
     *("zero_shot.hypothesis_template", "zero_shot.scorer", "zero_shot.label_embedding", "zero_shot.fit_on"),
 )
 """Settings that do not change training, or that are compared by their results."""

@@ -25,6 +25,7 @@ from service.inference import zero_shot
 from service.inference.engine import Engine
 from service.inference.zero_shot_scorer import nli_model
 from service.schema import TextInput, ZeroShotRequest
+from service.settings import RuntimeSettings
 
 MISSING_TEXT = "fill it in, or pass -o OUT to score the other rows and write the error beside this one"
 
@@ -44,6 +45,7 @@ class Request:
     all_scores: bool
     keep_formulas: bool
     options: TableOptions
+    device: str | None
 
 
 def zero_shot_request(
@@ -109,7 +111,8 @@ def _answer(request: Request, folder: ModelFolder, zero_shot_request: ZeroShotRe
             f"{folder.path.name} is a zero-shot model with labels {shown(folder.labels.names)}",
             hint="use rehead zero-shot, or name a --text-pair column",
         )
-    engine = Engine.load(folder, log=lambda line: print(line, file=sys.stderr))
+    runtime = RuntimeSettings.from_environment(device=request.device)
+    engine = Engine.load(folder, runtime, log=lambda line: print(line, file=sys.stderr))
 
     if table is not None and request.out is not None:
         _write(request, table, request.out, engine, zero_shot_request)

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 @click.argument("arguments", nargs=-1, metavar="MODEL MODEL... FILE")
 @labeled_table
 def command(
-    arguments: tuple[str, ...], label_names: str | None, as_json: bool, models_dir: str, **columns: Any
+    arguments: tuple[str, ...],
+    label_names: str | None,
+    as_json: bool,
+    device: str | None,
+    models_dir: str,
+    **columns: Any,
 ) -> None:
     """Print the metrics of every MODEL on FILE in one table, and the difference of each from the first.
 
@@ -43,7 +48,7 @@ def command(
         **passed(**columns), label_names=zero_shot.parse_labels(label_names) if label_names is not None else None
     )
     labels = folders[0].labels
-    evaluations = [evaluate_model(folder, file, data, labels=labels) for folder in folders]
+    evaluations = [evaluate_model(folder, file, data, labels=labels, device=device) for folder in folders]
     gaps = [differences(labels, evaluations[0].measured, other.measured) for other in evaluations[1:]]
     metrics = [{key: entry["value"] for key, entry in each.measured.scored.metrics.items()} for each in evaluations]
     rows = evaluations[0].measured.scored.rows

@@ -28,6 +28,7 @@ def labeled_table(command: Command) -> Command:
         click.option("--text-pair", help="The column of FILE that holds the second text."),
         click.option("--label-names", help="Names for a label column of 0, 1, 2 ..., separated by commas."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON, in the shape of metrics.json."),
+        click.option("--device", help="Device: auto, cpu, cuda, cuda:N or mps; default is REHEAD_DEVICE, else auto."),
         click.option("--models", "models_dir", default="models", show_default=True, help="Folder of served names."),
     )
     for option in reversed(options):
@@ -52,6 +53,7 @@ def command(
     tfidf: bool,
     report: Path | None,
     as_json: bool,
+    device: str | None,
     models_dir: str,
     **columns: Any,
 ) -> None:
@@ -71,7 +73,7 @@ def command(
     folder = resolve(model, models_dir)
     names = zero_shot.parse_labels(label_names) if label_names is not None else None
     config = DataConfig(**passed(**columns), label_names=names)
-    evaluation = evaluate_model(folder, file, config, metrics=extra, by=by, tfidf=tfidf)
+    evaluation = evaluate_model(folder, file, config, metrics=extra, by=by, tfidf=tfidf, device=device)
     shape = evaluation_json(file, evaluation)
     if report is not None:
         write_evaluation(report, folder.labels, evaluation.measured, shape)

@@ -26,7 +26,11 @@ POINT = 0.01
 
 @click.command()
 @click.argument("model")
-@click.option("--format", "runtime", type=click.Choice(["openvino", "onnx"]), default="openvino", show_default=True)
+@click.option(
+    "--format", "runtime", type=click.Choice(["openvino", "onnx"]), help="Default: onnx with --out, else openvino."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Write a folder for ONNX Runtime, to be used anywhere.")
+@click.option("--overwrite", is_flag=True, help="Replace the folder at --out.")
 @click.option("--int8", is_flag=True, help="Also quantize it to int8, and keep that if --check allows.")
 @click.option("--check", metavar="FILE", help="A labeled table to measure the accuracy of int8 on.")
 @click.option("--calibrate", metavar="FILE", help="A table of texts to calibrate int8; else the validation split.")
@@ -39,7 +43,9 @@ POINT = 0.01
 @click.option("--models", "models_dir", default="models", show_default=True, help="The folder of served names.")
 def command(
     model: str,
-    runtime: str,
+    runtime: str | None,
+    out: Path | None,
+    overwrite: bool,
     int8: bool,
     check: str | None,
     calibrate: str | None,
@@ -47,7 +53,7 @@ def command(
     models_dir: str,
     **columns: Any,
 ) -> None:
-    """Export MODEL to a runtime, so that its first start is fast.
+    """Export MODEL to a runtime, so that its first start is fast; or with --out as an ONNX folder to take elsewhere.
 
     With --int8, accuracy on --check is measured before and after; int8 is kept only if it loses no more than --limit.
     --precision int8 then selects it.
@@ -57,6 +63,10 @@ def command(
     from service.inference.model_store import resolve
     from service.settings import RuntimeSettings
 
+    if out is not None:
+        _portable(resolve(model, models_dir), out, runtime, int8 or check is not None, overwrite=overwrite)
+        return
+    runtime = runtime or "openvino"
     if int8 != (check is not None):
         raise BadRequest("--int8 and --check need each other", hint="name a labeled table to measure accuracy on")
     folder = resolve(model, models_dir)
@@ -86,6 +96,15 @@ def command(
         shutil.copytree(quantized, target)
     click.echo(figures)
     click.echo(f"kept: serve it with --backend {runtime} --precision int8")
+
+
+def _portable(folder: ModelFolder, out: Path, runtime: str | None, int8: bool, *, overwrite: bool) -> None:
+    from service.inference.portable import export
+
+    if runtime == "openvino" or int8:
+        raise BadRequest("--out writes float32 ONNX", hint="leave out --format openvino, --int8 and --check")
+    export(folder, out, overwrite=overwrite)
+    click.echo(f"{out} holds {folder.path.name} for ONNX Runtime; its README.md shows how to use it")
 
 
 def _scorer(folder: ModelFolder, check: str, columns: dict[str, Any]) -> Callable[[Engine], float]:

@@ -24,6 +24,7 @@ from finetune.core.tables.options import TableOptions
 @click.option("--batch-size", type=click.IntRange(min=1), help="Maximum rows of a batch; default suits the runtime.")
 @click.option("--all-scores", is_flag=True, help="Write a column with the score of each label.")
 @click.option("--keep-formulas", is_flag=True, help="Write cells that a spreadsheet would run as formulas unchanged.")
+@click.option("--device", help="Device: auto, cpu, cuda, cuda:N or mps; default is REHEAD_DEVICE, else auto.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def command(
     model: str,
@@ -38,6 +39,7 @@ def command(
     overwrite: bool,
     all_scores: bool,
     keep_formulas: bool,
+    device: str | None,
     **reading: Any,
 ) -> None:
     """Classify texts, or a table of texts, with MODEL: a path, a served name or a Hub id.
@@ -51,6 +53,17 @@ def command(
     folder = resolve(model, models_dir)
     options = TableOptions(**passed(**reading))
     request = Request(
-        texts, out, text_column, pair_column, top_k, as_json, batch_size, overwrite, all_scores, keep_formulas, options
+        texts,
+        out,
+        text_column,
+        pair_column,
+        top_k,
+        as_json,
+        batch_size,
+        overwrite,
+        all_scores,
+        keep_formulas,
+        options,
+        device,
     )
     answer(request, folder, None)

@@ -29,6 +29,7 @@ from finetune.core.tables.options import TableOptions
 @click.option("--batch-size", type=click.IntRange(min=1), help="Maximum rows of a batch; default suits the runtime.")
 @click.option("--all-scores", is_flag=True, help="Write a column with the score of each label.")
 @click.option("--keep-formulas", is_flag=True, help="Write cells that a spreadsheet would run as formulas unchanged.")
+@click.option("--device", help="Device: auto, cpu, cuda, cuda:N or mps; default is REHEAD_DEVICE, else auto.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def command(
     texts: tuple[str, ...],
@@ -48,6 +49,7 @@ def command(
     overwrite: bool,
     all_scores: bool,
     keep_formulas: bool,
+    device: str | None,
     **reading: Any,
 ) -> None:
     """Classify texts, or a table of texts, by labels of your own.
@@ -62,6 +64,6 @@ def command(
     folder = resolve(model, models_dir)
     options = TableOptions(**passed(**reading))
     request = Request(
-        texts, out, text_column, None, top_k, as_json, batch_size, overwrite, all_scores, keep_formulas, options
+        texts, out, text_column, None, top_k, as_json, batch_size, overwrite, all_scores, keep_formulas, options, device
     )
     answer(request, folder, candidates)

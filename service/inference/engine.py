@@ -126,6 +126,7 @@ class Engine:
         *,
         function: Function = "default",
         attention: AttentionMode | None = None,
+        max_length: int | None = None,
         batch_size: int | None = None,
         apart: bool = False,
     ) -> list[Answer]:
@@ -134,14 +135,16 @@ class Engine:
         Args:
             function: the function applied to logits; `default` is the activation of the model's task.
             attention: by default what the folder records, else ordinary.
+            max_length: tokens after which texts are truncated, special tokens included; by default the model's own.
             batch_size: maximum rows of a batch; by default what suits the runtime.
             apart: share no batch with other calls, so that the same call returns the same bits.
 
         Raises:
-            BadRequest: the function or attention is unknown, or not available for this model.
+            BadRequest: the function or attention is unknown, or they or `max_length` not available for this model.
             BackendFailed: the model failed or returned a value that is not a number.
         """
-        return finish(self._classify(inputs, function, attention, CallOptions(batch_size, True, Work(), apart)))
+        options = CallOptions(batch_size, True, Work(), apart)
+        return finish(self._classify(inputs, function, attention, max_length, options))
 
     async def aclassify(
         self,
@@ -149,6 +152,7 @@ class Engine:
         *,
         function: Function = "default",
         attention: AttentionMode | None = None,
+        max_length: int | None = None,
         batch_size: int | None = None,
         wait: bool = False,
         work: Work | None = None,
@@ -163,7 +167,7 @@ class Engine:
             Overloaded, TooLarge: beside what `classify` raises: the queue is full, or the call exceeds its limits.
         """
         options = CallOptions(batch_size, wait, work or Work())
-        return await afinish(self._classify(inputs, function, attention, options))
+        return await afinish(self._classify(inputs, function, attention, max_length, options))
 
     def zero_shot(
         self,
@@ -223,9 +227,15 @@ class Engine:
         return finish(zero_shot_scorer.raw_scores(outputs, submitted.context))
 
     def _classify(
-        self, inputs: Sequence[TextInput], function: Function, attention: AttentionMode | None, options: CallOptions
+        self,
+        inputs: Sequence[TextInput],
+        function: Function,
+        attention: AttentionMode | None,
+        max_length: int | None,
+        options: CallOptions,
     ) -> Steps[list[Answer]]:
         one_of("function_to_apply", function, FUNCTIONS)
+        encoder = self._encoder(max_length)
         nli = self.folder.settings.zero_shot
         kind = SequenceKind(self._attention(attention or (nli.attention if nli is not None else "ordinary")), False)
         distinct = list(dict.fromkeys(inputs))
@@ -234,7 +244,7 @@ class Engine:
         def submit(part: Sequence[TextInput]) -> Submitted:
             pairs = [item.pair for item in part if item.pair is not None]
             with options.work.tokenizing():
-                rows = self._runner.encoder([item.text for item in part], pairs or None)
+                rows = encoder([item.text for item in part], pairs or None)
             future = self._runner.rows(kind, rows, options)
             return Submitted([future], (part, [row.truncated for row in rows]))
 
@@ -277,6 +287,23 @@ class Engine:
         attention = self._attention(request.attention or nli[1].attention, request.scorer or nli[1].scorer)
         embeddings = self._label_embeddings
         return ZeroShotScorer(self._runner, self._label_sets, embeddings, nli, request, attention, options)
+
+    def _encoder(self, max_length: int | None) -> TextEncoder:
+        """Return the encoder that truncates at `max_length` tokens.
+
+        Raises:
+            BadRequest: the model reads fewer tokens, or the special tokens alone are as many.
+        """
+        encoder = self._runner.encoder
+        if max_length is None:
+            return encoder
+        fewest = len(encoder([""], [""])[0]) + 1
+        if not fewest <= max_length <= encoder.max_length:
+            raise BadRequest(
+                f"a maximum length of {max_length} tokens is not possible with {self.folder.path.name}: use "
+                f"{fewest} to {encoder.max_length}, special tokens included"
+            )
+        return TextEncoder(encoder.prepared, max_length)
 
     def _attention(self, attention: AttentionMode, scorer: Scorer = "nli") -> AttentionMode:
         one_of("attention", attention, ATTENTION_MODES)

@@ -168,9 +168,10 @@ class Admission:
         request: Request | None = None,
         function: Function = "default",
         attention: AttentionMode | None = None,
+        max_length: int | None = None,
     ) -> list[Answer]:
         """Return scores of the model's own labels; raises as `run` and `Engine.aclassify` do."""
-        call = partial(engine.aclassify, inputs, function=function, attention=attention)
+        call = partial(engine.aclassify, inputs, function=function, attention=attention, max_length=max_length)
         answers = await self.run(engine, call, request=request)
         self.telemetry.answers(engine.folder.path.name, answers, own_labels=engine.folder.labels.names)
         return answers

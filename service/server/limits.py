@@ -55,8 +55,12 @@ class RequestLimits:
         self._check_lengths(content)
         return content
 
-    def inputs(self, items: Sequence[Any]) -> list[TextInput]:
+    def inputs(self, items: Sequence[Any], *, any_length: bool = False) -> list[TextInput]:
         """Return texts and pairs, lone surrogates replaced.
+
+        Args:
+            any_length: accept texts of any length: the client asked to truncate them. The tokenizer then reads no more
+                of them than of others.
 
         Raises:
             EmptyInput, BadRequest: there is none, or an item is not a text.
@@ -69,7 +73,7 @@ class RequestLimits:
         inputs = []
         for number, item in enumerate(map(TextInput.of, items), 1):
             for text in (item.text, item.pair or ""):
-                if len(text) > self._settings.max_characters:
+                if len(text) > self._settings.max_characters and not any_length:
                     limit = self._settings.max_characters
                     raise TooLarge(f"text {number} has {len(text)} characters, and a text may have {limit}")
             pair = None if item.pair is None else without_surrogates(item.pair)

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import Forbidden, ServiceError, Unauthorized
 from service.server.admission import RECORD, Admission, RequestRecord
 from service.server.auth import ApiKeys, is_loopback
+from service.server.proxy import without_prefix
 from service.settings import ServeSettings
 
 PUBLIC_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/login"})
@@ -111,8 +112,8 @@ class RequestMiddleware:
         self._admission.check_accepting(path)
         if scope.get("method") != "POST":
             return {}
-        address = (scope.get("client") or ("-",))[0]
-        return self._admission.count_minute(record.key_name if record.key_name != "-" else f"address {address}")
+        client = record.key_name if record.key_name != "-" else f"address {_address(scope)}"
+        return self._admission.count_minute(client)
 
     async def _at_capacity(self, scope: Scope, receive: Receive, send: Send, error: ServiceError) -> None:
         """Refuse with as little work as possible: under load this happens thousands of times a second."""
@@ -143,16 +144,18 @@ class RequestMiddleware:
     def _refused(self, scope: Scope, headers: Headers, error: ServiceError) -> Response:
         wants_page = scope.get("method") == "GET" and "text/html" in headers.get("accept", "")
         if type(error) is Unauthorized and wants_page:
-            return RedirectResponse("/login", 303)
+            return RedirectResponse(f"{scope.get('root_path', '')}/login", 303)
         return self._refusal(scope, error)
 
     def _log(self, scope: Scope, record: RequestRecord, status: int) -> None:
+        own = without_prefix(scope)
         path = getattr(scope.get("route"), "path", "")
         route = path if path in self._routes else "-" if status in (404, 429) else "page"
         self._telemetry.request(
             request_id=record.request_id,
             key=record.key_name,
-            route=scope["path"] if scope["path"] in PUBLIC_PATHS else route,
+            address=_address(scope),
+            route=own if own in PUBLIC_PATHS else route,
             model=record.model,
             code=status or 499,  # the client disconnected before its answer
             seconds=time.perf_counter() - record.started,
@@ -196,6 +199,11 @@ def _request_id(headers: Headers) -> str:
     sent = headers.get("x-request-id")
     plain = sent and re.fullmatch(r"[\w.:-]{1,128}", sent, re.ASCII)
     return sent if sent and plain else f"{_PROCESS}{next(_NUMBERS):016x}"
+
+
+def _address(scope: Scope) -> str:
+    """Return the address of the client: that of the connection, or what a trusted proxy says."""
+    return str((scope.get("client") or ("-",))[0])
 
 
 def _is_address(name: str) -> bool:

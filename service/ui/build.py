@@ -19,7 +19,7 @@ LABEL_SETS = "rehead-label-sets"
 HEADER = """
 <div class="rehead-header">
   <h1>rehead</h1>
-  <p>Text classifiers that run on this machine, also as an <a href="/docs">HTTP API</a></p>
+  <p>Text classifiers that run on this machine, also as an <a href="docs">HTTP API</a></p>
 </div>
 """
 

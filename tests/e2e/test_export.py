@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 
+import numpy as np
 import pytest
+from checkpoints import save_classifier
 from click.testing import CliRunner
 
 from finetune import TrainConfig, train
@@ -116,9 +120,69 @@ def test_the_validation_rows_of_a_model_are_read_again(tiny_base, tmp_path, cach
     assert json.loads((out / "metrics.json").read_text())["rows"] == len(split)
 
 
+TEXTS = ["good", "the match was great [SEP] about money", "a bad film " * 60]
+WITHOUT_REHEAD = """import sys
+sys.modules |= dict.fromkeys(("rehead", "finetune", "service", "torch", "transformers"))  # their import would fail
+"""
+
+
+def scores_by_the_readme(folder, texts, labels=None):
+    """Run the program of an exported folder's README.md on other texts and labels; return what it prints."""
+    (program,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    program = re.sub(r"(?m)^TEXTS = .*", lambda line: f"TEXTS = {texts!r}", program)
+    program = re.sub(r"(?m)^LABELS = .*", lambda line: f"LABELS = {labels!r}", program)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_REHEAD + program], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"task": "multiclass", "activation": "softmax", "temperature": 2.0, "max_length": 32},
+        pytest.param({"task": "multi_label", "activation": "sigmoid", "temperature": 0.5}, marks=pytest.mark.slow),
+    ],
+    ids=["multiclass", "multi_label"],
+)
+def test_an_exported_classifier_gives_the_same_scores_to_onnxruntime_and_a_tokenizer_alone(tmp_path, settings):
+    model = save_classifier(tmp_path / "mine", ["red", "green", "blue"], settings=settings)
+    code, output = run("export", model, "--out", tmp_path / "there")
+    assert code == 0, output
+    names = {"README.md", "classifier.json", "config.json", "model.onnx", "tokenizer.json", "tokenizer_config.json"}
+    assert {file.name for file in (tmp_path / "there").iterdir()} == names
+    assert json.loads((tmp_path / "there" / "config.json").read_text())["id2label"]["1"] == "green"
+    expected = load(model).predict_proba(TEXTS)
+    found = scores_by_the_readme(tmp_path / "there", TEXTS)
+    assert [list(row) for row in found] == [["red", "green", "blue"]] * 3
+    assert np.array([list(row.values()) for row in found]) == pytest.approx(expected, abs=1e-4)
+    assert run("export", model, "--out", tmp_path / "there")[0] == 2
+    assert run("export", model, "--out", tmp_path / "there", "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "scorer",
+    ["both", pytest.param("nli", marks=pytest.mark.slow), pytest.param("embedding", marks=pytest.mark.slow)],
+)
+def test_an_exported_zero_shot_model_scores_labels_of_ones_own(tmp_path, tiny_topics, scorer):
+    model = shutil.copytree(tiny_topics, tmp_path / "topics")
+    settings = json.loads((model / "classifier.json").read_text())
+    (model / "classifier.json").write_text(
+        json.dumps(settings | {"scorer": scorer, "label_embedding": "sentence_and_name"})
+    )
+    assert run("export", model, "--out", tmp_path / "there")[0] == 0
+    texts, labels = ["the match", "money in the bank"], ["sports", "business", "a planet"]
+    expected = load(model).predict_proba(texts, labels)
+    found = scores_by_the_readme(tmp_path / "there", texts, labels)
+    assert [list(row) for row in found] == [labels] * 2
+    assert np.array([list(row.values()) for row in found]) == pytest.approx(expected, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["--out", "x", "--format", "openvino"], "--out writes float32 ONNX: leave out --format openvino"),
         (["--int8"], "--int8 and --check need each other: name a labeled table"),
         (["--check", "CHECK"], "--int8 and --check need each other"),
         (

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.settings import ServeSettings
 
-PATHS = ("/models/sentiment", "/models/topics", "/", "/predict", "/v1/classify", "/v1/systemone")
+PATHS = ("/models/sentiment", "/models/topics", "/", "/predict", "/v1/classify", "/classify", "/v1/systemone")
 GOOD = {"inputs": "a film", "input": "a film", "model": "topics", "state": "a film", "parameters": {},
         "questions": {"q": {"type": "choice", "criteria": {"a": None, "b": "c"}}}}  # fmt: skip
 
@@ -52,9 +52,12 @@ def bodies(rng, count):
             continue
         body = {key: value for key, value in GOOD.items() if rng.random() < 0.7}
         for _ in range(rng.randrange(3)):
-            body[rng.choice([*GOOD, "truncate", "raw_scores", "options", "x"])] = odd(rng)
+            body[
+                rng.choice([*GOOD, "truncate", "raw_scores", "options", "activation", "truncate_prompt_tokens", "x"])
+            ] = odd(rng)
         if rng.random() < 0.4:
             names = ["candidate_labels", "top_k", "multi_label", "hypothesis_template", "scorer", "attention", "x"]
+            names += ["truncation", "max_length", "return_all_scores"]
             body["parameters"] = {rng.choice(names): odd(rng) for _ in range(rng.randrange(4))}
         content = json.dumps(body).encode()
         yield content if kind < 0.9 else content[: rng.randrange(len(content))]

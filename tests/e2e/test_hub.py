@@ -99,6 +99,33 @@ def test_push_uploads_the_folder_and_its_card_but_no_texts(hub, tiny_sentiment, 
     assert hub.files["report/errors.csv"] == b"text\nsecret\n"
 
 
+PUSH = """
+import sys
+import rehead
+print(rehead.load(sys.argv[1]).push_to_hub("me/mine", private=True, commit_message="from Python"))
+try:
+    rehead.load(sys.argv[1]).push_to_hub("mine")
+except rehead.BadRequest as error:
+    print(error)
+"""
+
+
+def test_a_loaded_classifier_uploads_its_folder(hub, tiny_sentiment, tmp_path):
+    environment = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_TOKEN": local_hub.TOKEN}
+    done = subprocess.run(
+        [sys.executable, "-c", PUSH, tiny_sentiment],
+        env=os.environ | environment | {"HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    address, problem = done.stdout.splitlines()
+    assert address == f"{hub.address}/me/mine" and "write OWNER/NAME" in problem
+    assert hub.files["model.safetensors"] == (tiny_sentiment / "model.safetensors").read_bytes()
+    assert hub.message == "from Python"
+
+
 def test_a_rejected_upload_and_a_bad_name_are_one_sentence(hub, tiny_sentiment, tmp_path):
     refused = rehead(hub.address, tmp_path, "push", tiny_sentiment, "me/mine", token="hf_wrong")
     assert refused.returncode == 2 and refused.stderr.count("\n") <= 2

@@ -26,14 +26,15 @@ def served(tiny_models, monkeypatch):
 
     clients = []
 
-    def start(base_url="http://127.0.0.1", keys="", **settings):
+    def start(base_url="http://127.0.0.1", keys="", address="testclient", **settings):
         monkeypatch.setenv("REHEAD_API_KEYS", keys)
         lines = []
 
         async def build():
             return create_app(ServeSettings(models=tiny_models, **settings), log=lines.append)
 
-        client = TestClient(asyncio.run(build()), base_url=base_url, raise_server_exceptions=False)
+        app = asyncio.run(build())
+        client = TestClient(app, base_url=base_url, raise_server_exceptions=False, client=(address, 50_000))
         client.__enter__()
         client.lines = lines
         clients.append(client)

@@ -348,3 +348,24 @@ def test_the_recorded_temperature_softens_the_scores(tiny_sentiment, tmp_path):
     (hard,), (soft,) = load(tiny_sentiment)("the film"), load(folder)("the film")
     odds = [np.log(one["score"] / (1 - one["score"])) for one in (hard, soft)]
     assert odds[0] == pytest.approx(2 * odds[1], rel=1e-3)
+
+
+def test_probabilities_are_an_array_in_the_order_of_the_labels(tiny_sentiment, tiny_topics, tmp_path):
+    texts = ["a film", {"text": "a film", "text_pair": "bad"}, "awful"]
+    model = Classifier(tiny_sentiment)
+    found = model.predict_proba(texts)
+    assert found.shape == (3, 2) and model.classes_.tolist() == ["negative", "positive"]
+    for row, answer in zip(found, model(texts, top_k=None), strict=True):
+        assert dict(zip(model.classes_, row, strict=True)) == {
+            one["label"]: pytest.approx(one["score"], abs=2e-6) for one in answer
+        }
+    assert model.predict_proba([]).shape == (0, 2) and model.predict_proba(np.array(["a film"])).shape == (1, 2)
+    with pytest.raises(BadRequest, match=r"write \[text\] for a single one"):
+        model.predict_proba("a film")
+    topics, labels = ZeroShotClassifier(tiny_topics), ["sports", "business", "bank"]
+    answer = topics("the match", labels)
+    expected = [answer["scores"][answer["labels"].index(label)] for label in labels]
+    assert topics.predict_proba(["the match"], labels)[0] == pytest.approx(expected, abs=2e-6)
+    number = save_classifier(tmp_path / "number", ["stars"], settings={"task": "regression", "activation": "linear"})
+    with pytest.raises(BadRequest, match="number predicts a number and has no probabilities"):
+        Classifier(number).predict_proba(["a"])

@@ -26,7 +26,7 @@ def save_tokenizer(folder: Path, *, max_length: int = 128) -> int:
     return len(tokenizer)
 
 
-def tiny_config(vocabulary: int, **more: Any) -> Any:
+def tiny_config(vocabulary: int, *, positions: int = 128, **more: Any) -> Any:
     """Return the config of a BERT of two layers, 32 wide."""
     from transformers import BertConfig
 
@@ -36,22 +36,29 @@ def tiny_config(vocabulary: int, **more: Any) -> Any:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=64,
-        max_position_embeddings=128,
+        max_position_embeddings=positions,
         **more,
     )
 
 
 def save_classifier(
-    folder: Path, labels: list[str], *, seed: int = 0, settings: dict[str, Any] | None = None, **more: Any
+    folder: Path,
+    labels: list[str],
+    *,
+    seed: int = 0,
+    settings: dict[str, Any] | None = None,
+    positions: int = 128,
+    **more: Any,
 ) -> Path:
     """Write a random classifier whose weights are large enough that its scores differ visibly between texts."""
     import torch
     from transformers import BertForSequenceClassification
 
-    vocabulary = save_tokenizer(folder)
+    vocabulary = save_tokenizer(folder, max_length=positions)
     names = dict(enumerate(labels))
     torch.manual_seed(seed)
-    config = tiny_config(vocabulary, id2label=names, label2id={name: index for index, name in names.items()}, **more)
+    ids = {name: index for index, name in names.items()}
+    config = tiny_config(vocabulary, positions=positions, id2label=names, label2id=ids, **more)
     model = BertForSequenceClassification(config).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -207,7 +207,7 @@ class ExportedBackend(ABC):
         from service.inference.backends.torch import TorchBackend
 
         if self._torch is None:
-            self._torch = TorchBackend.load(self._folder)
+            self._torch = TorchBackend.load(self._folder, device="cpu")  # exported graphs take inputs of the processor
         return self._torch
 
     def _export_graph(self, name: GraphName) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune.core.device import torch_device
 from finetune.core.model_folder import ModelFolder, write_json
 from service.errors import BackendFailed
 from service.inference.backends.base import Backend, Outputs, Precision, tolerance
@@ -24,6 +25,7 @@ from service.inference.cache_folder import home_of, put
 from service.settings import RuntimeSettings
 
 Log = Callable[[str], None]
+USE_TORCH = "use backend torch or auto, or device cpu"
 FORMAT = 1
 ROUNDS = 3
 MAX_TRIAL_S = 6.0
@@ -48,8 +50,11 @@ def load(folder: ModelFolder, settings: RuntimeSettings, log: Log = lambda line:
         log: receives the progress of a trial; `why` of the backend states its outcome.
 
     Raises:
+        ConfigError: this machine has no such device.
         BackendFailed: the weights are not a classifier's, or the backend or precision is not available here.
     """
+    if settings.device not in ("auto", "cpu"):
+        torch_device(settings.device)  # raises where it is not available
     if settings.backend == "dummy":
         return _open("dummy", "float32", folder, settings)
     target = folder.settings.target
@@ -68,6 +73,7 @@ def load(folder: ModelFolder, settings: RuntimeSettings, log: Log = lambda line:
         for name, precision in (*CANDIDATES, ("onnx", "float32"))
         if settings.backend in (name, "auto") and settings.precision in (precision, "auto")
         if precision == "float32" or not _needs_float32(folder)
+        if settings.backend != "auto" or name == "torch" or settings.device in ("auto", "cpu")
         if settings.backend != "auto" or (name != "onnx" and find_spec(name) is not None)
     ]
     if len(candidates) == 1:
@@ -114,7 +120,9 @@ def _open(name: str, precision: Precision, folder: ModelFolder, settings: Runtim
     if name == "torch":
         from service.inference.backends.torch import TorchBackend
 
-        return TorchBackend.load(folder, precision)
+        return TorchBackend.load(folder, precision, device=settings.device)
+    if settings.device not in ("auto", "cpu"):
+        raise BackendFailed(f"the {name} backend computes on the processor, not on {settings.device}", hint=USE_TORCH)
     return exported(name).load(folder, precision, settings)
 
 
@@ -208,7 +216,9 @@ def _timed(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
 
 def _machine(settings: RuntimeSettings, candidates: list[tuple[str, Precision]]) -> str:
     """Return a short hash of what a trial's outcome depends on beside the model."""
-    facts = [FORMAT, settings.threads, candidates, list(_processor())]
+    facts: list[Any] = [FORMAT, settings.threads, candidates, list(_processor())]
+    if settings.device != "auto":
+        facts.append(settings.device)
     for package in ("torch", "transformers", "openvino", "onnxruntime"):
         try:
             facts.append(version(package))

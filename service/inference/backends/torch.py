@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from finetune.core.attention_mask import HYPOTHESIS, LEADING, PADDING, TEXT, shared_text_mask
+from finetune.core.device import torch_device
 from finetune.core.model_folder import CUSTOM_HEAD, AttentionMode, ModelFolder
 from finetune.core.tokenization import Encoded
 from finetune.modeling.cls_only_last_layer import first_token_only
@@ -42,11 +43,11 @@ class TorchBackend:
 
     name = "torch"
 
-    def __init__(self, model: Any, *, family: str, precision: Precision = "float32") -> None:
+    def __init__(self, model: Any, *, family: str, precision: Precision = "float32", device: str = "auto") -> None:
         self.why = ""
         self.precision: Precision = precision
         self.shared_text = family in SHARED_TEXT_FAMILIES
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch_device(device)
         self.model = model.eval().to(self._device)
         self.unpadded: Unpadded | None = None
         _use_one_thread_if_forked()
@@ -62,13 +63,14 @@ class TorchBackend:
         if attend is not None and readable:
             self.unpadded = self.without_padding(attend)
         self.is_padded = self.unpadded is None
-        self.batch = CPU_BATCH if self._device.type == "cpu" else _on_cuda(self.model.config, precision)
+        self.batch = _on_cuda(self.model.config, precision) if self._device.type == "cuda" else CPU_BATCH
 
     @classmethod
-    def load(cls, folder: ModelFolder, precision: Precision = "float32") -> TorchBackend:
+    def load(cls, folder: ModelFolder, precision: Precision = "float32", *, device: str = "auto") -> TorchBackend:
         """Return the model of a checked folder: safetensors only, no remote code.
 
         Raises:
+            ConfigError: the device is not available.
             BackendFailed: the weights are not those of a sequence classifier, or the precision is not torch's.
         """
         if precision not in DTYPES:
@@ -95,7 +97,7 @@ class TorchBackend:
                 f"{folder.path}: these weights are not a classifier's, {missing} is missing",
                 hint="fine-tune it first (rehead finetune)",
             )
-        return cls(model, family=str(folder.config.get("model_type", "")), precision=precision)
+        return cls(model, family=str(folder.config.get("model_type", "")), precision=precision, device=device)
 
     def run(self, inputs: Arrays, *, attention: AttentionMode, embeddings: bool) -> Outputs:
         """See `Backend.run`."""
@@ -300,7 +302,7 @@ def _on_cuda(config: Any, precision: Precision) -> BatchSize:
     """Return the batch size that fits into the GPU's memory."""
     facts = config.to_dict()
     width = int((facts.get("encoder") or facts).get("intermediate_size") or 4096)
-    budget = MEMORY_SHARE * torch.cuda.get_device_properties(0).total_memory
+    budget = MEMORY_SHARE * torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     return BatchSize(min(CUDA_BATCH.tokens, int(budget / (width * DTYPES[precision].itemsize))), CUDA_BATCH.rows)
 
 

@@ -10,7 +10,7 @@ import re
 from html import escape
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse
 
 STYLE = """
@@ -41,30 +41,31 @@ def build(app: FastAPI) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.get("/docs")
-    def page() -> HTMLResponse:
-        return HTMLResponse(_page(app.openapi()))
+    def page(request: Request) -> HTMLResponse:
+        return HTMLResponse(_page(app.openapi(), str(request.base_url)))
 
     return router
 
 
-def _page(description: dict[str, Any]) -> str:
+def _page(description: dict[str, Any], base_url: str) -> str:
     parts = [
-        _operation(method, path, operation)
+        _operation(method, path, operation, base_url)
         for path, methods in description["paths"].items()
         for method, operation in methods.items()
     ]
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>rehead API</title><style>{STYLE}</style>'
         "<h1>rehead API</h1><p>Errors answer <code>{&quot;error&quot;: &quot;...&quot;}</code> with a matching status. "
-        'OpenAPI description: <a href="/openapi.json">/openapi.json</a>. Web UI: <a href="/">/</a>.</p>'
+        'OpenAPI description: <a href="openapi.json">/openapi.json</a>. Web UI: <a href="./">/</a>.</p>'
         f"{''.join(parts)}</html>"
     )
 
 
-def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
+def _operation(method: str, path: str, operation: dict[str, Any], base_url: str) -> str:
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
     rows = "".join(_fields(body))
-    examples = "".join(f"<pre>{escape(_curl(address, content))}</pre>" for address, content in EXAMPLES.get(path, []))
+    commands = [_curl(f"{base_url}{address}", content) for address, content in EXAMPLES.get(path, [])]
+    examples = "".join(f"<pre>{escape(command)}</pre>" for command in commands)
     return (
         f"<h2><b>{method.upper()}</b> <code>{escape(path)}</code> {escape(operation.get('summary', ''))}</h2>"
         f"<p>{_text(operation)}</p><table>{rows}</table>{examples}"
@@ -87,5 +88,5 @@ def _text(described: dict[str, Any]) -> str:
     return sentence + (f" One of{choices}." if choices else "")
 
 
-def _curl(address: str, content: dict[str, Any]) -> str:
-    return f"curl http://127.0.0.1:7860/{address} --json '{json.dumps(content)}'"
+def _curl(url: str, content: dict[str, Any]) -> str:
+    return f"curl {url} --json '{json.dumps(content)}'"

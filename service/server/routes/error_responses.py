@@ -10,6 +10,7 @@ from starlette.types import Scope
 
 from service.errors import Overloaded, ServiceError, ShuttingDown, Unauthorized
 from service.server.admission import RECORD
+from service.server.proxy import without_prefix
 from service.server.routes import systemone, tei
 
 SHAPES: dict[str, Callable[[ServiceError], tuple[int, Any]]] = {
@@ -24,7 +25,7 @@ def response(scope: Scope, error: ServiceError) -> JSONResponse:
     record = scope.get(RECORD)
     if record is not None:
         record.error_code = error.code
-    shape = SHAPES.get(scope["path"])
+    shape = SHAPES.get(without_prefix(scope))
     status, content = shape(error) if shape is not None else (error.status, {"error": str(error)})
     if record is not None and "error" in content:
         content["request_id"] = record.request_id

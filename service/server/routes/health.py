@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 
+from service.inference.engine import Engine
 from service.inference.model_store import describe
 from service.server.admission import Admission
 from service.server.routes.openapi import ResponseBody, errors
@@ -78,6 +80,47 @@ class ModelInfo(ModelEntry):
     """Label ids."""
 
 
+class OpenAIModel(ResponseBody):
+    """A served model, as vLLM and other servers of OpenAI's API list it."""
+
+    id: str
+    """The served name."""
+    object: Literal["model"]
+    """Always `model`."""
+    created: int
+    """Unix time at which its weights were written."""
+    owned_by: str
+    """Always `rehead`."""
+    root: str
+    """The served name."""
+    parent: None
+    """Not used."""
+    max_model_len: int
+    """Tokens that the model reads of a text."""
+
+
+class TypedModel(ResponseBody):
+    """A zero-shot model, as clients of `/v1/systemone` read it."""
+
+    name: str
+    """The served name."""
+    description: str
+    """What it is."""
+    release_date: str
+    """The day on which its weights were written."""
+
+
+class ModelList(ResponseBody):
+    """The served models, in the shapes of two kinds of clients."""
+
+    object: Literal["list"]
+    """Always `list`."""
+    data: list[OpenAIModel]
+    """Every loaded model, for clients of vLLM."""
+    models: list[TypedModel]
+    """The zero-shot models among them, which answer typed questions."""
+
+
 def build(admission: Admission) -> APIRouter:
     """Return the routes of probes and model descriptions."""
     router = APIRouter(tags=["status"], responses=errors())
@@ -105,6 +148,16 @@ def build(admission: Admission) -> APIRouter:
         """Every loaded model, with its task and labels."""
         return [describe(name, store.get(name).folder) for name in store.loaded()]
 
+    @router.get("/v1/models", summary="Served models, for clients of vLLM and of typed questions")
+    def listed() -> ModelList:
+        """Every loaded model in `data`, and in `models` those that answer typed questions."""
+        engines = {name: store.get(name) for name in store.loaded()}
+        return ModelList(
+            object="list",
+            data=[_openai(name, engine) for name, engine in engines.items()],
+            models=[_typed(name, engine) for name, engine in engines.items() if engine.folder.is_zero_shot],
+        )
+
     @router.get("/models/{name}/health", summary="Readiness of a model", response_model=ModelHealth)
     def model_health(name: str) -> dict[str, Any]:
         """200 once the model is loaded; loads it if necessary."""
@@ -119,3 +172,24 @@ def build(admission: Admission) -> APIRouter:
         return {"model_id": name, "model_type": {"classifier": classifier}} | describe(name, folder)
 
     return router
+
+
+def _openai(name: str, engine: Engine) -> OpenAIModel:
+    return OpenAIModel(
+        id=name,
+        object="model",
+        created=engine.folder.written_at,
+        owned_by="rehead",
+        root=name,
+        parent=None,
+        max_model_len=engine.max_length,
+    )
+
+
+def _typed(name: str, engine: Engine) -> TypedModel:
+    base = describe(name, engine.folder)["base"]
+    return TypedModel(
+        name=name,
+        description=f"a zero-shot text classifier by natural-language inference, made from {base}",
+        release_date=datetime.fromtimestamp(engine.folder.written_at, UTC).date().isoformat(),
+    )

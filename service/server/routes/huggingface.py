@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,6 +20,7 @@ from service.schema import ATTENTION_MODES, FUNCTIONS, SCORERS, Answer, TextInpu
 from service.server.admission import Admission
 from service.server.limits import RequestLimits
 from service.server.routes.openapi import LabelScore, ResponseBody, errors, request_body
+from service.server.routes.truncation import refuse_truncated
 
 FLAT_SINCE = (1, 1, 5)
 """The first huggingface_hub release that reads zero-shot answers as a flat list."""
@@ -34,6 +35,12 @@ class Parameters(BaseModel):
     """Labels to return for each text; default is all of them."""
     function_to_apply: str | None = Field(default=None, json_schema_extra={"enum": list(FUNCTIONS)})
     """The function that turns logits into scores; default is that of the model's task."""
+    return_all_scores: bool | None = None
+    """An older way to say `top_k`: false returns the best label only, true all of them."""
+    truncation: bool | Literal["longest_first", "only_first", "do_not_truncate"] | None = None
+    """False refuses texts that are longer than the model reads, or than `max_length`; default is to truncate them."""
+    max_length: int | None = Field(default=None, ge=1)
+    """Tokens after which a text is truncated, special tokens included; default is as many as the model reads."""
     candidate_labels: list[str] | list[list[str]] | str | None = None
     """Labels of your own, as a list or a comma-separated string; or one list for each text."""
     multi_label: bool | None = None
@@ -73,6 +80,7 @@ class ZeroShotLists(ResponseBody):
 
 
 Answers = list[list[LabelScore]] | list[LabelScore] | ZeroShotLists | list[ZeroShotLists]
+REFUSE_LONG = (False, "do_not_truncate")
 ZERO_SHOT_ONLY = ("multi_label", "hypothesis_template", "scorer")
 OPENAPI = request_body(Body)
 
@@ -85,13 +93,17 @@ def build(admission: Admission) -> APIRouter:
         engine = await admission.engine(request, name)
         body = _parsed(await admission.limits.json(request))
         parameters, is_list = body.parameters or Parameters(), isinstance(body.inputs, list)
-        inputs = admission.limits.inputs(body.inputs if is_list else [body.inputs])
+        truncates = parameters.truncation not in (None, *REFUSE_LONG)
+        inputs = admission.limits.inputs(body.inputs if is_list else [body.inputs], any_length=truncates)
         if parameters.candidate_labels is None:
             options = _options(engine, inputs, parameters)
             answers = await admission.classify(engine, inputs, request=request, **options)
-            return _response([_labels(row, parameters.top_k) for row in answers], answers)
+            _check_truncation(answers, parameters)
+            top_k = 1 if parameters.return_all_scores is False else parameters.top_k
+            return _response([_labels(row, top_k) for row in answers], answers)
         questions = _questions(admission.limits, inputs, parameters)
         answers = await admission.zero_shot(engine, [item.text for item in inputs], questions, request=request)
+        _check_truncation(answers, parameters)
         agent = request.headers.get("user-agent", "")
         rows = [_zero_shot_shape(row, item.text, agent) for row, item in zip(answers, inputs, strict=True)]
         return _response(rows if is_list else rows[0], answers)
@@ -144,13 +156,26 @@ def _options(engine: Engine, inputs: list[TextInput], parameters: Parameters) ->
             f"{engine.folder.path.name} is a zero-shot model: send parameters.candidate_labels, or pairs of text and "
             "text_pair"
         )
-    return {"function": parameters.function_to_apply or "default", "attention": parameters.attention}
+    if parameters.return_all_scores is not None and parameters.top_k is not None:
+        raise BadRequest("parameters.return_all_scores and parameters.top_k mean the same: send one of them")
+    if parameters.truncation == "only_first" and any(item.pair is not None for item in inputs):
+        raise BadRequest("parameters.truncation only_first is not available for pairs: send longest_first, or true")
+    return {
+        "function": parameters.function_to_apply or "default",
+        "attention": parameters.attention,
+        "max_length": parameters.max_length,
+    }
+
+
+def _check_truncation(answers: list[Answer], parameters: Parameters) -> None:
+    if parameters.truncation in REFUSE_LONG:
+        refuse_truncated(answers, option="truncation: true")
 
 
 def _questions(
     limits: RequestLimits, inputs: list[TextInput], parameters: Parameters
 ) -> ZeroShotRequest | list[ZeroShotRequest]:
-    for field in ("top_k", "function_to_apply"):
+    for field in ("top_k", "function_to_apply", "return_all_scores", "max_length"):
         if getattr(parameters, field) is not None:
             raise BadRequest(f"parameters.{field} does not go with parameters.candidate_labels")
     if any(item.pair is not None for item in inputs):

@@ -20,8 +20,8 @@ def build(keys: ApiKeys) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.get("/login")
-    async def form() -> Response:
-        return RedirectResponse("/", 303) if not keys else _page()
+    async def form(request: Request) -> Response:
+        return RedirectResponse(_home(request), 303) if not keys else _page()
 
     @router.post("/login")
     async def login(request: Request) -> Response:
@@ -34,12 +34,19 @@ def build(keys: ApiKeys) -> APIRouter:
         name = keys.name_of(key)
         if name is None:
             return _page("Invalid API key.", 401)
-        response = RedirectResponse("/", 303)
+        response = RedirectResponse(_home(request), 303)
         secure = request.url.scheme == "https"
-        response.set_cookie(SESSION_COOKIE, keys.session(name), httponly=True, samesite="strict", secure=secure)
+        response.set_cookie(
+            SESSION_COOKIE, keys.session(name), path=_home(request), httponly=True, samesite="strict", secure=secure
+        )
         return response
 
     return router
+
+
+def _home(request: Request) -> str:
+    """Return the path of the page."""
+    return f"{request.scope.get('root_path', '')}/"
 
 
 def _page(problem: str = "", status: int = 200) -> HTMLResponse:

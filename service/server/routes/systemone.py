@@ -1,24 +1,54 @@
 """Typed questions about a state, as transformers serves them: `POST /v1/systemone`.
 
 A choice or a score is a zero-shot question whose labels are the options; a noul (yes or no) has one label, or the two
-that its criteria describe. Instructions come before the label in its sentence.
+that its criteria describe. Instructions come before the label in its sentence. Where transformers' server and the
+conformance suite `jevcompat` differ, this follows the suite.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from service.errors import BadRequest, ServiceError
+from service.errors import (
+    BadRequest,
+    Forbidden,
+    ModelNotFound,
+    Overloaded,
+    RequestTimeout,
+    ServiceError,
+    ShuttingDown,
+    TooLarge,
+    Unauthorized,
+    UnsupportedMediaType,
+)
+from service.inference.engine import Engine
+from service.inference.model_store import ModelStore
 from service.schema import ZeroShotRequest
 from service.server.admission import Admission, record_of
 from service.server.routes.openapi import ResponseBody, errors, request_body
 
 Content = str | dict[str, Any] | list[Any]
+
+ALIAS = "jev-latest"
+"""The name that clients of this dialect send by default: the default zero-shot model, unless a model has that name."""
+
+ERROR_TYPES: dict[type[ServiceError], str] = {
+    Forbidden: "permission_error",
+    Unauthorized: "authentication_error",
+    ModelNotFound: "not_found",
+    Overloaded: "rate_limit_error",
+    ShuttingDown: "overloaded_error",
+    RequestTimeout: "timeout_error",
+    TooLarge: "request_too_large",
+    UnsupportedMediaType: "invalid_request_error",
+    ServiceError: "internal_error",
+}
+"""Error -> error_type; a subclass stands before its base."""
 
 
 class _Strict(BaseModel):
@@ -54,9 +84,17 @@ class Noul(_Strict):
     instructions: Content | None = None
     """The question."""
 
+    @model_validator(mode="after")
+    def _says_what_yes_means(self) -> Self:
+        if not (self.instructions or (self.criteria or {}).get("true")):
+            raise ValueError("a noul question needs instructions, or criteria that say what true means")
+        return self
 
-class Body(_Strict):
-    """A request with typed questions."""
+
+class Body(BaseModel):
+    """A request with typed questions; further top-level fields are ignored."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, strict=True)
 
     state: str | dict[str, Any] | list[Any]
     """What the questions are about: a text, or data, which the model reads as JSON."""
@@ -65,7 +103,7 @@ class Body(_Strict):
     )
     """Questions by name."""
     model: str
-    """A served zero-shot model."""
+    """A served zero-shot model; `jev-latest` is the default one."""
 
 
 class ChoiceAnswer(ResponseBody):
@@ -136,11 +174,20 @@ class ErrorDetail(ResponseBody):
     """The kind of the error."""
 
 
+class ErrorInfo(ResponseBody):
+    """What is wrong with a request as a whole."""
+
+    error_type: str
+    """The kind of the error."""
+    message: str
+    """What is wrong, and what to do."""
+
+
 class SystemOneError(ResponseBody):
     """An error."""
 
-    detail: str | list[ErrorDetail]
-    """What is wrong, as a sentence or for each place."""
+    detail: ErrorInfo | list[ErrorDetail]
+    """What is wrong: with the body, for each place (422); or otherwise."""
 
 
 OPENAPI = request_body(Body)
@@ -166,7 +213,10 @@ def build(admission: Admission) -> APIRouter:
         """An answer to each question, with the probabilities of its options."""
         limits = admission.limits
         body = _parsed(await limits.json(request))
-        engine = await admission.engine(request, body.model)
+        engine = await admission.engine(request, _served_name(admission.store, body.model))
+        if not engine.folder.is_zero_shot:
+            message = f"{body.model} cannot classify by labels of your own: name a zero-shot model"
+            raise Unprocessable(message, [{"loc": ["body", "model"], "msg": message, "type": "value_error"}])
         state = body.state if isinstance(body.state, str) else json.dumps(body.state, ensure_ascii=False)
         (item,) = limits.inputs([state])
         labels = {name: _labels(question) for name, question in body.questions.items()}
@@ -180,7 +230,7 @@ def build(admission: Admission) -> APIRouter:
         content = {
             "model": record.model,
             "answers": {
-                name: answer_of(question, answer.scores)
+                name: answer_of(question, _probabilities(question, answer.scores))
                 for (name, question), answer in zip(body.questions.items(), answers, strict=True)
             },
             "usage": {"input_tokens": record.work.tokens if record.work is not None else 0, "output_tokens": 0},
@@ -193,8 +243,12 @@ def build(admission: Admission) -> APIRouter:
 
 def failed(error: ServiceError) -> tuple[int, Any]:
     """Return the status and the body of an error in this dialect."""
-    detail: Any = error.detail if isinstance(error, Unprocessable) else str(error)
-    return error.status, {"detail": detail}
+    if isinstance(error, Unprocessable):
+        return 422, {"detail": error.detail}
+    if isinstance(error, BadRequest) and not isinstance(error, UnsupportedMediaType):
+        return 422, {"detail": [{"loc": ["body"], "msg": str(error), "type": "value_error"}]}
+    error_type = next(name for kind, name in ERROR_TYPES.items() if isinstance(error, kind))
+    return error.status, {"detail": {"error_type": error_type, "message": str(error)}}
 
 
 def answer_of(question: Choice | Score | Noul, probabilities: Sequence[float]) -> dict[str, Any]:
@@ -235,6 +289,21 @@ def _parsed(content: Any) -> Body:
         raise Unprocessable("the body is not a System One request", detail) from error
 
 
+def _served_name(store: ModelStore[Engine], name: str) -> str:
+    """Return the served name that a request means."""
+    if name != ALIAS or ALIAS in store.loaded():
+        return name
+    zero_shot = [loaded for loaded in store.loaded() if store.get(loaded).folder.is_zero_shot]
+    if not zero_shot:
+        raise ModelNotFound(f"{ALIAS} means the default zero-shot model, and none is served")
+    return next((each for each in (store.default_name, "topics") if each in zero_shot), zero_shot[0])
+
+
+def _probabilities(question: Choice | Score | Noul, scores: Sequence[float]) -> Sequence[float]:
+    """Return the probabilities of a question's options; a single option or level is certain."""
+    return (1.0,) if len(scores) == 1 and not isinstance(question, Noul) else scores
+
+
 def _labels(question: Choice | Score | Noul) -> list[str]:
     if isinstance(question, Choice):
         return [f"{name}: {_text(text)}" if text else name for name, text in question.criteria.items()]
@@ -242,8 +311,6 @@ def _labels(question: Choice | Score | Noul) -> list[str]:
         return [_text(level) for level in question.criteria]
     criteria = question.criteria or {}
     yes, no = (_text(criteria.get(which)) for which in ("true", "false"))  # type: ignore[call-overload]
-    if not yes and not question.instructions:
-        raise BadRequest("a noul question needs instructions, or criteria that say what true means")
     return [yes or _text(question.instructions), *([no] if no else [])]
 
 

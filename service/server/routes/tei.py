@@ -28,6 +28,7 @@ from service.schema import Answer, Function
 from service.server.admission import Admission, record_of
 from service.server.routes.health import ModelType
 from service.server.routes.openapi import LabelScore, ResponseBody, errors, request_body
+from service.server.routes.truncation import refuse_truncated
 
 VERSION = "1.8"
 """The release of text-embeddings-inference whose API this is."""
@@ -115,13 +116,13 @@ def build(admission: Admission) -> APIRouter:
         engine = await admission.engine(request)
         body = _parsed(await admission.limits.json(request))
         is_batch, items = _read(body.inputs)
-        inputs = admission.limits.inputs(items)
+        inputs = admission.limits.inputs(items, any_length=body.truncate is not False)
         if engine.folder.is_zero_shot and any(item.pair is None for item in inputs):
             raise BadRequest(f"{engine.folder.path.name} scores pairs of texts: send two texts, or set --default")
         function: Function = "none" if body.raw_scores else "default"
         answers = await admission.classify(engine, inputs, request=request, function=function)
-        if body.truncate is False and any(answer.truncated for answer in answers):
-            raise BadRequest("a text is longer than the model reads", hint="send truncate: true, or a shorter text")
+        if body.truncate is False:
+            refuse_truncated(answers, option="truncate: true")
         rows = [_labels(answer) for answer in answers]
         return Response(
             json.dumps(rows if is_batch else rows[0], ensure_ascii=False, allow_nan=False),

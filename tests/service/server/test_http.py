@@ -70,6 +70,23 @@ def test_parameters_of_text_classification_are_followed(client):
     assert sum(one["score"] for one in raw) != pytest.approx(1.0)
 
 
+def test_truncation_max_length_and_return_all_scores_are_followed(client, tiny_sentiment):
+    long, whole = "good film " * 100, Classifier(tiny_sentiment)("good film", top_k=None)
+    (row,) = ask(client, inputs=long, parameters={"max_length": 4, "truncation": True}).json()
+    assert row == [pytest.approx(one | {"truncated": True}, abs=2e-6) for one in whole]
+    short = ask(client, inputs="good film", parameters={"truncation": False}).json()
+    assert short == [[pytest.approx(one, abs=2e-6) for one in whole]]
+    for parameters in ({"truncation": False}, {"truncation": "do_not_truncate"}):
+        refused = ask(client, inputs=["good", long], parameters=parameters)
+        assert refused.status_code == 400 and "text 2 is longer than the model reads" in refused.json()["error"]
+    (best,) = ask(client, inputs="good film", parameters={"return_all_scores": False}).json()
+    assert best == [pytest.approx(whole[0], abs=2e-6)]
+    (both,) = ask(client, inputs="good film", parameters={"return_all_scores": True}).json()
+    assert len(both) == 2
+    assert zero_shot(client, truncation=True).json() == zero_shot(client).json()
+    assert zero_shot(client, inputs="the match " * 100, truncation=False).status_code == 400
+
+
 def test_pairs_are_classified(client):
     (row,) = ask(client, "/models/topics", inputs={"text": "the match", "text_pair": "about sports"}).json()
     assert {one["label"] for one in row} == {"entailment", "neutral", "contradiction"}

@@ -77,7 +77,7 @@ def test_texts_labels_and_tokens_are_in_no_log_line_and_no_metric(served, monkey
     bodies = {
         "/models/sentiment": {"inputs": CANARY}, "/models/topics": ours,
         "/": {"inputs": CANARY}, "/predict": {"inputs": CANARY},
-        "/v1/classify": {"input": CANARY},
+        "/v1/classify": {"input": CANARY}, "/classify": {"input": CANARY},
         "/v1/systemone": {"model": "topics", "state": CANARY,
                           "questions": {CANARY: {"type": "choice", "criteria": {CANARY: None, "b": None}}}},
     }  # fmt: skip

@@ -87,6 +87,17 @@ def test_tei_cuts_long_texts_or_refuses_them(client):
     assert predict(client, long, truncation_direction="left").status_code == 422
 
 
+def test_tei_cuts_a_text_of_any_length_unless_it_is_told_not_to(served):
+    client = served(max_characters=500)
+    long = "good " * 300
+    for more in ({}, {"truncate": True}, {"truncate": None}):
+        assert predict(client, long, **more).json() == predict(client, "good " * 200, **more).json()
+    refused = predict(client, long, truncate=False)
+    assert refused.status_code == 422 and "a text may have 500" in refused.json()["error"]
+    refused = predict(client, "good " * 100, truncate=True).json()
+    assert refused == predict(client, "good " * 100).json() and "truncated" not in refused[0]
+
+
 def test_tei_tells_what_it_serves(client):
     info = client.get("/info").json()
     assert info["model_id"] == "sentiment" and info["model_type"]["classifier"]["id2label"]["1"] == "positive"
@@ -110,6 +121,41 @@ def test_vllm_gives_probabilities_with_their_labels(client, tiny_sentiment):
     assert client.post("/v1/classify", json={"input": 5}).status_code == 400
     assert client.post("/v1/classify", json={"model": "nope", "input": "a"}).status_code == 404
     assert client.post("/v1/classify", json={"model": "topics", "input": "a"}).status_code == 400
+
+
+def test_vllm_answers_at_both_paths_and_lets_only_harmless_fields_pass(client):
+    body = {"input": "good film"}
+    expected = client.post("/v1/classify", json=body).json()["data"]
+    harmless = {"user": "me", "priority": 3, "request_id": "r", "cache_salt": "s", "add_special_tokens": True}
+    answer = client.post("/classify", json=body | harmless | {"truncation_side": "right"})
+    assert answer.json()["data"] == expected
+    for change in ({"add_special_tokens": False}, {"truncation_side": "left"}, {"messages": []}, {"dimensions": 2}):
+        answer = client.post("/classify", json=body | change)
+        assert answer.status_code == 400 and next(iter(change)) in answer.json()["error"], change
+
+
+def test_vllm_returns_logits_where_the_activation_is_turned_off(client, tiny_sentiment):
+    logits = load(tiny_sentiment).engine.scores(["good film"], function="none")[0].tolist()
+    scores = load(tiny_sentiment).engine.scores(["good film"])[0].tolist()
+    for name in ("use_activation", "activation", "softmax"):
+        for value, expected in ((False, logits), (True, scores), (None, scores)):
+            (found,) = client.post("/classify", json={"input": "good film", name: value}).json()["data"]
+            assert found["probs"] == pytest.approx(expected, abs=2e-6), (name, value)
+    both = client.post("/classify", json={"input": "good film", "use_activation": True, "activation": False})
+    assert both.status_code == 400 and "mean the same" in both.json()["error"]
+
+
+def test_vllm_truncates_where_it_is_told_to(client, tiny_sentiment):
+    long = "good film " * 100
+    whole = client.post("/classify", json={"input": long, "truncate_prompt_tokens": -1}).json()["data"]
+    assert whole == client.post("/classify", json={"input": long}).json()["data"] and whole[0]["truncated"] is True
+    answer = client.post("/classify", json={"input": long, "truncate_prompt_tokens": 4}).json()
+    expected = load(tiny_sentiment).engine.scores(["good film"])[0].tolist()  # four tokens with [CLS] and [SEP]
+    assert answer["data"][0]["probs"] == pytest.approx(expected, abs=2e-6) and answer["usage"]["total_tokens"] == 4
+    assert answer["data"][0]["truncated"] is True
+    for tokens, sentence in ((0, "use 4 to 128"), (2, "use 4 to 128"), (129, "use 4 to 128"), (-2, "greater than")):
+        refused = client.post("/classify", json={"input": long, "truncate_prompt_tokens": tokens})
+        assert refused.status_code == 400 and sentence in refused.json()["error"]
 
 
 QUESTIONS = {
@@ -168,7 +214,6 @@ def test_systemone_computes_as_transformers_does():
     [
         {"questions": {}},
         {"questions": {str(n): QUESTIONS["spam"] for n in range(65)}},
-        {"extra": 1},
         {"state": 5},
         {"state": None},
         {"questions": {"a": {"type": "rank", "criteria": {}}}},
@@ -190,11 +235,39 @@ def test_systemone_has_no_limit_of_26_options_and_says_other_problems(client):
     many = {"type": "choice", "criteria": {f"option {n}": None for n in range(40)}}
     body = {"model": "topics", "state": {"a": [1, "b"]}, "questions": {"many": many}}
     assert len(client.post("/v1/systemone", json=body).json()["answers"]["many"]["probabilities"]) == 40
-    assert client.post("/v1/systemone", json=body | {"model": "nope"}).status_code == 404
+    unknown = client.post("/v1/systemone", json=body | {"model": "nope"})
+    assert unknown.status_code == 404 and unknown.json()["detail"]["error_type"] == "not_found"
+    assert "no model 'nope' is served" in unknown.json()["detail"]["message"]
     wrong = client.post("/v1/systemone", json=body | {"model": "sentiment"})
-    assert wrong.status_code == 400 and "cannot classify by labels of your own" in wrong.json()["detail"]
+    (problem,) = wrong.json()["detail"]
+    assert (wrong.status_code, problem["loc"]) == (422, ["body", "model"])
+    assert "cannot classify by labels of your own" in problem["msg"]
     empty = {"model": "topics", "state": "a", "questions": {"q": {"type": "noul"}}}
-    assert client.post("/v1/systemone", json=empty).status_code == 400
+    (problem,) = client.post("/v1/systemone", json=empty).json()["detail"]
+    assert problem["loc"] == ["body", "questions", "q", "noul"] and "needs instructions" in problem["msg"]
+
+
+def test_systemone_knows_the_alias_and_ignores_unknown_top_level_fields(client):
+    body = {"model": "topics", "state": "WIN a phone", "questions": QUESTIONS}
+    expected = client.post("/v1/systemone", json=body).json()
+    assert client.post("/v1/systemone", json=body | {"model": "jev-latest", "seed": 7}).json() == expected
+
+
+def test_systemone_is_certain_of_a_single_option(client):
+    questions = {"alone": QUESTIONS["alone"], "level": {"type": "score", "criteria": ["Calm"]}}
+    found = client.post("/v1/systemone", json={"model": "topics", "state": "a", "questions": questions}).json()
+    assert found["answers"] == {
+        "alone": {"type": "choice", "choice": "only", "confidence": 1.0, "probabilities": {"only": 1.0}},
+        "level": {"type": "score", "score": 0.0, "legend": {"0": "Calm"}, "confidence": 1.0, "probabilities": {"0": 1}},
+    }
+
+
+def test_models_are_listed_for_clients_of_vllm_and_of_typed_questions(client, tiny_models):
+    found = client.get("/v1/models").json()
+    assert found["object"] == "list" and [one["id"] for one in found["data"]] == ["sentiment", "topics"]
+    written = (tiny_models / "sentiment" / "model.safetensors").stat().st_mtime
+    assert found["data"][0] | {"object": "model", "created": int(written), "max_model_len": 128} == found["data"][0]
+    assert [one["name"] for one in found["models"]] == ["topics"]
 
 
 def test_label_sets_may_differ_by_text(client, tiny_topics):
@@ -240,7 +313,7 @@ def test_what_is_no_number_is_refused(client, number):
     question = '{"type": "score", "criteria": [[' + number + '], "b"]}'
     body = '{"model": "topics", "state": "a", "questions": {"q": ' + question + "}}"
     answer = client.post("/v1/systemone", content=body, headers={"Content-Type": "application/json"})
-    assert answer.status_code == 400 and "not JSON" in answer.json()["detail"]
+    assert answer.status_code == 422 and "not JSON" in answer.json()["detail"][0]["msg"]
 
 
 def test_any_name_can_be_sent_and_no_control_character_gets_into_a_header(client):
