@@ -33,7 +33,7 @@ SETTINGS = {
     **{name: name for name in ("base", "out", "seed", "resume", "overwrite", "allow_changed", "models_dir")},
     "class_weights": "class_weights",
     **{name: f"data.{name}" for name in ("text", "label", "text_pair", "group", "task", "max_length")},
-    **{name: f"data.{name}" for name in ("encoding", "separator", "header")},
+    **{name: f"data.{name}" for name in ("encoding", "separator", "header", "sheet")},
     **{name: f"optim.{name}" for name in ("epochs", "batch_size", "lr", "early_stopping")},
     "data": "data.train",
     "loss": "loss.name",
@@ -46,7 +46,7 @@ GROUPS = {
     "Basic options": ("base", "out", "epochs", "file", "overrides", "dry_run", "full", "help"),
     "Data": (
         *("text", "label", "text_pair", "group", "task", "max_length"),
-        *("encoding", "separator", "header"),
+        *("encoding", "separator", "header", "sheet"),
     ),
     "Model": ("head", "freeze", "models_dir"),
     "Training": ("batch_size", "lr", "loss", "class_weights", "early_stopping", "seed"),
@@ -139,7 +139,7 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
 @click.option("--dry-run", is_flag=True, help="Print the data report and the settings, and train nothing.")
 @click.option("--full", is_flag=True, help="With --dry-run, print every setting, also those left at their default.")
 def finetune(file: str | None, overrides: tuple[str, ...], dry_run: bool, full: bool, **flags: Any) -> None:
-    """Fine-tune an encoder on a table of labeled texts (CSV, TSV, JSON Lines, Parquet, or a Hub dataset id).
+    """Fine-tune an encoder on a table of labeled texts (CSV, TSV, JSON, Parquet, Arrow, Excel, or a Hub dataset id).
 
     \b
     rehead finetune reviews.csv --base topics --text review --label sentiment --epochs 2 --out models/reviews

@@ -28,6 +28,7 @@ def evaluate(
     by: str | None = None,
     tfidf: bool = False,
     models_dir: str | PathLike[str] | None = "models",
+    sheet: str | None = None,
 ) -> dict[str, Any]:
     """Return the metrics of a model on labeled rows, with 95% intervals and the majority (or mean) baseline.
 
@@ -40,6 +41,7 @@ def evaluate(
         by: a column; the metrics are returned for each of its values too, under `by`.
         tfidf: also measure TF-IDF with logistic regression, cross-validated on the same rows.
         models_dir: the folder of served names.
+        sheet: of an Excel file, by its name or its number from 1.
 
     Returns:
         `{"split", "rows", "metrics": {name: {"value", "low", "high"}}, "baseline", "data"}`, as in metrics.json.
@@ -51,6 +53,7 @@ def evaluate(
     from finetune.reports.report import evaluation_json
 
     columns = {"text": text, "label": label, "text_pair": text_pair, "label_names": label_names}
+    columns |= {"sheet": sheet}
     config = DataConfig(**{name: value for name, value in columns.items() if value is not None})
     evaluation = evaluate_model(resolve(model, models_dir), data, config, metrics=metrics, by=by, tfidf=tfidf)
     return evaluation_json(str(data) if isinstance(data, str | PathLike) else "data", evaluation)

@@ -32,6 +32,10 @@ def _one_character(value: str | None) -> str | None:
     return separator_named(value) if value is not None else None
 
 
+def _number_as_text(value: Any) -> Any:
+    return str(value) if type(value) is int else value
+
+
 class Part(BaseModel):
     """A frozen section of the configuration that rejects unknown keys."""
 
@@ -68,7 +72,8 @@ class Source(Part):
     """One table of training or evaluation rows; settings that are left out are taken from `data`."""
 
     path: str
-    """CSV, TSV, JSON Lines or Parquet file, folder of splits, or Hub dataset id (`id:config@revision#split`)."""
+    """CSV, TSV, JSON Lines, JSON, Parquet, Arrow or Excel file, folder of splits, or Hub dataset id
+    (`id:config@revision#split`)."""
 
     text: str | None = None
     """Text column of this table; None takes `data.text`."""
@@ -88,6 +93,9 @@ class Source(Part):
     header: bool | None = None
     """Whether the first row of this file names the columns; None takes `data.header`."""
 
+    sheet: str | None = None
+    """Sheet of this Excel file; None takes `data.sheet`."""
+
     drop: dict[str, tuple[str, ...]] = {}
     """Column -> values; rows that have one of these values are skipped."""
 
@@ -102,6 +110,8 @@ class Source(Part):
 
     recast: RecastConfig | None = None
     """Turn labeled rows into entailment rows, to train a zero-shot model."""
+
+    _sheet = field_validator("sheet", mode="before")(_number_as_text)
 
     @model_validator(mode="before")
     @classmethod
@@ -140,13 +150,16 @@ class DataConfig(Part):
     """Soft label columns, one per label, with the probability of that label in each row; they replace `label`."""
 
     encoding: str | None = None
-    """Encoding of CSV, TSV and JSON Lines files, for example cp1251; None detects it."""
+    """Encoding of CSV, TSV, JSON Lines and JSON files, for example cp1251; None detects it."""
 
     separator: str | None = None
     """Character between the cells of CSV and TSV files, or the word tab; None detects it."""
 
     header: bool = True
-    """Whether the first row of CSV and TSV files names the columns; without it they are column_1, column_2 ..."""
+    """Whether the first row of CSV, TSV and Excel files names the columns; else they are column_1, column_2 ..."""
+
+    sheet: str | None = None
+    """Sheet of Excel files, by its name or its number from 1; None takes the first that is shown."""
 
     group: str | None = None
     """Column of the group (an author, a document); no group is in both training and evaluation."""
@@ -175,6 +188,8 @@ class DataConfig(Part):
 
     _encoding = field_validator("encoding")(_known_encoding)
     _separator = field_validator("separator")(_one_character)
+
+    _sheet = field_validator("sheet", mode="before")(_number_as_text)
 
     @model_validator(mode="before")
     @classmethod

@@ -18,6 +18,7 @@ from finetune.core.labels import LabelSpace, Task, names_in, shown
 from finetune.core.tables.arrow_file import take_cells
 from finetune.core.tables.columns import twins_warned_of
 from finetune.core.tables.table import Table
+from finetune.core.tables.text_file import stem_of
 from finetune.core.target_scale import TargetScale
 from finetune.data.label_reading import LabelReading, RawRows, label_cells
 from finetune.data.label_warnings import label_warnings
@@ -336,4 +337,4 @@ def _interned() -> Callable[[Any], Any]:
 
 def _stem(path: str) -> str:
     file = Path(path)
-    return f"{file.parent.name}_{file.stem}" if file.parent.name else file.stem
+    return f"{file.parent.name}_{stem_of(file)}" if file.parent.name else stem_of(file)

@@ -16,9 +16,10 @@ from finetune.core.labels import shown
 from finetune.core.tables.arrow_file import Records
 from finetune.core.tables.columns import LABEL_NAMES, TEXT_NAMES, by_clean_name, matching_column, obvious_column
 from finetune.core.tables.files import read_table
-from finetune.core.tables.formats import SUFFIXES, format_of
+from finetune.core.tables.formats import SUFFIXES, format_of, listed
 from finetune.core.tables.options import TableOptions
 from finetune.core.tables.table import Table
+from finetune.core.tables.text_file import stem_of, suffix_of
 from finetune.data.label_cells import flag_of
 from finetune.data.tables_in_memory import SPLIT_NAMES, splits_in_memory
 
@@ -42,6 +43,7 @@ def table_options(source: Source, config: DataConfig) -> TableOptions:
         source.encoding or config.encoding,
         source.separator or config.separator,
         config.header if source.header is None else source.header,
+        source.sheet or config.sheet,
     )
 
 
@@ -124,17 +126,19 @@ def named_splits(source: Source, data: Any = None, options: TableOptions | None 
     """
     options = options or TableOptions()
     path = Path(source.path).expanduser()
-    is_file = data is None and (path.exists() or path.suffix.lower() in SUFFIXES)
+    is_file = data is None and (path.exists() or suffix_of(path) in SUFFIXES)
     if not is_file and options != TableOptions():
-        raise DataError("--encoding, --separator and --no-header apply to files only: remove them", file=source.path)
+        raise DataError(
+            "--encoding, --separator, --no-header and --sheet apply to files only: remove them", file=source.path
+        )
     if data is not None:
         return splits_in_memory(data, source.path)
     if path.is_dir():
         return _splits_of_folder(path, options)
-    if path.is_file() or path.suffix.lower() in SUFFIXES:
+    if path.is_file() or suffix_of(path) in SUFFIXES:
         return {"train": read_table(path, options)}
     if path.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?(@[\w./-]+)?(#.+)?", source.path):
-        raise DataError(f"this is not a table: give a {', '.join(SUFFIXES)} file or a Hub dataset id", file=source.path)
+        raise DataError(f"this is not a table: give a {listed(SUFFIXES)} file or a Hub dataset id", file=source.path)
     return splits_in_memory(_from_hub(source.path), source.path)
 
 
@@ -196,7 +200,7 @@ def _obvious_text(by_name: Mapping[str, str], label: str | None) -> tuple[str | 
 def _splits_of_folder(folder: Path, options: TableOptions) -> dict[str, Table]:
     files: dict[str, list[Path]] = {}
     for file in _tables_in(folder):
-        words = re.split(r"[-_.\s]+", file.stem.lower())
+        words = re.split(r"[-_.\s]+", stem_of(file).lower())
         split = SPLIT_NAMES.get(words[0]) or SPLIT_NAMES.get(words[-1])
         if split is not None:
             files.setdefault(split, []).append(file)
@@ -206,7 +210,7 @@ def _splits_of_folder(folder: Path, options: TableOptions) -> dict[str, Table]:
     if not files:
         files["train"] = _tables_in(folder)
     if not files.get("train"):
-        raise DataError(f"this folder has no tables ({', '.join(SUFFIXES)}) to train on", file=str(folder))
+        raise DataError(f"this folder has no tables ({listed(SUFFIXES)}) to train on", file=str(folder))
     order = sorted(files, key=lambda split: split != "train")  # the training files come first
     return {
         split: _one_table(folder, [read_table(file, options) for file in files[split]])
@@ -216,7 +220,7 @@ def _splits_of_folder(folder: Path, options: TableOptions) -> dict[str, Table]:
 
 
 def _tables_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in SUFFIXES)
+    return sorted(file for file in folder.iterdir() if file.is_file() and suffix_of(file) in SUFFIXES)
 
 
 def _one_table(folder: Path, parts: list[Table]) -> Table:

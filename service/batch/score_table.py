@@ -79,6 +79,7 @@ def score(
     encoding: str | None = None,
     separator: str | None = None,
     header: bool = True,
+    sheet: str | None = None,
 ) -> ScoringResult:
     """Write a table with the columns `prediction`, `score` and `error` added.
 
@@ -87,12 +88,13 @@ def score(
 
     Args:
         model: a served name, a path or a Hub id, or what `load` returned.
-        table, out: CSV, TSV, JSON Lines or Parquet, by suffix; `table` also .txt, one text a line.
+        table, out: CSV, TSV, JSON Lines, JSON, Parquet, Arrow or Excel, by suffix, texts also in gzip or zstd; `table`
+            also .xls, and .txt with one text a line.
         labels, multi_label, hypothesis_template: labels of your own, as `ZeroShotClassifier` takes them.
         text, text_pair: names of the columns; the text column is detected if not named.
         all_scores: add a column for each label.
         keep_formulas: do not escape cells that a spreadsheet would run.
-        encoding, separator, header: how the file is read, as `TableOptions` takes them; detected if not named.
+        encoding, separator, header, sheet: how the file is read, as `TableOptions` takes them; detected if not named.
 
     Raises:
         BadRequest: the output, a column or the labels cannot be used.
@@ -116,7 +118,7 @@ def score(
         keep_formulas=keep_formulas,
         overwrite=overwrite,
         progress=progress,
-        options=TableOptions(encoding, separator, header),
+        options=TableOptions(encoding, separator, header, sheet),
     )
 
 

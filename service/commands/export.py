@@ -115,7 +115,7 @@ def _scorer(folder: ModelFolder, check: str, columns: dict[str, Any]) -> Callabl
 
 
 def _options(columns: dict[str, Any]) -> TableOptions:
-    return TableOptions(**passed(**{name: columns[name] for name in ("encoding", "separator", "header")}))
+    return TableOptions(**passed(**{name: columns[name] for name in ("encoding", "separator", "header", "sheet")}))
 
 
 def _zero_shot_rows(check: str, columns: dict[str, Any]) -> tuple[list[str], list[str]]:

@@ -44,8 +44,8 @@ def scored(source, out, task=TASK, answer=answers, **options):
     return score_table(source, out, answer, task, **options)
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
-@pytest.mark.parametrize("into", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ".json", ".feather", ".xlsx", ".jsonl.zst"])
+@pytest.mark.parametrize("into", [".csv", ".tsv", ".jsonl", ".parquet", ".json", ".arrow", ".xlsx", ".csv.gz"])
 def test_rows_keep_order_text_and_columns_whatever_the_formats(tmp_path, suffix, into):
     rows = [{"id": f"00{n}", "text": text} for n, text in enumerate(["NA", 'a "quoted", one', "two\nlines"])]
     write_table(tmp_path / f"in{suffix}", rows)
@@ -450,7 +450,7 @@ def test_a_file_of_a_text_a_line_is_scored_into_a_table(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ".json", ".feather", ".xlsx", ".jsonl.zst"])
 def test_a_row_that_repeats_the_header_stays_and_says_so(tmp_path, suffix):
     rows = [{"id": str(n), "text": f"text {n}"} for n in range(4)]
     rows.insert(2, {"id": "\ufeffid", "text": " text"})
