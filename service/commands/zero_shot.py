@@ -52,8 +52,9 @@ def command(
 ) -> None:
     """Classify texts, or a table of texts, by labels of your own.
 
-    A single argument that names a file, or ends like one, is read: .csv, .tsv, .jsonl, .parquet, or .txt with one text
-    a line. A single - reads texts from standard input, one a line.
+    A single argument that names a file, or ends like one, is read: .csv, .tsv, .jsonl, .json, .parquet, .arrow,
+    .feather, .xlsx, .xls, or .txt with one text a line; texts also with .gz or .zst.
+    A single - reads texts from standard input, one a line.
     """
     from service.commands.classification import Request, answer, zero_shot_request
     from service.inference.model_store import resolve

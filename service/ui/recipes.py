@@ -18,6 +18,7 @@ FLAGS = {
     "data.task": "--task",
     "data.encoding": "--encoding",
     "data.separator": "--separator",
+    "data.sheet": "--sheet",
     "optim.epochs": "--epochs",
     "optim.batch_size": "--batch-size",
     "optim.lr": "--lr",

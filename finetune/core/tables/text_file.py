@@ -71,7 +71,7 @@ class TextFile:
             return 1.0
         is_packed = packing_of(self.path) is not None
         position = stream.raw.position() if is_packed else stream.tell()
-        return min(1.0, position / max(1, self.path.stat().st_size))
+        return min(1.0, float(position) / max(1, self.path.stat().st_size))
 
 
 class _Unpacked(io.RawIOBase):

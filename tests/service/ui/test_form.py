@@ -38,6 +38,7 @@ GIVEN = {
     "data.validation_size": 0.2,
     "data.encoding": "cp1251",
     "data.separator": ";",
+    "data.sheet": "Reviews",
     "gradients.auto_recover": True,
     "precision": "float32",
     "seed": 7.0,
@@ -45,7 +46,7 @@ GIVEN = {
     "data.label_names": "unkind, coarse",
 }
 
-ONLY_NAMES = {*form.TABLES, "data.label_columns", "data.label_names"}
+ONLY_NAMES = {"data.sheet", *form.TABLES, "data.label_columns", "data.label_names"}
 """Settings whose words are names and nothing else: of a table's entries, of columns, of labels."""
 
 
