@@ -32,7 +32,7 @@ PRINTED_METRICS = 3
 SETTINGS = {
     **{name: name for name in ("base", "out", "seed", "resume", "overwrite", "allow_changed", "models_dir")},
     "class_weights": "class_weights",
-    **{name: f"data.{name}" for name in ("text", "label", "text_pair", "group", "task", "max_length")},
+    **{name: f"data.{name}" for name in ("text", "label", "text_pair", "group", "weight", "task", "max_length")},
     **{name: f"data.{name}" for name in ("encoding", "separator", "header", "sheet")},
     **{name: f"optim.{name}" for name in ("epochs", "batch_size", "lr", "early_stopping")},
     "data": "data.train",
@@ -45,7 +45,7 @@ SETTINGS = {
 GROUPS = {
     "Basic options": ("base", "out", "epochs", "file", "overrides", "dry_run", "full", "help"),
     "Data": (
-        *("text", "label", "text_pair", "group", "task", "max_length"),
+        *("text", "label", "text_pair", "group", "weight", "task", "max_length"),
         *("encoding", "separator", "header", "sheet"),
     ),
     "Model": ("head", "freeze", "models_dir"),
@@ -97,6 +97,7 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
 @click.option("--label", multiple=True, help="Column of the label; repeat it for columns of 0 and 1, one per label.")
 @click.option("--text-pair", help="Column of the second text of a pair.")
 @click.option("--group", help="Column of an author, document or customer: no group is both trained and evaluated on.")
+@click.option("--weight", help="Column of the weight of each row in the loss.")
 @click.option("--task", help="binary, multiclass, multi-label or regression; inferred if not given.")
 @click.option("--max-length", type=int, metavar="TOKENS", help="Tokens per text; longer texts are truncated.")
 @reading_flags

@@ -164,6 +164,9 @@ class DataConfig(Part):
     group: str | None = None
     """Column of the group (an author, a document); no group is in both training and evaluation."""
 
+    weight: str | None = None
+    """Column of the weight of each row in the loss, a number of at least 0; only the ratios of weights matter."""
+
     task: Task | None = None
     """Task; None infers it from the label column."""
 

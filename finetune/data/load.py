@@ -24,6 +24,7 @@ from finetune.data.label_reading import LabelReading, RawRows, label_cells
 from finetune.data.label_warnings import label_warnings
 from finetune.data.nli_pairs import recast
 from finetune.data.row_filters import usable_rows
+from finetune.data.row_weights import row_weights
 from finetune.data.rows import Origin, Rows, concatenated, conflicting_texts, without_duplicates, without_texts
 from finetune.data.sources import Columns, column_named, find_columns, named_splits, table_options
 from finetune.data.splits import split
@@ -87,6 +88,9 @@ def load_splits(config: DataConfig, *, seed: int, data: Any = None) -> Splits:
                 raws.setdefault(name, []).append(raw)
     else:
         raise ConfigError("no data: name a table to train on, for example `rehead finetune reviews.csv`")
+    for raw in raws["train"]:
+        if config.weight is not None and raw.rows.origin is not None:
+            column_named(config.weight, raw.rows.origin.tables[0], "--weight")
     reading.fit(raws["train"])
     train = concatenated(reading.parsed(raws["train"]))
     holdouts = {name: concatenated(reading.parsed([raw])) for name, raw in reading.holdouts.items()}
@@ -199,7 +203,8 @@ class _Reading:
         texts = texts_of(take_cells(table.column(columns.text), places))
         pairs = texts_of(take_cells(table.column(columns.text_pair), places)) if columns.text_pair is not None else None
         origin = Origin.of(table, places)
-        return RawRows(Rows(texts, pairs, cells, numbers, table.name, self._groups(table, numbers), origin), columns)
+        groups, weights = self._groups(table, numbers), row_weights(table, self.config.weight, numbers)
+        return RawRows(Rows(texts, pairs, cells, numbers, table.name, groups, weights, origin), columns)
 
     def _groups(self, table: Table, numbers: list[int]) -> list[str] | None:
         column = self.config.group

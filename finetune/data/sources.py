@@ -96,7 +96,8 @@ def find_columns(source: Source, config: DataConfig, table: Table) -> Columns:
         )
     if label is None:
         label = obvious_column(LABEL_NAMES, table.columns, without=(text, pair))
-    rest = [column for column in table.columns if column not in (text, pair, label, *indicators, *soft)]
+    known = (text, pair, label, config.group, config.weight, *indicators, *soft)
+    rest = [column for column in table.columns if column not in known]
     if len(rest) == 1 and (text is None) != (label is None):  # of two columns, one is known
         text, label = (text or rest[0]), (label or rest[0])
     for column, flag, what in ((text, "--text", "text"), (label, "--label", "label")):

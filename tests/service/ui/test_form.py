@@ -94,7 +94,7 @@ def test_the_same_run_as_command_yaml_and_python_is_the_same_run():
     assert words[:2] == ["rehead", "finetune"]
     given = finetune.make_context("finetune", words[2:]).params
     flags = {"base": "base", "out": "out", "seed": "seed", "loss": "loss__name"}
-    flags |= {key: f"data__{key}" for key in ("text", "label", "text_pair", "task", "encoding", "separator")}
+    flags |= {key: f"data__{key}" for key in ("text", "label", "text_pair", "task", "encoding", "separator", "sheet")}
     flags |= {key: f"optim__{key}" for key in ("epochs", "batch_size", "lr")}
     named = {flags[key]: value for key, value in given.items() if key in flags}
     assert loading.load(None, given["overrides"], data__train=given["data"], **named) == wanted
