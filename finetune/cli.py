@@ -93,7 +93,7 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
 @click.command(cls=SettingsCommand, settings=SETTINGS, groups=GROUPS)
 @click.argument("data", required=False)
 @click.option("--base", help="Encoder to start from: a folder, a served name or a Hub id.")
-@click.option("--text", help="Column of the text.")
+@click.option("--text", multiple=True, help="Column of the text; repeat it to join the texts of several columns.")
 @click.option("--label", multiple=True, help="Column of the label; repeat it for columns of 0 and 1, one per label.")
 @click.option("--text-pair", help="Column of the second text of a pair.")
 @click.option("--group", help="Column of an author, document or customer: no group is both trained and evaluated on.")
@@ -150,7 +150,7 @@ def finetune(file: str | None, overrides: tuple[str, ...], dry_run: bool, full: 
 
     if full and not dry_run:
         raise click.UsageError("--full goes with --dry-run")
-    flags |= {name: list(flags[name]) or None for name in ("label", "allow_changed")}
+    flags |= {name: list(flags[name]) or None for name in ("text", "label", "allow_changed")}
     config = loading.load(file, overrides, **{SETTINGS[name]: value for name, value in flags.items()})
     from finetune.prepare import quiet
 

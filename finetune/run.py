@@ -207,6 +207,7 @@ def _settings(prepared: Prepared, model: Any, emit: Listener) -> ClassifierSetti
         max_length=encoder.max_length,
         zero_shot=zero_shot,
         target=prepared.splits.target,
+        text_columns=config.data.text_columns,
     )
 
 

@@ -20,7 +20,7 @@ def evaluate(
     model: str | PathLike[str],
     data: Any,
     *,
-    text: str | None = None,
+    text: str | Sequence[str] | None = None,
     label: str | Sequence[str] | None = None,
     text_pair: str | None = None,
     label_names: Sequence[str] | None = None,
@@ -35,7 +35,8 @@ def evaluate(
     Args:
         model: a path, a served name, or a Hub id.
         data: a table file, a pandas or polars frame, a `datasets.Dataset`, or a list of dicts.
-        text, label, text_pair: columns; found where they are obvious. Several label columns hold 0 and 1 each.
+        text, label, text_pair: columns; found where they are obvious. The texts of several columns are joined. Several
+            label columns hold 0 and 1 each.
         label_names: names for a label column of 0, 1, 2 ...
         metrics: further metrics by name.
         by: a column; the metrics are returned for each of its values too, under `by`.
@@ -71,6 +72,7 @@ def evaluate_model(
         folder.labels,
         columns=columns,
         thresholds=folder.settings.thresholds,
+        text_columns=folder.settings.text_columns,
         extra=metrics,
         by=by,
         tfidf=tfidf,

@@ -135,7 +135,11 @@ class DataConfig(Part):
     """Name -> test table; it is only reported on, and training rows with the same texts are dropped."""
 
     text: str | None = None
-    """Column of the text; None detects it by its name."""
+    """Column of the text; None detects it by its name. A list of columns is `text_columns`."""
+
+    text_columns: tuple[str, ...] = ()
+    """Columns whose texts are joined, a line break between them, to one text; empty cells are left out. They replace
+    `text`."""
 
     text_pair: str | None = None
     """Column of the second text of a pair; None detects it by its name."""
@@ -204,6 +208,24 @@ class DataConfig(Part):
             return value | {"label": next(iter(label), None)} | ({"label_columns": ()} if label else {})
         return value | {"label": None, "label_columns": tuple(label)}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _several_texts(cls, value: Any) -> Any:
+        text = value.get("text") if isinstance(value, dict) else None
+        if not isinstance(text, list | tuple):
+            return value
+        if len(text) < 2:
+            return value | {"text": next(iter(text), None)} | ({"text_columns": ()} if text else {})
+        return value | {"text": None, "text_columns": tuple(text)}
+
+    @model_validator(mode="after")
+    def _one_kind_of_text(self) -> Self:
+        if self.text_columns and self.text is not None:
+            raise ValueError("text_columns and text cannot both be set: a text is one column, or joined from several")
+        if len(self.text_columns) == 1 or len(set(self.text_columns)) < len(self.text_columns):
+            raise ValueError("text_columns takes two columns or more, each once; for one column set text")
+        return self
+
     @model_validator(mode="after")
     def _one_kind_of_label(self) -> Self:
         if self.label_columns and (self.soft_label_columns or self.label is not None):
@@ -218,7 +240,7 @@ class DataConfig(Part):
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | dict | BaseModel) else value
 
-    @field_validator("label_columns", "soft_label_columns", "label_names", mode="before")
+    @field_validator("label_columns", "soft_label_columns", "label_names", "text_columns", mode="before")
     @classmethod
     def _with_commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -103,18 +103,21 @@ def load_splits(config: DataConfig, *, seed: int, data: Any = None) -> Splits:
     return _checked(reading, train, validation, tests | ({"test": concatenated(test)} if test else {}))
 
 
-def load_rows(source: Any, config: DataConfig, labels: LabelSpace) -> tuple[Rows, dict[str, int]]:
+def load_rows(
+    source: Any, config: DataConfig, labels: LabelSpace, text_columns: Sequence[str] = ()
+) -> tuple[Rows, dict[str, int]]:
     """Return the rows of one table to evaluate a model on, and the counts of dropped rows.
 
     Args:
         source: a path, or a table in memory.
         labels: the labels of the model.
+        text_columns: the columns whose joined texts it was trained on; used where `config` names no text.
 
     Raises:
         DataError: no usable rows, or a label that the model does not have.
     """
     known = labels.names if labels.task != "regression" else ()
-    reading = _Reading(config.model_copy(update={"task": labels.task}), seed=0, known=known)
+    reading = _Reading(config.model_copy(update={"task": labels.task}), seed=0, known=known, recorded=text_columns)
     if isinstance(source, str | Path):
         raw = reading.one(Source(path=str(source)))
     else:
@@ -137,8 +140,8 @@ def read_source(source: Source, config: DataConfig, *, seed: int) -> Rows:
 class _Reading:
     """The state of one load: the label format, the counts, notes and warnings so far, and the holdouts of sources."""
 
-    def __init__(self, config: DataConfig, seed: int, known: Sequence[str] = ()) -> None:
-        self.config, self.seed = config, seed
+    def __init__(self, config: DataConfig, seed: int, known: Sequence[str] = (), recorded: Sequence[str] = ()) -> None:
+        self.config, self.seed, self.recorded = config, seed, recorded
         self.labels = LabelReading(config, known)
         self.counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
         self.notes: list[str] = []
@@ -193,14 +196,15 @@ class _Reading:
             self._note(f"{table.name}: {table.note}")
         for warning in table.warnings:
             self.warn(f"{table.name}: {warning}")
-        columns = find_columns(source, self.config, table)
+        columns = find_columns(source, self.config, table, self.recorded)
         self._note(f"{table.name}: {columns}")
-        for sentence in twins_warned_of((columns.text, columns.label), table.columns):
+        for sentence in twins_warned_of((*(columns.text_columns or (columns.text,)), columns.label), table.columns):
             self.warn(f"{table.name}: {sentence}")
-        numbers = usable_rows(source, table, columns, self.counts)
+        texts = columns.texts_of(table)
+        numbers = usable_rows(source, table, columns, texts, self.counts)
         places = [number - 1 for number in numbers]
         cells = list(map(_interned(), label_cells(table, columns, places)))
-        texts = texts_of(take_cells(table.column(columns.text), places))
+        texts = texts_of(take_cells(texts, places))
         pairs = texts_of(take_cells(table.column(columns.text_pair), places)) if columns.text_pair is not None else None
         origin = Origin.of(table, places)
         groups, weights = self._groups(table, numbers), row_weights(table, self.config.weight, numbers)

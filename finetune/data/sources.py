@@ -17,11 +17,13 @@ from finetune.core.tables.arrow_file import Records
 from finetune.core.tables.columns import LABEL_NAMES, TEXT_NAMES, by_clean_name, matching_column, obvious_column
 from finetune.core.tables.files import read_table
 from finetune.core.tables.formats import SUFFIXES, format_of, listed
+from finetune.core.tables.joined_texts import joined, joined_cells, recorded_columns
 from finetune.core.tables.options import TableOptions
 from finetune.core.tables.table import Table
 from finetune.core.tables.text_file import stem_of, suffix_of
 from finetune.data.label_cells import flag_of
 from finetune.data.tables_in_memory import SPLIT_NAMES, splits_in_memory
+from finetune.data.text_cells import check_text
 
 ROWS_FOR_HINT = 200
 """Number of rows in which columns of zeros and ones are detected."""
@@ -49,19 +51,29 @@ def table_options(source: Source, config: DataConfig) -> TableOptions:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that hold the text, the second text of a pair if there is one, and the label."""
+    """The columns that hold the text, the second text of a pair if there is one, and the label.
+
+    Attributes:
+        text_columns: those whose texts are joined; `text` is then the joined text of a header.
+    """
 
     text: str
     text_pair: str | None
     label: str
     label_columns: tuple[str, ...] = ()
     soft_label_columns: tuple[str, ...] = ()
+    text_columns: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         pair = f" + {self.text_pair!r}" if self.text_pair else ""
+        text = " and ".join(map(repr, self.text_columns or (self.text,))) + pair
         if self.several:
-            return f"text {self.text!r}{pair}, labels {shown([repr(name) for name in self.several])}"
-        return f"text {self.text!r}{pair}, label {self.label!r}"
+            return f"text {text}, labels {shown([repr(name) for name in self.several])}"
+        return f"text {text}, label {self.label!r}"
+
+    def texts_of(self, table: Table) -> Sequence[Any]:
+        """Return the cells of the text column, or the joined texts of several `[rows]`."""
+        return joined_cells(table, self.text_columns, check_text) if self.text_columns else table.column(self.text)
 
     @property
     def several(self) -> tuple[str, ...]:
@@ -73,14 +85,22 @@ class Columns:
         return [table.column(name) for name in self.several or (self.label,) if name in table.columns]
 
 
-def find_columns(source: Source, config: DataConfig, table: Table) -> Columns:
+def find_columns(source: Source, config: DataConfig, table: Table, recorded: Sequence[str] = ()) -> Columns:
     """Return the configured columns, or those with obvious names.
+
+    Args:
+        recorded: columns whose joined texts a model was trained on; used where no text column is configured.
 
     Raises:
         DataError: there is no such column, or none with an obvious name; lists the columns and names the flag.
     """
     by_name = by_clean_name(table.columns)
     text = _configured(source.text or config.text, table, "--text")
+    joins: tuple[str, ...] = ()
+    if text is None:  # a text column of the source itself replaces them
+        joins = tuple(column_named(name, table, "--text") for name in config.text_columns)
+        joins = joins or recorded_columns(recorded, table.columns, table.name)
+        text = joined(joins) if joins else None
     pair = _configured(source.text_pair or config.text_pair, table, "--text-pair")
     indicators: tuple[str, ...] = ()
     soft: tuple[str, ...] = ()
@@ -95,8 +115,8 @@ def find_columns(source: Source, config: DataConfig, table: Table) -> Columns:
             (by_name[first] for first, second in PAIR_NAMES if by_name.get(second) == pair and first in by_name), None
         )
     if label is None:
-        label = obvious_column(LABEL_NAMES, table.columns, without=(text, pair))
-    known = (text, pair, label, config.group, config.weight, *indicators, *soft)
+        label = obvious_column(LABEL_NAMES, table.columns, without=(text, pair, *joins))
+    known = (text, *joins, pair, label, config.group, config.weight, *indicators, *soft)
     rest = [column for column in table.columns if column not in known]
     if len(rest) == 1 and (text is None) != (label is None):  # of two columns, one is known
         text, label = (text or rest[0]), (label or rest[0])
@@ -108,7 +128,7 @@ def find_columns(source: Source, config: DataConfig, table: Table) -> Columns:
                 + _layout_hint(table),
                 file=table.name,
             )
-    return Columns(str(text), pair, str(label), indicators, soft)
+    return Columns(str(text), pair, str(label), indicators, soft, joins)
 
 
 def named_splits(source: Source, data: Any = None, options: TableOptions | None = None) -> dict[str, Table]:

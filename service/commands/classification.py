@@ -36,7 +36,7 @@ class Request:
 
     arguments: tuple[str, ...]
     out: Path | None
-    text_column: str | None
+    text_column: tuple[str, ...]
     pair_column: str | None
     top_k: int | None
     as_json: bool
@@ -121,7 +121,13 @@ def _answer(request: Request, folder: ModelFolder, zero_shot_request: ZeroShotRe
             if not item.text.strip():
                 raise BadRequest(f"text {number} of {len(inputs)} is empty")
     else:
-        inputs = texts_of(_read(source, request.options), request.text_column, request.pair_column, hint=MISSING_TEXT)
+        inputs = texts_of(
+            _read(source, request.options),
+            request.text_column,
+            request.pair_column,
+            hint=MISSING_TEXT,
+            recorded=folder.settings.text_columns,
+        )
     texts = [item.text if item.pair is None else f"{item.text} | {item.pair}" for item in inputs]
     bars = zero_shot_request is not None or folder.labels.task != "regression"
     answers = score_table.scorer(engine, zero_shot_request, request.batch_size)(inputs)

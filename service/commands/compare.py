@@ -85,7 +85,8 @@ def _evaluated(folder: ModelFolder, file: str, labels: LabelSpace, data: DataCon
         return engine.scores(texts, pairs)[:, order]
 
     thresholds = [recorded[index] for index in order] if recorded is not None else None
-    return evaluate(predict, file, labels, columns=data, thresholds=thresholds, tfidf=False)
+    joins = folder.settings.text_columns
+    return evaluate(predict, file, labels, columns=data, thresholds=thresholds, tfidf=False, text_columns=joins)
 
 
 def _interval(gap: dict[str, float]) -> str:
