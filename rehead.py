@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         StorageError,
         TrainingError,
     )
+    from finetune.cross_validation import CrossValidation, cross_validate
     from finetune.run import TrainResult, train
     from finetune.tune import SearchResult, search
     from service.batch.score_table import score as score_table
@@ -43,6 +44,7 @@ __all__ = [
     "CheckpointError",
     "Classifier",
     "ConfigError",
+    "CrossValidation",
     "DataError",
     "FineTunedClassifier",
     "FineTunedRegressor",
@@ -58,6 +60,7 @@ __all__ = [
     "TrainingError",
     "ZeroShotClassifier",
     "ZeroShotEstimator",
+    "cross_validate",
     "evaluate",
     "load",
     "score_table",
@@ -71,6 +74,7 @@ _MODULES = {
         *("CheckpointError", "ConfigError", "DataError", "FinetuneError", "MissingExtra"),
         *("ReheadError", "StorageError", "TrainingError"),
     ),
+    "finetune.cross_validation": ("CrossValidation", "cross_validate"),
     "finetune.run": ("TrainResult", "train"),
     "finetune.tune": ("SearchResult", "search"),
     "service.batch.score_table": ("score_table",),

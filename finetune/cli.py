@@ -50,7 +50,7 @@ GROUPS = {
     ),
     "Model": ("head", "freeze", "models_dir"),
     "Training": ("batch_size", "lr", "loss", "class_weights", "early_stopping", "seed"),
-    "Output": ("overwrite", "resume", "allow_changed"),
+    "Output": ("folds", "overwrite", "resume", "allow_changed"),
 }
 """Heading of `rehead finetune --help` -> its parameters."""
 
@@ -126,6 +126,11 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting by its dotted key; repeatable."
 )
+@click.option(
+    "--folds",
+    type=click.IntRange(2),
+    help="Cross-validate first: score every row by a model of the other folds, into OUT.folds.",
+)
 @click.option("--resume", is_flag=True, default=None, help="Continue from the last checkpoint of this run.")
 @click.option(
     "--allow-changed",
@@ -139,7 +144,9 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
 )
 @click.option("--dry-run", is_flag=True, help="Print the data report and the settings, and train nothing.")
 @click.option("--full", is_flag=True, help="With --dry-run, print every setting, also those left at their default.")
-def finetune(file: str | None, overrides: tuple[str, ...], dry_run: bool, full: bool, **flags: Any) -> None:
+def finetune(
+    file: str | None, overrides: tuple[str, ...], dry_run: bool, full: bool, folds: int | None, **flags: Any
+) -> None:
     """Fine-tune an encoder on a table of labeled texts (CSV, TSV, JSON, Parquet, Arrow, Excel, or a Hub dataset id).
 
     \b
@@ -150,6 +157,8 @@ def finetune(file: str | None, overrides: tuple[str, ...], dry_run: bool, full: 
 
     if full and not dry_run:
         raise click.UsageError("--full goes with --dry-run")
+    if folds is not None and (dry_run or flags["resume"]):
+        raise click.UsageError("--folds trains a model for each fold from the start: leave out --dry-run and --resume")
     flags |= {name: list(flags[name]) or None for name in ("text", "label", "allow_changed")}
     config = loading.load(file, overrides, **{SETTINGS[name]: value for name, value in flags.items()})
     from finetune.prepare import quiet
@@ -158,9 +167,25 @@ def finetune(file: str | None, overrides: tuple[str, ...], dry_run: bool, full: 
     if dry_run:
         _dry_run(config, full=full)
         return
+    if folds is not None:
+        _cross_validate(config, folds)
     from finetune.run import train
 
     _print_result(config, train(config))
+
+
+def _cross_validate(config: TrainConfig, folds: int) -> None:
+    """Score every row by a model of the other folds, and print the metrics."""
+    from finetune.core import model_folder
+    from finetune.cross_validation import PREDICTIONS, cross_validate
+
+    model_folder.check_output(Path(config.out), overwrite=config.overwrite)
+    result = cross_validate(config, folds)
+    for name, entry in list(result.metrics.items())[:PRINTED_METRICS]:
+        interval = f" [{figure(entry['low'], 4)}, {figure(entry['high'], 4)}]" if "low" in entry else ""
+        mean = figure(entry["mean"], 4) if "mean" in entry else "undefined"
+        click.echo(f"{folds} folds: {name} {mean}{interval}, all rows together {figure(entry['pooled']['value'], 4)}")
+    click.echo(f"predictions: {result.path / PREDICTIONS}")
 
 
 def _dry_run(config: TrainConfig, *, full: bool) -> None:

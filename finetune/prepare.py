@@ -83,11 +83,14 @@ class Prepared:
         )
 
 
-def prepare(config: TrainConfig, data: Any = None, emit: Listener = lambda event: None) -> Prepared:
+def prepare(
+    config: TrainConfig, data: Any = None, emit: Listener = lambda event: None, *, splits: Splits | None = None
+) -> Prepared:
     """Check a run and return everything known of it before training.
 
     Args:
         data: an in-memory table in place of `config.data.train`, as in `run.train`.
+        splits: rows that were read already, in place of those tables.
         emit: called with an event for each choice made and each warning, as soon as it is known.
 
     Raises:
@@ -103,7 +106,7 @@ def prepare(config: TrainConfig, data: Any = None, emit: Listener = lambda event
     described = base_config(base)
 
     # 2. The table: columns, task, labels, splits.
-    splits = load_splits(config.data, seed=config.seed, data=data)
+    splits = splits or load_splits(config.data, seed=config.seed, data=data)
     _emit(emit, splits.notes, splits.warnings)
 
     # 3. The tokenizer, and the defaults that depend on base and table.

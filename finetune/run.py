@@ -23,7 +23,7 @@ from finetune.core.errors import TrainingError
 from finetune.core.event_printer import EventPrinter
 from finetune.core.events import Finished, Info, Listener, Saved, Warned
 from finetune.core.model_folder import ClassifierSettings, ZeroShotSettings
-from finetune.data.load import load_splits
+from finetune.data.load import Splits, load_splits
 from finetune.data.rows import Rows
 from finetune.evaluation.baseline import tfidf_scores
 from finetune.evaluation.evaluate import ScoredSplit, beside_tfidf, differences, evaluate, scored_rows
@@ -133,6 +133,21 @@ def train(
         emit(Saved(str(out)))
         emit(Finished(str(out), validation, verdict.notes))
         return TrainResult(out, validation, values, prepared.splits.counts, trained.updates, verdict)
+
+
+def measured_run(config: TrainConfig, splits: Splits, work: Path, emit: Listener) -> dict[str, ScoredSplit]:
+    """Train a model as `train` does, and return its scores and metrics on the validation rows and each test table; no
+    model is kept.
+
+    Args:
+        work: folder of the checkpoints.
+    """
+    from finetune.training.attempts import fit
+
+    prepared = prepare(config, splits=splits)
+    trained = fit(prepared.config, prepared.attempt_inputs(work, emit))
+    prepared = replace(prepared, config=trained.config)
+    return _measure(prepared, _as_saved(trained.model, prepared, work))
 
 
 def validation_rows(folder: Path) -> Rows:

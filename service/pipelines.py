@@ -120,8 +120,8 @@ class Classifier:
         """Return labels and scores, in the shape that transformers' text-classification pipeline returns.
 
         Args:
-            inputs: a string, a dict with `text` and `text_pair` (or the columns that the model joins), or any iterable of
-                these; or columns, a dict whose `text` is a list, as `Dataset.map(classifier, batched=True)` passes it.
+            inputs: a string, a dict with `text` and `text_pair` (or the columns that the model joins), or any iterable
+                of these; or columns, a dict whose `text` is a list, as `Dataset.map(..., batched=True)` passes it.
             top_k: number of labels for each text; None for all. Without it, only the best.
             function_to_apply: `softmax`, `sigmoid`, `none`, or the activation of the model's task (the default).
             attention: `ordinary` or `shared_text`; by default what the model's folder records.

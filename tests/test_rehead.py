@@ -13,6 +13,7 @@ import rehead
 NAMES = {
     *("load", "Classifier", "ZeroShotClassifier", "train", "TrainConfig", "TrainResult", "evaluate", "score_table"),
     *("FineTunedClassifier", "FineTunedRegressor", "ZeroShotEstimator", "search", "SearchResult"),
+    *("cross_validate", "CrossValidation"),
     *(
         "ReheadError",
         "FinetuneError",

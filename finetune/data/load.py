@@ -27,7 +27,7 @@ from finetune.data.row_filters import usable_rows
 from finetune.data.row_weights import row_weights
 from finetune.data.rows import Origin, Rows, concatenated, conflicting_texts, without_duplicates, without_texts
 from finetune.data.sources import Columns, column_named, find_columns, named_splits, table_options
-from finetune.data.splits import split
+from finetune.data.splits import split, target_scale_of
 from finetune.data.text_cells import texts_of
 
 COUNTED = (
@@ -68,11 +68,12 @@ class Splits:
         return {"train": self.train, "validation": self.validation, **self.tests}
 
 
-def load_splits(config: DataConfig, *, seed: int, data: Any = None) -> Splits:
+def load_splits(config: DataConfig, *, seed: int, data: Any = None, whole: bool = False) -> Splits:
     """Read, check and split the tables of `config`.
 
     Args:
         data: a table in memory instead of `config.train`.
+        whole: keep all training rows together, also where there is no validation table.
 
     Raises:
         ConfigError: no table to train on.
@@ -100,7 +101,7 @@ def load_splits(config: DataConfig, *, seed: int, data: Any = None) -> Splits:
     )
     tests = {name: reading.parsed_one(source) for name, source in config.test.items()} | holdouts
     test = reading.labeled("test", raws.get("test", []))
-    return _checked(reading, train, validation, tests | ({"test": concatenated(test)} if test else {}))
+    return _checked(reading, train, validation, tests | ({"test": concatenated(test)} if test else {}), whole=whole)
 
 
 def load_rows(
@@ -258,7 +259,7 @@ class _Reading:
             self.warnings.append(sentence)
 
 
-def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, Rows]) -> Splits:
+def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, Rows], *, whole: bool) -> Splits:
     counts = reading.counts
     task: Task = reading.labels.task
     train = without_duplicates(train, counts, "duplicates")
@@ -279,7 +280,7 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
     task_given = reading.config.task is not None
     for sentence in label_warnings(train.values, labels, reading.labels.column, task_given=task_given):
         reading.warn(sentence)
-    if not len(validation):
+    if not len(validation) and not whole:
         train, validation = split(train, reading.config.validation_size, labels, reading.seed)
         # a text with several sets of labels or ratings may be in both
         train = without_texts(train, validation.identities, counts, "also_in_evaluation")
@@ -288,20 +289,8 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
     if labels.task not in ("regression", "multi_label") and len(set(train.values)) < 2:
         raise DataError("after the split the training rows have one label only: add rows", file=train.source)
     sizes = {"train": len(train), "validation": len(validation)} | {f"test_{n}": len(t) for n, t in tests.items()}
-    target = _target_scale(train, reading.config) if labels.task == "regression" else None
+    target = target_scale_of(train, reading.config.bounds) if labels.task == "regression" else None
     return Splits(train, validation, tests, labels, {**counts, **sizes}, reading.notes, reading.warnings, target)
-
-
-def _target_scale(train: Rows, config: DataConfig) -> TargetScale:
-    low, high = config.bounds or (None, None)
-    for number, value in zip(train.numbers, train.values, strict=True):
-        if (low is not None and value < low) or (high is not None and value > high):
-            raise DataError(
-                f"the number {value:g} is outside data.bounds ({low}, {high}): correct it, or widen the bounds",
-                file=train.source,
-                row=number,
-            )
-    return TargetScale.fit(train.values, config.bounds)
 
 
 def _without_groups(train: Rows, evaluated: Sequence[Rows], counts: Counter[str]) -> Rows:
