@@ -19,6 +19,7 @@ FLAGS = {
     "data.encoding": "--encoding",
     "data.separator": "--separator",
     "data.sheet": "--sheet",
+    "data.weight": "--weight",
     "optim.epochs": "--epochs",
     "optim.batch_size": "--batch-size",
     "optim.lr": "--lr",

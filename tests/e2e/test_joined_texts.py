@@ -10,6 +10,7 @@ import pytest
 import rehead
 from finetune.core.tables.files import read_table, write_table
 from service.errors import BadRequest
+from service.server.table_scoring import score_upload
 
 
 def test_training_evaluation_scoring_and_python_join_the_same_texts(
@@ -32,6 +33,20 @@ def test_training_evaluation_scoring_and_python_join_the_same_texts(
     assert scores == pytest.approx([answer["score"] for answer in expected], abs=1e-5)
     alone = rehead.score_table(classifier, tmp_path / "t.csv", tmp_path / "alone.csv", text="title")
     assert (alone.errors, alone.note) == (20, None)
+
+    uploaded = score_upload(
+        classifier.engine,
+        None,
+        tmp_path / "t.csv",
+        tmp_path / "page.csv",
+        text="body",
+        all_scores=False,
+        progress=lambda *_: None,
+        max_characters=1000,
+    )
+    assert (uploaded.errors, uploaded.note) == (0, result.note)
+    scores = [float(row["score"]) for row in read_table(tmp_path / "page.csv").rows]
+    assert scores == pytest.approx([answer["score"] for answer in expected], abs=1e-5)
 
     whole = rehead.evaluate(tmp_path / "m", str(tmp_path / "t.csv"))
     same = rehead.evaluate(

@@ -39,6 +39,7 @@ GIVEN = {
     "data.encoding": "cp1251",
     "data.separator": ";",
     "data.sheet": "Reviews",
+    "data.weight": "certainty",
     "gradients.auto_recover": True,
     "precision": "float32",
     "seed": 7.0,
@@ -46,7 +47,7 @@ GIVEN = {
     "data.label_names": "unkind, coarse",
 }
 
-ONLY_NAMES = {"data.sheet", *form.TABLES, "data.label_columns", "data.label_names"}
+ONLY_NAMES = {"data.sheet", "data.weight", *form.TABLES, "data.label_columns", "data.label_names"}
 """Settings whose words are names and nothing else: of a table's entries, of columns, of labels."""
 
 
@@ -94,7 +95,8 @@ def test_the_same_run_as_command_yaml_and_python_is_the_same_run():
     assert words[:2] == ["rehead", "finetune"]
     given = finetune.make_context("finetune", words[2:]).params
     flags = {"base": "base", "out": "out", "seed": "seed", "loss": "loss__name"}
-    flags |= {key: f"data__{key}" for key in ("text", "label", "text_pair", "task", "encoding", "separator", "sheet")}
+    flags |= {key: f"data__{key}" for key in ("text", "label", "text_pair", "task", "weight")}
+    flags |= {key: f"data__{key}" for key in ("encoding", "separator", "sheet")}
     flags |= {key: f"optim__{key}" for key in ("epochs", "batch_size", "lr")}
     named = {flags[key]: value for key, value in given.items() if key in flags}
     assert loading.load(None, given["overrides"], data__train=given["data"], **named) == wanted
