@@ -209,6 +209,8 @@ class _Reading:
         pairs = texts_of(take_cells(table.column(columns.text_pair), places)) if columns.text_pair is not None else None
         origin = Origin.of(table, places)
         groups, weights = self._groups(table, numbers), row_weights(table, self.config.weight, numbers)
+        if weights is not None:
+            self._note(f"{table.name}: rows weighted by column {self.config.weight!r}")
         return RawRows(Rows(texts, pairs, cells, numbers, table.name, groups, weights, origin), columns)
 
     def _groups(self, table: Table, numbers: list[int]) -> list[str] | None:

@@ -96,11 +96,8 @@ def find_columns(source: Source, config: DataConfig, table: Table, recorded: Seq
     """
     by_name = by_clean_name(table.columns)
     text = _configured(source.text or config.text, table, "--text")
-    joins: tuple[str, ...] = ()
-    if text is None:  # a text column of the source itself replaces them
-        joins = tuple(column_named(name, table, "--text") for name in config.text_columns)
-        joins = joins or recorded_columns(recorded, table.columns, table.name)
-        text = joined(joins) if joins else None
+    joins = _columns_to_join(config, table, recorded) if text is None else ()
+    text = joined(joins) if joins else text
     pair = _configured(source.text_pair or config.text_pair, table, "--text-pair")
     indicators: tuple[str, ...] = ()
     soft: tuple[str, ...] = ()
@@ -161,6 +158,11 @@ def named_splits(source: Source, data: Any = None, options: TableOptions | None 
     if path.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?(@[\w./-]+)?(#.+)?", source.path):
         raise DataError(f"this is not a table: give a {listed(SUFFIXES)} file or a Hub dataset id", file=source.path)
     return splits_in_memory(_from_hub(source.path), source.path)
+
+
+def _columns_to_join(config: DataConfig, table: Table, recorded: Sequence[str]) -> tuple[str, ...]:
+    joins = tuple(column_named(name, table, "--text") for name in config.text_columns)
+    return joins or recorded_columns(recorded, table.columns, table.name)
 
 
 def _configured(name: str | None, table: Table, flag: str) -> str | None:

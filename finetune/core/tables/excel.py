@@ -153,8 +153,11 @@ def _check_unpacked_size(file: Path) -> None:
     """Raise `DataError` for a workbook whose parts would unpack to more than `MAX_UNPACKED_BYTES`."""
     if not zipfile.is_zipfile(file):
         return  # an .xls file is not packed
-    with zipfile.ZipFile(file) as archive:
-        size = sum(part.file_size for part in archive.infolist())
+    try:
+        with zipfile.ZipFile(file) as archive:
+            size = sum(part.file_size for part in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise DataError(f"not a readable Excel workbook ({error})", file=str(file)) from error
     if size > MAX_UNPACKED_BYTES:
         raise DataError(
             f"the workbook has {size} bytes once unpacked; at most {MAX_UNPACKED_BYTES} are accepted. Save the sheet "

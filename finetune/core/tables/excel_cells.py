@@ -16,6 +16,10 @@ from decimal import Decimal
 from typing import Any
 
 
+MAX_CPU_S = 600
+"""Seconds of computing that a sheet may take; a million rows of two columns take less than a tenth."""
+
+
 def text_of(value: Any) -> str:
     """Return a cell as text.
 
@@ -89,11 +93,12 @@ def _print_sheet(file: str, name: str) -> None:
 
 
 def main(file: str, sheet: str, memory_bytes: str) -> None:
-    """Print the sheet, with a limit on the memory of this process where the system has such limits."""
+    """Print the sheet, with limits on the memory and time of this process where the system has such limits."""
     with contextlib.suppress(ImportError, ValueError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
+        resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _print_sheet(file, sheet)
 
