@@ -15,7 +15,6 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
-
 MAX_CPU_S = 600
 """Seconds of computing that a sheet may take; a million rows of two columns take less than a tenth."""
 
