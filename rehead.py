@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         StorageError,
         TrainingError,
     )
+    from finetune.cross_validation import CrossValidation, cross_validate
     from finetune.run import TrainResult, train
     from finetune.tune import SearchResult, search
     from service.batch.score_table import score as score_table
@@ -45,6 +46,7 @@ __all__ = [
     "CheckpointError",
     "Classifier",
     "ConfigError",
+    "CrossValidation",
     "DataError",
     "FineTunedClassifier",
     "FineTunedRegressor",
@@ -60,6 +62,7 @@ __all__ = [
     "TrainingError",
     "ZeroShotClassifier",
     "ZeroShotEstimator",
+    "cross_validate",
     "evaluate",
     "load",
     "rank_bases",
@@ -75,6 +78,7 @@ _MODULES = {
         *("CheckpointError", "ConfigError", "DataError", "FinetuneError", "MissingExtra"),
         *("ReheadError", "StorageError", "TrainingError"),
     ),
+    "finetune.cross_validation": ("CrossValidation", "cross_validate"),
     "finetune.run": ("TrainResult", "train"),
     "finetune.tune": ("SearchResult", "search"),
     "service.batch.score_table": ("score_table",),

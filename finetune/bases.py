@@ -107,7 +107,7 @@ def rank_bases(
     data: Any,
     candidates: Sequence[str] = (),
     *,
-    text: str | None = None,
+    text: str | Sequence[str] | None = None,
     label: str | Sequence[str] | None = None,
     text_pair: str | None = None,
     columns: DataConfig | None = None,

@@ -69,8 +69,14 @@ def check_settings(config: TrainConfig) -> None:
     if config.data.task is not None:
         _check_metrics(config, config.data.task)
     _check_lora(model)
+    _check_weight(config)
     if model.head.name != STOCK and config.zero_shot.attention == "alternate":
         raise ConfigError("zero_shot.attention=alternate needs the base's own head: leave out model.head")
+
+
+def _check_weight(config: TrainConfig) -> None:
+    if config.data.weight is not None and config.auxiliary:
+        raise ConfigError("data.weight is for the loss, and auxiliary terms count all rows the same: leave one out")
 
 
 def _check_lora(model: ModelConfig) -> None:

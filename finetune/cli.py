@@ -35,8 +35,8 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 SETTINGS = {
     **{name: name for name in ("base", "out", "seed", "device", "resume", "overwrite", "allow_changed", "models_dir")},
     "class_weights": "class_weights",
-    **{name: f"data.{name}" for name in ("text", "label", "text_pair", "group", "task", "max_length")},
-    **{name: f"data.{name}" for name in ("encoding", "separator", "header")},
+    **{name: f"data.{name}" for name in ("text", "label", "text_pair", "group", "weight", "task", "max_length")},
+    **{name: f"data.{name}" for name in ("encoding", "separator", "header", "sheet")},
     **{name: f"optim.{name}" for name in ("epochs", "batch_size", "lr", "early_stopping")},
     "data": "data.train",
     "loss": "loss.name",
@@ -48,12 +48,12 @@ SETTINGS = {
 GROUPS = {
     "Basic options": ("base", "out", "epochs", "file", "overrides", "dry_run", "full", "help"),
     "Data": (
-        *("text", "label", "text_pair", "group", "task", "max_length"),
-        *("encoding", "separator", "header"),
+        *("text", "label", "text_pair", "group", "weight", "task", "max_length"),
+        *("encoding", "separator", "header", "sheet"),
     ),
     "Model": ("head", "freeze", "models_dir"),
     "Training": ("batch_size", "lr", "loss", "class_weights", "early_stopping", "seed", "device"),
-    "Output": ("overwrite", "resume", "allow_changed"),
+    "Output": ("folds", "overwrite", "resume", "allow_changed"),
 }
 """Heading of `rehead finetune --help` -> its parameters."""
 
@@ -96,10 +96,11 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
 @click.command(cls=SettingsCommand, settings=SETTINGS, groups=GROUPS)
 @click.argument("data", required=False)
 @click.option("--base", help="Encoder to start from: a folder, a served name, a Hub id, or `auto`.")
-@click.option("--text", help="Column of the text.")
+@click.option("--text", multiple=True, help="Column of the text; repeat it to join the texts of several columns.")
 @click.option("--label", multiple=True, help="Column of the label; repeat it for columns of 0 and 1, one per label.")
 @click.option("--text-pair", help="Column of the second text of a pair.")
 @click.option("--group", help="Column of an author, document or customer: no group is both trained and evaluated on.")
+@click.option("--weight", help="Column of the weight of each row in the loss.")
 @click.option("--task", help="binary, multiclass, multi-label or regression; inferred if not given.")
 @click.option("--max-length", type=int, metavar="TOKENS", help="Tokens per text; longer texts are truncated.")
 @reading_flags
@@ -129,6 +130,11 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any setting by its dotted key; repeatable."
 )
+@click.option(
+    "--folds",
+    type=click.IntRange(2),
+    help="Cross-validate first: score every row by a model of the other folds, into OUT.folds.",
+)
 @click.option("--resume", is_flag=True, default=None, help="Continue from the last checkpoint of this run.")
 @click.option(
     "--allow-changed",
@@ -142,8 +148,10 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
 )
 @click.option("--dry-run", is_flag=True, help="Print the data report and the settings, and train nothing.")
 @click.option("--full", is_flag=True, help="With --dry-run, print every setting, also those left at their default.")
-def finetune(file: str | None, overrides: tuple[str, ...], dry_run: bool, full: bool, **flags: Any) -> None:
-    """Fine-tune an encoder on a table of labeled texts (CSV, TSV, JSON Lines, Parquet, or a Hub dataset id).
+def finetune(
+    file: str | None, overrides: tuple[str, ...], dry_run: bool, full: bool, folds: int | None, **flags: Any
+) -> None:
+    """Fine-tune an encoder on a table of labeled texts (CSV, TSV, JSON, Parquet, Arrow, Excel, or a Hub dataset id).
 
     \b
     rehead finetune reviews.csv --base topics --text review --label sentiment --epochs 2 --out models/reviews
@@ -153,7 +161,9 @@ def finetune(file: str | None, overrides: tuple[str, ...], dry_run: bool, full: 
 
     if full and not dry_run:
         raise click.UsageError("--full goes with --dry-run")
-    flags |= {name: list(flags[name]) or None for name in ("label", "allow_changed")}
+    if folds is not None and (dry_run or flags["resume"]):
+        raise click.UsageError("--folds trains a model for each fold from the start: leave out --dry-run and --resume")
+    flags |= {name: list(flags[name]) or None for name in ("text", "label", "allow_changed")}
     config = loading.load(file, overrides, **{SETTINGS[name]: value for name, value in flags.items()})
     from finetune.core.quiet import quiet
 
@@ -161,9 +171,25 @@ def finetune(file: str | None, overrides: tuple[str, ...], dry_run: bool, full: 
     if dry_run:
         _dry_run(config, full=full)
         return
+    if folds is not None:
+        _cross_validate(config, folds)
     from finetune.run import train
 
     _print_result(config, train(config))
+
+
+def _cross_validate(config: TrainConfig, folds: int) -> None:
+    """Score every row by a model of the other folds, and print the metrics."""
+    from finetune.core import model_folder
+    from finetune.cross_validation import PREDICTIONS, cross_validate
+
+    model_folder.check_output(Path(config.out), overwrite=config.overwrite)
+    result = cross_validate(config, folds)
+    for name, entry in list(result.metrics.items())[:PRINTED_METRICS]:
+        interval = f" [{figure(entry['low'], 4)}, {figure(entry['high'], 4)}]" if "low" in entry else ""
+        mean = figure(entry["mean"], 4) if "mean" in entry else "undefined"
+        click.echo(f"{folds} folds: {name} {mean}{interval}, all rows together {figure(entry['pooled']['value'], 4)}")
+    click.echo(f"predictions: {result.path / PREDICTIONS}")
 
 
 def _dry_run(config: TrainConfig, *, full: bool) -> None:
@@ -272,7 +298,7 @@ def search(config: str, trials: int, overrides: tuple[str, ...], **flags: Any) -
 @click.command()
 @click.argument("data")
 @click.argument("candidates", nargs=-1)
-@click.option("--text", help="Column of the text.")
+@click.option("--text", multiple=True, help="Column of the text; repeat it to join the texts of several columns.")
 @click.option("--label", multiple=True, help="Column of the label; repeat it for columns of 0 and 1, one per label.")
 @click.option("--text-pair", help="Column of the second text of a pair.")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Device to compute on.")
@@ -287,7 +313,6 @@ def bases(
     as_json: bool,
     models_dir: str,
     device: str,
-    label: Any,
     **columns: Any,
 ) -> None:
     """Rank base models for the labeled table DATA, and recommend one.
@@ -302,7 +327,8 @@ def bases(
     from finetune.bases import rank_bases
     from finetune.config.data import DataConfig
 
-    settings = {name: value for name, value in {**columns, "label": list(label)}.items() if value}
+    columns |= {name: list(columns[name]) for name in ("text", "label")}
+    settings = {name: value for name, value in columns.items() if value not in (None, [])}
     ranking = rank_bases(
         data,
         candidates,

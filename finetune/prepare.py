@@ -22,6 +22,7 @@ from finetune.core.weight_files import check_weights
 from finetune.data import near_duplicates, tokenizer_report
 from finetune.data.load import Splits, load_splits
 from finetune.data.near_duplicates import NearDuplicates
+from finetune.data.row_weights import scaled_weights
 from finetune.data.rows import Rows
 from finetune.data.tokenized import Tokens
 from finetune.data.tokenizer_report import TokenizerReport
@@ -81,11 +82,14 @@ class Prepared:
         )
 
 
-def prepare(config: TrainConfig, data: Any = None, emit: Listener = lambda event: None) -> Prepared:
+def prepare(
+    config: TrainConfig, data: Any = None, emit: Listener = lambda event: None, *, splits: Splits | None = None
+) -> Prepared:
     """Check a run and return everything known of it before training.
 
     Args:
         data: an in-memory table in place of `config.data.train`, as in `run.train`.
+        splits: rows that were read already, in place of those tables.
         emit: called with an event for each choice made and each warning, as soon as it is known.
 
     Raises:
@@ -103,7 +107,7 @@ def prepare(config: TrainConfig, data: Any = None, emit: Listener = lambda event
     described = base_config(base)
 
     # 2. The table: columns, task, labels, splits.
-    splits = load_splits(config.data, seed=config.seed, data=data)
+    splits = splits or load_splits(config.data, seed=config.seed, data=data)
     _emit(emit, splits.notes, splits.warnings)
 
     # 3. The tokenizer, and the defaults that depend on base and table.
@@ -114,7 +118,7 @@ def prepare(config: TrainConfig, data: Any = None, emit: Listener = lambda event
         max_length=config.data.max_length,
         truncation="only_first" if keeps_hypothesis else "longest_first",
     )
-    objective = Objective.of(config, splits.labels, splits.train.values, splits.target)
+    objective = Objective.of(config, splits.labels, splits.train.values, splits.target, scaled_weights(splits.train))
     config = _resolved(config, body_config(described), objective, encoder)
 
     # 4. Token ids and targets, and how well the tokenizer suits the texts.
@@ -194,7 +198,7 @@ def _batch_plan(config: TrainConfig, base: model_folder.Location, objective: Obj
 
     model = None
     if config.optim.batch_size == "auto":  # measured on the model itself
-        model = built_for(config, base, objective, train.targets).model
+        model = built_for(config, base, objective, train).model
     return batch_plan_for(config, train.tokens.lengths, train.targets, objective.labels.task, model)
 
 
@@ -214,7 +218,7 @@ def _examples(config: TrainConfig, splits: Splits, objective: Objective, encoder
     targets = objective.targets_of(rows)
     if splits.target is not None:
         _check_precision(config, splits.target)
-    return Examples(tokens_of(encoder, rows), targets)
+    return Examples(tokens_of(encoder, rows), targets, scaled_weights(rows))
 
 
 def _check_precision(config: TrainConfig, target: TargetScale) -> None:

@@ -24,7 +24,7 @@ from finetune.core.event_printer import EventPrinter
 from finetune.core.events import Finished, Info, Listener, Saved, Warned
 from finetune.core.model_folder import ClassifierSettings, ZeroShotSettings
 from finetune.core.quiet import quiet_transformers
-from finetune.data.load import load_splits
+from finetune.data.load import Splits, load_splits
 from finetune.data.rows import Rows
 from finetune.evaluation.baseline import tfidf_scores
 from finetune.evaluation.evaluate import ScoredSplit, beside_tfidf, differences, evaluate, scored_rows
@@ -136,6 +136,21 @@ def train(
         return TrainResult(out, validation, values, prepared.splits.counts, trained.updates, verdict)
 
 
+def measured_run(config: TrainConfig, splits: Splits, work: Path, emit: Listener) -> dict[str, ScoredSplit]:
+    """Train a model as `train` does, and return its scores and metrics on the validation rows and each test table; no
+    model is kept.
+
+    Args:
+        work: folder of the checkpoints.
+    """
+    from finetune.training.attempts import fit
+
+    prepared = prepare(config, splits=splits)
+    trained = fit(prepared.config, prepared.attempt_inputs(work, emit))
+    prepared = replace(prepared, config=trained.config)
+    return _measure(prepared, _as_saved(trained.model, prepared, work))
+
+
 def validation_rows(folder: Path) -> Rows:
     """Return the rows that a model was validated on, read from where its train_config.yaml says.
 
@@ -208,6 +223,7 @@ def _settings(prepared: Prepared, model: Any, emit: Listener) -> ClassifierSetti
         max_length=encoder.max_length,
         zero_shot=zero_shot,
         target=prepared.splits.target,
+        text_columns=config.data.text_columns,
     )
 
 

@@ -21,7 +21,7 @@ def evaluate(
     model: str | PathLike[str],
     data: Any,
     *,
-    text: str | None = None,
+    text: str | Sequence[str] | None = None,
     label: str | Sequence[str] | None = None,
     text_pair: str | None = None,
     label_names: Sequence[str] | None = None,
@@ -30,19 +30,22 @@ def evaluate(
     tfidf: bool = False,
     device: str | None = None,
     models_dir: str | PathLike[str] | None = "models",
+    sheet: str | None = None,
 ) -> dict[str, Any]:
     """Return the metrics of a model on labeled rows, with 95% intervals and the majority (or mean) baseline.
 
     Args:
         model: a path, a served name, or a Hub id.
         data: a table file, a pandas or polars frame, a `datasets.Dataset`, or a list of dicts.
-        text, label, text_pair: columns; found where they are obvious. Several label columns hold 0 and 1 each.
+        text, label, text_pair: columns; found where they are obvious. The texts of several columns are joined. Several
+            label columns hold 0 and 1 each.
         label_names: names for a label column of 0, 1, 2 ...
         metrics: further metrics by name.
         by: a column; the metrics are returned for each of its values too, under `by`.
         tfidf: also measure TF-IDF with logistic regression, cross-validated on the same rows.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; by default REHEAD_DEVICE, else `auto`.
         models_dir: the folder of served names.
+        sheet: of an Excel file, by its name or its number from 1.
 
     Returns:
         `{"split", "rows", "metrics": {name: {"value", "low", "high"}}, "baseline", "data"}`, as in metrics.json.
@@ -54,6 +57,7 @@ def evaluate(
     from finetune.reports.report import evaluation_json
 
     columns = {"text": text, "label": label, "text_pair": text_pair, "label_names": label_names}
+    columns |= {"sheet": sheet}
     config = DataConfig(**{name: value for name, value in columns.items() if value is not None})
     folder = resolve(model, models_dir)
     evaluation = evaluate_model(folder, data, config, metrics=metrics, by=by, tfidf=tfidf, device=device)
@@ -91,6 +95,7 @@ def evaluate_model(
         labels,
         columns=columns,
         thresholds=[thresholds[index] for index in order] if thresholds is not None else None,
+        text_columns=folder.settings.text_columns,
         extra=metrics,
         by=by,
         tfidf=tfidf,

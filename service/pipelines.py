@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.core.model_folder import AttentionMode
+from finetune.core.tables.joined_texts import with_joined_text
 from service.errors import BadRequest
 from service.inference.engine import Engine
 from service.inference.model_store import resolve
@@ -134,8 +135,8 @@ class Classifier(LoadedModel):
         """Return labels and scores, in the shape that transformers' text-classification pipeline returns.
 
         Args:
-            inputs: a string, a dict with `text` and `text_pair`, or any iterable of these; or columns, a dict whose
-                `text` is a list, as `datasets.Dataset.map(classifier, batched=True)` passes it.
+            inputs: a string, a dict with `text` and `text_pair` (or the columns that the model joins), or any iterable
+                of these; or columns, a dict whose `text` is a list, as `Dataset.map(..., batched=True)` passes it.
             top_k: number of labels for each text; None for all. Without it, only the best.
             function_to_apply: `softmax`, `sigmoid`, `none`, or the activation of the model's task (the default).
             attention: `ordinary` or `shared_text`; by default what the model's folder records.
@@ -156,7 +157,7 @@ class Classifier(LoadedModel):
 
         def answer(rows: list[Any]) -> list[Any]:
             answers = self.engine.classify(
-                [TextInput.of(row) for row in rows],
+                [TextInput.of(with_joined_text(row, self.folder.settings.text_columns)) for row in rows],
                 function=function_to_apply or "default",
                 attention=attention,
                 batch_size=self.batch_size if batch_size is None else batch_size,

@@ -21,6 +21,7 @@ NAMES = {
         "rank_bases",
         "BaseRanking",
     ),
+    *("cross_validate", "CrossValidation"),
     *(
         "ReheadError",
         "FinetuneError",

@@ -32,6 +32,10 @@ def _one_character(value: str | None) -> str | None:
     return separator_named(value) if value is not None else None
 
 
+def _number_as_text(value: Any) -> Any:
+    return str(value) if type(value) is int else value
+
+
 class Part(BaseModel):
     """A frozen section of the configuration that rejects unknown keys."""
 
@@ -68,7 +72,8 @@ class Source(Part):
     """One table of training or evaluation rows; settings that are left out are taken from `data`."""
 
     path: str
-    """CSV, TSV, JSON Lines or Parquet file, folder of splits, or Hub dataset id (`id:config@revision#split`)."""
+    """CSV, TSV, JSON Lines, JSON, Parquet, Arrow or Excel file, folder of splits, or Hub dataset id
+    (`id:config@revision#split`)."""
 
     text: str | None = None
     """Text column of this table; None takes `data.text`."""
@@ -88,6 +93,9 @@ class Source(Part):
     header: bool | None = None
     """Whether the first row of this file names the columns; None takes `data.header`."""
 
+    sheet: str | None = None
+    """Sheet of this Excel file; None takes `data.sheet`."""
+
     drop: dict[str, tuple[str, ...]] = {}
     """Column -> values; rows that have one of these values are skipped."""
 
@@ -102,6 +110,8 @@ class Source(Part):
 
     recast: RecastConfig | None = None
     """Turn labeled rows into entailment rows, to train a zero-shot model."""
+
+    _sheet = field_validator("sheet", mode="before")(_number_as_text)
 
     @model_validator(mode="before")
     @classmethod
@@ -125,7 +135,11 @@ class DataConfig(Part):
     """Name -> test table; it is only reported on, and training rows with the same texts are dropped."""
 
     text: str | None = None
-    """Column of the text; None detects it by its name."""
+    """Column of the text; None detects it by its name. A list of columns is `text_columns`."""
+
+    text_columns: tuple[str, ...] = ()
+    """Columns whose texts are joined, a line break between them, to one text; empty cells are left out. They replace
+    `text`."""
 
     text_pair: str | None = None
     """Column of the second text of a pair; None detects it by its name."""
@@ -140,16 +154,22 @@ class DataConfig(Part):
     """Soft label columns, one per label, with the probability of that label in each row; they replace `label`."""
 
     encoding: str | None = None
-    """Encoding of CSV, TSV and JSON Lines files, for example cp1251; None detects it."""
+    """Encoding of CSV, TSV, JSON Lines and JSON files, for example cp1251; None detects it."""
 
     separator: str | None = None
     """Character between the cells of CSV and TSV files, or the word tab; None detects it."""
 
     header: bool = True
-    """Whether the first row of CSV and TSV files names the columns; without it they are column_1, column_2 ..."""
+    """Whether the first row of CSV, TSV and Excel files names the columns; else they are column_1, column_2 ..."""
+
+    sheet: str | None = None
+    """Sheet of Excel files, by its name or its number from 1; None takes the first that is shown."""
 
     group: str | None = None
     """Column of the group (an author, a document); no group is in both training and evaluation."""
+
+    weight: str | None = None
+    """Column of the weight of each row in the loss, a number of at least 0; only the ratios of weights matter."""
 
     task: Task | None = None
     """Task; None infers it from the label column."""
@@ -176,6 +196,8 @@ class DataConfig(Part):
     _encoding = field_validator("encoding")(_known_encoding)
     _separator = field_validator("separator")(_one_character)
 
+    _sheet = field_validator("sheet", mode="before")(_number_as_text)
+
     @model_validator(mode="before")
     @classmethod
     def _several_labels(cls, value: Any) -> Any:
@@ -185,6 +207,24 @@ class DataConfig(Part):
         if len(label) < 2:
             return value | {"label": next(iter(label), None)} | ({"label_columns": ()} if label else {})
         return value | {"label": None, "label_columns": tuple(label)}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _several_texts(cls, value: Any) -> Any:
+        text = value.get("text") if isinstance(value, dict) else None
+        if not isinstance(text, list | tuple):
+            return value
+        if len(text) < 2:
+            return value | {"text": next(iter(text), None)} | ({"text_columns": ()} if text else {})
+        return value | {"text": None, "text_columns": tuple(text)}
+
+    @model_validator(mode="after")
+    def _one_kind_of_text(self) -> Self:
+        if self.text_columns and self.text is not None:
+            raise ValueError("text_columns and text cannot both be set: a text is one column, or joined from several")
+        if len(self.text_columns) == 1 or len(set(self.text_columns)) < len(self.text_columns):
+            raise ValueError("text_columns takes two columns or more, each once; for one column set text")
+        return self
 
     @model_validator(mode="after")
     def _one_kind_of_label(self) -> Self:
@@ -200,7 +240,7 @@ class DataConfig(Part):
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | dict | BaseModel) else value
 
-    @field_validator("label_columns", "soft_label_columns", "label_names", mode="before")
+    @field_validator("label_columns", "soft_label_columns", "label_names", "text_columns", mode="before")
     @classmethod
     def _with_commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -157,7 +157,10 @@ class LabelSpace:
         return self.task != "multi_label" and targets.ndim == 2
 
     def weights(
-        self, class_weights: str | Mapping[str, float], targets: npt.NDArray[Any]
+        self,
+        class_weights: str | Mapping[str, float],
+        targets: npt.NDArray[Any],
+        row_weights: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.float32] | None:
         """Return the weight of each label in the loss `[C]`; None for `none`.
 
@@ -165,6 +168,7 @@ class LabelSpace:
             class_weights: `none`; `balanced`, which gives all labels the same total weight (for multi-label, the same
                 weight to the rows with and without a label); or label -> weight, 1 for labels that are not listed.
             targets: of the training rows, as `targets` returns them.
+            row_weights: by which rows count `[N]`, with a mean of 1; None for 1.
 
         Raises:
             ConfigError: an unknown label, or a regression.
@@ -179,14 +183,17 @@ class LabelSpace:
             if unknown:
                 raise ConfigError(f"class_weights: there is no label {unknown[0]!r} (labels: {shown(self.names)})")
             return np.array([by_name.get(name, 1.0) for name in self.names], dtype=np.float32)
-        counts = targets.sum(axis=0) if targets.ndim == 2 else np.bincount(targets, minlength=len(self))
-        counts = np.maximum(counts, 1)
+        counts = self._counts(targets, row_weights)
+        counts = np.where(counts > 0, counts, 1)
         if self.task == "multi_label":
             return np.asarray((len(targets) - counts) / counts, dtype=np.float32)
         return np.asarray(len(targets) / (len(self) * counts), dtype=np.float32)
 
     def prior(
-        self, targets: npt.NDArray[Any], weights: npt.NDArray[np.float32] | None = None
+        self,
+        targets: npt.NDArray[Any],
+        weights: npt.NDArray[np.float32] | None = None,
+        row_weights: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Return the logits `[C]` of a model that predicts the distribution of these targets for every text.
 
@@ -195,16 +202,22 @@ class LabelSpace:
 
         Args:
             weights: weight of each label `[C]`, by which its rows count.
+            row_weights: by which rows count `[N]`, with a mean of 1; None for 1.
         """
         if self.task == "regression":
-            return np.asarray([targets.mean()], dtype=np.float32)
+            return np.asarray([np.average(targets, weights=row_weights)], dtype=np.float32)
         factor = np.ones(len(self)) if weights is None else np.maximum(weights, 1e-6)
         if self.task == "multi_label":
-            proportions = (targets.sum(axis=0) + 0.5) / (len(targets) + 1)
+            proportions = (self._counts(targets, row_weights) + 0.5) / (len(targets) + 1)
             return np.asarray(np.log(factor * proportions / (1 - proportions)), dtype=np.float32)
-        counts = (targets.sum(axis=0) if targets.ndim == 2 else np.bincount(targets, minlength=len(self))) + 0.5
-        counts = factor * counts
+        counts = factor * (self._counts(targets, row_weights) + 0.5)
         return np.asarray(np.log(counts / counts.sum()), dtype=np.float32)
+
+    def _counts(self, targets: npt.NDArray[Any], row_weights: npt.NDArray[np.float32] | None) -> npt.NDArray[Any]:
+        """Return the rows of each label `[C]`, or the sum of their weights."""
+        if targets.ndim == 1:
+            return np.bincount(targets, weights=row_weights, minlength=len(self))
+        return np.asarray(targets.sum(axis=0) if row_weights is None else row_weights @ targets)
 
     def _id(self, ids: Mapping[str, int], name: str, row: int) -> int:
         if name not in ids:

@@ -64,7 +64,11 @@ class ZeroShotSettings:
 
 @dataclass(frozen=True)
 class ClassifierSettings:
-    """The content of `classifier.json`, which is only what the Hugging Face files cannot hold."""
+    """The content of `classifier.json`, which is only what the Hugging Face files cannot hold.
+
+    Attributes:
+        text_columns: columns of the training table whose joined texts the model reads; empty for one column.
+    """
 
     task: str
     activation: Activation
@@ -74,6 +78,7 @@ class ClassifierSettings:
     max_length: int | None = None
     zero_shot: ZeroShotSettings | None = None
     target: TargetScale | None = None
+    text_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -205,6 +210,8 @@ def write_settings(folder: Path, settings: ClassifierSettings) -> None:
     content |= {"base": settings.base, "max_length": settings.max_length}
     if settings.target is not None:
         content |= {"target": settings.target.to_json()}
+    if settings.text_columns:
+        content |= {"text_columns": list(settings.text_columns)}
     if settings.zero_shot is not None:
         zero = settings.zero_shot
         content |= {"hypothesis_template": zero.hypothesis_template, "attention": zero.attention}
@@ -291,6 +298,7 @@ def _settings(file: Path, stored: dict[str, Any] | None, labels: LabelSpace) -> 
             stored.get("max_length"),
             zero,
             TargetScale.from_json(target) if target is not None else None,
+            tuple(map(str, stored.get("text_columns", ()))),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file} is not a classifier.json of format {FORMAT}: {error}") from error

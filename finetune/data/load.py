@@ -18,15 +18,17 @@ from finetune.core.labels import LabelSpace, names_in, shown
 from finetune.core.tables.arrow_file import take_cells
 from finetune.core.tables.columns import twins_warned_of
 from finetune.core.tables.table import Table
+from finetune.core.tables.text_file import stem_of
 from finetune.core.target_scale import TargetScale
 from finetune.core.task import Task
 from finetune.data.label_reading import LabelReading, RawRows, label_cells
 from finetune.data.label_warnings import label_warnings
 from finetune.data.nli_pairs import recast
 from finetune.data.row_filters import usable_rows
+from finetune.data.row_weights import row_weights
 from finetune.data.rows import Origin, Rows, concatenated, conflicting_texts, without_duplicates, without_texts
 from finetune.data.sources import Columns, column_named, find_columns, named_splits, table_options
-from finetune.data.splits import split
+from finetune.data.splits import split, target_scale_of
 from finetune.data.text_cells import texts_of
 
 COUNTED = (
@@ -67,11 +69,12 @@ class Splits:
         return {"train": self.train, "validation": self.validation, **self.tests}
 
 
-def load_splits(config: DataConfig, *, seed: int, data: Any = None) -> Splits:
+def load_splits(config: DataConfig, *, seed: int, data: Any = None, whole: bool = False) -> Splits:
     """Read, check and split the tables of `config`.
 
     Args:
         data: a table in memory instead of `config.train`.
+        whole: keep all training rows together, also where there is no validation table.
 
     Raises:
         ConfigError: no table to train on.
@@ -87,6 +90,9 @@ def load_splits(config: DataConfig, *, seed: int, data: Any = None) -> Splits:
                 raws.setdefault(name, []).append(raw)
     else:
         raise ConfigError("no data: name a table to train on, for example `rehead finetune reviews.csv`")
+    for raw in raws["train"]:
+        if config.weight is not None and raw.rows.origin is not None:
+            column_named(config.weight, raw.rows.origin.tables[0], "--weight")
     reading.fit(raws["train"])
     train = concatenated(reading.parsed(raws["train"]))
     holdouts = {name: concatenated(reading.parsed([raw])) for name, raw in reading.holdouts.items()}
@@ -96,21 +102,24 @@ def load_splits(config: DataConfig, *, seed: int, data: Any = None) -> Splits:
     )
     tests = {name: reading.parsed_one(source) for name, source in config.test.items()} | holdouts
     test = reading.labeled("test", raws.get("test", []))
-    return _checked(reading, train, validation, tests | ({"test": concatenated(test)} if test else {}))
+    return _checked(reading, train, validation, tests | ({"test": concatenated(test)} if test else {}), whole=whole)
 
 
-def load_rows(source: Any, config: DataConfig, labels: LabelSpace) -> tuple[Rows, dict[str, int]]:
+def load_rows(
+    source: Any, config: DataConfig, labels: LabelSpace, text_columns: Sequence[str] = ()
+) -> tuple[Rows, dict[str, int]]:
     """Return the rows of one table to evaluate a model on, and the counts of dropped rows.
 
     Args:
         source: a path, or a table in memory.
         labels: the labels of the model.
+        text_columns: the columns whose joined texts it was trained on; used where `config` names no text.
 
     Raises:
         DataError: no usable rows, or a label that the model does not have.
     """
     known = labels.names if labels.task != "regression" else ()
-    reading = _Reading(config.model_copy(update={"task": labels.task}), seed=0, known=known)
+    reading = _Reading(config.model_copy(update={"task": labels.task}), seed=0, known=known, recorded=text_columns)
     if isinstance(source, str | Path):
         raw = reading.one(Source(path=str(source)))
     else:
@@ -133,8 +142,8 @@ def read_source(source: Source, config: DataConfig, *, seed: int) -> Rows:
 class _Reading:
     """The state of one load: the label format, the counts, notes and warnings so far, and the holdouts of sources."""
 
-    def __init__(self, config: DataConfig, seed: int, known: Sequence[str] = ()) -> None:
-        self.config, self.seed = config, seed
+    def __init__(self, config: DataConfig, seed: int, known: Sequence[str] = (), recorded: Sequence[str] = ()) -> None:
+        self.config, self.seed, self.recorded = config, seed, recorded
         self.labels = LabelReading(config, known)
         self.counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
         self.notes: list[str] = []
@@ -189,17 +198,21 @@ class _Reading:
             self._note(f"{table.name}: {table.note}")
         for warning in table.warnings:
             self.warn(f"{table.name}: {warning}")
-        columns = find_columns(source, self.config, table)
+        columns = find_columns(source, self.config, table, self.recorded)
         self._note(f"{table.name}: {columns}")
-        for sentence in twins_warned_of((columns.text, columns.label), table.columns):
+        for sentence in twins_warned_of((*(columns.text_columns or (columns.text,)), columns.label), table.columns):
             self.warn(f"{table.name}: {sentence}")
-        numbers = usable_rows(source, table, columns, self.counts)
+        texts = columns.texts_of(table)
+        numbers = usable_rows(source, table, columns, texts, self.counts)
         places = [number - 1 for number in numbers]
         cells = list(map(_interned(), label_cells(table, columns, places)))
-        texts = texts_of(take_cells(table.column(columns.text), places))
+        texts = texts_of(take_cells(texts, places))
         pairs = texts_of(take_cells(table.column(columns.text_pair), places)) if columns.text_pair is not None else None
         origin = Origin.of(table, places)
-        return RawRows(Rows(texts, pairs, cells, numbers, table.name, self._groups(table, numbers), origin), columns)
+        groups, weights = self._groups(table, numbers), row_weights(table, self.config.weight, numbers)
+        if weights is not None:
+            self._note(f"{table.name}: rows weighted by column {self.config.weight!r}")
+        return RawRows(Rows(texts, pairs, cells, numbers, table.name, groups, weights, origin), columns)
 
     def _groups(self, table: Table, numbers: list[int]) -> list[str] | None:
         column = self.config.group
@@ -249,7 +262,7 @@ class _Reading:
             self.warnings.append(sentence)
 
 
-def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, Rows]) -> Splits:
+def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, Rows], *, whole: bool) -> Splits:
     counts = reading.counts
     task: Task = reading.labels.task
     train = without_duplicates(train, counts, "duplicates")
@@ -270,7 +283,7 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
     task_given = reading.config.task is not None
     for sentence in label_warnings(train.values, labels, reading.labels.column, task_given=task_given):
         reading.warn(sentence)
-    if not len(validation):
+    if not len(validation) and not whole:
         train, validation = split(train, reading.config.validation_size, labels, reading.seed)
         # a text with several sets of labels or ratings may be in both
         train = without_texts(train, validation.identities, counts, "also_in_evaluation")
@@ -279,20 +292,8 @@ def _checked(reading: _Reading, train: Rows, validation: Rows, tests: dict[str, 
     if labels.task not in ("regression", "multi_label") and len(set(train.values)) < 2:
         raise DataError("after the split the training rows have one label only: add rows", file=train.source)
     sizes = {"train": len(train), "validation": len(validation)} | {f"test_{n}": len(t) for n, t in tests.items()}
-    target = _target_scale(train, reading.config) if labels.task == "regression" else None
+    target = target_scale_of(train, reading.config.bounds) if labels.task == "regression" else None
     return Splits(train, validation, tests, labels, {**counts, **sizes}, reading.notes, reading.warnings, target)
-
-
-def _target_scale(train: Rows, config: DataConfig) -> TargetScale:
-    low, high = config.bounds or (None, None)
-    for number, value in zip(train.numbers, train.values, strict=True):
-        if (low is not None and value < low) or (high is not None and value > high):
-            raise DataError(
-                f"the number {value:g} is outside data.bounds ({low}, {high}): correct it, or widen the bounds",
-                file=train.source,
-                row=number,
-            )
-    return TargetScale.fit(train.values, config.bounds)
 
 
 def _without_groups(train: Rows, evaluated: Sequence[Rows], counts: Counter[str]) -> Rows:
@@ -337,4 +338,4 @@ def _interned() -> Callable[[Any], Any]:
 
 def _stem(path: str) -> str:
     file = Path(path)
-    return f"{file.parent.name}_{file.stem}" if file.parent.name else file.stem
+    return f"{file.parent.name}_{stem_of(file)}" if file.parent.name else stem_of(file)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -16,10 +16,13 @@ from finetune.data.sources import Columns, column_named
 from finetune.data.text_cells import check_text
 
 
-def usable_rows(source: Source, table: Table, columns: Columns, counts: Counter[str]) -> list[int]:
+def usable_rows(
+    source: Source, table: Table, columns: Columns, texts: Sequence[Any], counts: Counter[str]
+) -> list[int]:
     """Return the numbers, from 1, of the rows that have a text and a label and pass the filters of their source.
 
     Args:
+        texts: of all rows.
         counts: grows by the number of skipped rows, by reason.
 
     Raises:
@@ -28,7 +31,6 @@ def usable_rows(source: Source, table: Table, columns: Columns, counts: Counter[
     filters = {name: table.column(column_named(name, table, "drop, keep")) for name in (*source.drop, *source.keep)}
     numbers = []
     counts["rows_read"] += len(table.rows)
-    texts = table.column(columns.text)
     labels: Iterable[Any] = table.column(columns.label)
     if columns.several:
         labels = zip(*columns.labels_of(table), strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, repeat
 from typing import Any
@@ -66,6 +66,7 @@ class Rows:
         values: label values: names, lists of names, `SoftLabels`, or numbers.
         numbers: rows in `source`, from 1.
         groups: group of each row (an author, a document), if `data.group` is set.
+        weights: weight of each row in the loss, if `data.weight` is set.
         origin: the other cells of each row.
     """
 
@@ -75,6 +76,7 @@ class Rows:
     numbers: list[int]
     source: str
     groups: list[str] | None = None
+    weights: list[float] | None = None
     origin: Origin | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
@@ -89,6 +91,7 @@ class Rows:
             [self.numbers[index] for index in positions],
             self.source,
             [self.groups[index] for index in positions] if self.groups is not None else None,
+            [self.weights[index] for index in positions] if self.weights is not None else None,
             self.origin.take(positions) if self.origin is not None else None,
         )
         if "identities" in self.__dict__:  # computed already: do not read the texts again
@@ -126,15 +129,23 @@ def concatenated(parts: Sequence[Rows]) -> Rows:
         [number for part in parts for number in part.numbers],
         " + ".join(dict.fromkeys(part.source for part in parts)),
         [group for part in parts for group in part.groups or ()] if parts[0].groups is not None else None,
+        _weights_of(parts),
         Origin.concatenated([part.origin for part in parts if part.origin is not None], sum(map(len, parts))),
     )
 
 
 def without_duplicates(rows: Rows, counts: Counter[str], name: str) -> Rows:
-    """Return the rows without duplicates of text and label, whose number is added to `counts[name]`."""
-    _, first = np.unique(_with_values(rows), axis=0, return_index=True)
+    """Return the rows without duplicates of text and label, whose number is added to `counts[name]`; of the weights of
+    equal rows, the largest is kept."""
+    _, first, same = np.unique(_with_values(rows), axis=0, return_index=True, return_inverse=True)
     counts[name] += len(rows) - len(first)
-    return rows.take(np.sort(first).tolist())
+    order = np.argsort(first)
+    taken = rows.take(first[order].tolist())
+    if rows.weights is None:
+        return taken
+    largest = np.zeros(len(first))
+    np.maximum.at(largest, same.reshape(-1), rows.weights)
+    return replace(taken, weights=largest[order].tolist())
 
 
 def conflicting_texts(*tables: Rows) -> Identities:
@@ -167,6 +178,13 @@ def _one_after_another(columns: Sequence[Sequence[str]]) -> Sequence[str]:
     if len(on_disk) == len(columns):
         return Cells.joined(on_disk)
     return list(chain.from_iterable(columns))
+
+
+def _weights_of(parts: Sequence[Rows]) -> list[float] | None:
+    """Return the weights of concatenated rows, 1 in a table that has none; None if no table has any."""
+    if all(part.weights is None for part in parts):
+        return None
+    return [weight for part in parts for weight in part.weights or [1.0] * len(part)]
 
 
 def _comparable(value: Any) -> Any:

@@ -16,11 +16,14 @@ from finetune.core.labels import shown
 from finetune.core.tables.arrow_file import Records
 from finetune.core.tables.columns import LABEL_NAMES, TEXT_NAMES, by_clean_name, matching_column, obvious_column
 from finetune.core.tables.files import read_table
-from finetune.core.tables.formats import SUFFIXES, format_of
+from finetune.core.tables.formats import SUFFIXES, format_of, listed
+from finetune.core.tables.joined_texts import joined, joined_cells, recorded_columns
 from finetune.core.tables.options import TableOptions
 from finetune.core.tables.table import Table
+from finetune.core.tables.text_file import stem_of, suffix_of
 from finetune.data.label_cells import flag_of
 from finetune.data.tables_in_memory import SPLIT_NAMES, splits_in_memory
+from finetune.data.text_cells import check_text
 
 ROWS_FOR_HINT = 200
 """Number of rows in which columns of zeros and ones are detected."""
@@ -42,24 +45,35 @@ def table_options(source: Source, config: DataConfig) -> TableOptions:
         source.encoding or config.encoding,
         source.separator or config.separator,
         config.header if source.header is None else source.header,
+        source.sheet or config.sheet,
     )
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that hold the text, the second text of a pair if there is one, and the label."""
+    """The columns that hold the text, the second text of a pair if there is one, and the label.
+
+    Attributes:
+        text_columns: those whose texts are joined; `text` is then the joined text of a header.
+    """
 
     text: str
     text_pair: str | None
     label: str
     label_columns: tuple[str, ...] = ()
     soft_label_columns: tuple[str, ...] = ()
+    text_columns: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         pair = f" + {self.text_pair!r}" if self.text_pair else ""
+        text = " and ".join(map(repr, self.text_columns or (self.text,))) + pair
         if self.several:
-            return f"text {self.text!r}{pair}, labels {shown([repr(name) for name in self.several])}"
-        return f"text {self.text!r}{pair}, label {self.label!r}"
+            return f"text {text}, labels {shown([repr(name) for name in self.several])}"
+        return f"text {text}, label {self.label!r}"
+
+    def texts_of(self, table: Table) -> Sequence[Any]:
+        """Return the cells of the text column, or the joined texts of several `[rows]`."""
+        return joined_cells(table, self.text_columns, check_text) if self.text_columns else table.column(self.text)
 
     @property
     def several(self) -> tuple[str, ...]:
@@ -71,14 +85,19 @@ class Columns:
         return [table.column(name) for name in self.several or (self.label,) if name in table.columns]
 
 
-def find_columns(source: Source, config: DataConfig, table: Table) -> Columns:
+def find_columns(source: Source, config: DataConfig, table: Table, recorded: Sequence[str] = ()) -> Columns:
     """Return the configured columns, or those with obvious names.
+
+    Args:
+        recorded: columns whose joined texts a model was trained on; used where no text column is configured.
 
     Raises:
         DataError: there is no such column, or none with an obvious name; lists the columns and names the flag.
     """
     by_name = by_clean_name(table.columns)
     text = _configured(source.text or config.text, table, "--text")
+    joins = _columns_to_join(config, table, recorded) if text is None else ()
+    text = joined(joins) if joins else text
     pair = _configured(source.text_pair or config.text_pair, table, "--text-pair")
     indicators: tuple[str, ...] = ()
     soft: tuple[str, ...] = ()
@@ -93,8 +112,9 @@ def find_columns(source: Source, config: DataConfig, table: Table) -> Columns:
             (by_name[first] for first, second in PAIR_NAMES if by_name.get(second) == pair and first in by_name), None
         )
     if label is None:
-        label = obvious_column(LABEL_NAMES, table.columns, without=(text, pair))
-    rest = [column for column in table.columns if column not in (text, pair, label, *indicators, *soft)]
+        label = obvious_column(LABEL_NAMES, table.columns, without=(text, pair, *joins))
+    known = (text, *joins, pair, label, config.group, config.weight, *indicators, *soft)
+    rest = [column for column in table.columns if column not in known]
     if len(rest) == 1 and (text is None) != (label is None):  # of two columns, one is known
         text, label = (text or rest[0]), (label or rest[0])
     for column, flag, what in ((text, "--text", "text"), (label, "--label", "label")):
@@ -105,7 +125,7 @@ def find_columns(source: Source, config: DataConfig, table: Table) -> Columns:
                 + _layout_hint(table),
                 file=table.name,
             )
-    return Columns(str(text), pair, str(label), indicators, soft)
+    return Columns(str(text), pair, str(label), indicators, soft, joins)
 
 
 def named_splits(source: Source, data: Any = None, options: TableOptions | None = None) -> dict[str, Table]:
@@ -124,18 +144,25 @@ def named_splits(source: Source, data: Any = None, options: TableOptions | None 
     """
     options = options or TableOptions()
     path = Path(source.path).expanduser()
-    is_file = data is None and (path.exists() or path.suffix.lower() in SUFFIXES)
+    is_file = data is None and (path.exists() or suffix_of(path) in SUFFIXES)
     if not is_file and options != TableOptions():
-        raise DataError("--encoding, --separator and --no-header apply to files only: remove them", file=source.path)
+        raise DataError(
+            "--encoding, --separator, --no-header and --sheet apply to files only: remove them", file=source.path
+        )
     if data is not None:
         return splits_in_memory(data, source.path)
     if path.is_dir():
         return _splits_of_folder(path, options)
-    if path.is_file() or path.suffix.lower() in SUFFIXES:
+    if path.is_file() or suffix_of(path) in SUFFIXES:
         return {"train": read_table(path, options)}
     if path.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?(@[\w./-]+)?(#.+)?", source.path):
-        raise DataError(f"this is not a table: give a {', '.join(SUFFIXES)} file or a Hub dataset id", file=source.path)
+        raise DataError(f"this is not a table: give a {listed(SUFFIXES)} file or a Hub dataset id", file=source.path)
     return splits_in_memory(_from_hub(source.path), source.path)
+
+
+def _columns_to_join(config: DataConfig, table: Table, recorded: Sequence[str]) -> tuple[str, ...]:
+    joins = tuple(column_named(name, table, "--text") for name in config.text_columns)
+    return joins or recorded_columns(recorded, table.columns, table.name)
 
 
 def _configured(name: str | None, table: Table, flag: str) -> str | None:
@@ -196,7 +223,7 @@ def _obvious_text(by_name: Mapping[str, str], label: str | None) -> tuple[str | 
 def _splits_of_folder(folder: Path, options: TableOptions) -> dict[str, Table]:
     files: dict[str, list[Path]] = {}
     for file in _tables_in(folder):
-        words = re.split(r"[-_.\s]+", file.stem.lower())
+        words = re.split(r"[-_.\s]+", stem_of(file).lower())
         split = SPLIT_NAMES.get(words[0]) or SPLIT_NAMES.get(words[-1])
         if split is not None:
             files.setdefault(split, []).append(file)
@@ -206,7 +233,7 @@ def _splits_of_folder(folder: Path, options: TableOptions) -> dict[str, Table]:
     if not files:
         files["train"] = _tables_in(folder)
     if not files.get("train"):
-        raise DataError(f"this folder has no tables ({', '.join(SUFFIXES)}) to train on", file=str(folder))
+        raise DataError(f"this folder has no tables ({listed(SUFFIXES)}) to train on", file=str(folder))
     order = sorted(files, key=lambda split: split != "train")  # the training files come first
     return {
         split: _one_table(folder, [read_table(file, options) for file in files[split]])
@@ -216,7 +243,7 @@ def _splits_of_folder(folder: Path, options: TableOptions) -> dict[str, Table]:
 
 
 def _tables_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in SUFFIXES)
+    return sorted(file for file in folder.iterdir() if file.is_file() and suffix_of(file) in SUFFIXES)
 
 
 def _one_table(folder: Path, parts: list[Table]) -> Table:

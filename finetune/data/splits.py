@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune.core.errors import DataError
 from finetune.core.labels import LabelSpace
+from finetune.core.target_scale import TargetScale
 from finetune.data.rows import Rows
 
 
@@ -58,10 +59,7 @@ def _by_group(rows: Rows, groups: list[str], strata: list[Any], count: int, seed
             file=rows.source,
         )
     folds = min(folds, group_count)
-    sizes = Counter(strata)
-    largest = sizes.most_common(1)[0][0]
-    # StratifiedGroupKFold warns of strata with fewer rows than folds: they count as the largest one
-    merged = [str(stratum) if sizes[stratum] >= folds else str(largest) for stratum in strata]
+    merged = _merged(strata, folds)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     train, validation = next(iter(splitter.split(merged, merged, groups)))
     if not len(train) or not len(validation):
@@ -71,6 +69,54 @@ def _by_group(rows: Rows, groups: list[str], strata: list[Any], count: int, seed
             file=rows.source,
         )
     return rows.take(list(map(int, train))), rows.take(list(map(int, validation)))
+
+
+def folds_of(rows: Rows, folds: int, labels: LabelSpace, seed: int) -> list[list[int]]:
+    """Return the positions of the rows of each fold, every row in exactly one.
+
+    All folds have the same proportions of strata. With groups, no group is in two, and the sizes are approximate.
+
+    Raises:
+        DataError: fewer rows or groups than folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    groups = rows.groups
+    count = len(rows) if groups is None else len(set(groups))
+    if count < folds:
+        what = "rows" if groups is None else "groups"
+        raise DataError(f"{folds} folds need as many {what}, and there are {count}: lower --folds", file=rows.source)
+    merged = _merged(strata_of(rows, labels), folds)
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    parts = kind(folds, shuffle=True, random_state=seed).split(merged, merged, groups)
+    positions = [[int(place) for place in part] for _, part in parts]
+    if not all(positions):
+        raise DataError(f"the groups are too uneven for {folds} folds: lower --folds", file=rows.source)
+    return positions
+
+
+def _merged(strata: list[Any], folds: int) -> list[str]:
+    """Return strata with those of fewer rows than folds, of which scikit-learn warns, counted as the largest one."""
+    sizes = Counter(strata)
+    largest = sizes.most_common(1)[0][0]
+    return [str(stratum) if sizes[stratum] >= folds else str(largest) for stratum in strata]
+
+
+def target_scale_of(rows: Rows, bounds: tuple[float | None, float | None] | None) -> TargetScale:
+    """Return the scale of the targets of a regression.
+
+    Raises:
+        DataError: a target is outside `bounds`; names its row.
+    """
+    low, high = bounds or (None, None)
+    for number, value in zip(rows.numbers, rows.values, strict=True):
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise DataError(
+                f"the number {value:g} is outside data.bounds ({low}, {high}): correct it, or widen the bounds",
+                file=rows.source,
+                row=number,
+            )
+    return TargetScale.fit(rows.values, bounds)
 
 
 def strata_of(rows: Rows, labels: LabelSpace) -> list[Any]:

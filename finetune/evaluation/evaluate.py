@@ -57,6 +57,7 @@ def evaluate(
     extra: Sequence[str] = (),
     by: str | None = None,
     tfidf: bool = True,
+    text_columns: Sequence[str] = (),
 ) -> Evaluation:
     """Return the metrics of a model on labeled rows, and the counts of rows that were read and dropped.
 
@@ -71,13 +72,14 @@ def evaluate(
         extra: further metrics by name.
         by: a column; metrics are also computed for each of its values.
         tfidf: whether to measure TF-IDF.
+        text_columns: the columns whose joined texts the model was trained on, where it records several.
 
     Raises:
         DataError: no usable rows, or labels that the model does not have; names the row.
     """
     # the values of the column `by` are read as the rows' groups
     columns = (columns or DataConfig()).model_copy(update={"group": by})
-    checked, counts = load_rows(rows, columns, labels)
+    checked, counts = load_rows(rows, columns, labels, text_columns)
     scores = np.asarray(predict(checked.texts, checked.pairs))
     tfidf_scores = cross_validated_tfidf_scores(labels, checked, seed=0) if tfidf and labels.nli is None else None
 

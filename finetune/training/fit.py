@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from finetune.config.training import TrainConfig
 from finetune.core.disk_space import GO_ON, checkpoints_at_once, require_free
@@ -83,7 +82,7 @@ class TrainingAttempt:
         train, plan = inputs.train, inputs.batch_plan
         terms = [pick(AUXILIARY, choice.name, choice.options, what="auxiliary term") for choice in config.auxiliary]
         set_seed(config.seed)
-        built = built_for(config, inputs.base, inputs.objective, train.targets)
+        built = built_for(config, inputs.base, inputs.objective, train)
         self.say(Info(f"base {config.base}: {built}"))
         body, model = body_of(built.model), built.model
         self._warn_of_head(built)
@@ -261,8 +260,8 @@ class TrainingAttempt:
             shutil.rmtree(self.inputs.work, ignore_errors=True)
 
 
-def built_for(config: TrainConfig, base: Location, objective: Objective, targets: npt.NDArray[Any]) -> Built:
-    """Return the model of a config; its output layer starts at the class proportions, or the mean, of the targets.
+def built_for(config: TrainConfig, base: Location, objective: Objective, train: Examples) -> Built:
+    """Return the model of a config; its output layer starts at the class proportions, or the mean, of the rows.
 
     Raises:
         ConfigError: a head other than the base's own with zero_shot.attention=alternate.
@@ -270,7 +269,7 @@ def built_for(config: TrainConfig, base: Location, objective: Objective, targets
     if config.model.head.name != heads.STOCK and config.zero_shot.attention == "alternate":
         raise ConfigError("zero_shot.attention=alternate requires the base's own head: leave out model.head")
     built = build_model(base, objective.labels, config.model)
-    start_at_prior(built.model, objective.prior(targets))
+    start_at_prior(built.model, objective.prior(train.targets, train.weights))
     return built
 
 

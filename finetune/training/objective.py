@@ -40,12 +40,18 @@ class Objective:
 
     @classmethod
     def of(
-        cls, config: TrainConfig, labels: LabelSpace, values: Sequence[Any], target_scale: TargetScale | None = None
+        cls,
+        config: TrainConfig,
+        labels: LabelSpace,
+        values: Sequence[Any],
+        target_scale: TargetScale | None = None,
+        row_weights: npt.NDArray[np.float32] | None = None,
     ) -> Objective:
         """Return the objective of a config.
 
         Args:
             values: the labels of the training rows, from which the default loss and balanced class weights follow.
+            row_weights: of those rows `[N]`, with a mean of 1.
 
         Raises:
             ConfigError: a loss or class weights that do not fit the task.
@@ -54,7 +60,7 @@ class Objective:
         loss = config.loss or Choice(name=default_loss(labels.task, soft_labels=soft_labels))
         require_fit(labels.task, loss, soft_labels=soft_labels)
         wanted = config.class_weights
-        class_weights = labels.weights(wanted, labels.targets(values)) if wanted != "none" else None
+        class_weights = labels.weights(wanted, labels.targets(values), row_weights) if wanted != "none" else None
         return cls(labels, loss, output_activation(labels.task, loss), class_weights, target_scale)
 
     def loss_function(self) -> Loss:
@@ -84,8 +90,8 @@ class Objective:
             )
         return targets if self.target_scale is None else self.target_scale.standardize(rows.values)
 
-    def prior(self, targets: Array) -> npt.NDArray[np.float32]:
+    def prior(self, targets: Array, row_weights: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
         """Return the logits `[C]` at which the scores are the class proportions (or the mean) of training targets."""
         if self.target_scale is not None and self.activation == "softplus":
             return np.asarray([self.target_scale.softplus_logit_of_mean], dtype=np.float32)
-        return self.labels.prior(targets, self.class_weights)
+        return self.labels.prior(targets, self.class_weights, row_weights)

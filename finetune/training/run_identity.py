@@ -202,6 +202,8 @@ def _fingerprint(rows: Examples) -> str:
     rows.tokens.add_to(digest)
     digest.update(f"{rows.targets.dtype} {rows.targets.shape}".encode())
     digest.update(rows.targets.tobytes())
+    if rows.weights is not None:
+        digest.update(rows.weights.tobytes())
     return f"{len(rows)} rows, sha256 {digest.hexdigest()[:16]}"
 
 

@@ -41,16 +41,21 @@ EAGER_WITH_DROPOUT_UP_TO = 512
 
 
 class Examples(torch.utils.data.Dataset[dict[str, Any]]):
-    """Tokens and targets by row, as `Collator` reads them."""
+    """Tokens, targets and weights by row, as `Collator` reads them.
 
-    def __init__(self, tokens: Tokens, targets: Any) -> None:
-        self.tokens, self.targets = tokens, targets
+    Args:
+        weights: by which the loss of each row is multiplied `[N]`; None for 1.
+    """
+
+    def __init__(self, tokens: Tokens, targets: Any, weights: Any = None) -> None:
+        self.tokens, self.targets, self.weights = tokens, targets, weights
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"row": self.tokens[index], "labels": self.targets[index]}
+        row = {"row": self.tokens[index], "labels": self.targets[index]}
+        return row if self.weights is None else row | {"weights": self.weights[index]}
 
 
 class Collator:
@@ -68,6 +73,8 @@ class Collator:
             targets = np.asarray([row["labels"] for row in rows])
             kind = torch.float32 if targets.dtype.kind == "f" else torch.int64
             batch["labels"] = torch.as_tensor(targets, dtype=kind)
+        if "weights" in rows[0]:
+            batch["weights"] = torch.as_tensor(np.asarray([row["weights"] for row in rows]), dtype=torch.float32)
         return batch
 
 
@@ -216,7 +223,7 @@ class HeadTrainer(Trainer):
         """Return the reduced loss of one batch; see `transformers.Trainer.compute_loss`."""
         self._batch = dict(inputs)
         self._choose_attention(inputs["input_ids"].shape[1])
-        inputs = {name: value for name, value in inputs.items() if name != "segments"}
+        inputs = {name: value for name, value in inputs.items() if name not in ("segments", "weights")}
         if self._is_shared(model):
             inputs["attention_mask"] = shared_text_bias(self._batch["segments"], self.model)
         if self._needs_states(model):
@@ -282,6 +289,8 @@ class HeadTrainer(Trainer):
 
     def _reduced_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         losses = self._loss(outputs.logits, labels)
+        if "weights" in self._batch:
+            losses = losses * self._batch["weights"].to(losses.device)
         if outputs.hidden_states is not None:
             # the Trainer's own autocast ends with the model's forward, and terms run encoders of their own
             with torch.autocast(labels.device.type, torch.bfloat16, enabled=self.args.bf16):

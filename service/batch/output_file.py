@@ -16,8 +16,9 @@ from typing import Any
 from finetune.core.disk_space import FULL
 from finetune.core.file_lock import held
 from finetune.core.model_folder import write_json
-from finetune.core.tables.formats import OUTPUT_SUFFIXES
+from finetune.core.tables.formats import OUTPUT_SUFFIXES, listed
 from finetune.core.tables.table_format import TableWriter
+from finetune.core.tables.text_file import suffix_of
 from service.errors import BadRequest, ServiceError
 
 
@@ -31,8 +32,8 @@ class DiskFull(ServiceError):
 def check_path(out: Path, table: Path) -> None:
     """Raise `BadRequest` for an output that can never be written: an unknown suffix, a folder that does not exist, a
     folder itself, or the input."""
-    if out.suffix.lower() not in OUTPUT_SUFFIXES:
-        raise BadRequest(f"{out}: the output's suffix must be one of {', '.join(OUTPUT_SUFFIXES)}")
+    if suffix_of(out) not in OUTPUT_SUFFIXES:
+        raise BadRequest(f"{out}: the output's suffix must be one of {listed(OUTPUT_SUFFIXES)}")
     if not out.parent.is_dir():
         raise BadRequest(f"{out}: there is no folder {out.parent}: create it first")
     if out.is_dir():

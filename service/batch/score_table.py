@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.core.errors import FinetuneError
+from finetune.core.labels import shown
 from finetune.core.tables.files import open_writer, stream_table
 from finetune.core.tables.formats import FORMATS
 from finetune.core.tables.options import TableOptions
@@ -21,7 +22,7 @@ from finetune.core.tables.table import Row, TableStream
 from finetune.core.tables.table_format import TableWriter
 from service.batch.output_file import SavedProgress, check_output, check_path, disk_full, is_disk_full, locked
 from service.batch.scoring_task import ScoringTask, predicted_labels, scoring_task
-from service.batch.text_columns import column_of, problem_of
+from service.batch.text_columns import TextColumn, column_of, problem_of, text_columns_of, text_of
 from service.errors import BackendFailed, BadRequest, ServiceError
 from service.inference.engine import Engine
 from service.pipelines import Classifier, ZeroShotClassifier, load
@@ -70,7 +71,7 @@ def score(
     labels: Sequence[str] | None = None,
     multi_label: bool = False,
     hypothesis_template: str | None = None,
-    text: str | None = None,
+    text: TextColumn = None,
     text_pair: str | None = None,
     all_scores: bool = False,
     keep_formulas: bool = False,
@@ -79,6 +80,7 @@ def score(
     encoding: str | None = None,
     separator: str | None = None,
     header: bool = True,
+    sheet: str | None = None,
 ) -> ScoringResult:
     """Write a table with the columns `prediction`, `score` and `error` added.
 
@@ -87,12 +89,14 @@ def score(
 
     Args:
         model: a served name, a path or a Hub id, or what `load` returned.
-        table, out: CSV, TSV, JSON Lines or Parquet, by suffix; `table` also .txt, one text a line.
+        table, out: CSV, TSV, JSON Lines, JSON, Parquet, Arrow or Excel, by suffix, texts also in gzip or zstd; `table`
+            also .xls, and .txt with one text a line.
         labels, multi_label, hypothesis_template: labels of your own, as `ZeroShotClassifier` takes them.
-        text, text_pair: names of the columns; the text column is detected if not named.
+        text, text_pair: names of the columns; the texts of several columns are joined. If not named, the columns that
+            the model was trained on, or the one that obviously holds the text.
         all_scores: add a column for each label.
         keep_formulas: do not escape cells that a spreadsheet would run.
-        encoding, separator, header: how the file is read, as `TableOptions` takes them; detected if not named.
+        encoding, separator, header, sheet: how the file is read, as `TableOptions` takes them; detected if not named.
 
     Raises:
         BadRequest: the output, a column or the labels cannot be used.
@@ -116,7 +120,7 @@ def score(
         keep_formulas=keep_formulas,
         overwrite=overwrite,
         progress=progress,
-        options=TableOptions(encoding, separator, header),
+        options=TableOptions(encoding, separator, header, sheet),
     )
 
 
@@ -137,7 +141,7 @@ def score_table(
     answers: Score,
     task: ScoringTask,
     *,
-    text: str | None = None,
+    text: TextColumn = None,
     text_pair: str | None = None,
     all_scores: bool = False,
     keep_formulas: bool = False,
@@ -154,18 +158,20 @@ def score_table(
     with locked(out):
         check_output(out, table, overwrite=overwrite)  # under the lock: another run may just have ended
         source = stream_table(table, task.chunk_rows, options, FORMATS)
-        column = column_of(source.name, source.columns, text)
+        columns = text_columns_of(source.name, source.columns, text, task.text_columns)
         if text_pair is not None:
             text_pair = column_of(source.name, source.columns, text_pair)
         new_types = _new_columns(task, all_scores)
         names = free_names(new_types, source.columns)
         types = source.types | {names[name]: kind for name, kind in new_types.items()}
         writer = open_writer(out, types, escape_formulas=not keep_formulas)
-        content = [task.identity, column, text_pair, all_scores, keep_formulas, _signature(table), repr(options)]
+        content = [task.identity, columns, text_pair, all_scores, keep_formulas, _signature(table), repr(options)]
         run = _Run(out, source, writer, SavedProgress(out, content), names, progress)
-        run.write(task.chunk_rows, lambda chunk: _new_cells(chunk, column, text_pair, answers, task, all_scores))
-        columns = list(names.values())
-        return ScoringResult(run.rows, run.errors, columns, source.note, run.resumed_after, source.warnings)
+        run.write(task.chunk_rows, lambda chunk: _new_cells(chunk, columns, text_pair, answers, task, all_scores))
+        note = ", ".join(filter(None, [source.note, f"texts joined of {shown(columns)}" if len(columns) > 1 else None]))
+        return ScoringResult(
+            run.rows, run.errors, list(names.values()), note or None, run.resumed_after, source.warnings
+        )
 
 
 class _Run:
@@ -239,12 +245,19 @@ def _concurrently(
 
 
 def _new_cells(
-    chunk: list[Row], column: str, text_pair: str | None, answers: Score, task: ScoringTask, all_scores: bool
+    chunk: list[Row],
+    columns: tuple[str, ...],
+    text_pair: str | None,
+    answers: Score,
+    task: ScoringTask,
+    all_scores: bool,
 ) -> list[Row]:
     """Return the cells to add to each row; a row that cannot be scored gets the reason as its error."""
-    problems = [problem_of(row, column, text_pair, task.max_characters) for row in chunk]
+    problems = [problem_of(row, columns, text_pair, task.max_characters) for row in chunk]
     good = [number for number, problem in enumerate(problems) if not problem]
-    inputs = [TextInput(chunk[number][column], chunk[number][text_pair] if text_pair else None) for number in good]
+    inputs = [
+        TextInput(text_of(chunk[number], columns), chunk[number][text_pair] if text_pair else None) for number in good
+    ]
     results: list[Answer | str] = list(problems)
     answered = _answered(inputs, answers)
     if len(answered) >= ALL_FAIL and all(isinstance(result, str) for result in answered):

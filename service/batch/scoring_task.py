@@ -33,6 +33,7 @@ class ScoringTask:
         identity: everything that decides the scores beside the table, as JSON; a run resumes only where it is equal.
         thresholds: scores from which a label is predicted, by label; 0.5 for a label without one.
         chunk_rows: rows in a chunk.
+        text_columns: columns whose joined texts the model was trained on; empty for a model of one column.
         max_characters: characters that a text may have; a longer one gets an error in its row. None: any number.
     """
 
@@ -42,6 +43,7 @@ class ScoringTask:
     thresholds: dict[str, float] = field(default_factory=dict)
     chunk_rows: int = CHUNK_ROWS
     max_characters: int | None = None
+    text_columns: tuple[str, ...] = ()
 
 
 def scoring_task(engine: Engine, question: ZeroShotRequest | None, batch_size: int | None = None) -> ScoringTask:
@@ -55,11 +57,12 @@ def scoring_task(engine: Engine, question: ZeroShotRequest | None, batch_size: i
     identity = [FORMAT, hash_of(files), backend.name, backend.precision, batch_size, versions]
     if question is None:
         names = tuple(folder.labels.names)
-        return ScoringTask(names, settings.task, identity, thresholds_of(engine))
+        return ScoringTask(names, settings.task, identity, thresholds_of(engine), text_columns=settings.text_columns)
     labels = zero_shot.parse_labels(question.labels)
     identity.append([list(labels), *(getattr(question, name) for name in QUESTION)])
     task = "multi_label" if question.multi_label else "multiclass"
-    return ScoringTask(labels, task, identity, chunk_rows=max(64, CHUNK_ROWS // len(labels)))
+    chunk_rows = max(64, CHUNK_ROWS // len(labels))
+    return ScoringTask(labels, task, identity, chunk_rows=chunk_rows, text_columns=settings.text_columns)
 
 
 def predicted_labels(answer: Answer, thresholds: Mapping[str, float]) -> list[str]:

@@ -7,19 +7,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune.core.tables.formats import FORMATS, SUFFIXES, TEXT_SUFFIXES
+from finetune.core.tables.formats import FORMATS, SUFFIXES, TEXT_SUFFIXES, listed
+from finetune.core.tables.text_file import suffix_of
 from service.errors import BadRequest
 
 STANDARD_INPUT = "-"
 
-UNPACK, SHEET, DOCUMENT = "unpack it first", "save it as .csv", "save its texts as .txt, one a line"
+UNPACK, SHEET, DOCUMENT = "unpack it first", "save it as .xlsx or .csv", "save its texts as .txt, one a line"
 UNREADABLE = {
-    ".json": "write it as .jsonl, one object a line (pandas: df.to_json(path, orient='records', lines=True))",
     **dict.fromkeys((".ndjson", ".jsonlines"), "rename it to .jsonl"),
     **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tgz", ".tar", ".7z", ".rar"), UNPACK),
-    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers"), SHEET),
+    **dict.fromkeys((".xlsm", ".xlsb", ".ods", ".numbers"), SHEET),
     **dict.fromkeys((".docx", ".doc", ".odt", ".rtf", ".pdf", ".pptx", ".epub"), DOCUMENT),
-    **dict.fromkeys((".feather", ".arrow", ".orc", ".avro", ".pq"), "save it as .parquet"),
+    **dict.fromkeys((".orc", ".avro", ".pq"), "save it as .parquet"),
     **dict.fromkeys((".pkl", ".pickle", ".h5", ".hdf5", ".npy", ".npz", ".rds", ".sav", ".dta"), "save it as .parquet"),
     **dict.fromkeys((".sqlite", ".sqlite3", ".db", ".mdb", ".sql"), "export the table as .csv"),
     **dict.fromkeys((".tab", ".psv", ".dat"), "rename it to .tsv or .csv"),
@@ -64,7 +64,7 @@ def looks_like_file(argument: str) -> bool:
     if "\n" in word or len(word) > LONGEST_NAME:
         return False
     suffix = Path(word).suffix.lower()
-    if suffix in (*FORMATS, *UNREADABLE):
+    if suffix_of(word) in FORMATS or suffix in UNREADABLE:
         return True
     if len(word.split()) != 1:
         return False
@@ -83,8 +83,8 @@ def _exists(argument: str) -> bool:
 
 def _file(argument: str) -> Path:
     path = Path(argument)
-    suffix = path.suffix.lower()
-    readable = f"predict and zero-shot read {', '.join(SUFFIXES)}, and {', '.join(TEXT_SUFFIXES)} with one text a line"
+    suffix = suffix_of(path)
+    readable = f"predict and zero-shot read {listed(SUFFIXES)}, and {listed(TEXT_SUFFIXES)} with one text a line"
     if path.is_dir():
         raise BadRequest(f"{path} is a folder: name one file in it; {AS_TEXT}")
     if not path.exists():
@@ -92,7 +92,7 @@ def _file(argument: str) -> Path:
             f"there is no file {path}, and an argument that looks like a file name is read as one; {AS_TEXT}"
         )
     if suffix not in FORMATS:
-        fix = f"{UNREADABLE[suffix]}; " if suffix in UNREADABLE else ""
+        fix = f"{UNREADABLE[path.suffix.lower()]}; " if path.suffix.lower() in UNREADABLE else ""
         raise BadRequest(f"the file {path} cannot be read: {readable}; {fix}{AS_TEXT}")
     if suffix in TEXT_SUFFIXES and not path.is_file():
         raise BadRequest(f"{path} is not a regular file")

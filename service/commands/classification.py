@@ -14,6 +14,7 @@ from finetune.core.tables.files import read_table
 from finetune.core.tables.formats import FORMATS, TEXT_SUFFIXES
 from finetune.core.tables.options import TableOptions
 from finetune.core.tables.table import Table
+from finetune.core.tables.text_file import suffix_of
 from service.batch import score_table
 from service.batch.output_file import DiskFull, check_output, is_disk_full
 from service.batch.scoring_task import scoring_task
@@ -36,7 +37,7 @@ class Request:
 
     arguments: tuple[str, ...]
     out: Path | None
-    text_column: str | None
+    text_column: tuple[str, ...]
     pair_column: str | None
     top_k: int | None
     as_json: bool
@@ -99,7 +100,7 @@ def _answer(request: Request, folder: ModelFolder, zero_shot_request: ZeroShotRe
     if table is None and (request.out or request.text_column or request.pair_column):
         raise BadRequest("--out and --text need a FILE, and these arguments are texts")
     if table is None and request.options != TableOptions():
-        raise BadRequest("--encoding, --separator and --no-header need a FILE, and these arguments are texts")
+        raise BadRequest("--encoding, --separator, --no-header and --sheet need a FILE, and these arguments are texts")
     if request.out is None and (request.all_scores or request.keep_formulas):
         raise BadRequest("--all-scores and --keep-formulas need --out")
     if table is not None and request.out is not None:
@@ -123,7 +124,13 @@ def _answer(request: Request, folder: ModelFolder, zero_shot_request: ZeroShotRe
             if not item.text.strip():
                 raise BadRequest(f"text {number} of {len(inputs)} is empty")
     else:
-        inputs = texts_of(_read(source, request.options), request.text_column, request.pair_column, hint=MISSING_TEXT)
+        inputs = texts_of(
+            _read(source, request.options),
+            request.text_column,
+            request.pair_column,
+            hint=MISSING_TEXT,
+            recorded=folder.settings.text_columns,
+        )
     texts = [item.text if item.pair is None else f"{item.text} | {item.pair}" for item in inputs]
     bars = zero_shot_request is not None or folder.labels.task != "regression"
     answers = score_table.scorer(engine, zero_shot_request, request.batch_size)(inputs)
@@ -133,7 +140,7 @@ def _answer(request: Request, folder: ModelFolder, zero_shot_request: ZeroShotRe
 def _read(file: Path, options: TableOptions) -> Table:
     """Return the table in a file, or a file with one text a line as a table; print notes and warnings."""
     table = read_table(file, options, FORMATS)
-    if file.suffix.lower() in TEXT_SUFFIXES:
+    if suffix_of(file) in TEXT_SUFFIXES:
         print(f"{file}: {table.note}", file=sys.stderr)
     for warning in table.warnings:
         print(f"warning: {warning}", file=sys.stderr)

@@ -19,7 +19,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def labeled_table(command: Command) -> Command:
     """Add the options of a command that reads a labeled table."""
     options = (
-        click.option("--text", help="The column of FILE that holds the text."),
+        click.option(
+            "--text",
+            multiple=True,
+            help="The column of FILE that holds the text; repeat it to join the texts of several.",
+        ),
         click.option(
             "--label",
             multiple=True,

@@ -118,11 +118,19 @@ def _scorer(folder: ModelFolder, check: str, columns: dict[str, Any]) -> Callabl
         thresholds = folder.settings.thresholds
 
         def metric(engine: Engine) -> float:
-            evaluation = evaluate(engine.scores, check, folder.labels, columns=data, thresholds=thresholds, tfidf=False)
+            evaluation = evaluate(
+                engine.scores,
+                check,
+                folder.labels,
+                columns=data,
+                thresholds=thresholds,
+                tfidf=False,
+                text_columns=folder.settings.text_columns,
+            )
             return float(next(iter(evaluation.measured.scored.metrics.values()))["value"])
 
         return metric
-    texts, labels = _zero_shot_rows(check, columns)
+    texts, labels = _zero_shot_rows(check, columns, folder.settings.text_columns)
 
     def accuracy(engine: Engine) -> float:
         from service.schema import ZeroShotRequest
@@ -134,10 +142,10 @@ def _scorer(folder: ModelFolder, check: str, columns: dict[str, Any]) -> Callabl
 
 
 def _options(columns: dict[str, Any]) -> TableOptions:
-    return TableOptions(**passed(**{name: columns[name] for name in ("encoding", "separator", "header")}))
+    return TableOptions(**passed(**{name: columns[name] for name in ("encoding", "separator", "header", "sheet")}))
 
 
-def _zero_shot_rows(check: str, columns: dict[str, Any]) -> tuple[list[str], list[str]]:
+def _zero_shot_rows(check: str, columns: dict[str, Any], recorded: Sequence[str]) -> tuple[list[str], list[str]]:
     from finetune.core.tables.files import read_table
     from service.batch.text_columns import texts_of
 
@@ -146,7 +154,7 @@ def _zero_shot_rows(check: str, columns: dict[str, Any]) -> tuple[list[str], lis
     column = matching_column(name, table.columns)
     if column is None:
         raise BadRequest(f"{table.name} has no column {name!r}: name the label's with --label")
-    texts = [item.text for item in texts_of(table, columns["text"])]
+    texts = [item.text for item in texts_of(table, columns["text"], recorded=recorded)]
     return texts, [str(cell).replace("_", " ") for cell in table.column(column)]
 
 
@@ -161,7 +169,8 @@ def _calibration(folder: ModelFolder, check: str, calibrate: str | None, columns
     if calibrate is not None and Path(calibrate).resolve() == Path(check).resolve():
         raise BadRequest("--calibrate and --check are the same file: accuracy must be measured on other rows")
     if calibrate is not None:
-        inputs = texts_of(read_table(calibrate, _options(columns)), columns["text"], columns["text_pair"])
+        table, recorded = read_table(calibrate, _options(columns)), folder.settings.text_columns
+        inputs = texts_of(table, columns["text"], columns["text_pair"], recorded=recorded)
     else:
         try:
             split = validation_rows(folder.path)
@@ -173,5 +182,5 @@ def _calibration(folder: ModelFolder, check: str, calibrate: str | None, columns
         inputs = [TextInput(text, pair) for text, pair in zip(split.texts[:CALIBRATION_ROWS], pairs, strict=False)]
     labels = None
     if folder.is_zero_shot and columns["text_pair"] is None:
-        labels = list(dict.fromkeys(_zero_shot_rows(check, columns)[1]))
+        labels = list(dict.fromkeys(_zero_shot_rows(check, columns, folder.settings.text_columns)[1]))
     return quantization_data.inputs(folder, inputs[:CALIBRATION_ROWS], labels)

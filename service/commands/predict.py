@@ -15,7 +15,13 @@ from finetune.core.tables.options import TableOptions
 @click.argument("model")
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT... | FILE | -")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Write the scored table here (FILE only).")
-@click.option("--text", "text_column", metavar="COLUMN", help="The column of FILE that holds the text.")
+@click.option(
+    "--text",
+    "text_column",
+    metavar="COLUMN",
+    multiple=True,
+    help="The column of FILE that holds the text; repeat it to join several.",
+)
 @click.option("--text-pair", "pair_column", metavar="COLUMN", help="The column of FILE that holds the second text.")
 @reading_flags
 @click.option("--top-k", type=click.IntRange(min=1), help="How many labels to show for each text.")
@@ -30,7 +36,7 @@ def command(
     model: str,
     texts: tuple[str, ...],
     out: Path | None,
-    text_column: str | None,
+    text_column: tuple[str, ...],
     pair_column: str | None,
     top_k: int | None,
     as_json: bool,
@@ -44,8 +50,9 @@ def command(
 ) -> None:
     """Classify texts, or a table of texts, with MODEL: a path, a served name or a Hub id.
 
-    A single argument that names a file, or ends like one, is read: .csv, .tsv, .jsonl, .parquet, or .txt with one text
-    a line. A single - reads texts from standard input, one a line.
+    A single argument that names a file, or ends like one, is read: .csv, .tsv, .jsonl, .json, .parquet, .arrow,
+    .feather, .xlsx, .xls, or .txt with one text a line; texts also with .gz or .zst.
+    A single - reads texts from standard input, one a line.
     """
     from service.commands.classification import Request, answer
     from service.inference.model_store import resolve

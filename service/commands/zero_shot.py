@@ -21,7 +21,13 @@ from finetune.core.tables.options import TableOptions
 @click.option("--attention", type=click.Choice(["ordinary", "shared_text"]), help="Default: what the model records.")
 @click.option("--model", default="topics", show_default=True, help="A path, a served name or a Hub id.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Write the scored table here (FILE only).")
-@click.option("--text", "text_column", metavar="COLUMN", help="The column of FILE that holds the text.")
+@click.option(
+    "--text",
+    "text_column",
+    metavar="COLUMN",
+    multiple=True,
+    help="The column of FILE that holds the text; repeat it to join several.",
+)
 @reading_flags
 @click.option("--top-k", type=click.IntRange(min=1), help="How many labels to show for each text.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -41,7 +47,7 @@ def command(
     attention: str | None,
     model: str,
     out: Path | None,
-    text_column: str | None,
+    text_column: tuple[str, ...],
     top_k: int | None,
     as_json: bool,
     models_dir: str,
@@ -54,8 +60,9 @@ def command(
 ) -> None:
     """Classify texts, or a table of texts, by labels of your own.
 
-    A single argument that names a file, or ends like one, is read: .csv, .tsv, .jsonl, .parquet, or .txt with one text
-    a line. A single - reads texts from standard input, one a line.
+    A single argument that names a file, or ends like one, is read: .csv, .tsv, .jsonl, .json, .parquet, .arrow,
+    .feather, .xlsx, .xls, or .txt with one text a line; texts also with .gz or .zst.
+    A single - reads texts from standard input, one a line.
     """
     from service.commands.classification import Request, answer, zero_shot_request
     from service.inference.model_store import resolve

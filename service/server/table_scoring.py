@@ -33,7 +33,7 @@ def score_upload(
 
     Args:
         question: the candidate labels of a zero-shot model; None for a model with labels of its own.
-        text: the column of the texts.
+        text: the column of the texts, or one of those whose joined texts the model was trained on.
         all_scores: add one column for each label's score.
         max_characters: a longer text is an error of its row.
 
@@ -46,9 +46,12 @@ def score_upload(
     def in_pieces(inputs: list[TextInput]) -> list[Answer]:
         return [answer for piece in pieces(inputs, limit) for answer in answers(piece)]
 
+    columns: str | None = text
+    if text in engine.folder.settings.text_columns:
+        columns = None  # the model reads this column joined with others
     plan = replace(scoring_task(engine, question), chunk_rows=ROWS_AT_ONCE, max_characters=max_characters)
     return score_table(
-        table, out, in_pieces, plan, text=text, all_scores=all_scores, progress=progress, options=options
+        table, out, in_pieces, plan, text=columns, all_scores=all_scores, progress=progress, options=options
     )
 
 

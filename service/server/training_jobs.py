@@ -24,6 +24,7 @@ from finetune.core import events
 from finetune.core.errors import FinetuneError
 from finetune.core.file_lock import is_held
 from finetune.core.model_folder import find, served
+from finetune.core.tables.text_file import suffix_of
 from service.errors import BadRequest, Overloaded
 
 FOLDER = ".training"
@@ -150,7 +151,7 @@ class Jobs:
                 raise Overloaded(f"another run is writing {config.out}", hint="wait until it ends, or stop it")
             folder = self._folder / name
             source = Path(config.data.train[0].path)
-            table = (folder / TABLE).with_suffix(source.suffix)
+            table = folder / (TABLE + suffix_of(source))
             resume = self._can_resume(folder, config, source)
             folder.mkdir(parents=True, exist_ok=True)
             if not resume:
@@ -223,7 +224,7 @@ class Jobs:
             before.model_dump(exclude=ignored) == config.model_dump(exclude=ignored)
             and before.data.model_dump(exclude={"train"}) == config.data.model_dump(exclude={"train"})
             and table.is_file()
-            and table.suffix == source.suffix
+            and suffix_of(table) == suffix_of(source)
             and (self._work(folder.name) / RUN_IDENTITY).is_file()
             and table.read_bytes() == source.read_bytes()
         )

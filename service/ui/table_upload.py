@@ -15,6 +15,7 @@ from finetune.core.tables.columns import LABEL_NAMES, TEXT_NAMES, obvious_column
 from finetune.core.tables.files import stream_table
 from finetune.core.tables.formats import SUFFIXES
 from finetune.core.tables.options import TableOptions
+from finetune.core.tables.text_file import PACKINGS, suffix_of
 from service.errors import BadRequest
 from service.ui import restrictions
 from service.ui.form import AUTOMATIC
@@ -60,7 +61,7 @@ def build(page: Page, tab: gr.Tab, name: str, *, corrections: bool = False) -> F
     names = offers()
     upload = gr.File(
         label="Table",
-        file_types=list(SUFFIXES),
+        file_types=[*SUFFIXES, *PACKINGS],  # a browser looks at the last part of a suffix
         type="filepath",
         height=170,
         elem_id=f"{name}-upload",
@@ -160,7 +161,7 @@ def offered(page: Page) -> dict[str, Path]:
     folder = page.admission.settings.tables
     if folder is None or not folder.is_dir():
         return {}
-    return {file.name: file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES}
+    return {file.name: file for file in sorted(folder.iterdir()) if suffix_of(file) in SUFFIXES}
 
 
 def path_of(page: Page, upload: str | None, name: str | None) -> Path | None:

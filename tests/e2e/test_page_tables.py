@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune.core.tables.files import read_table, write_table
 from service import Classifier, ZeroShotClassifier, load
 from service.batch.score_table import score
 
@@ -84,6 +85,24 @@ def test_a_table_is_scored_as_the_command_line_scores_it(opened, workshop, tmp_p
             else:
                 assert row[key] == other[key]
     assert found[3]["what"] == "'=1+1" and "empty" in found[4]["error"]
+
+
+def test_tables_of_other_formats_are_uploaded_and_downloaded(opened, workshop, tmp_path):
+    page = opened(workshop.address)
+    open_tab(page, "Batch")
+    rows = [{"text": text, "id": f"0{n}"} for n, text in enumerate(("good", "bad", "fine"))]
+    for name, kind in (("R.CSV.GZ", "Excel"), ("R.xlsx", "JSON"), ("r.json", "Arrow"), ("r.feather", "CSV")):
+        write_table(tmp_path / name, rows)
+        upload(page, "batch", tmp_path / name)
+        page.check(f"#batch-kind label:has-text('{kind}') >> nth=0")
+        page.click("#batch-score")
+        said(page, "#batch-progress", "3 rows in")
+        content = download(page)
+        out = tmp_path / f"out-{content.suggested_filename}"
+        content.save_as(out)
+        assert [{"text": row["text"], "id": row["id"]} for row in read_table(out).rows] == rows
+        page.click("#batch-upload button[aria-label='Clear']")
+        page.wait_for_selector("#batch-preview", state="hidden")
 
 
 def test_a_zero_shot_model_asks_for_labels_and_scores_into_json_lines(opened, workshop, tmp_path):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import TrainerCallback
 
@@ -37,9 +39,24 @@ def values_of(task: str, rows: int) -> list[Any]:
 
 
 def first_gradients(
-    base: Path, folder: Path, name: str, task: str, *, rows: int, batch_size: int, accumulation: int = 1, **more: Any
+    base: Path,
+    folder: Path,
+    name: str,
+    task: str,
+    *,
+    rows: int,
+    batch_size: int,
+    accumulation: int = 1,
+    order: Sequence[int] | None = None,
+    row_weights: Sequence[float] | None = None,
+    **more: Any,
 ) -> dict[str, torch.Tensor]:
-    """The gradients of the first update."""
+    """The gradients of the first update.
+
+    Args:
+        order: positions of the rows that are trained on, which may repeat.
+        row_weights: of those rows, with a mean of 1.
+    """
     found: dict[str, torch.Tensor] = {}
 
     class Catch(TrainerCallback):
@@ -55,9 +72,12 @@ def first_gradients(
     config = build({**content, "optim": optim | {"group_by_length": False}, **more})
     encoder = TextEncoder.load(base, json.loads((Path(base) / "config.json").read_text()))
     texts = ["good film " * (1 + index % 3) for index in range(rows)]
-    split = Examples(Tokens(texts, None, encoder), labels.targets(values))
+    targets = labels.targets(values)
+    order = range(rows) if order is None else order
+    factors = None if row_weights is None else np.asarray(row_weights, dtype=np.float32)
+    split = Examples(Tokens([texts[index] for index in order], None, encoder), targets[list(order)], factors)
     plan = batch_plan_for(config, split.tokens.lengths, split.targets, labels.task, None)
-    objective = Objective.of(config, labels, values)
+    objective = Objective.of(config, labels, values, row_weights=factors)
     inputs = AttemptInputs(find(str(base)), objective, encoder, split, split, plan, Path(folder), lambda event: None)
     attempt = TrainingAttempt(config, inputs)
     attempt.trainer.add_callback(Catch())

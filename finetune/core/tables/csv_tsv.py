@@ -19,6 +19,7 @@ from finetune.core.tables.cell_types import as_json, encodable
 from finetune.core.tables.options import TableOptions
 from finetune.core.tables.table import Row, Table, TableStream, check_column_count
 from finetune.core.tables.table_format import TableFormat, TableWriter
+from finetune.core.tables.text_file import TextFile
 
 if TYPE_CHECKING:
     import pyarrow
@@ -28,8 +29,9 @@ def read(file: Path, options: TableOptions) -> Table:
     """Return the whole table; every cell is text ("NA", "00123")."""
     import pyarrow
 
-    dialect = dialects.dialect_of(file, options)
-    with ArrowFile() as arrow, file.open("rb") as stream:
+    source = TextFile(file)
+    dialect = dialects.dialect_of(source, options)
+    with ArrowFile() as arrow, source.open() as stream:
         for rows in dialects.batches(stream, dialect, ROWS_AT_ONCE):
             cells = [pyarrow.array(column, pyarrow.string()) for column in zip(*rows, strict=True)]
             arrow.add(pyarrow.RecordBatch.from_arrays(cells, dialect.columns))
@@ -41,10 +43,11 @@ def stream(file: Path, chunk_rows: int, options: TableOptions) -> TableStream:
     """Return the table in chunks of rows; every cell is text."""
     import pyarrow
 
-    dialect = dialects.dialect_of(file, options)
+    source = TextFile(file)
+    dialect = dialects.dialect_of(source, options)
     columns = dialect.columns
     check_column_count(len(columns), file)
-    size, raw = file.stat().st_size, file.open("rb")
+    raw = source.open()
     batches = dialects.batches(raw, dialect, chunk_rows)
     first = next(batches, None)
     if first is None:
@@ -56,16 +59,13 @@ def stream(file: Path, chunk_rows: int, options: TableOptions) -> TableStream:
             for batch in chain([first], batches):
                 yield [dict(zip(columns, row, strict=True)) for row in batch]
 
-    def fraction_read() -> float:
-        return 1.0 if raw.closed else raw.tell() / size
-
     types = dict.fromkeys(columns, pyarrow.string())
-    return TableStream(str(file), types, chunks(), fraction_read, dialect.note, dialect.warnings)
+    return TableStream(str(file), types, chunks(), lambda: source.fraction(raw), dialect.note, dialect.warnings)
 
 
 def writer(out: Path, types: Mapping[str, pyarrow.DataType], *, escape_formulas: bool) -> TableWriter:
     """Return a writer; lists and dicts become JSON, None an empty cell."""
-    columns, separator = list(types), dialects.default_separator(out)
+    columns, separator = list(types), dialects.default_separator(TextFile(out))
 
     def encode(rows: Sequence[Mapping[str, Any]], is_first: bool) -> str:
         text = io.StringIO(newline="")

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from pathlib import Path
 from typing import IO, Any
 
 from finetune.core.errors import DataError
@@ -17,6 +16,7 @@ from finetune.core.tables.columns import LABEL_NAMES, TEXT_NAMES, clean_name
 from finetune.core.tables.options import SEPARATORS, TableOptions
 from finetune.core.tables.quotes import Verdict, are_plain, is_number, judged
 from finetune.core.tables.text_encoding import MAX_LINE_BYTES, blocks, encoding_of
+from finetune.core.tables.text_file import TextFile
 
 SAMPLE_CHARACTERS, SAMPLE_ROWS = 1 << 18, 400
 SEP_LINE = re.compile(r'\ufeff?(?:[ \t]*\r?\n)*[ \t]*"?sep=(\\t|[^\r\n"])"?[,;\t|]*\r?\n?', re.IGNORECASE)
@@ -38,7 +38,7 @@ class Dialect:
         note, warnings: see `table.Table`.
     """
 
-    file: Path
+    file: TextFile
     encoding: str
     separator: str
     quoted: bool
@@ -67,7 +67,7 @@ class Layout:
     fitting: float = 0.0
 
 
-def dialect_of(file: Path, options: TableOptions) -> Dialect:
+def dialect_of(file: TextFile, options: TableOptions) -> Dialect:
     """Return how to read a CSV or TSV file.
 
     Raises:
@@ -75,7 +75,7 @@ def dialect_of(file: Path, options: TableOptions) -> Dialect:
     """
     encoding, encoding_note = encoding_of(file, options.encoding)
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))  # csv's own limit refuses a long document
-    with opened(file, encoding) as stream:
+    with file.opened(encoding) as stream:
         text = stream.read(SAMPLE_CHARACTERS)
         is_whole = not stream.read(1)
     sep_line = SEP_LINE.match(text)
@@ -88,7 +88,9 @@ def dialect_of(file: Path, options: TableOptions) -> Dialect:
     if not layout.rows:
         raise DataError("the file is empty" if not head.strip() else "the table has no rows", file=str(file))
     first = layout.rows[0]
-    columns = _columns(first[: layout.width]) if options.header else [f"column_{n + 1}" for n in range(layout.width)]
+    columns = (
+        distinct_names(first[: layout.width]) if options.header else [f"column_{n + 1}" for n in range(layout.width)]
+    )
     notes = [encoding_note, None if layout.separator in ",\t" else f"separator {layout.separator!r}"]
     quoted, warnings = layout.quoted, []
     if any(b'"' in block for block in blocks(file)):
@@ -104,25 +106,19 @@ def dialect_of(file: Path, options: TableOptions) -> Dialect:
     )
 
 
-def default_separator(file: Path) -> str:
+def default_separator(file: TextFile) -> str:
     """Return the separator that the suffix stands for."""
-    return "\t" if file.suffix.lower() == ".tsv" else ","
+    return "\t" if file.suffix == ".tsv" else ","
 
 
-def _verdict(file: Path, encoding: str, layout: Layout, skipped: int, *, has_header: bool) -> Verdict:
+def _verdict(file: TextFile, encoding: str, layout: Layout, skipped: int, *, has_header: bool) -> Verdict:
     separator, width, spaced = layout.separator, layout.width, layout.spaced
-    with opened(file, encoding) as stream:
+    with file.opened(encoding) as stream:
         if are_plain(stream_lines(stream), separator, width, spaced=spaced):
             return Verdict(True)
-    with opened(file, encoding) as stream:
+    with file.opened(encoding) as stream:
         lines = stream_lines(stream)
         return judged(lines, separator, width, file, spaced=spaced, skipped=skipped, has_header=has_header)
-
-
-def opened(file: Path | IO[bytes], encoding: str) -> IO[str]:
-    """Return a file, or a stream of its bytes, as text that keeps its line ends."""
-    raw = file.open("rb") if isinstance(file, Path) else file
-    return io.TextIOWrapper(raw, encoding=encoding, newline="")
 
 
 def stream_lines(stream: IO[str]) -> Iterable[str]:
@@ -147,7 +143,7 @@ def batches(raw: IO[bytes], dialect: Dialect, count: int) -> Iterator[Rows]:
         DataError: a row has more or fewer cells; names the row and its line.
     """
     width = len(dialect.columns)
-    with opened(raw, dialect.encoding) as stream:
+    with io.TextIOWrapper(raw, encoding=dialect.encoding, newline="") as stream:
         reader = csv.reader(stream_lines(stream), **_format(dialect.separator, dialect.quoted, dialect.spaced))
         if dialect.has_header:
             next(row for row in reader if not is_blank(row))
@@ -205,7 +201,7 @@ def _fitted(rows: Rows, width: int, before: int, dialect: Dialect) -> Rows:
 
 def _line_of(dialect: Dialect, number: int) -> int:
     """Return the line that a row begins on."""
-    with opened(dialect.file, dialect.encoding) as stream:
+    with dialect.file.opened(dialect.encoding) as stream:
         lines, offset = _body(stream)
         reader = csv.reader(lines, **_format(dialect.separator, dialect.quoted, dialect.spaced))
         if dialect.has_header:
@@ -220,7 +216,7 @@ def _line_of(dialect: Dialect, number: int) -> int:
     return before + 1 + offset
 
 
-def _layout(head: str, separators: list[str], file: Path) -> Layout:
+def _layout(head: str, separators: list[str], file: TextFile) -> Layout:
     """Return the layout with which most rows at the head of a file have as many cells as its header."""
     layouts = [
         _read(head, separator, quoted=quoted, spaced=spaced)
@@ -270,7 +266,7 @@ def _read(head: str, separator: str, *, quoted: bool, spaced: bool) -> Layout:
     return layout
 
 
-def _columns(names: list[str]) -> list[str]:
+def distinct_names(names: list[str]) -> list[str]:
     """Return distinct names that are not empty, by the rules of pandas."""
     columns: list[str] = []
     taken: set[str] = set()

@@ -10,12 +10,13 @@ from typing import Any
 from finetune.core.errors import DataError
 from finetune.core.tables.arrow_file import ROWS_AT_ONCE, ArrowFile
 from finetune.core.tables.cell_types import fitted, type_of_values
-from finetune.core.tables.formats import FORMATS, OUTPUT_SUFFIXES, SUFFIXES
+from finetune.core.tables.formats import FORMATS, OUTPUT_SUFFIXES, SUFFIXES, listed
 from finetune.core.tables.options import TableOptions
 from finetune.core.tables.table import Table, TableStream
 from finetune.core.tables.table_format import TableFormat, TableWriter
+from finetune.core.tables.text_file import suffix_of
 
-OPTION_FLAGS = {"encoding": "--encoding", "separator": "--separator", "header": "--no-header"}
+OPTION_FLAGS = {"encoding": "--encoding", "separator": "--separator", "header": "--no-header", "sheet": "--sheet"}
 
 
 def read_table(path: str | Path, options: TableOptions | None = None, suffixes: Collection[str] = SUFFIXES) -> Table:
@@ -81,17 +82,17 @@ def open_writer(out: Path, types: Mapping[str, Any], *, escape_formulas: bool = 
     Raises:
         DataError: an unknown suffix.
     """
-    suffix = out.suffix.lower()
+    suffix = suffix_of(out)
     writer = FORMATS[suffix].writer if suffix in OUTPUT_SUFFIXES else None
     if writer is None:
-        raise DataError(f"unknown table format {suffix!r}: use one of {', '.join(OUTPUT_SUFFIXES)}", file=str(out))
+        raise DataError(f"unknown table format {suffix!r}: use one of {listed(OUTPUT_SUFFIXES)}", file=str(out))
     return writer(out, types, escape_formulas=escape_formulas)
 
 
 def _checked_format(file: Path, options: TableOptions, suffixes: Collection[str]) -> TableFormat:
-    suffix = file.suffix.lower()
+    suffix = suffix_of(file)
     if suffix not in suffixes:
-        raise DataError(f"unknown table format {suffix!r}: use one of {', '.join(suffixes)}", file=str(file))
+        raise DataError(f"unknown table format {suffix!r}: use one of {listed(suffixes)}", file=str(file))
     try:
         status = file.stat()
     except OSError as error:
@@ -105,7 +106,7 @@ def _checked_format(file: Path, options: TableOptions, suffixes: Collection[str]
         if option not in table_format.options:
             accepted = [other for other, kind in FORMATS.items() if option in kind.options]
             raise DataError(
-                f"{OPTION_FLAGS[option]} is for {', '.join(accepted)} files, and this is a {suffix} file: leave it out",
+                f"{OPTION_FLAGS[option]} is for {listed(accepted)} files, and this is a {suffix} file: leave it out",
                 file=str(file),
             )
     return table_format

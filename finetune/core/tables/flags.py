@@ -1,4 +1,4 @@
-"""The flags of every command that reads a table file: `--encoding`, `--separator`, `--no-header`."""
+"""The flags of every command that reads a table file: `--encoding`, `--separator`, `--no-header`, `--sheet`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def reading_flags(command: Command) -> Command:
     """Add the flags to a click command.
 
-    Its function takes `encoding`, `separator` and `header`, each None where the flag is not given.
+    Its function takes `encoding`, `separator`, `header` and `sheet`, each None where the flag is not given.
     """
     options = (
         click.option(
@@ -35,6 +35,7 @@ def reading_flags(command: Command) -> Command:
             callback=lambda context, flag, value: False if value else None,
             help="The first row holds data; the columns are named column_1, column_2 ...",
         ),
+        click.option("--sheet", help="Sheet of an Excel file, by name or number from 1; the first if not given."),
     )
     for option in reversed(options):
         command = option(command)
@@ -42,5 +43,5 @@ def reading_flags(command: Command) -> Command:
 
 
 def passed(**flags: Any) -> dict[str, Any]:
-    """Return the flags that are not None, of `encoding`, `separator` and `header`."""
+    """Return the flags that are not None, of `encoding`, `separator`, `header` and `sheet`."""
     return {name: value for name, value in flags.items() if value is not None}

@@ -28,7 +28,9 @@ class TableOptions:
     Attributes:
         encoding: a name that Python's codecs know.
         separator: one character between the cells of CSV and TSV; `\t` and `tab` are accepted for a tab.
-        header: whether the first row of CSV and TSV names the columns; else they are `column_1`, `column_2` ...
+        header: whether the first row of CSV, TSV and Excel files names the columns; else they are `column_1`,
+            `column_2` ...
+        sheet: the sheet of an Excel file, by its name or its number from 1; None for the first that is shown.
 
     Raises:
         ConfigError: an unknown encoding, or a separator of several characters.
@@ -37,6 +39,7 @@ class TableOptions:
     encoding: str | None = None
     separator: str | None = None
     header: bool = True
+    sheet: str | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -53,6 +56,7 @@ class TableOptions:
             "encoding": self.encoding is not None,
             "separator": self.separator is not None,
             "header": not self.header,
+            "sheet": self.sheet is not None,
         }
         return [name for name, is_named in names.items() if is_named]
 

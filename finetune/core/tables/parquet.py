@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.core.errors import DataError
+from finetune.core.tables.arrow_batches import MAX_UNPACKED_BYTES, chunks_of, storable, types_of
 from finetune.core.tables.arrow_file import ROWS_AT_ONCE, ArrowFile
 from finetune.core.tables.class_names import features_of_parquet, names_by
 from finetune.core.tables.options import TableOptions
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet
 
-MAX_UNPACKED_BYTES = 2 * 2**30
-"""Bytes that a row group, or the texts of one chunk, may have once unpacked: a small file can hold any number."""
-
 
 def read(file: Path, options: TableOptions) -> Table:
     """Return the whole table."""
@@ -32,7 +30,7 @@ def read(file: Path, options: TableOptions) -> Table:
         columns = distinct_columns(list(source.schema_arrow.names), str(file))
         features = features_of_parquet(source.schema_arrow.metadata)
         for batch in source.iter_batches(ROWS_AT_ONCE):
-            arrow.add(pyarrow.RecordBatch.from_arrays(list(map(_storable, batch.columns)), columns))
+            arrow.add(pyarrow.RecordBatch.from_arrays(list(map(storable, batch.columns)), columns))
         decodes = {name: names_by(features.get(name)) for name in columns}
         return Table(columns, arrow.records(columns, decodes), str(file))
 
@@ -44,20 +42,12 @@ def stream(file: Path, chunk_rows: int, options: TableOptions) -> TableStream:
     rows_read = [0]
 
     def chunks() -> Iterator[list[Row]]:
-        rows: list[Row] = []
         with _damage_reported(file), source:
-            for batch in source.iter_batches(chunk_rows):
-                _check_size(batch, file)
-                rows += batch.to_pylist()  # batches end where row groups do
-                while len(rows) >= chunk_rows:
-                    rows_read[0] += chunk_rows
-                    yield rows[:chunk_rows]
-                    rows = rows[chunk_rows:]
-        if rows:
-            rows_read[0] += len(rows)
-            yield rows
+            for rows in chunks_of(source.iter_batches(chunk_rows), chunk_rows, file):
+                rows_read[0] += len(rows)
+                yield rows
 
-    return TableStream(str(file), _types(schema), chunks(), lambda: rows_read[0] / row_count)
+    return TableStream(str(file), types_of(schema), chunks(), lambda: rows_read[0] / row_count)
 
 
 def writer(out: Path, types: Mapping[str, pyarrow.DataType], *, escape_formulas: bool) -> TableWriter:
@@ -107,43 +97,6 @@ def _opened(file: Path) -> tuple[pyarrow.parquet.ParquetFile, pyarrow.Schema]:
         raise DataError("the table has no rows", file=str(file))
     check_column_count(len(schema.names), file)
     return source, schema
-
-
-def _types(schema: pyarrow.Schema) -> dict[str, pyarrow.DataType]:
-    import pyarrow
-
-    return {
-        name: kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-        for name, kind in zip(schema.names, schema.types, strict=True)
-    }
-
-
-def _storable(array: pyarrow.Array) -> pyarrow.Array:
-    """Return an array of a type that an `ArrowFile` can store and take rows of."""
-    import pyarrow
-
-    if isinstance(array, pyarrow.DictionaryArray):
-        return array.dictionary_decode()  # each batch may have its own dictionary, which the file format cannot replace
-    if pyarrow.types.is_string_view(array.type):
-        return array.cast(pyarrow.large_string())
-    return array.cast(pyarrow.large_binary()) if pyarrow.types.is_binary_view(array.type) else array
-
-
-def _check_size(batch: pyarrow.RecordBatch, file: Path) -> None:
-    """Raise `DataError` for rows whose texts, each written out, would not fit into memory."""
-    import pyarrow
-    import pyarrow.compute
-
-    for column in batch.columns:
-        if isinstance(column, pyarrow.DictionaryArray) and pyarrow.types.is_string(column.type.value_type):
-            lengths = pyarrow.compute.binary_length(column.dictionary)
-            size = pyarrow.compute.sum(lengths.take(column.indices)).as_py() or 0
-            if size > MAX_UNPACKED_BYTES:
-                raise DataError(
-                    f"{batch.num_rows} rows of this file hold {size} bytes of text; at most {MAX_UNPACKED_BYTES} are "
-                    "accepted",
-                    file=str(file),
-                )
 
 
 PARQUET = TableFormat("Parquet", stream, read, writer)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 class PartedFile:
     """Implements `TableWriter`.
 
+    Attributes:
+        rows: rows written so far.
+
     Args:
         out: the output; until it is finished, its parts lie in a folder of this name with `.` before and `.partial`
             behind.
@@ -34,15 +37,16 @@ class PartedFile:
     ) -> None:
         import pyarrow
 
-        self._out, self._schema, self._join = out, pyarrow.schema([*types.items()]), join
+        self.out, self._schema, self._join = out, pyarrow.schema([*types.items()]), join
         self._folder, self._count = out.with_name(f".{out.name}.partial"), 0
+        self.rows = 0
 
     def resume(self, mark: dict[str, Any]) -> None:
         """See `TableWriter`."""
         for number in range(mark["parts"]):
             if not self._part(number).is_file():
                 raise FileNotFoundError(f"{self._part(number)} is missing")
-        self._count = mark["parts"]
+        self._count, self.rows = mark["parts"], mark["rows"]
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """See `TableWriter`."""
@@ -61,11 +65,11 @@ class PartedFile:
             while rest:
                 rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
-        self._count += 1
+        self._count, self.rows = self._count + 1, self.rows + len(rows)
 
     def mark(self) -> dict[str, Any]:
         """See `TableWriter`."""
-        return {"parts": self._count}
+        return {"parts": self._count, "rows": self.rows}
 
     def size(self) -> int:
         """See `TableWriter`."""
@@ -82,7 +86,7 @@ class PartedFile:
         except OSError:
             joined.unlink(missing_ok=True)  # on a full disk it would take the space that the next attempt needs
             raise
-        joined.replace(self._out)
+        joined.replace(self.out)
         self.discard()
 
     def discard(self) -> None:

@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 
 from finetune.core.errors import DataError
+from finetune.core.tables.text_file import TextFile
 
 ENCLOSED = r'(?:^|{0}) *"[^"]+" *(?:{0}|[\r\n]*$)'
 
@@ -77,7 +77,7 @@ def judged(
     lines: Iterable[str],
     separator: str,
     width: int,
-    file: Path,
+    file: TextFile,
     *,
     spaced: bool = False,
     skipped: int = 0,

@@ -70,6 +70,7 @@ class TableFormat:
             its column types.
         writer: opens an output; None for a format that is only read.
         options: fields of `TableOptions` that its files can be read with.
+        writer_needs: a module that the writer uses and that may not be installed; None if there is none.
         has_columns: False for a list of texts: it can be scored, and neither trained on nor written.
     """
 
@@ -78,4 +79,5 @@ class TableFormat:
     read: Callable[[Path, TableOptions], Table] | None = None
     writer: OpenWriter | None = None
     options: frozenset[str] = frozenset()
+    writer_needs: str | None = None
     has_columns: bool = True

@@ -11,10 +11,10 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from finetune.core.errors import DataError
 from finetune.core.tables.legacy_encodings import guess
+from finetune.core.tables.text_file import TextFile
 
 BLOCK = 1 << 20
 MAX_LINE_BYTES = 64 * 2**20
@@ -32,12 +32,12 @@ MARKS = {
 mark its own begins."""
 
 OTHER_KINDS = {
-    b"PK\x03\x04": "a zip or Excel file (.xlsx): save the sheet as CSV UTF-8",
-    b"\xd0\xcf\x11\xe0": "an old Office file (.xls): save the sheet as CSV UTF-8",
-    b"\x1f\x8b": "gzip-compressed: unpack it with gunzip",
+    b"PK\x03\x04": "a zip or Excel file: name it .xlsx if it is one, or unpack it",
+    b"\xd0\xcf\x11\xe0": "an old Office file: name it .xls if it is a sheet",
+    b"\x1f\x8b": "gzip-compressed: add .gz to its name",
     b"BZh": "bzip2-compressed: unpack it with bunzip2",
     b"\xfd7zXZ": "xz-compressed: unpack it with unxz",
-    b"(\xb5/\xfd": "zstd-compressed: unpack it with unzstd",
+    b"(\xb5/\xfd": "zstd-compressed: add .zst to its name",
     b"7z\xbc\xaf": "a 7z archive: unpack it",
     b"Rar!": "a RAR archive: unpack it",
     b"%PDF": "a PDF document: export its table as CSV",
@@ -47,7 +47,7 @@ OTHER_KINDS = {
     b"PAR1": "a Parquet file: name it .parquet",
     b"SQLite format 3": "an SQLite database: export its table as CSV",
     b"{\\rtf": "an RTF document: export its table as CSV",
-    b"ARROW1": "an Arrow file: write it as Parquet",
+    b"ARROW1": "an Arrow file: name it .arrow",
 }
 
 NAMES = {
@@ -94,18 +94,21 @@ class Scan:
     has_zeros: bool
 
 
-def encoding_of(file: Path, name: str | None = None) -> tuple[str, str | None]:
+def encoding_of(file: TextFile, name: str | None = None, *, has_lines: bool = True) -> tuple[str, str | None]:
     """Return the file's encoding by Python's name, and a note on it if it is not UTF-8; the whole file can be decoded.
 
     Args:
         name: the encoding, if it is known.
+        has_lines: whether lines are limited to `MAX_LINE_BYTES`; otherwise one may be as long as the file.
 
     Raises:
         DataError: the file is no text, holds bytes that are not in the encoding (names the line), or its encoding is
             not certain.
     """
-    with file.open("rb") as stream:
+    with file.open() as stream:
         head = stream.read(4096)
+    if not head:
+        raise DataError("the file is empty", file=str(file))
     _check_kind(file, head)
     mark = next((mark for mark in MARKS if head.startswith(mark)), None)
     codec: str | None
@@ -117,7 +120,7 @@ def encoding_of(file: Path, name: str | None = None) -> tuple[str, str | None]:
         codec, shown = MARKS[mark]
         _check_decodes(file, codec, shown or "UTF-8")
         return codec, f"encoding {shown}" if shown else None
-    scan = scanned(file)
+    scan = scanned(file, has_lines=has_lines)
     codec = _wide(file) if scan.has_zeros else None
     if codec is None and scan.broken_line is None:
         if b"\x1b$" not in head:
@@ -131,7 +134,7 @@ def encoding_of(file: Path, name: str | None = None) -> tuple[str, str | None]:
     return codec, f"encoding {NAMES.get(codec, codec)}"
 
 
-def scanned(file: Path) -> Scan:
+def scanned(file: TextFile, *, has_lines: bool = True) -> Scan:
     """Return what one pass over the bytes of a file shows, in constant memory.
 
     Raises:
@@ -151,7 +154,7 @@ def scanned(file: Path) -> Scan:
         last = max(block.rfind(b"\n"), block.rfind(b"\r"))
         since = since + len(block) if last < 0 else len(block) - last
         lines += breaks
-        if since > MAX_LINE_BYTES:
+        if has_lines and since > MAX_LINE_BYTES:
             raise DataError(f"line {lines} has more than {MAX_LINE_BYTES} bytes: break it up", file=str(file))
     if broken is None:
         try:
@@ -161,22 +164,22 @@ def scanned(file: Path) -> Scan:
     return Scan(broken, zeros)
 
 
-def blocks(file: Path) -> Iterator[bytes]:
+def blocks(file: TextFile) -> Iterator[bytes]:
     """Yield the bytes of a file, a megabyte at a time."""
-    with file.open("rb") as stream:
+    with file.open() as stream:
         while block := stream.read(BLOCK):
             yield block
 
 
-def _check_kind(file: Path, head: bytes) -> None:
+def _check_kind(file: TextFile, head: bytes) -> None:
     kind = next((kind for start, kind in OTHER_KINDS.items() if head.startswith(start)), None)
     if kind is None and re.match(rb"\s*<(!doctype html|html)\b", head, re.IGNORECASE):
         kind = "a web page (HTML): download the table itself"
     if kind is not None:
-        raise DataError(f"not a {file.suffix.lower()} table but {kind}", file=str(file))
+        raise DataError(f"not a {file.suffix} table but {kind}", file=str(file))
 
 
-def _with_mark(file: Path, codec: str, mark: bytes | None) -> str:
+def _with_mark(file: TextFile, codec: str, mark: bytes | None) -> str:
     """Return the codec for a named encoding that skips the file's byte order mark, or expects none."""
     if codec == "utf-8":
         return "utf-8-sig"
@@ -192,7 +195,7 @@ def _with_mark(file: Path, codec: str, mark: bytes | None) -> str:
     return marked or codec
 
 
-def _check_decodes(file: Path, codec: str, shown: str) -> None:
+def _check_decodes(file: TextFile, codec: str, shown: str) -> None:
     decoder = codecs.getincrementaldecoder(codec)()
     line = 1
     try:
@@ -209,11 +212,11 @@ def _check_decodes(file: Path, codec: str, shown: str) -> None:
         ) from error
 
 
-def _wide(file: Path) -> str | None:
+def _wide(file: TextFile) -> str | None:
     """Return the codec of a file in UTF-16 or UTF-32 without a byte order mark; None if it is neither."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
+    with file.open() as stream:
         head = stream.read(1 << 16)
+        size = len(head) + sum(map(len, iter(lambda: stream.read(BLOCK), b"")))
     for codec, width in (("utf-32-le", 4), ("utf-32-be", 4), ("utf-16-le", 2), ("utf-16-be", 2)):
         if size % width:
             continue
@@ -230,7 +233,7 @@ def _wide(file: Path) -> str | None:
     return None
 
 
-def _legacy(file: Path, broken_line: int) -> str:
+def _legacy(file: TextFile, broken_line: int) -> str:
     """Return the encoding of a file that is neither UTF-8 nor UTF-16, from its lines that are not ASCII."""
     sample = _sample(file)
     whole = sum(map(len, UTF8_CHARACTER.findall(sample)))
@@ -253,7 +256,7 @@ def _legacy(file: Path, broken_line: int) -> str:
     return verdict
 
 
-def _sample(file: Path) -> bytes:
+def _sample(file: TextFile) -> bytes:
     """Return lines that are not ASCII from the whole file, about `SAMPLE_BYTES` of them."""
     sample: list[bytes] = []
     size, rest = 0, b""

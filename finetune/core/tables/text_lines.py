@@ -11,6 +11,7 @@ from finetune.core.tables.options import TableOptions
 from finetune.core.tables.table import Row, TableStream
 from finetune.core.tables.table_format import TableFormat
 from finetune.core.tables.text_encoding import encoding_of
+from finetune.core.tables.text_file import TextFile
 
 COLUMN = "text"
 
@@ -26,22 +27,23 @@ def stream(file: Path, chunk_rows: int, options: TableOptions) -> TableStream:
     """
     import pyarrow
 
-    encoding, note = encoding_of(file, options.encoding)
+    source = TextFile(file)
+    encoding, note = encoding_of(source, options.encoding)
     count = blank_count = 0
     first: list[str] = []
-    for line in _lines(file, encoding):
+    for line in _lines(source, encoding):
         is_blank = not line.strip()
         count, blank_count = count + (not is_blank), blank_count + is_blank
         if not is_blank and len(first) < SAMPLE_LINES:
             first.append(line)
     if not count:
         raise DataError("the file holds no text", file=str(file))
-    _check_is_no_table(first, file)
+    _check_is_no_table(first, source)
     skipped = f", {blank_count} blank lines skipped" if blank_count else ""
     lines_read = [0]
 
     def chunks() -> Iterator[list[Row]]:
-        texts = (line for line in _lines(file, encoding) if line.strip())
+        texts = (line for line in _lines(source, encoding) if line.strip())
         while chunk := [{COLUMN: text} for text in islice(texts, chunk_rows)]:
             lines_read[0] += len(chunk)
             yield chunk
@@ -50,18 +52,18 @@ def stream(file: Path, chunk_rows: int, options: TableOptions) -> TableStream:
     return TableStream(str(file), {COLUMN: pyarrow.string()}, chunks(), lambda: lines_read[0] / count, notes)
 
 
-def _check_is_no_table(lines: list[str], file: Path) -> None:
+def _check_is_no_table(lines: list[str], file: TextFile) -> None:
     tab_counts = {line.count("\t") for line in lines}
     if len(lines) > 1 and len(tab_counts) == 1 and tab_counts != {0}:
         raise DataError(
-            f"each line holds tabs, as a table does, and a {file.suffix.lower()} file is read as one text a line. "
+            f"each line holds tabs, as a table does, and a {file.suffix} file is read as one text a line. "
             "Rename it to .tsv, with the names of its columns in the first line",
             file=str(file),
         )
 
 
-def _lines(file: Path, encoding: str) -> Iterator[str]:
-    with file.open(encoding=encoding, newline="\n") as stream:
+def _lines(file: TextFile, encoding: str) -> Iterator[str]:
+    with file.opened(encoding, newline="\n") as stream:
         for line in stream:
             yield line.rstrip("\r\n")
 

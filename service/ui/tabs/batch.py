@@ -18,8 +18,9 @@ import gradio as gr
 
 from finetune.core.errors import FinetuneError
 from finetune.core.tables.files import stream_table
-from finetune.core.tables.formats import OUTPUT_NAMES
+from finetune.core.tables.formats import OUTPUT_NAMES, can_write
 from finetune.core.tables.options import ENCODINGS
+from finetune.core.tables.text_file import stem_of
 from service.batch.score_table import ScoringResult
 from service.errors import BadRequest, ServiceError, TooLarge
 from service.server.table_scoring import score_upload
@@ -66,7 +67,9 @@ def build(page: Page, tab: gr.Tab) -> None:
             labels = label_chips.field("batch-labels", LABELS, visible=False)
             several = gr.Checkbox(label="Allow several labels per text", visible=False, elem_id="batch-several")
             every = gr.Checkbox(label="Add a column for each label's score", elem_id="batch-every")
-            kind = gr.Radio(list(OUTPUT_NAMES), value="CSV", label="Download as", elem_id="batch-kind")
+            kind = gr.Radio(
+                list(filter(can_write, OUTPUT_NAMES)), value="CSV", label="Download as", elem_id="batch-kind"
+            )
             with gr.Row():
                 score = gr.Button("Score the table", variant="primary", elem_id="batch-score")
                 stop = gr.Button("Stop", visible=False, variant="stop", elem_id="batch-stop")
@@ -160,7 +163,7 @@ async def _score(
         question = label_chips.question(admission.limits, labels, several)
     with admission.table():
         admission.check_storage(await admission.background(restrictions.clean_up), files=OUTPUT_RATIO)
-        out = restrictions.new_folder() / f"{table.stem[:60]}-scored{OUTPUT_NAMES.get(kind, '.csv')}"
+        out = restrictions.new_folder() / f"{stem_of(table)[:60]}-scored{OUTPUT_NAMES.get(kind, '.csv')}"
         progress = _Progress(out, OUTPUT_RATIO * admission.settings.max_upload_bytes)
         work = asyncio.ensure_future(
             admission.background(

@@ -26,7 +26,7 @@ MORE = (
     *("model.head", "model.pooling", "model.initializer", "model.freeze", "model.dropout"),
     *("optim.optimizer", "optim.schedule", "optim.warmup", "optim.sampler", "checkpoint.best_by"),
     *("optim.head_lr", "optim.layer_decay", "optim.ema_decay", "data.max_length", "data.validation_size"),
-    *("data.encoding", "data.separator", "gradients.auto_recover", "precision", "seed"),
+    *("data.encoding", "data.separator", "data.sheet", "data.weight", "gradients.auto_recover", "precision", "seed"),
     *("data.label_columns", "data.label_names"),
 )
 SETTINGS = (*FIRST, *MORE)

@@ -53,7 +53,8 @@ def test_encodings_and_separators_are_found_and_reported(tmp_path: Path) -> None
         ("odd.jsonl", b'{"text": "a"}\n{oops\n', "odd.jsonl, row 2: this line is not JSON"),
         ("odd.parquet", b"no", "not a readable Parquet file"),
         ("bin.csv", b"\x00\xff\x81", "not a text file"),
-        ("x.xlsx", b"x", "unknown table format '.xlsx': use one of .csv"),
+        ("x.xlsx", b"x", "not a readable Excel workbook"),
+        ("x.ods", b"x", "unknown table format '.ods': use one of .csv"),
     ],
 )
 def test_an_unreadable_file_is_refused_in_one_sentence(tmp_path: Path, name: str, content: bytes, message: str) -> None:

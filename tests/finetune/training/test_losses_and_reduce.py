@@ -83,6 +83,23 @@ def test_four_accumulated_steps_equal_one_large_step(
         assert any(not torch.allclose(gradient, plain[key], rtol=1e-3, atol=1e-6) for key, gradient in large.items())
 
 
+@pytest.mark.parametrize(
+    ("name", "task", "accumulation", "more"),
+    [(name, task, 3, {}) for task, name in DEFAULT_LOSS.items()] + [("focal", "multiclass", 1, WEIGHTS)],
+)
+def test_a_weight_of_two_is_the_row_twice_and_a_weight_of_zero_no_row(
+    tiny_base: Path, tmp_path: Path, name: str, task: Task, accumulation: int, more: dict[str, Any]
+) -> None:
+    size = {"rows": 5, "batch_size": 5 // accumulation + 1, "accumulation": accumulation, **more}
+    weighted = first_gradients(tiny_base, tmp_path / "a", name, task, row_weights=[2, 0, 1, 1, 1], **size)
+    repeated = first_gradients(tiny_base, tmp_path / "b", name, task, order=[0, 0, 2, 3, 4], **size)
+    assert set(weighted) == set(repeated)
+    for key, gradient in weighted.items():
+        assert torch.allclose(gradient, repeated[key], rtol=1e-4, atol=1e-6), key
+    plain = first_gradients(tiny_base, tmp_path / "c", name, task, **size)
+    assert any(not torch.allclose(gradient, plain[key], rtol=1e-3, atol=1e-6) for key, gradient in weighted.items())
+
+
 @pytest.mark.slow
 def test_two_processes_equal_one(tiny_base: Path, tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "support" / "first_gradients.py"

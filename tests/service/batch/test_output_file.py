@@ -54,7 +54,7 @@ print(done.resumed_after)
 """
 
 
-@pytest.mark.parametrize("into", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("into", [".csv", ".jsonl", ".parquet", ".csv.gz", ".xlsx"])
 def test_a_full_disk_is_reported_and_the_same_call_resumes(tmp_path, into):
     source, out = tmp_path / "in.parquet", tmp_path / f"out{into}"
     words = "".join(chr(97 + number * number % 26) for number in range(400))

@@ -44,8 +44,8 @@ def scored(source, out, task=TASK, answer=answers, **options):
     return score_table(source, out, answer, task, **options)
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
-@pytest.mark.parametrize("into", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ".json", ".feather", ".xlsx", ".jsonl.zst"])
+@pytest.mark.parametrize("into", [".csv", ".tsv", ".jsonl", ".parquet", ".json", ".arrow", ".xlsx", ".csv.gz"])
 def test_rows_keep_order_text_and_columns_whatever_the_formats(tmp_path, suffix, into):
     rows = [{"id": f"00{n}", "text": text} for n, text in enumerate(["NA", 'a "quoted", one', "two\nlines"])]
     write_table(tmp_path / f"in{suffix}", rows)
@@ -209,8 +209,8 @@ def test_a_single_line_too_many_chunks_and_an_exact_number_of_chunks(tmp_path):
         assert [row["text"] for row in read_table(tmp_path / "o.csv").rows] == [f"text {n}" for n in range(count)]
 
 
-@pytest.mark.parametrize("into", [".csv", ".jsonl", ".parquet"])
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("into", [".csv", ".jsonl", ".parquet", ".json", ".feather", ".xlsx", ".csv.gz", ".json.zst"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet", ".json", ".arrow", ".xlsx", ".jsonl.gz"])
 def test_a_run_that_was_ended_goes_on_and_ends_with_the_same_bytes(tmp_path, suffix, into):
     source, out = tmp_path / f"in{suffix}", tmp_path / f"out{into}"
     write_table(source, [{"text": f"text {n}" if n % 7 else "", "n": n} for n in range(50)])
@@ -290,7 +290,9 @@ score(model, sys.argv[2], sys.argv[3], progress=lambda done, share: print(done, 
 """
 
 
-@pytest.mark.parametrize("into", [".csv", pytest.param(".parquet", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "into", [".csv", *(pytest.param(kind, marks=pytest.mark.slow) for kind in (".parquet", ".xlsx", ".json.gz"))]
+)
 def test_a_process_that_is_killed_at_any_point_goes_on(tmp_path, tiny_sentiment, into, monkeypatch):
     monkeypatch.setenv("REHEAD_BACKEND", "dummy")
     monkeypatch.setenv("REHEAD_CACHE", str(tmp_path / "cache"))
@@ -344,13 +346,14 @@ def test_what_is_no_table_is_refused(tmp_path):
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "head.csv").write_text("text\n")
     (tmp_path / "gz.csv.gz").write_bytes(b"x")
+    (tmp_path / "t.csv.bz2").write_bytes(b"x")
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n[1]\n')
     (tmp_path / "wide.csv").write_text("text\na,b,c\n")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1")
     (tmp_path / "null.csv").symlink_to("/dev/null")
     for name, sentence in {
         "pipe.csv": "not a regular file", "empty.csv": "is empty", "head.csv": "no rows",
-        "gz.csv.gz": "unknown table format",
+        "gz.csv.gz": "not gzip-compressed, as its name says: rename it to gz.csv", "t.csv.bz2": "unknown table format",
         "bad.jsonl": "row 2: each line should be a JSON object", "wide.csv": "not a well-formed table",
         "bad.parquet": "not a readable Parquet file", "none.csv": "no such file", "null.csv": "not a regular file",
         "http://127.0.0.1/x.csv": "no such file", "file:///etc/passwd.csv": "no such file",
@@ -375,7 +378,7 @@ def test_a_small_file_that_unpacks_to_a_large_one_is_refused(tmp_path, monkeypat
 def test_one_long_text_said_many_times_is_refused_where_it_would_not_fit(tmp_path, monkeypatch):
     table = pyarrow.table({"text": ["a" * 100_000] * 1000})
     pyarrow.parquet.write_table(table, tmp_path / "bomb.parquet")
-    monkeypatch.setattr("finetune.core.tables.parquet.MAX_UNPACKED_BYTES", 10_000_000)
+    monkeypatch.setattr("finetune.core.tables.arrow_batches.MAX_UNPACKED_BYTES", 10_000_000)
     with pytest.raises(DataError, match="rows of this file hold 100000000 bytes of text"):
         list(stream_table(tmp_path / "bomb.parquet", 4096).chunks)
     assert next(stream_table(tmp_path / "bomb.parquet", 10).chunks)[0]["text"] == "a" * 100_000
@@ -450,7 +453,7 @@ def test_a_file_of_a_text_a_line_is_scored_into_a_table(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ".json", ".feather", ".xlsx", ".jsonl.zst"])
 def test_a_row_that_repeats_the_header_stays_and_says_so(tmp_path, suffix):
     rows = [{"id": str(n), "text": f"text {n}"} for n in range(4)]
     rows.insert(2, {"id": "\ufeffid", "text": " text"})

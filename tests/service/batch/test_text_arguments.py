@@ -98,13 +98,16 @@ def test_a_file_that_can_be_read_is_read(home, name):
 @pytest.mark.parametrize(
     ("name", "fix"),
     [
-        ("t.json", "write it as .jsonl"),
-        ("t.csv.gz", "unpack it first"),
-        ("T.XLSX", "save it as .csv"),
+        ("t.csv.bz2", "unpack it first"),
+        ("t.gz", "unpack it first"),
+        ("T.ODS", "save it as .xlsx or .csv"),
         ("t.docx", "save its texts as .txt, one a line"),
         ("t.pdf", "save its texts as .txt"),
-        ("t.unknown", "read .csv, .tsv, .jsonl, .parquet"),
-        ("README", "and .txt with one text a line"),
+        (
+            "t.unknown",
+            ".arrow, .feather, .xlsx, .xls (.csv, .tsv, .jsonl, .json also with .gz or .zst), and",
+        ),
+        ("README", "and .txt (.txt also with .gz or .zst) with one text a line"),
         ("a file of words", "cannot be read"),
     ],
 )

@@ -41,6 +41,8 @@ GIVEN = {
     "data.validation_size": 0.2,
     "data.encoding": "cp1251",
     "data.separator": ";",
+    "data.sheet": "Reviews",
+    "data.weight": "certainty",
     "gradients.auto_recover": True,
     "precision": "float32",
     "seed": 7.0,
@@ -48,7 +50,7 @@ GIVEN = {
     "data.label_names": "unkind, coarse",
 }
 
-ONLY_NAMES = {*form.TABLES, "checkpoint.best_by", "data.label_columns", "data.label_names"}
+ONLY_NAMES = {"data.sheet", "data.weight", "checkpoint.best_by", *form.TABLES, "data.label_columns", "data.label_names"}
 """Settings whose words are names and nothing else: of a table's entries, of columns, of labels."""
 
 
