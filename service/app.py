@@ -37,14 +37,15 @@ from service.server.training_jobs import Jobs
 from service.settings import RuntimeSettings, ServeSettings
 from service.ui import build as page
 from service.ui import theme
+from service.ui.page_calls import PageCalls
 from service.ui.restrictions import (
     FORM_BYTES,
     GradioRestrictions,
-    delete_folder,
     delete_old_files,
     replace_traceback_printing,
     restrict,
 )
+from service.ui.upload_folder import delete_folder
 
 Say = Callable[[str], None]
 ACCEPTED_AT_ONCE = 32
@@ -95,12 +96,13 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
 
     app = _App(title="rehead", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.store, app.state.admission = store, admission
-    _connect(app, admission, keys)
-    _mount_page(app, admission, page.build(admission, has_key=bool(keys), jobs=jobs, feedback=feedback))
+    blocks = page.build(admission, has_key=bool(keys), jobs=jobs, feedback=feedback)
+    _connect(app, admission, keys, PageCalls(blocks))
+    _mount_page(app, admission, blocks)
     return app
 
 
-def _connect(app: _App, admission: Admission, keys: ApiKeys) -> None:
+def _connect(app: _App, admission: Admission, keys: ApiKeys, calls: PageCalls) -> None:
     """Add routes, error handlers and middleware."""
     settings = admission.settings
     routers = (
@@ -108,7 +110,7 @@ def _connect(app: _App, admission: Admission, keys: ApiKeys) -> None:
         health.build(admission),
         metrics.build(admission.telemetry),
         docs.build(app),
-        login.build(keys),
+        login.build(keys, admission.limits.bodies),
     )
     for router in routers:
         app.include_router(router)
@@ -122,7 +124,7 @@ def _connect(app: _App, admission: Admission, keys: ApiKeys) -> None:
         )
     for kind, handler in ERROR_HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    restricted = GradioRestrictions(app.inner, admission=admission, refusal=error_responses.response)
+    restricted = GradioRestrictions(app.inner, admission=admission, calls=calls, refusal=error_responses.response)
     app.outer = RequestMiddleware(
         restricted, admission=admission, keys=keys, refusal=error_responses.response, routes=paths
     )

@@ -42,10 +42,10 @@ class Feedback:
         counts = Counter(str(row.get("model")) for row in self._read())
         return dict(sorted(counts.items()))
 
-    def write(self, model: str, out: Path) -> None:
-        """Write the corrections of one model to a file: different models are seldom corrected for the same task."""
-        rows = [row for row in self._read() if row.get("model") == model]
-        out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    def rows_of(self, model: str) -> bytes:
+        """Return the corrections of one model as JSON Lines: different models are seldom corrected for one task."""
+        rows = (row for row in self._read() if row.get("model") == model)
+        return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
     def _read(self) -> Iterator[dict[str, Any]]:
         with self.file.open(encoding="utf-8") as stream:

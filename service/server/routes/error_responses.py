@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Scope
 
 from service.errors import Overloaded, ServiceError, ShuttingDown, Unauthorized
-from service.server.admission import RECORD
+from service.server.request_record import RECORD
 from service.server.routes import systemone, tei
 
 SHAPES: dict[str, Callable[[ServiceError], tuple[int, Any]]] = {

@@ -82,8 +82,8 @@ def build(admission: Admission) -> APIRouter:
     router = APIRouter(tags=["classify"], responses=errors())
 
     async def answer(name: str | None, request: Request) -> Response:
-        engine = await admission.engine(request, name)
         body = _parsed(await admission.limits.json(request))
+        engine = await admission.engine(request, name)
         parameters, is_list = body.parameters or Parameters(), isinstance(body.inputs, list)
         inputs = admission.limits.inputs(body.inputs if is_list else [body.inputs])
         if parameters.candidate_labels is None:

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import BadRequest, ServiceError
 from service.schema import ZeroShotRequest
-from service.server.admission import Admission, record_of
+from service.server.admission import Admission
+from service.server.request_record import record_of
 from service.server.routes.openapi import ResponseBody, errors, request_body
 
 Content = str | dict[str, Any] | list[Any]

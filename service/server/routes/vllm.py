@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.errors import BadRequest
 from service.schema import Answer
-from service.server.admission import Admission, record_of
+from service.server.admission import Admission
+from service.server.request_record import record_of
 from service.server.routes.openapi import ResponseBody, errors, request_body
 
 

@@ -53,6 +53,5 @@ def test_a_line_that_was_not_ended_and_a_text_that_is_no_unicode_harm_nothing(tm
     kept = Feedback(file, 10)
     assert kept.add("half \ud800", "b", **SAID) == 3
     assert kept.by_model() == {"m": 1, "sentiment": 1}
-    kept.write("sentiment", tmp_path / "out.jsonl")
-    (row,) = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    (row,) = [json.loads(line) for line in kept.rows_of("sentiment").decode().splitlines()]
     assert (row["text"], row["label"]) == ("half \ufffd", "b")
