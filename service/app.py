@@ -29,6 +29,7 @@ from service.inference.engine import Engine
 from service.inference.model_store import ModelStore, describe
 from service.server.admission import Admission
 from service.server.auth import ApiKeys, check_exposure
+from service.server.connections import KEEP_ALIVE_S, Connections, limit_of, protocol_of
 from service.server.feedback import Feedback
 from service.server.middleware import RequestMiddleware
 from service.server.routes import docs, error_responses, health, huggingface, login, metrics, systemone, tei, vllm
@@ -51,9 +52,6 @@ Say = Callable[[str], None]
 ACCEPTED_AT_ONCE = 32
 DRAIN_S = 0.5
 """Seconds in which a server that shuts down answers new requests with 503, before it closes its sockets."""
-
-KEEP_ALIVE_S = 30
-"""Seconds that an idle connection stays open; longer than in most clients, so that clients close first."""
 
 
 def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Say | None = None) -> FastAPI:
@@ -138,9 +136,11 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
         ModelNotFound, BackendFailed: there is nothing to serve.
     """
     with _listen(settings.host, settings.port) as listener:
+        connections = Connections(limit_of(settings.max_connections, say))
         app = create_app(settings, say=say)
         config = uvicorn.Config(
             app,
+            http=protocol_of(connections),
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=round(settings.request_seconds),
@@ -157,7 +157,7 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
         with contextlib.ExitStack() as others:
             sockets = [listener, *(others.enter_context(listener.dup()) for _ in range(ACCEPTED_AT_ONCE - 1))]
             try:
-                _Server(config, say, app).run(sockets=sockets)
+                _Server(config, say, app, connections).run(sockets=sockets)
             finally:
                 delete_folder()
 
@@ -206,9 +206,16 @@ class _App(FastAPI):
 
 
 class _Server(uvicorn.Server):  # type: ignore[misc]  # pyproject skips uvicorn's types
-    def __init__(self, config: uvicorn.Config, say: Say, app: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, say: Say, app: FastAPI, connections: Connections) -> None:
         super().__init__(config)
-        self._say, self._app = say, app
+        self._say, self._app, self._connections = say, app, connections
+
+    async def main_loop(self) -> None:
+        closing = asyncio.ensure_future(self._connections.close_slow())
+        try:
+            await super().main_loop()
+        finally:
+            closing.cancel()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
