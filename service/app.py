@@ -153,6 +153,9 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
         quiet_libraries()  # after the configuration, which sets levels of its own
         # uvicorn raises the signal again once it has stopped; a requested shutdown is no failure
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+        if hangup is not None and signal.getsignal(hangup) is signal.SIG_DFL:  # it is ignored under nohup
+            signal.signal(hangup, lambda number, frame: signal.raise_signal(signal.SIGTERM))
         # libuv accepts one connection per socket in each turn of its loop: under load, thousands would wait
         with contextlib.ExitStack() as others:
             sockets = [listener, *(others.enter_context(listener.dup()) for _ in range(ACCEPTED_AT_ONCE - 1))]
