@@ -146,6 +146,7 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
             timeout_graceful_shutdown=round(settings.request_seconds),
             timeout_keep_alive=KEEP_ALIVE_S,
             server_header=False,
+            proxy_headers=False,  # uvicorn would believe every loopback client's X-Forwarded-For
             lifespan="on",
             ssl_certfile=settings.tls_cert,
             ssl_keyfile=settings.tls_key,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ class Feedback:
         if file.suffix.lower() != ".jsonl":
             raise BadRequest(f"{file}: corrections are written as JSON Lines, so the name should end in .jsonl")
         try:
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))  # texts of users are in it
             with file.open("a+", encoding="utf-8", newline="\n") as stream:
                 stream.seek(0)
                 lines = [line.endswith("\n") for line in stream]

@@ -46,7 +46,7 @@ def test_a_server_that_was_killed_leaves_uploads_that_the_next_one_deletes(
 
 @pytest.mark.skipif(not has_ipv6(), reason="no IPv6")
 def test_idle_connections_keep_nobody_out_of_a_server_on_ipv6(start_server, tiny_models):
-    server = start_server(tiny_models, "--host", "::1", "--max-connections", "20")
+    server = start_server(tiny_models, "--host", "::1", "--max-connections", "20", "--requests-per-minute", "3")
     try:
         assert server.address.startswith("http://[::1]:")
         port = int(server.address.rpartition(":")[2])
@@ -56,6 +56,11 @@ def test_idle_connections_keep_nobody_out_of_a_server_on_ipv6(start_server, tiny
             assert httpx.get(f"{server.address}/health").status_code == 200
             assert httpx.head(f"{server.address}/health").status_code == 200
             assert httpx.post(f"{server.address}/models/sentiment", json=ASK).status_code == 200
+        answers = [
+            httpx.post(f"{server.address}/", json=ASK, headers={"X-Forwarded-For": f"192.0.2.{number}"})
+            for number in range(3)
+        ]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]  # a client cannot choose its address
         assert httpx.get(f"{server.address}/health", headers={"Host": "[::1]:1"}).status_code == 200
         assert httpx.get(f"{server.address}/health", headers={"Host": "evil.example"}).status_code == 403
     finally:
