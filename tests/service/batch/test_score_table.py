@@ -290,7 +290,9 @@ score(model, sys.argv[2], sys.argv[3], progress=lambda done, share: print(done, 
 """
 
 
-@pytest.mark.parametrize("into", [".csv", pytest.param(".parquet", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "into", [".csv", *(pytest.param(suffix, marks=pytest.mark.slow) for suffix in (".jsonl", ".parquet"))]
+)
 def test_a_process_that_is_killed_at_any_point_goes_on(tmp_path, tiny_sentiment, into, monkeypatch):
     monkeypatch.setenv("REHEAD_BACKEND", "dummy")
     monkeypatch.setenv("REHEAD_CACHE", str(tmp_path / "cache"))
