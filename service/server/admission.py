@@ -59,6 +59,8 @@ TABLES_AT_ONCE, UPLOADS_STORED = 2, 20
 """Tables scored together, and uploads of the largest size that fit into the upload folder."""
 
 UPLOAD_LIFETIME_S = 3600
+CLOCK_S = 1.0
+"""Seconds that the clock may be set back without effect on the rate limit, the only limit that uses it."""
 
 
 @dataclass(slots=True)
@@ -96,7 +98,7 @@ class Admission:
         self._per_minute = (
             RateLimitItemPerMinute(settings.requests_per_minute) if settings.requests_per_minute else None
         )
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._limiter, self._counted = MovingWindowRateLimiter(MemoryStorage()), 0.0
         self._background = ThreadPoolExecutor(BACKGROUND_THREADS, "rehead-background")
 
     def close(self) -> None:
@@ -243,6 +245,10 @@ class Admission:
         limit = self._per_minute
         if limit is None:
             return {}
+        now, before = time.time(), self._counted
+        self._counted = now
+        if now < before - CLOCK_S:  # the clock was set back: what was counted would lie in the future
+            self._limiter.storage.reset()
         passed = self._limiter.hit(limit, client)
         stats = self._limiter.get_window_stats(limit, client)
         left_s = max(1, round(stats.reset_time - time.time()))

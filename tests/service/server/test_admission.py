@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.errors import BodyTooLarge, Overloaded
+from service.errors import BodyTooLarge, Overloaded, RateLimited
 from service.inference.engine import Engine
 from service.inference.model_store import ModelStore
 from service.schema import Answer, TextInput
@@ -79,6 +79,22 @@ def test_a_body_that_never_comes_takes_no_place(served, monkeypatch):
     client.portal.call(client.app, scope, never, send)
     assert sent[0]["status"] == 504 and counted == [0] and running(client) == 0
     assert client.post("/models/sentiment", json=ASK).status_code == 200
+
+
+def test_a_clock_that_is_set_back_locks_nobody_out(admission, monkeypatch):
+    strict = Admission(admission.store, ServeSettings(requests_per_minute=1), admission.telemetry)
+    now = [time.time()]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    strict.count_minute("team")
+    with pytest.raises(RateLimited):
+        strict.count_minute("team")
+    now[0] -= 86_400
+    strict.count_minute("team")
+    with pytest.raises(RateLimited):
+        strict.count_minute("team")
+    now[0] += 86_400
+    strict.count_minute("team")
+    strict.close()
 
 
 @pytest.mark.parametrize("path", ["/login", "/gradio_api/queue/join", "/gradio_api/cancel", "/predict", "/v1/classify"])

@@ -70,7 +70,11 @@ def test_all_sessions_together_have_a_bound_and_the_oldest_without_a_listener_go
 def test_a_session_that_nobody_listens_to_is_dropped(served, monkeypatch):
     client = served()
     queue = queue_of(client)
-    body = {"data": ["good film"], "fn_index": number_of(client, "classify_sentiment"), "session_hash": "alone"}
+    body = {
+        "data": ["good film", "sentiment"],
+        "fn_index": number_of(client, "classify_sentiment"),
+        "session_hash": "alone",
+    }
     assert client.post("/gradio_api/queue/join", json=body).status_code == 200
     messages = queue.pending_messages_per_session["alone"]
     until(lambda: messages.qsize() >= 3, "the answer is there")
@@ -89,7 +93,7 @@ def test_one_client_leaves_room_for_calls_of_others(served, monkeypatch):
     number = number_of(client, "classify_sentiment")
 
     def join(session):
-        body = {"data": ["good film"], "fn_index": number, "session_hash": session}
+        body = {"data": ["good film", "sentiment"], "fn_index": number, "session_hash": session}
         return client.post("/gradio_api/queue/join", json=body)
 
     assert [join(f"s{call}").status_code for call in range(4)] == [200, 200, 200, 503]

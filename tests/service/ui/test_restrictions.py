@@ -23,7 +23,7 @@ CANARY = "canary-7f3a"
 
 def test_the_bytes_of_a_body_of_the_page(served):
     client = served(max_body_bytes=2000)
-    content = json.dumps({"data": ["a film"]}).encode()
+    content = json.dumps({"data": ["a film", "sentiment"]}).encode()
     found = [
         client.post("/gradio_api/call/classify_sentiment", content=content.ljust(size), headers=JSON).status_code
         for size in (1999, 2000, 2001)
