@@ -148,7 +148,7 @@ class BatchQueue:
     def _require_space(self, tokens: int, wait: bool, timings: Timings | None) -> None:
         """Return once the queue has space for a call, or raise; the lock is held.
 
-        A request whose first rows were accepted is not refused for its next ones: what waits may be its own.
+        A request whose first rows were accepted is not refused for its next ones: the queued rows may be its own.
         """
         admitted = timings is not None and timings.admitted
         while not (self._closed or admitted) and self._rows.tokens and self._rows.tokens + tokens > self._max_tokens:

@@ -96,7 +96,7 @@ class Sessions(LRUCache[str, Messages]):  # type: ignore[misc]  # pyproject skip
         super().__setitem__(session, Messages(self.has_space))
 
     def has_space(self, size: int) -> bool:
-        """Return whether an answer fits, after the oldest ones without a listener gave way."""
+        """Return whether an answer fits, after the oldest ones without a listener were dropped."""
         while sum(messages.bytes for messages in self.values()) + size > ALL_BYTES:
             if not self.drop_oldest():
                 return False
