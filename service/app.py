@@ -30,31 +30,30 @@ from service.inference.engine import Engine
 from service.inference.model_store import ModelStore, describe
 from service.server.admission import Admission
 from service.server.auth import ApiKeys, check_exposure
+from service.server.connections import KEEP_ALIVE_S, Connections, limit_of, protocol_of
 from service.server.feedback import Feedback
 from service.server.middleware import RequestMiddleware
-from service.server.proxy import ProxyMiddleware, add_prefix
+from service.server.proxy import ProxyMiddleware, add_prefix, trusted_addresses
 from service.server.routes import docs, error_responses, health, huggingface, login, metrics, systemone, tei, vllm
 from service.server.telemetry import Telemetry, quiet_libraries
 from service.server.training_jobs import Jobs
 from service.settings import RuntimeSettings, ServeSettings
 from service.ui import build as page
 from service.ui import theme
+from service.ui.page_calls import PageCalls
 from service.ui.restrictions import (
     FORM_BYTES,
     GradioRestrictions,
-    delete_folder,
     delete_old_files,
     replace_traceback_printing,
     restrict,
 )
+from service.ui.upload_folder import delete_folder
 
 Say = Callable[[str], None]
 ACCEPTED_AT_ONCE = 32
 DRAIN_S = 0.5
 """Seconds in which a server that shuts down answers new requests with 503, before it closes its sockets."""
-
-KEEP_ALIVE_S = 30
-"""Seconds that an idle connection stays open; longer than in most clients, so that clients close first."""
 
 
 def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Say | None = None) -> FastAPI:
@@ -101,12 +100,13 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
 
     app = _App(title="rehead", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.store, app.state.admission = store, admission
-    _connect(app, admission, keys)
-    _mount_page(app, admission, page.build(admission, has_key=bool(keys), jobs=jobs, feedback=feedback))
+    blocks = page.build(admission, has_key=bool(keys), jobs=jobs, feedback=feedback)
+    _connect(app, admission, keys, PageCalls(blocks))
+    _mount_page(app, admission, blocks)
     return app
 
 
-def _connect(app: _App, admission: Admission, keys: ApiKeys) -> None:
+def _connect(app: _App, admission: Admission, keys: ApiKeys, calls: PageCalls) -> None:
     """Add routes, error handlers and middleware."""
     settings = admission.settings
     routers = (
@@ -114,7 +114,7 @@ def _connect(app: _App, admission: Admission, keys: ApiKeys) -> None:
         health.build(admission),
         metrics.build(admission.telemetry),
         docs.build(app),
-        login.build(keys),
+        login.build(keys, admission.limits.bodies),
     )
     for router in routers:
         app.include_router(router)
@@ -128,7 +128,7 @@ def _connect(app: _App, admission: Admission, keys: ApiKeys) -> None:
         )
     for kind, handler in ERROR_HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    restricted = GradioRestrictions(app.inner, admission=admission, refusal=error_responses.response)
+    restricted = GradioRestrictions(app.inner, admission=admission, calls=calls, refusal=error_responses.response)
     checked = RequestMiddleware(
         restricted, admission=admission, keys=keys, refusal=error_responses.response, routes=paths
     )
@@ -143,9 +143,11 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
         ModelNotFound, BackendFailed: there is nothing to serve.
     """
     with _listen(settings.host, settings.port) as listener:
+        connections = Connections(limit_of(settings.max_connections, say), trusted_addresses(settings))
         app = create_app(settings, say=say)
         config = uvicorn.Config(
             app,
+            http=protocol_of(connections),
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=round(settings.request_seconds),
@@ -159,11 +161,14 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
         quiet_libraries()  # after the configuration, which sets levels of its own
         # uvicorn raises the signal again once it has stopped; a requested shutdown is no failure
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+        if hangup is not None and signal.getsignal(hangup) is signal.SIG_DFL:  # it is ignored under nohup
+            signal.signal(hangup, lambda number, frame: signal.raise_signal(signal.SIGTERM))
         # libuv accepts one connection per socket in each turn of its loop: under load, thousands would wait
         with contextlib.ExitStack() as others:
             sockets = [listener, *(others.enter_context(listener.dup()) for _ in range(ACCEPTED_AT_ONCE - 1))]
             try:
-                _Server(config, say, app).run(sockets=sockets)
+                _Server(config, say, app, connections).run(sockets=sockets)
             finally:
                 delete_folder()
 
@@ -213,9 +218,16 @@ class _App(FastAPI):
 
 
 class _Server(uvicorn.Server):  # type: ignore[misc]  # pyproject skips uvicorn's types
-    def __init__(self, config: uvicorn.Config, say: Say, app: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, say: Say, app: FastAPI, connections: Connections) -> None:
         super().__init__(config)
-        self._say, self._app = say, app
+        self._say, self._app, self._connections = say, app, connections
+
+    async def main_loop(self) -> None:
+        closing = asyncio.ensure_future(self._connections.close_slow())
+        try:
+            await super().main_loop()
+        finally:
+            closing.cancel()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -96,6 +96,7 @@ class Work:
 
     max_tokens: maximum tokens of its texts and labels together; None for no limit.
     queue_timeout_s: maximum seconds in the queue; None for no limit.
+    admitted: whether the queue has accepted its first rows; its later ones are then accepted too.
     tokens: tokens so far.
     tokenizing_s, waiting_s, computing_s: seconds; `waiting_s` of the row that was queued longest, `computing_s` of all
         batches with a row of the call.
@@ -103,6 +104,7 @@ class Work:
 
     max_tokens: int | None = None
     queue_timeout_s: float | None = None
+    admitted: bool = False
     tokens: int = 0
     tokenizing_s: float = 0.0
     waiting_s: float = 0.0

@@ -169,6 +169,9 @@ class ServeSettings(BaseModel):
     max_tokens: int = Field(default=65_536, ge=1)
     """Tokens of one request: its texts, and its labels as often as they are computed."""
 
+    max_connections: int = Field(default=4096, ge=1)
+    """Open connections, of which one address may hold three quarters; fewer where the limit of open files is lower."""
+
     max_concurrent: int = Field(default=128, ge=1)
     """Requests of one model that may run at once."""
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from service.errors import BackendFailed, Overloaded, QueueTimeout
+from service.inference.processor_share import processor_share
 from service.inference.queued_rows import Call, QueuedRows, Row, Timings
 
 IDLE_S = 1.0
@@ -19,10 +20,13 @@ IDLE_S = 1.0
 
 NICENESS = 6
 HANG_S, HANG_RATIO = 3.0, 8.0
-"""A batch hangs if it takes longer than these seconds, plus this many times what its tokens usually take."""
+"""A batch hangs if it has these seconds of a processor, plus this many times what its tokens usually take."""
 
 FIRST_BATCH_S = 120.0
-"""Seconds after which a first batch hangs, or the reload of a model."""
+"""Seconds of a processor after which the first batch of a kind hangs, or the reload of a model."""
+
+BUSY_RATIO = 5.0
+"""How many times these seconds may pass on a machine that is busy with other work."""
 
 CLOSE_S = 20.0
 """Seconds for the queued rows when a server shuts down."""
@@ -46,6 +50,7 @@ class BatchQueue:
         batch_tokens: maximum tokens of a batch; a single row may be longer.
         max_tokens: maximum tokens in the queue.
         padded: whether a batch costs its longest row times its rows, as opposed to the tokens it holds.
+        family: what a first batch is slow for, such as a part of the model that no batch used before, given its kind.
         restart: called before the next batch after a batch hung: another thread takes over, and the one that hangs is
             abandoned. Without it, a batch may take any time.
         on_batch: called after every computed batch.
@@ -58,11 +63,13 @@ class BatchQueue:
         batch_tokens: int,
         max_tokens: int,
         padded: bool = True,
+        family: Callable[[Any], Hashable] = lambda kind: kind,
         restart: Callable[[], None] | None = None,
         on_batch: Callable[[Batch], None] = lambda batch: None,
     ) -> None:
         self._run, self._batch_tokens, self._max_tokens, self._padded = run, batch_tokens, max_tokens, padded
-        self._restart, self._on_batch = restart, on_batch
+        self._restart, self._on_batch, self._family = restart, on_batch, family
+        self._computed: set[Hashable] = set()
         self._tokens_per_s: float | None = None  # smoothed
         self._ended = 0.0
         self._arrived = 0
@@ -139,8 +146,12 @@ class BatchQueue:
             thread = self._thread  # another one may have taken over
 
     def _require_space(self, tokens: int, wait: bool, timings: Timings | None) -> None:
-        """Return once the queue has space for a call, or raise; the lock is held."""
-        while not self._closed and self._rows.tokens and self._rows.tokens + tokens > self._max_tokens:
+        """Return once the queue has space for a call, or raise; the lock is held.
+
+        A request whose first rows were accepted is not refused for its next ones: the queued rows may be its own.
+        """
+        admitted = timings is not None and timings.admitted
+        while not (self._closed or admitted) and self._rows.tokens and self._rows.tokens + tokens > self._max_tokens:
             if self._rows.remove_cancelled():
                 continue
             if not wait:
@@ -148,17 +159,23 @@ class BatchQueue:
             self._changed.wait()
         if self._closed:
             raise BackendFailed("this model was closed")
-        if not wait and timings is not None and timings.queue_timeout_s is not None:
-            expected = self.seconds(self._rows.tokens)
-            if expected > timings.queue_timeout_s:
+        if timings is None or admitted:
+            return
+        if not wait and timings.queue_timeout_s is not None and self._expected() > timings.queue_timeout_s:
+            self._rows.remove_cancelled()
+            if (expected := self._expected()) > timings.queue_timeout_s:
                 raise self._full(expected)
+        timings.admitted = not wait
+
+    def _expected(self) -> float:
+        return self.seconds(self._rows.tokens)
 
     def _reset(self) -> None:
         self._changed = threading.Condition()
         self._rows = QueuedRows()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._running: tuple[float, list[Row]] | None = None
+        self._running: tuple[float, Hashable, list[Row]] | None = None
 
     def _start(self, *, restarted: bool = False) -> None:
         thread = threading.Thread(target=self._work, args=(restarted,), name="rehead-batches", daemon=True)
@@ -186,7 +203,7 @@ class BatchQueue:
                 batch: list[Row] = []
                 if self._rows.by_kind:
                     kind, batch = self._rows.take(self._batch_tokens, self._padded)
-                    self._running = (now, batch)
+                    self._running = (now, self._family(kind), batch)
                 self._changed.notify_all()
             for row in timed_out:
                 row.call.fail(QueueTimeout("timed out while waiting in the queue", hint="try again in a moment"))
@@ -200,7 +217,8 @@ class BatchQueue:
     def _restarted(self) -> bool:
         """Call `restart`; return whether this thread is still the queue's."""
         with self._changed:
-            self._running = (time.monotonic(), [])
+            self._running = (time.monotonic(), None, [])
+            self._computed.clear()
         try:
             if self._restart is not None:
                 self._restart()
@@ -228,13 +246,14 @@ class BatchQueue:
             self._compute(kind, batch[:half])
             self._compute(kind, batch[half:])
             return
-        self._record(batch, begin, time.monotonic() - begin)
+        self._record(kind, batch, begin, time.monotonic() - begin)
         for row, result in zip(batch, results, strict=True):
             row.call.put(row.place, result)
 
-    def _record(self, batch: list[Row], begin: float, seconds: float) -> None:
+    def _record(self, kind: Hashable, batch: list[Row], begin: float, seconds: float) -> None:
         if threading.current_thread() is not self._thread:
             return  # an abandoned thread
+        self._computed.add(self._family(kind))
         tokens, end = sum(row.length for row in batch), begin + seconds
         # between batches that follow each other, the time in between is part of how long queued rows wait
         rate = tokens / max(end - max(self._ended, begin - seconds), 1e-6)
@@ -255,18 +274,25 @@ class BatchQueue:
 
     def _watch(self, thread: threading.Thread) -> None:
         """Start another thread when this one hangs."""
+        _lower_priority()  # so that it measures what the other thread gets
+        last, spent, checked = None, 0.0, time.monotonic()
         while thread.is_alive():
             time.sleep(HANG_S / 10)
+            share = processor_share() if last is not None else 1.0
             with self._changed:
                 if self._thread is not thread:
                     return
-                if self._running is None:
+                now = time.monotonic()
+                passed, checked = now - checked, now
+                if self._running is not last or last is None:
+                    last, spent = self._running, 0.0
                     continue
-                begin, batch = self._running
+                spent += passed * share
+                begin, family, batch = last
                 allowed = FIRST_BATCH_S
-                if batch and self._tokens_per_s is not None:
+                if batch and self._tokens_per_s is not None and family in self._computed:
                     allowed = HANG_S + HANG_RATIO * sum(row.length for row in batch) / self._tokens_per_s
-                if time.monotonic() - begin <= allowed:
+                if spent <= allowed and now - begin <= BUSY_RATIO * max(allowed, FIRST_BATCH_S):
                     continue
                 self._running = None
                 self._start(restarted=True)

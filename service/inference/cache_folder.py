@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import tempfile
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -10,6 +13,9 @@ from pathlib import Path
 
 from finetune.core.model_folder import ModelFolder
 from finetune.core.model_folder import sha256 as sha256_of
+
+HASHES = "hashes.json"
+"""The file that `seal` writes."""
 
 
 def home_of(folder: ModelFolder, cache: Path) -> Path:
@@ -34,6 +40,33 @@ def put(file: Path, write: Callable[[Path], None]) -> None:
         partial = Path(staging) / file.name
         write(partial)
         partial.replace(file)
+
+
+def check_owner(cache: Path) -> None:
+    """Refuse a cache folder that another user can fill; root, who reads what it likes, may use any.
+
+    Raises:
+        PermissionError: the folder belongs to another user.
+    """
+    if not hasattr(os, "geteuid") or os.geteuid() == 0 or not cache.exists():  # geteuid is not there on Windows
+        return
+    if cache.stat().st_uid not in (0, os.geteuid()):
+        raise PermissionError(errno.EPERM, "it belongs to another user", str(cache))
+
+
+def seal(folder: Path) -> None:
+    """Write the hashes of a folder's files into it, as the last file."""
+    hashes = {file.name: sha256_of(file) for file in sorted(folder.iterdir()) if file.name != HASHES}
+    (folder / HASHES).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
+
+
+def is_intact(folder: Path) -> bool:
+    """Return whether a folder is complete, and each of its files is as `seal` found it."""
+    try:
+        hashes = json.loads((folder / HASHES).read_text(encoding="utf-8"))
+        return isinstance(hashes, dict) and all(sha256_of(folder / name) == hash for name, hash in hashes.items())
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 @lru_cache(maxsize=64)

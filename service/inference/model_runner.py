@@ -86,6 +86,7 @@ class ModelRunner:
             batch_tokens=tokens,
             max_tokens=QUEUED_BATCHES * tokens,
             padded=backend.is_padded,
+            family=_family,
             restart=None if reload is None else self._restart,
             on_batch=on_batch,
         )
@@ -155,3 +156,9 @@ class ModelRunner:
         """Raise for a batch with NaN or infinity; the queue splits it until the text at fault fails alone."""
         if not np.isfinite(outputs.logits).all():
             raise BackendFailed(f"{self._name} returned a logit that is not a finite number")
+
+
+def _family(owned: tuple[SequenceKind | LabeledKind, Work | None]) -> tuple[Any, ...]:
+    """Return what a runtime prepares at its first use: a mask, and whether there are embeddings."""
+    kind, _ = owned
+    return kind if isinstance(kind, SequenceKind) else ("labeled", kind.embeddings)

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from finetune.core.errors import FinetuneError
+from finetune.core.errors import CheckpointError, FinetuneError
 from finetune.core.hub import download
 from finetune.core.model_folder import ModelFolder, find, read, served
 from service.errors import ModelNotFound, ServiceError
@@ -36,6 +36,7 @@ class ModelStore(Generic[T]):
         self._load = load
         self._loaded: dict[str, T] = {}
         self._locks: dict[str, threading.Lock] = {}
+        self._failed: dict[str, tuple[list[tuple[str, int, int]], CheckpointError]] = {}
         self._lock = threading.Lock()
         self._default = default
         if default is not None:
@@ -97,8 +98,20 @@ class ModelStore(Generic[T]):
             lock = self._locks.setdefault(name, threading.Lock())
         with lock:
             if name not in self._loaded:
-                self._loaded[name] = self._load(read(path, check_hashes=True))
+                self._loaded[name] = self._load_once(name, path)
             return self._loaded[name]
+
+    def _load_once(self, name: str, path: Path) -> T:
+        """Load a model; a folder that failed is not read again until it changes."""
+        state = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in path.iterdir())
+        failed = self._failed.get(name)
+        if failed is not None and failed[0] == state:
+            raise failed[1]
+        try:
+            return self._load(read(path, check_hashes=True))
+        except CheckpointError as error:
+            self._failed[name] = state, error.with_traceback(None)
+            raise
 
     def loaded_as(self, name: str) -> T | None:
         """Return the loaded model of a name, None where it is not loaded."""

@@ -12,9 +12,13 @@ MAX_LENGTH_RATIO = 2
 
 
 class Timings(Protocol):
-    """The queue timeout of a call in seconds, None for none, and where its seconds are recorded."""
+    """The queue timeout of a request in seconds, None for none, and where its seconds are recorded.
+
+    `admitted` is set once its first rows are queued: a request never waits for itself.
+    """
 
     queue_timeout_s: float | None
+    admitted: bool
     waiting_s: float
     computing_s: float
 
@@ -37,9 +41,10 @@ class Call:
             self.future.set_result(self.results)
 
     def has_timed_out(self, now: float) -> bool:
-        """Return whether the rows have been queued for longer than the call's queue timeout."""
-        timeout = self.timings.queue_timeout_s if self.timings is not None else None
-        return timeout is not None and now - self.since > timeout
+        """Return whether the request's first rows have been queued for longer than its queue timeout."""
+        if self.timings is None or self.timings.queue_timeout_s is None or self.timings.computing_s:
+            return False
+        return now - self.since > self.timings.queue_timeout_s
 
     def fail(self, error: BaseException) -> None:
         """Raise an error in whoever awaits the future."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -30,14 +30,13 @@ from service.inference.model_store import ModelStore
 from service.schema import Answer, Function, TextInput, Work, ZeroShotRequest
 from service.server.client_connection import while_connected
 from service.server.limits import RequestLimits
+from service.server.request_record import RequestRecord, record_of
+from service.server.shares import RATIO, Shares, fits
 from service.server.telemetry import Telemetry
 from service.settings import ServeSettings
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-
-RECORD = "rehead.request"
-"""The scope key of a request's record."""
 
 MODEL_PREFIX, DEFAULT_PATHS = "/models/", frozenset({"/", "/predict"})
 PROBES = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
@@ -53,32 +52,23 @@ SMOOTHING = 0.05
 BACKGROUND_THREADS = 6
 """Threads for work that takes longer than an answer, such as tables and explanations, apart from those of answers."""
 
+PAGE = "page"
+"""The client of requests that the web UI makes for its users; its own queue divides its places among them."""
+
 TABLES_AT_ONCE, UPLOADS_STORED = 2, 20
 """Tables scored together, and uploads of the largest size that fit into the upload folder."""
 
 UPLOAD_LIFETIME_S = 3600
-
-
-@dataclass(slots=True, eq=False)
-class RequestRecord:
-    """One HTTP request, as it is counted and logged; `error_code` is that of the error it was answered with."""
-
-    request_id: str
-    key_name: str = "-"
-    model: str = "-"
-    error_code: str = ""
-    work: Work | None = None
-    engine: Engine | None = None
-    """The engine whose running requests include this one."""
-
-    started: float = field(default_factory=time.perf_counter)
+CLOCK_S = 1.0
+"""Seconds that the clock may be set back without effect on the rate limit, the only limit that uses it."""
 
 
 @dataclass(slots=True)
 class ModelLoad:
-    """The running requests of one model, and the moving average of the tokens of its requests."""
+    """The running requests of one model, in all and by client, and the moving average of the tokens of its requests."""
 
     running: int = 0
+    by_client: Counter[str] = field(default_factory=Counter)
     tokens_per_request: float = 0.0
 
 
@@ -87,12 +77,6 @@ class Call(Protocol[T_co]):
 
     def __call__(self, *, work: Work) -> Coroutine[Any, Any, T_co]:
         """Return the coroutine of the work."""
-
-
-def record_of(request: Request) -> RequestRecord:
-    """Return the record of a request, for routes to fill in."""
-    record: RequestRecord = request.scope[RECORD]
-    return record
 
 
 class Admission:
@@ -110,11 +94,11 @@ class Admission:
         self.limits = RequestLimits(settings)
         self.draining = False
         self.loads: defaultdict[Engine, ModelLoad] = defaultdict(ModelLoad)
-        self.uploads, self._tables = 0, 0
+        self.uploads, self._tables = Shares(UPLOADS_STORED), 0
         self._per_minute = (
             RateLimitItemPerMinute(settings.requests_per_minute) if settings.requests_per_minute else None
         )
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._limiter, self._counted = MovingWindowRateLimiter(MemoryStorage()), 0.0
         self._background = ThreadPoolExecutor(BACKGROUND_THREADS, "rehead-background")
 
     def close(self) -> None:
@@ -126,6 +110,8 @@ class Admission:
     async def engine(self, request: Request, name: str | None = None) -> Engine:
         """Return the engine of a served name, or of the default model, and count the request in.
 
+        Call it once the body of the request is there: a body that never comes must not take a place.
+
         Raises:
             ModelNotFound: the name is not served.
             Overloaded: the request would wait longer than `queue_seconds`.
@@ -136,14 +122,16 @@ class Admission:
             engine = await run_in_threadpool(self.store.get, name)
         record = record_of(request)
         record.model = name
-        self._count_in(record, engine)
+        if record.engine is None:
+            self._enter(engine, record.client)
+            record.engine = engine
         return engine
 
-    def enter_by_path(self, scope: Scope, record: RequestRecord) -> None:
-        """Count a request in by its path alone, before its body is read: the cheapest place to refuse it.
+    def check_by_path(self, scope: Scope, record: RequestRecord) -> None:
+        """Refuse a request by its path and client alone, before its body is read: the cheapest place.
 
         Raises:
-            Overloaded: the model is at capacity.
+            Overloaded: the model is at capacity, or its client has its share of the places.
         """
         path = scope.get("path", "")
         if scope.get("method") != "POST" or not (path.startswith(MODEL_PREFIX) or path in DEFAULT_PATHS):
@@ -152,12 +140,12 @@ class Admission:
         engine = self.store.loaded_as(name)
         if engine is not None:
             record.model = name
-            self._count_in(record, engine)
+            self._check_capacity(engine, record.client)
 
     def leave(self, record: RequestRecord) -> None:
         """Count a request out, wherever it was counted in."""
         if record.engine is not None:
-            self._leave(record.engine, record.work)
+            self._leave(record.engine, record.client, record.work)
             record.engine = None
 
     async def classify(
@@ -204,38 +192,41 @@ class Admission:
         if request is not None:
             record_of(request).work = work
             return await while_connected(request, call(work=work), within_s=seconds)
-        self._enter(engine)
+        self._enter(engine, PAGE)
         try:
             return await asyncio.wait_for(call(work=work), seconds)
         except TimeoutError as error:
             raise request_timeout(seconds) from error
         finally:
-            self._leave(engine, work)
+            self._leave(engine, PAGE, work)
 
-    def _count_in(self, record: RequestRecord, engine: Engine) -> None:
-        if record.engine is engine:
-            return
-        if record.engine is not None:  # counted in by its path, while its body names another model
-            self._leave(record.engine, None)
-            record.engine = None
-        self._enter(engine)
-        record.engine = engine
-
-    def _enter(self, engine: Engine) -> None:
-        load, settings = self.loads[engine], self.settings
-        expected_s = max(engine.expected_seconds(load.running * load.tokens_per_request), engine.expected_seconds())
-        too_slow = load.running and expected_s > settings.queue_seconds * QUEUE_SHARE
-        if load.running >= settings.max_concurrent or too_slow:
-            raise Overloaded(
-                f"the model is at capacity, with {load.running} requests running",
-                hint="try again in a moment",
-                retry_after_s=max(1.0, expected_s),
-            )
+    def _enter(self, engine: Engine, client: str) -> None:
+        self._check_capacity(engine, client)
+        load = self.loads[engine]
         load.running += 1
+        load.by_client[client] += 1
 
-    def _leave(self, engine: Engine, work: Work | None) -> None:
+    def _check_capacity(self, engine: Engine, client: str) -> None:
+        load, settings = self.loads[engine], self.settings
+        if not load.running:
+            return  # a request never waits for itself
+        expected_s = max(engine.expected_seconds(load.running * load.tokens_per_request), engine.expected_seconds())
+        places, left_s = settings.max_concurrent - load.running, settings.queue_seconds * QUEUE_SHARE - expected_s
+        held = load.by_client.get(client, 0)
+        if places <= 0 or left_s < 0:
+            problem = f"the model is at capacity, with {load.running} requests running"
+        elif held and not (fits(held, places) and expected_s * held / load.running <= RATIO * left_s):
+            problem = f"this client has its share of the model's capacity, with {held} requests running"
+        else:
+            return
+        raise Overloaded(problem, hint="try again in a moment", retry_after_s=max(1.0, expected_s))
+
+    def _leave(self, engine: Engine, client: str, work: Work | None) -> None:
         load = self.loads[engine]
         load.running -= 1
+        load.by_client[client] -= 1
+        if not load.by_client[client]:
+            del load.by_client[client]
         if work is not None and work.tokens:
             load.tokens_per_request += SMOOTHING * (work.tokens - load.tokens_per_request)
 
@@ -255,6 +246,10 @@ class Admission:
         limit = self._per_minute
         if limit is None:
             return {}
+        now, before = time.time(), self._counted
+        self._counted = now
+        if now < before - CLOCK_S:  # the clock was set back: what was counted would lie in the future
+            self._limiter.storage.reset()
         passed = self._limiter.hit(limit, client)
         stats = self._limiter.get_window_stats(limit, client)
         left_s = max(1, round(stats.reset_time - time.time()))
@@ -275,18 +270,22 @@ class Admission:
     # uploads, tables, background work
 
     @asynccontextmanager
-    async def upload(self, used_bytes: Callable[[], int]) -> AsyncIterator[None]:
+    async def upload(self, client: str, used_bytes: Callable[[], int]) -> AsyncIterator[None]:
         """Count an upload while it arrives; `used_bytes` returns the size of the upload folder.
 
         Raises:
-            Overloaded: the upload folder could not hold all uploads under way.
+            Overloaded: the client has its share of the uploads, or the folder could not hold all that are under way.
         """
-        self.uploads += 1
+        if not self.uploads.fits(client):
+            raise Overloaded(
+                f"{int(self.uploads.used)} uploads are under way", hint="try again in a moment", retry_after_s=1.0
+            )
+        self.uploads.take(client)
         try:
-            self.check_storage(await asyncio.to_thread(used_bytes), files=self.uploads)
+            self.check_storage(await asyncio.to_thread(used_bytes), files=int(self.uploads.used))
             yield
         finally:
-            self.uploads -= 1
+            self.uploads.give_back(client)
 
     def check_storage(self, used_bytes: int, *, files: int) -> None:
         """Raise Overloaded where files of the largest size do not fit into the upload folder."""

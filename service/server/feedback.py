@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ class Feedback:
         if file.suffix.lower() != ".jsonl":
             raise BadRequest(f"{file}: corrections are written as JSON Lines, so the name should end in .jsonl")
         try:
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))  # texts of users are in it
             with file.open("a+", encoding="utf-8", newline="\n") as stream:
                 stream.seek(0)
                 lines = [line.endswith("\n") for line in stream]
@@ -42,10 +44,10 @@ class Feedback:
         counts = Counter(str(row.get("model")) for row in self._read())
         return dict(sorted(counts.items()))
 
-    def write(self, model: str, out: Path) -> None:
-        """Write the corrections of one model to a file: different models are seldom corrected for the same task."""
-        rows = [row for row in self._read() if row.get("model") == model]
-        out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    def rows_of(self, model: str) -> bytes:
+        """Return the corrections of one model as JSON Lines: different models are seldom corrected for one task."""
+        rows = (row for row in self._read() if row.get("model") == model)
+        return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
     def _read(self) -> Iterator[dict[str, Any]]:
         with self.file.open(encoding="utf-8") as stream:

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 
 from finetune.core.tokenization import without_surrogates
-from service.errors import BadRequest, BodyTooLarge, EmptyInput, RequestTimeout, TooLarge, UnsupportedMediaType
+from service.errors import BadRequest, EmptyInput, TooLarge, UnsupportedMediaType
 from service.inference import zero_shot
 from service.schema import TextInput, Work
+from service.server.bodies import Bodies
+from service.server.request_record import RECORD
 from service.settings import ServeSettings
-
-BODY_TIMEOUT_S = 5.0
-"""Seconds within which a body must arrive: its request counts as running meanwhile."""
 
 
 class RequestLimits:
-    """The limits of a server's settings; each method returns what it checked."""
+    """The limits of a server's settings; each method returns what it checked.
+
+    Attributes:
+        bodies: reads the bodies of requests.
+    """
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
+        self.bodies = Bodies(settings.max_body_bytes)
 
     async def json(self, request: Request) -> Any:
         """Return the parsed JSON body of a request.
@@ -35,7 +37,7 @@ class RequestLimits:
                 preflight.
             BodyTooLarge, TooLarge: more bytes, or a longer list or object, than a request may hold.
             BadRequest: the body is not JSON.
-            RequestTimeout: the body did not arrive in time.
+            RequestTimeout, Overloaded: the body did not arrive in time, or too many are arriving.
         """
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type != "application/json":
@@ -43,11 +45,8 @@ class RequestLimits:
                 f"unsupported content type {content_type[:60]!r}",
                 hint="send JSON with the header Content-Type: application/json",
             )
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                raw = await self._body(request)
-        except TimeoutError as error:
-            raise RequestTimeout(f"the request body did not arrive within {BODY_TIMEOUT_S:g} s") from error
+        record = request.scope.get(RECORD)
+        raw = await self.bodies.read(request.scope, request.receive, "-" if record is None else record.client)
         try:
             content = json.loads(raw, parse_constant=_refuse_constant, parse_float=_finite)
         except (ValueError, RecursionError) as error:
@@ -116,23 +115,6 @@ class RequestLimits:
                     kind = "a list" if isinstance(item, list) else "an object"
                     raise TooLarge(f"the request body holds {kind} of {len(item)} items, and the limit is {limit - 1}")
                 stack += item.values() if isinstance(item, dict) else item
-
-    async def _body(self, request: Request) -> bytes:
-        limit = self._settings.max_body_bytes
-        too_large = BodyTooLarge(f"the request body has more than {limit} bytes, which is the limit")
-        length = request.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > limit:
-            raise too_large
-        parts, size = [], 0
-        try:
-            async for part in request.stream():
-                size += len(part)
-                if size > limit:
-                    raise too_large
-                parts.append(part)
-        except ClientDisconnect as error:
-            raise BadRequest("client disconnected before its request was complete") from error
-        return b"".join(parts)
 
 
 def _refuse_constant(name: str) -> Any:

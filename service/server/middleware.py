@@ -17,9 +17,10 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Forbidden, ServiceError, Unauthorized
-from service.server.admission import RECORD, Admission, RequestRecord
+from service.server.admission import Admission
 from service.server.auth import ApiKeys, is_loopback
 from service.server.proxy import without_prefix
+from service.server.request_record import RECORD, RequestRecord
 from service.settings import ServeSettings
 
 PUBLIC_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/login"})
@@ -62,8 +63,9 @@ class RequestMiddleware:
             return
         headers = Headers(scope=scope)
         record = scope[RECORD] = RequestRecord(_request_id(headers))
+        record.client = f"address {_address(scope)}"
         try:
-            self._admission.enter_by_path(scope, record)
+            self._admission.check_by_path(scope, record)
         except ServiceError as error:
             await self._at_capacity(scope, receive, send, error)
             return
@@ -108,12 +110,14 @@ class RequestMiddleware:
         self._hosts.check(headers)
         path = scope["path"]
         needs_key = self._keys and path not in PUBLIC_PATHS and scope.get("method") != "OPTIONS"
-        record.key_name = self._keys.authenticate(headers) if needs_key else "-"
+        if needs_key:
+            record.key_name = record.client = self._keys.authenticate(headers)
         self._admission.check_accepting(path)
         if scope.get("method") != "POST":
             return {}
-        client = record.key_name if record.key_name != "-" else f"address {_address(scope)}"
-        return self._admission.count_minute(client)
+        if needs_key:
+            self._admission.check_by_path(scope, record)
+        return self._admission.count_minute(record.client)
 
     async def _at_capacity(self, scope: Scope, receive: Receive, send: Send, error: ServiceError) -> None:
         """Refuse with as little work as possible: under load this happens thousands of times a second."""

@@ -6,6 +6,7 @@ Behind it `path` is without the prefix, and `root_path` is the prefix. It must s
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 
 from starlette.datastructures import Headers
 from starlette.responses import RedirectResponse
@@ -16,6 +17,16 @@ from service.settings import PREFIX, ServeSettings
 
 FORWARDED = (b"x-forwarded-", b"forwarded")
 """Beginnings of the headers that libraries behind this would believe from anybody."""
+
+
+def trusted_addresses(settings: ServeSettings) -> Container[str]:
+    """Return the addresses whose headers are believed, networks included."""
+    addresses: Container[str] = ProxyHeadersMiddleware(_unused, list(settings.trusted_proxies)).trusted_hosts
+    return addresses
+
+
+async def _unused(scope: Scope, receive: Receive, send: Send) -> None:
+    """Stand in for an app where only the addresses of a middleware are wanted."""
 
 
 class ProxyMiddleware:

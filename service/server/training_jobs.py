@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from finetune.core.file_lock import is_held
 from finetune.core.model_folder import find, served
 from finetune.core.tables.text_file import suffix_of
 from service.errors import BadRequest, Overloaded
+from service.server import tied_process
 
 FOLDER = ".training"
 """Folder of runs inside the folder of models; a leading dot is not allowed in a model's name."""
@@ -165,7 +165,7 @@ class Jobs:
             (folder / CONFIG).write_text(loading.dump(config), encoding="utf-8")
             (folder / EVENTS).write_text("", encoding="utf-8")
             with (folder / OUTPUT).open("wb") as output:
-                child = subprocess.Popen(
+                child = tied_process.start(
                     [*_command("train"), str(folder)], stdin=subprocess.DEVNULL, stdout=output, stderr=output
                 )
             self._running = name, child
@@ -246,7 +246,7 @@ class Jobs:
     def _query(self, name: str, argument: str = "") -> dict[str, Any]:
         """Return the JSON that a child prints, which reads the argument from its standard input."""
         pipe = subprocess.PIPE
-        with subprocess.Popen(_command(name), stdin=pipe, stdout=pipe, stderr=pipe) as child:
+        with tied_process.start(_command(name), stdin=pipe, stdout=pipe, stderr=pipe) as child:
             self._queries.add(child)
             try:
                 output, problems = child.communicate(argument.encode(), REPORT_TIMEOUT_S)
@@ -266,7 +266,7 @@ class Jobs:
 
 
 def _command(name: str) -> list[str]:
-    return [sys.executable, "-m", "service.server.training_process", name]
+    return ["-m", "service.server.training_process", name]
 
 
 def _event(line: str) -> events.Event:

@@ -28,27 +28,17 @@ NICE = 5
 
 def _train(folder: Path) -> int:
     """Train with the folder's configuration and write its events; return the exit code."""
-    parent = os.getppid()
     _limit_resources(TRAIN_BYTES)
 
     def terminate(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second signal would not wait for the checkpoint
         raise KeyboardInterrupt
-
-    stopped: list[int] = []
-
-    def stop_once() -> None:
-        """Stop as `Jobs.stop` does, once: a second signal would not wait for the checkpoint."""
-        if not stopped:
-            stopped.append(signal.SIGTERM)
-            signal.raise_signal(signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, terminate)
     with (folder / EVENTS).open("a", encoding="utf-8", buffering=1) as stream:
 
         def record(event: events.Event) -> None:
             stream.write(json.dumps({"event": type(event).__name__, **asdict(event)}) + "\n")
-            if os.getppid() != parent:
-                stop_once()  # the server has ended
 
         try:
             from finetune.core.allocator import keep_freed_memory

@@ -10,9 +10,9 @@ from service.server.admission import Admission
 from service.server.feedback import Feedback
 from service.server.training_jobs import Jobs
 from service.ui import links
-from service.ui.restrictions import folder
 from service.ui.tab import Page
 from service.ui.tabs import batch, models, sentiment, topics, train
+from service.ui.upload_folder import folder
 
 LABEL_SETS = "rehead-label-sets"
 

@@ -7,20 +7,9 @@ a client could read any file that the server can read. Gradio's own checks are s
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-import os
-import re
-import secrets
-import shutil
 import sys
-import tempfile
-import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
-from functools import cache
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -28,10 +17,15 @@ import gradio as gr
 import gradio.queueing
 import gradio.route_utils
 import gradio.routes
+from gradio.state_holder import SessionState
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BadRequest, BodyTooLarge, Forbidden, ServiceError, TooLarge
-from service.server.admission import UPLOAD_LIFETIME_S, Admission
+from service.errors import Forbidden, ServiceError, TooLarge
+from service.server.admission import Admission
+from service.server.request_record import RECORD, RequestRecord
+from service.ui import upload_folder
+from service.ui.page_calls import PageCalls, replayed, without_traceback
+from service.ui.page_queue import BODY_BYTES, CLIENT, PageQueue
 
 PREFIX = "/gradio_api/"
 UPLOAD = "upload"
@@ -54,8 +48,6 @@ REFUSED = (
 )
 """Routes outside the prefix: older paths of Gradio, and those that this page does not need."""
 
-FILE_KEYS = frozenset({"path", "url", "size", "orig_name", "mime_type", "is_stream", "meta"})
-BLOCK_BYTES = 4096
 FORM_BYTES = 64_000
 """Bytes of a form beside the uploaded file."""
 
@@ -63,66 +55,32 @@ MAX_EVENTS, MAX_SESSIONS, EVENTS_AT_ONCE = 256, 200, 40
 CLEANUP_INTERVAL_S = 300
 
 
-@cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    created = tempfile.TemporaryDirectory(prefix="rehead-page-", dir=os.environ.get("GRADIO_TEMP_DIR") or None)
-    os.environ["GRADIO_TEMP_DIR"] = created.name  # Gradio has no other option (gradio/utils.py, get_upload_folder)
-    return created
-
-
-def delete_folder() -> None:
-    """Delete the folder of uploads and downloads; the next call of `folder` makes another."""
-    _folder().cleanup()
-    _folder.cache_clear()
-
-
-def folder() -> Path:
-    """Return the folder of uploads and downloads, which is this process's own and deleted with it."""
-    return Path(_folder().name).resolve()
-
-
-def new_folder(content: bytes | None = None) -> Path:
-    """Return a folder in it for one file, with an unguessable name: the hash of the content, or a random one."""
-    path = folder() / (secrets.token_hex(32) if content is None else hashlib.sha256(content).hexdigest())
-    path.mkdir(exist_ok=content is not None)
-    return path
-
-
-def clean_up() -> int:
-    """Delete expired files and return the bytes that are left."""
-    for child in folder().iterdir():
-        with suppress(OSError):  # another thread may delete it first
-            if time.time() - child.stat().st_mtime <= UPLOAD_LIFETIME_S:
-                continue
-            if child.is_dir():
-                shutil.rmtree(child, ignore_errors=True)
-            else:
-                child.unlink()  # a part of an upload that was never completed
-    return used_bytes(folder())
-
-
-def used_bytes(path: Path) -> int:
-    """Return the bytes that a folder uses; a file uses one block at least."""
-    size = 0
-    for file in path.rglob("*"):
-        with suppress(OSError):
-            size += max(BLOCK_BYTES, file.stat().st_size)
-    return size
-
-
 async def delete_old_files() -> None:
     """Delete expired files until cancelled."""
     while True:
         await asyncio.sleep(CLEANUP_INTERVAL_S)
-        await asyncio.to_thread(clean_up)
+        await asyncio.to_thread(upload_folder.clean_up)
 
 
 def restrict(page: gr.Blocks) -> gr.Blocks:
     """Return the page with Gradio's own checks on, and its queue and session store bounded."""
     page.queue(api_open=False, max_size=MAX_EVENTS, default_concurrency_limit=EVENTS_AT_ONCE)
+    page._queue = PageQueue(page._queue)
+    _keep_no_values()
     page.has_launched = True  # only then does Gradio check paths of files (gradio/processing_utils.py)
     page.state_session_capacity = MAX_SESSIONS
     return page
+
+
+def _keep_no_values() -> None:
+    """Have Gradio not keep what each session entered and was shown: only deep links, which are refused, need it.
+
+    Raises:
+        RuntimeError: this release of Gradio keeps values in another way.
+    """
+    if not hasattr(SessionState, "_update_value_in_config"):
+        raise RuntimeError(f"SessionState of gradio {gr.__version__} has no _update_value_in_config: use gradio 6.31")
+    SessionState._update_value_in_config = lambda state, key, value: None
 
 
 class QuietTraceback(ModuleType):
@@ -156,13 +114,24 @@ def replace_traceback_printing(report: Callable[[BaseException], None]) -> None:
         module.traceback = QuietTraceback(report)  # type: ignore[attr-defined]
 
 
+def client_of(scope: Scope) -> str:
+    """Return who sent a request."""
+    record: RequestRecord | None = scope.get(RECORD)
+    return "-" if record is None else record.client
+
+
 class GradioRestrictions:
     """ASGI middleware; refuses the routes and bodies of Gradio that the page does not use."""
 
     def __init__(
-        self, app: ASGIApp, *, admission: Admission, refusal: Callable[[Scope, ServiceError], ASGIApp]
+        self,
+        app: ASGIApp,
+        *,
+        admission: Admission,
+        calls: PageCalls,
+        refusal: Callable[[Scope, ServiceError], ASGIApp],
     ) -> None:
-        self._app, self._admission, self._refusal = app, admission, refusal
+        self._app, self._admission, self._calls, self._refusal = app, admission, calls, refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -176,7 +145,8 @@ class GradioRestrictions:
                     await self._upload(scope, receive, send)
                     return
                 if scope.get("method") == "POST":
-                    receive = await self._checked(receive)
+                    await self._call(rest, scope, receive, send)
+                    return
             elif path.startswith(REFUSED):
                 raise Forbidden("this route of Gradio is disabled")
         except ServiceError as error:
@@ -189,56 +159,29 @@ class GradioRestrictions:
         length = dict(scope["headers"]).get(b"content-length", b"")
         if length.isdigit() and int(length) > limit + FORM_BYTES:
             raise TooLarge(f"the file has more than {limit} bytes, which is the limit")
-        async with self._admission.upload(clean_up):
+        async with self._admission.upload(client_of(scope), upload_folder.clean_up):
             await self._app(scope, receive, send)
 
-    async def _checked(self, receive: Receive) -> Receive:
-        """Read the body, check its size and the files it names, and return a `receive` that replays it."""
-        body, limit = b"", self._admission.settings.max_body_bytes
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                break
-            body += message.get("body", b"")
-            if len(body) > limit:
-                raise BodyTooLarge(f"the request body has more than {limit} bytes, which is the limit")
-            if not message.get("more_body", False):
-                break
+    async def _call(self, route: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a call whose body is complete and names nothing but functions of the page and uploads."""
+        client = client_of(scope)
+        body = await self._admission.limits.bodies.read(scope, receive, client)
+        self._calls.check(route, body)
+        scope[CLIENT], scope[BODY_BYTES] = client, len(body)
+        refused: list[ServiceError] = []
+
+        async def with_sentence(message: Message) -> None:
+            if not refused and (error := without_traceback(message)) is not None:
+                refused.append(error)
+                await self._refusal(scope, error)(scope, receive, send)
+            elif not refused:
+                await send(message)
+
         try:
-            content = json.loads(body) if body else None
-        except (ValueError, RecursionError) as error:
-            raise BadRequest("the request body is not JSON") from error
-        _check_files(content)
-        replayed = False
-
-        async def replay() -> Message:
-            nonlocal replayed
-            if replayed:
-                return await receive()
-            replayed = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        return replay
-
-
-def _check_files(content: Any) -> None:
-    """Raise BadRequest for an object that Gradio would take for a file, unless it is an upload as its page names it."""
-    stack = [content]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, dict):
-            if "path" not in item and "_type" not in item:
-                stack += item.values()
-            elif not (set(item) <= FILE_KEYS and _is_upload(item.get("path")) and not item.get("is_stream")):
-                raise BadRequest("the file is not an upload to this server: upload it first")
-        elif isinstance(item, list):
-            stack += item
-
-
-def _is_upload(path: Any) -> bool:
-    """Return whether it is the path of an upload; its folder's name, a hash of its content, cannot be guessed."""
-    if not isinstance(path, str):
-        return False
-    file = Path(path)
-    inside = file.parent.parent == folder() and re.fullmatch(r"[0-9a-f]{64}", file.parent.name) is not None
-    return inside and "\0" not in path and file.name not in ("..", ".") and file.is_file() and not file.is_symlink()
+            await self._app(scope, replayed(body, receive), with_sentence)
+        except Exception as error:  # Starlette raises it again after its plain answer
+            if not refused:
+                raise
+            record: RequestRecord = scope[RECORD]
+            self._admission.telemetry.crash(record.request_id, error)
+            record.error_code = refused[0].code

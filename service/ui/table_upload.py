@@ -17,12 +17,16 @@ from finetune.core.tables.formats import SUFFIXES
 from finetune.core.tables.options import TableOptions
 from finetune.core.tables.text_file import PACKINGS, suffix_of
 from service.errors import BadRequest
-from service.ui import restrictions
+from service.ui import upload_folder
 from service.ui.form import AUTOMATIC
 from service.ui.results import HIDDEN, reporting
 from service.ui.tab import Page
 
 PREVIEW_ROWS, MAX_CELL_LENGTH, COLUMNS_SHOWN = 8, 300, 50
+MAX_COLUMNS, MAX_NAME_CHARACTERS = 2000, 100_000
+"""Columns that a table may have here, and the characters of all their names as they are shown."""
+
+CUT = " ..."
 COLUMNS_ABREAST, MIN_CHARACTERS, MAX_CHARACTERS, CHARACTER_PIXELS = 6, 5, 23, 9
 """Columns that fit side by side, the characters that each is wide, and the width of one."""
 
@@ -105,7 +109,7 @@ def connect(
         The events, for handlers that follow.
     """
 
-    async def shown(upload: str | None, name: str | None, *formats: str | None) -> list[Any]:
+    async def preview(upload: str | None, name: str | None, *formats: str | None) -> list[Any]:
         if upload is None and name is not None and name.startswith(CORRECTIONS):
             return [
                 HIDDEN,
@@ -118,6 +122,11 @@ def connect(
             names, rows, note = await page.admission.background(_head, path, options_of(*formats))
         except FinetuneError as error:
             raise BadRequest(without_place(str(error), path)) from error
+        if len(names) > MAX_COLUMNS or sum(map(len, names)) > MAX_NAME_CHARACTERS:
+            raise BadRequest(
+                f"the table has {len(names):,} columns, whose names are too many for this page: keep those that you "
+                "need, or use the command line"
+            )
         updates = []
         for likely in wanted:
             column = obvious_column(likely, names)
@@ -127,7 +136,7 @@ def connect(
         title = f"Preview ({note})" if note else "Preview"
         return [gr.update(**as_shown(names, rows), label=title), *updates]
 
-    handler = reporting(shown, page.admission.telemetry, otherwise=[HIDDEN, *[NO_COLUMNS] * len(columns)])
+    handler = reporting(preview, page.admission.telemetry, otherwise=[HIDDEN, *[NO_COLUMNS] * len(columns)])
     outputs = [fields.preview, *columns, fields.problem]
     return [
         event(handler, [*fields.inputs, *reading], outputs, api_name=False)
@@ -139,7 +148,8 @@ def connect(
 
 
 def as_shown(names: list[str], rows: list[list[str]]) -> dict[str, Any]:
-    """Return rows as an update of a `gr.Dataframe`, with columns as wide as their cells while they are few."""
+    """Return rows as an update of a `gr.Dataframe`, cut, with columns as wide as their cells while they are few."""
+    names, rows = [shown(name) for name in names], [[shown(cell) for cell in row] for row in rows]
     update: dict[str, Any] = {"value": {"headers": names[:COLUMNS_SHOWN], "data": rows}, "visible": True}
     update["column_widths"] = []
     if len(names) <= COLUMNS_ABREAST:
@@ -151,7 +161,7 @@ def as_shown(names: list[str], rows: list[list[str]]) -> dict[str, Any]:
 
 def example(name: str, content: str) -> list[Any]:
     """Return values of the two fields for an example table."""
-    file = restrictions.new_folder(content.encode()) / name
+    file = upload_folder.new_folder(content.encode()) / name
     file.write_text(content, encoding="utf-8")
     return [str(file), None]
 
@@ -164,25 +174,45 @@ def offered(page: Page) -> dict[str, Path]:
     return {file.name: file for file in sorted(folder.iterdir()) if suffix_of(file) in SUFFIXES}
 
 
+def file_name(upload: str | None, name: str | None) -> str | None:
+    """Return the name of the selected table's file, or None; nothing is read or written."""
+    if upload:
+        return Path(upload).name
+    if name and name.startswith(CORRECTIONS):
+        model = name[len(CORRECTIONS) :].rpartition(" (")[0]
+        return f"corrections-of-{re.sub(r'[^A-Za-z0-9_-]', '-', model[:60])}.jsonl"
+    return name or None
+
+
 def path_of(page: Page, upload: str | None, name: str | None) -> Path | None:
-    """Return the selected table, or None.
+    """Return the selected table, or None; corrections are copied, so check the page's token first.
 
     Raises:
         BadRequest: the name is not offered.
+        Overloaded: there is no room for the corrections.
     """
     if upload:
         return Path(upload)
     if not name:
         return None
-    if name.startswith(CORRECTIONS) and page.jobs is not None and page.feedback is not None:
-        model = name[len(CORRECTIONS) :].rpartition(" (")[0]
-        out = restrictions.new_folder() / f"corrections-of-{re.sub(r'[^A-Za-z0-9_-]', '-', model)}.jsonl"
-        page.feedback.write(model, out)
-        return out
+    if name.startswith(CORRECTIONS):
+        return _corrections(page, name)
     tables = offered(page)
     if name not in tables:
         raise BadRequest("the selected table no longer exists on this server: select another")
     return tables[name]
+
+
+def _corrections(page: Page, name: str) -> Path:
+    """Return a file with the corrections of one model; equal corrections are one file."""
+    if page.jobs is None or page.feedback is None:
+        raise BadRequest("corrections are not offered by this server: select another table")
+    content = page.feedback.rows_of(name[len(CORRECTIONS) :].rpartition(" (")[0])
+    file = upload_folder.folder_of(content) / str(file_name(None, name))
+    if not file.is_file():
+        page.admission.check_storage(upload_folder.clean_up() + len(content), files=0)
+        (upload_folder.new_folder(content) / file.name).write_bytes(content)
+    return file
 
 
 def options_of(encoding: str | None = None, separator: str | None = None) -> TableOptions:
@@ -209,9 +239,26 @@ def _head(path: Path, options: TableOptions) -> tuple[list[str], list[list[str]]
     """Return a table's columns, its first rows and a note on its format."""
     table = stream_table(path, PREVIEW_ROWS, options)
     rows = next(table.chunks)[:PREVIEW_ROWS]
-    return table.columns, [[_cell(row.get(name)) for name in table.columns[:COLUMNS_SHOWN]] for row in rows], table.note
+    cells = [[shown(row.get(name)) for name in table.columns[:COLUMNS_SHOWN]] for row in rows]
+    return [shown(name) for name in table.columns], cells, table.note
 
 
-def _cell(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a cell or the name of a column as the page shows it: what is long is cut."""
     text = "" if value is None else str(value)
-    return text if len(text) <= MAX_CELL_LENGTH else f"{text[:MAX_CELL_LENGTH]} ..."
+    return text if len(text) <= MAX_CELL_LENGTH + len(CUT) else f"{text[:MAX_CELL_LENGTH]}{CUT}"
+
+
+def column_of(path: Path, name: str, options: TableOptions) -> str:
+    """Return the column of a table whose name is shown as `name`.
+
+    Raises:
+        BadRequest: several columns are shown like that.
+        DataError: the table cannot be read.
+    """
+    if len(name) < MAX_CELL_LENGTH + len(CUT):
+        return name
+    columns = [column for column in stream_table(path, 1, options).columns if shown(column) == name]
+    if len(columns) > 1:
+        raise BadRequest(f"{len(columns)} columns begin with {name[:40]!r} and differ only later: rename them")
+    return columns[0] if columns else name

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -21,15 +22,18 @@ from finetune.core.tokenization import Encoded
 from service.errors import BackendFailed
 from service.inference.backends.base import CPU_BATCH, Arrays, Outputs, Precision, tolerance
 from service.inference.backends.packing import Packed, arrays_of, packed
-from service.inference.cache_folder import home_of
+from service.inference.cache_folder import check_owner, home_of, is_intact, put, seal
 from service.settings import RuntimeSettings
 
 if TYPE_CHECKING:
     from service.inference.backends.graphs import Graph, GraphName
     from service.inference.backends.torch import TorchBackend
 
-FORMAT = 1
+FORMAT = 2
 """Version of the exported graphs: files of other versions are not used."""
+
+_EXPORTING = threading.Lock()
+"""torch traces one model at a time."""
 
 STEP = 8
 FACTS = "facts.json"
@@ -69,6 +73,7 @@ class ExportedBackend(ABC):
             raise BackendFailed(f"the {cls.name} backend computes in {' or '.join(cls.precisions)}, not in {precision}")
         cls.check(precision)
         try:
+            check_owner(settings.cache)
             backend = cls(folder, home_of(folder, settings.cache) / cls._place(), precision, settings.threads)
             backend._graph(backend.main_graph)
         except OSError as error:
@@ -98,9 +103,14 @@ class ExportedBackend(ABC):
         cls.check("int8")
         backend = cls(folder, home_of(folder, settings.cache) / cls._place(), "int8", settings.threads)
         file = backend._file(backend.main_graph)
-        with graph_of(backend.main_graph, folder, backend._source()) as graph:
-            file.mkdir(parents=True)
-            backend.quantize(graph, file, calibration)
+        with (
+            tempfile.TemporaryDirectory(dir=backend._home, prefix=".partial-") as staging,
+            graph_of(backend.main_graph, folder, backend._source()) as graph,
+        ):
+            made = Path(staging) / file.name
+            made.mkdir()
+            backend.quantize(graph, made, calibration)
+            backend._put(made)
         return file
 
     @classmethod
@@ -173,13 +183,16 @@ class ExportedBackend(ABC):
     def _graph(self, name: GraphName) -> Run:
         if name not in self._opened:
             file = self._file(name)
-            if not file.exists():
+            if not is_intact(file):
                 if self.precision == "int8":
+                    problem = "was damaged after it was exported" if file.exists() else "has not been exported"
                     raise BackendFailed(
-                        f"{self._folder.path.name} has not been exported to {self.name} in int8",
+                        f"{self._folder.path.name} {problem} to {self.name} in int8",
                         hint=f"rehead export {self._folder.path} --format {self.name} --int8 --check FILE exports it",
                     )
-                self._export_graph(name)
+                with _EXPORTING:
+                    if not is_intact(file):  # another thread may have been quicker
+                        self._export_graph(name)
             try:
                 self._opened[name] = self._open(file)
             except RuntimeError as error:
@@ -195,12 +208,22 @@ class ExportedBackend(ABC):
 
     def _can_one_pass(self) -> bool:
         facts = self._home / FACTS
-        if not facts.is_file():
-            self._home.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._home, prefix=".partial-") as staging:
-                write_json(Path(staging) / FACTS, {"one_pass": self._source().one_pass})
-                (Path(staging) / FACTS).replace(facts)
-        return bool(json.loads(facts.read_text(encoding="utf-8"))["one_pass"])
+        try:
+            return bool(json.loads(facts.read_text(encoding="utf-8"))["one_pass"])
+        except (FileNotFoundError, ValueError, TypeError, KeyError):  # not there yet, or damaged
+            one_pass = self._source().one_pass
+            put(facts, lambda file: write_json(file, {"one_pass": one_pass}))
+            return one_pass
+
+    def _put(self, made: Path) -> None:
+        """Seal a complete graph, and move it to its place, where another process may have been quicker."""
+        seal(made)
+        place = self._home / made.name
+        if place.exists() and not is_intact(place):
+            with suppress(OSError):
+                place.rename(made.with_name("damaged"))  # deleted with its folder
+        with suppress(OSError):
+            made.rename(place)
 
     def _source(self) -> TorchBackend:
         """Return the model on torch; it is released after an export."""
@@ -222,10 +245,7 @@ class ExportedBackend(ABC):
             folder.mkdir()
             self.write(graph, folder)
             self._require_equal_outputs(self._open(folder), graph)
-            try:
-                folder.rename(self._file(name))
-            except OSError:  # another process was quicker
-                shutil.rmtree(folder)
+            self._put(folder)
         self._torch = None
 
     def _require_equal_outputs(self, run: Run, graph: Graph) -> None:

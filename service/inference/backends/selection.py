@@ -79,7 +79,7 @@ def load(folder: ModelFolder, settings: RuntimeSettings, log: Log = lambda line:
     if len(candidates) == 1:
         return _open(*candidates[0], folder, settings)
     file = home_of(folder, settings.cache) / f"choice-{_machine(settings, candidates)}.json"
-    outcome = _stored(file)
+    outcome = _stored(file, candidates)
     if outcome is not None:
         backend = _open(outcome["backend"], outcome["precision"], folder, settings)
         backend.why = outcome["why"]
@@ -104,12 +104,15 @@ def _needs_float32(folder: ModelFolder) -> bool:
     return folder.labels.task == "regression" and (target is None or not target.survives_bfloat16)
 
 
-def _stored(file: Path) -> dict[str, Any] | None:
-    """Return the outcome of an earlier trial, None where there was none."""
+def _stored(file: Path, candidates: list[tuple[str, Precision]]) -> dict[str, Any] | None:
+    """Return the outcome of an earlier trial, None where there was none, or its file is damaged."""
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
+        outcome = json.loads(file.read_text(encoding="utf-8"))
+        if (outcome["backend"], outcome["precision"]) in candidates and isinstance(outcome["why"], str):
+            return dict(outcome)
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    return None
 
 
 def _open(name: str, precision: Precision, folder: ModelFolder, settings: RuntimeSettings) -> Backend:

@@ -9,8 +9,8 @@ from starlette.responses import JSONResponse
 from starlette.types import Scope
 
 from service.errors import Overloaded, ServiceError, ShuttingDown, Unauthorized
-from service.server.admission import RECORD
 from service.server.proxy import without_prefix
+from service.server.request_record import RECORD
 from service.server.routes import systemone, tei
 
 SHAPES: dict[str, Callable[[ServiceError], tuple[int, Any]]] = {

@@ -137,11 +137,14 @@ def build(admission: Admission) -> APIRouter:
     unready: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "The server cannot answer."}}
     for path, summary in (("/health", "Readiness"), ("/health/ready", "Readiness, for orchestrators")):
         router.add_api_route(path, health, summary=summary, response_model=Health, responses=unready)
+        router.add_api_route(path, health, methods=["HEAD"], include_in_schema=False)
 
     @router.get("/health/live", summary="Liveness", response_model=Health)
     async def live() -> dict[str, str]:
         """200 as long as the process runs."""
         return {"status": "ok"}
+
+    router.add_api_route("/health/live", live, methods=["HEAD"], include_in_schema=False)
 
     @router.get("/models", summary="Served models", response_model=list[ModelEntry])
     def models() -> list[dict[str, Any]]:
@@ -163,6 +166,8 @@ def build(admission: Admission) -> APIRouter:
         """200 once the model is loaded; loads it if necessary."""
         store.get(name)
         return {"status": "ok", "models": [name]}
+
+    router.add_api_route("/models/{name}/health", model_health, methods=["HEAD"], include_in_schema=False)
 
     @router.get("/models/{name}/info", summary="Description of a model", response_model=ModelInfo)
     def info(name: str) -> dict[str, Any]:

@@ -90,8 +90,8 @@ def build(admission: Admission) -> APIRouter:
     router = APIRouter(tags=["classify"], responses=errors())
 
     async def answer(name: str | None, request: Request) -> Response:
-        engine = await admission.engine(request, name)
         body = _parsed(await admission.limits.json(request))
+        engine = await admission.engine(request, name)
         parameters, is_list = body.parameters or Parameters(), isinstance(body.inputs, list)
         truncates = parameters.truncation not in (None, *REFUSE_LONG)
         inputs = admission.limits.inputs(body.inputs if is_list else [body.inputs], any_length=truncates)

@@ -9,13 +9,16 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.responses import Response
 
+from service.errors import ServiceError
 from service.server.auth import SESSION_COOKIE, ApiKeys
+from service.server.bodies import Bodies
+from service.server.request_record import record_of
 from service.server.routes.docs import STYLE
 
 MAX_FORM_BYTES = 4096
 
 
-def build(keys: ApiKeys) -> APIRouter:
+def build(keys: ApiKeys, bodies: Bodies) -> APIRouter:
     """Return the routes of the form."""
     router = APIRouter(include_in_schema=False)
 
@@ -25,11 +28,10 @@ def build(keys: ApiKeys) -> APIRouter:
 
     @router.post("/login")
     async def login(request: Request) -> Response:
-        raw = b""
-        async for part in request.stream():
-            raw += part
-            if len(raw) > MAX_FORM_BYTES:
-                return _page("Invalid API key.", 413)
+        try:
+            raw = await bodies.read(request.scope, request.receive, record_of(request).client, MAX_FORM_BYTES)
+        except ServiceError as error:
+            return _page(f"{str(error).capitalize()}.", error.status)
         key = parse_qs(raw.decode("utf-8", "replace")).get("key", [""])[0]
         name = keys.name_of(key)
         if name is None:

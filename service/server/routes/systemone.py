@@ -29,7 +29,8 @@ from service.errors import (
 from service.inference.engine import Engine
 from service.inference.model_store import ModelStore
 from service.schema import ZeroShotRequest
-from service.server.admission import Admission, record_of
+from service.server.admission import Admission
+from service.server.request_record import record_of
 from service.server.routes.openapi import ResponseBody, errors, request_body
 
 Content = str | dict[str, Any] | list[Any]

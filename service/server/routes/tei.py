@@ -25,7 +25,8 @@ from service.errors import (
     UnsupportedMediaType,
 )
 from service.schema import Answer, Function
-from service.server.admission import Admission, record_of
+from service.server.admission import Admission
+from service.server.request_record import record_of
 from service.server.routes.health import ModelType
 from service.server.routes.openapi import LabelScore, ResponseBody, errors, request_body
 from service.server.routes.truncation import refuse_truncated
@@ -113,8 +114,8 @@ def build(admission: Admission) -> APIRouter:
     async def predict(request: Request) -> Response:
         """All labels of a text or pair, best first; a list of these for a batch."""
         begin = time.perf_counter()
-        engine = await admission.engine(request)
         body = _parsed(await admission.limits.json(request))
+        engine = await admission.engine(request)
         is_batch, items = _read(body.inputs)
         inputs = admission.limits.inputs(items, any_length=body.truncate is not False)
         if engine.folder.is_zero_shot and any(item.pair is None for item in inputs):

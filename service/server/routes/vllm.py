@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from service.errors import BadRequest
 from service.schema import Answer, Function
-from service.server.admission import Admission, record_of
+from service.server.admission import Admission
+from service.server.request_record import record_of
 from service.server.routes.openapi import ResponseBody, errors, request_body
 
 

@@ -24,7 +24,7 @@ from finetune.core.tables.text_file import stem_of
 from service.batch.score_table import ScoringResult
 from service.errors import BadRequest, ServiceError, TooLarge
 from service.server.table_scoring import score_upload
-from service.ui import form, label_chips, links, restrictions, snippets, table_upload
+from service.ui import form, label_chips, links, snippets, table_upload, upload_folder
 from service.ui.label_chips import LABELS
 from service.ui.results import HIDDEN, hide_on_change, reporting_stream, scroll_to
 from service.ui.tab import Page
@@ -150,6 +150,7 @@ async def _score(
     encoding: str | None = None,
 ) -> AsyncIterator[list[Any]]:
     table = table_upload.path_of(page, upload, offered if offered in table_upload.offered(page) else None)
+    options = table_upload.options_of(encoding)
     if table is None:
         raise BadRequest("there is no table yet: upload one, or try the example")
     if not column:
@@ -161,9 +162,10 @@ async def _score(
     question = None
     if engine.folder.is_zero_shot:
         question = label_chips.question(admission.limits, labels, several)
+    column = await admission.background(table_upload.column_of, table, column, options)
     with admission.table():
-        admission.check_storage(await admission.background(restrictions.clean_up), files=OUTPUT_RATIO)
-        out = restrictions.new_folder() / f"{stem_of(table)[:60]}-scored{OUTPUT_NAMES.get(kind, '.csv')}"
+        admission.check_storage(await admission.background(upload_folder.clean_up), files=OUTPUT_RATIO)
+        out = upload_folder.new_folder() / f"{stem_of(table)[:60]}-scored{OUTPUT_NAMES.get(kind, '.csv')}"
         progress = _Progress(out, OUTPUT_RATIO * admission.settings.max_upload_bytes)
         work = asyncio.ensure_future(
             admission.background(
@@ -174,7 +176,7 @@ async def _score(
                     all_scores=every,
                     progress=progress,
                     max_characters=admission.settings.max_characters,
-                    options=table_upload.options_of(encoding),
+                    options=options,
                 )
             )
         )
@@ -217,7 +219,7 @@ class _Progress:
         self._rows, self._share = rows, share
         if self.stopped.is_set():
             raise BadRequest("stopped")
-        if restrictions.used_bytes(self._out.parent) > self._max_bytes or self.seconds > MAX_SECONDS:
+        if upload_folder.used_bytes(self._out.parent) > self._max_bytes or self.seconds > MAX_SECONDS:
             raise TooLarge("the table is too large for this page", hint="rehead predict scores a table of any size")
 
     @property
@@ -259,4 +261,4 @@ def _cell(value: Any, *, rounded: bool) -> str:
     with suppress(TypeError, ValueError):
         if rounded:
             return f"{float(value):.3f}"
-    return "" if value is None else str(value)
+    return table_upload.shown(value)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -222,23 +223,22 @@ def _recipe_section(page: Page, parts: _Components) -> None:
         )
 
     async def written(way: str, *values: Any) -> list[Any]:
-        table, settings = _settings(page, values)
         language, write = recipes.WRITERS[way]
-        return [gr.update(value=write(table.name if table else "table.csv", settings), language=language)]
+        table = table_upload.file_name(values[0], values[1]) or "table.csv"
+        return [gr.update(value=write(table, _settings(values)), language=language)]
 
     handler = reporting(written, page.admission.telemetry, otherwise=[SAME])
     for event in (section.expand, way.change):
         event(handler, [way, *parts.inputs], [code, parts.problem], api_name=False, show_progress="hidden")
 
 
-def _settings(page: Page, values: Sequence[Any]) -> tuple[Path | None, dict[str, Any]]:
-    """Return the table and the settings by dotted key, from the values of `_Components.inputs`.
+def _settings(values: Sequence[Any]) -> dict[str, Any]:
+    """Return the settings by dotted key, from the values of `_Components.inputs`.
 
     Raises:
         BadRequest: an option of the loss that does not read name=value.
     """
-    upload, offered, text, label, name, base, loss_options, *filled = values
-    table = table_upload.path_of(page, upload, offered)
+    _, _, text, label, name, base, loss_options, *filled = values
     settings: dict[str, Any] = {"base": base}
     settings |= {f"data.{key}": value for key, value in (("text", text), ("label", label)) if value}
     settings |= form.settings(dict(zip(SETTINGS, filled, strict=True)))
@@ -249,13 +249,16 @@ def _settings(page: Page, values: Sequence[Any]) -> tuple[Path | None, dict[str,
         if not equals or not key.strip().isidentifier() or key.strip() == "name":
             raise BadRequest(f"the loss option {option!r} should read name=value, for example gamma=2")
         settings[f"loss.{key.strip()}"] = form.number_or_word(value.strip())
-    return table, settings | {"out": f"models/{(name or '').strip() or 'reviews'}"}
+    return settings | {"out": f"models/{(name or '').strip() or 'reviews'}"}
 
 
 def _config(page: Page, jobs: Jobs, values: Sequence[Any], *, named: bool) -> tuple[Path, TrainConfig]:
-    table, settings = _settings(page, values)
+    table, settings = table_upload.path_of(page, values[0], values[1]), _settings(values)
     if table is None:
         raise BadRequest("there is no table yet: upload one")
+    options = table_upload.options_of(settings.get("data.encoding"), settings.get("data.separator"))
+    for key in {"data.text", "data.label"} & settings.keys():
+        settings[key] = table_upload.column_of(table, settings[key], options)
     name = (values[4] or "").strip()
     if named and not name:
         raise BadRequest("enter a name for the new model")
@@ -265,7 +268,7 @@ def _config(page: Page, jobs: Jobs, values: Sequence[Any], *, named: bool) -> tu
 def _starting(page: Page, jobs: Jobs) -> Any:
     async def start(token: str, *values: Any) -> list[Any]:
         page.check(token)
-        _, config = _config(page, jobs, values, named=True)
+        _, config = await page.admission.background(partial(_config, page, jobs, values, named=True))
         name = Path(config.out).name
         await page.admission.background(jobs.start, name, config)
         return drawn(jobs.job(name))
@@ -287,12 +290,12 @@ def _stopping(page: Page, jobs: Jobs) -> Any:
 def _reporting_data(page: Page, jobs: Jobs) -> Any:
     async def report(token: str, *values: Any) -> list[Any]:
         page.check(token)
-        if table_upload.path_of(page, values[0], values[1]) is None:
+        if table_upload.file_name(values[0], values[1]) is None:
             return [EMPTY]
-        settings = _settings(page, values)[1]
+        settings = _settings(values)
         if "data.text" not in settings or not {"data.label", "data.label_columns"} & settings.keys():
             return ['<div class="rehead-note">Select the text column and the label column.</div>']
-        table, config = _config(page, jobs, values, named=False)
+        table, config = await page.admission.background(partial(_config, page, jobs, values, named=False))
         try:
             data = await _in_turn(lambda: page.admission.background(jobs.data_report, config))
         except BadRequest as error:

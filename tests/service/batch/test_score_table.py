@@ -291,7 +291,8 @@ score(model, sys.argv[2], sys.argv[3], progress=lambda done, share: print(done, 
 
 
 @pytest.mark.parametrize(
-    "into", [".csv", *(pytest.param(kind, marks=pytest.mark.slow) for kind in (".parquet", ".xlsx", ".json.gz"))]
+    "into",
+    [".csv", *(pytest.param(kind, marks=pytest.mark.slow) for kind in (".jsonl", ".parquet", ".xlsx", ".json.gz"))],
 )
 def test_a_process_that_is_killed_at_any_point_goes_on(tmp_path, tiny_sentiment, into, monkeypatch):
     monkeypatch.setenv("REHEAD_BACKEND", "dummy")

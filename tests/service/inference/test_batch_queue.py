@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from waiting import until
 
 from service.errors import BackendFailed, Overloaded
 from service.inference.batch_queue import BatchQueue
+from service.inference.processor_share import processor_share
+from service.inference.queued_rows import Call, QueuedRows, Row
+from service.schema import Work
 
 
 class Recorder:
@@ -169,3 +173,74 @@ def test_the_worker_ends_when_nothing_comes_and_starts_again(recorder, monkeypat
     assert queue.submit("a", [1], [1], rows=1).result(10) == [1]
     until(lambda: queue._thread not in threading.enumerate(), "the end of the worker")
     assert queue.submit("a", [2], [1], rows=1).result(10) == [2]
+
+
+def test_a_request_never_waits_for_itself(recorder):
+    queue = BatchQueue(recorder, batch_tokens=8, max_tokens=20)
+    queue.submit("warm", ["a"], [1], rows=1).result(10)
+    queue._tokens_per_s = 1.0  # so that each row takes seconds
+    work, other = Work(queue_timeout_s=2.0), Work(queue_timeout_s=2.0)
+    held = blocked(recorder, queue)
+    first = queue.submit("own", ["b", "c"], [8, 8], rows=1, timings=work)
+    second = queue.submit("more of it", ["d"], [8], rows=1, timings=work)
+    with pytest.raises(Overloaded, match="full"):
+        queue.submit("other", ["e"], [1], rows=1, timings=other)
+    recorder.gate.set()
+    assert [future.result(10) for future in (held, first, second)] == [["first"], ["b", "c"], ["d"]]
+
+
+def test_rows_that_wait_for_the_first_rows_of_their_request_do_not_time_out():
+    now, rows = 1000.0, QueuedRows()
+    begun, waiting = Work(queue_timeout_s=2.0, computing_s=5.0), Work(queue_timeout_s=2.0)
+    for timings in (begun, waiting):
+        call = Call(Future(), [None], 1, timings, now - 10.0)
+        rows.add("kind", [Row("payload", 1, call, 0, 0, 1)])
+    assert [row.call.timings for row in rows.remove_timed_out(now)] == [waiting]
+
+
+class Hangs:
+    """Blocks on the payload `hang` until released; counts how often the machine was measured meanwhile."""
+
+    def __init__(self, monkeypatch, share):
+        self.released, self.restarts, self.measured = threading.Event(), [], []
+
+        def measure():
+            self.measured.append(share)
+            return share
+
+        monkeypatch.setattr("service.inference.batch_queue.HANG_S", 0.05)
+        monkeypatch.setattr("service.inference.batch_queue.processor_share", measure)
+        restart = partial(self.restarts.append, 1)
+        self.queue = BatchQueue(self.run, batch_tokens=8, max_tokens=20, family=lambda kind: kind[0], restart=restart)
+
+    def run(self, kind, payloads):
+        if "hang" in payloads and not self.restarts:
+            self.released.wait(30)
+        return payloads
+
+    def submit(self, kind, payload):
+        return self.queue.submit(kind, [payload], [1], rows=1)
+
+
+def test_a_batch_of_a_known_kind_that_gets_a_processor_and_does_not_end_hangs(monkeypatch):
+    hangs = Hangs(monkeypatch, share=1.0)
+    assert hangs.submit("known", "a").result(10) == ["a"]
+    with pytest.raises(BackendFailed, match="hung"):
+        hangs.submit("known", "hang").result(10)
+    assert hangs.submit("known", "b").result(10) == ["b"] and hangs.restarts == [1]
+    hangs.released.set()
+
+
+@pytest.mark.parametrize(("kind", "share"), [("new", 1.0), ("known", 0.001)])
+def test_a_first_batch_of_its_kind_and_one_that_gets_no_processor_do_not_hang(monkeypatch, kind, share):
+    hangs = Hangs(monkeypatch, share)
+    assert hangs.submit("known", "a").result(10) == ["a"]
+    slow = hangs.submit(kind, "hang")
+    until(lambda: len(hangs.measured) >= 40, "the queue has checked the batch often")
+    hangs.released.set()
+    assert slow.result(10) == ["hang"] and not hangs.restarts
+    hangs.queue.close()
+
+
+def test_the_share_of_a_processor_is_measured():
+    assert 0.0 < processor_share() <= 1.0

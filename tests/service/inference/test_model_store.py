@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import threading
 
 import pytest
 from waiting import until
 
+from finetune.core import model_folder
 from finetune.core.errors import CheckpointError
 from service.errors import BackendFailed, ModelNotFound
 from service.inference.model_store import ModelStore, describe
@@ -105,3 +108,19 @@ def test_a_description_says_name_task_labels_base_size_and_metric(models):
     assert found["task"] == "binary" and found["labels"] == ["negative", "positive"] and found["base"] == "bert"
     assert found["metric"] == {"name": "accuracy", "value": 0.5} and found["size_bytes"] > 1000
     assert describe("topics", store.folder("topics"))["task"] == "zero-shot"
+
+
+def test_a_damaged_folder_is_read_again_only_once_it_has_changed(models, monkeypatch):
+    folder = models / "sentiment"
+    weights = folder / "model.safetensors"
+    content, hashed = weights.read_bytes(), []
+    (folder / "manifest.json").write_text(json.dumps({"files": {weights.name: "0" * 64}}))
+    store = ModelStore(models, lambda folder: folder.path.name)
+    real = model_folder.sha256
+    monkeypatch.setattr(model_folder, "sha256", lambda file: hashed.append(file) or real(file))
+    for _ in range(5):
+        with pytest.raises(CheckpointError, match="differs from manifest.json"):
+            store.get("sentiment")
+    assert hashed == [weights]
+    (folder / "manifest.json").write_text(json.dumps({"files": {weights.name: hashlib.sha256(content).hexdigest()}}))
+    assert store.get("sentiment") == "sentiment"

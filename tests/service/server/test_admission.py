@@ -10,11 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.errors import Overloaded
+from service.errors import BodyTooLarge, Overloaded, RateLimited
 from service.inference.engine import Engine
 from service.inference.model_store import ModelStore
 from service.schema import Answer, TextInput
 from service.server.admission import Admission
+from service.server.bodies import Bodies
 from service.server.explain import explain
 from service.server.telemetry import Telemetry
 from service.settings import RuntimeSettings, ServeSettings
@@ -61,8 +62,8 @@ def test_the_requests_of_a_minute_by_key(served):
     assert (told.remaining, told.limit, told.window_seconds) == (0, 3, 60)
 
 
-def test_a_body_that_never_comes_gives_its_place_back(served, monkeypatch):
-    monkeypatch.setattr("service.server.limits.BODY_TIMEOUT_S", 0.01)
+def test_a_body_that_never_comes_takes_no_place(served, monkeypatch):
+    monkeypatch.setattr("service.server.bodies.BODY_TIMEOUT_S", 0.01)
     client = served(max_concurrent=2)
     headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": "/models/sentiment", "headers": headers, "query_string": b""}
@@ -76,8 +77,101 @@ def test_a_body_that_never_comes_gives_its_place_back(served, monkeypatch):
         sent.append(message)
 
     client.portal.call(client.app, scope, never, send)
-    assert sent[0]["status"] == 504 and counted == [1] and running(client) == 0
+    assert sent[0]["status"] == 504 and counted == [0] and running(client) == 0
     assert client.post("/models/sentiment", json=ASK).status_code == 200
+
+
+def test_a_clock_that_is_set_back_locks_nobody_out(admission, monkeypatch):
+    strict = Admission(admission.store, ServeSettings(requests_per_minute=1), admission.telemetry)
+    now = [time.time()]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    strict.count_minute("team")
+    with pytest.raises(RateLimited):
+        strict.count_minute("team")
+    now[0] -= 86_400
+    strict.count_minute("team")
+    with pytest.raises(RateLimited):
+        strict.count_minute("team")
+    now[0] += 86_400
+    strict.count_minute("team")
+    strict.close()
+
+
+@pytest.mark.parametrize("path", ["/login", "/gradio_api/queue/join", "/gradio_api/cancel", "/predict", "/v1/classify"])
+def test_no_route_waits_for_a_body_for_ever(served, monkeypatch, path):
+    monkeypatch.setattr("service.server.bodies.BODY_TIMEOUT_S", 0.01)
+    client = served()
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
+    sent, parts = [], [{"type": "http.request", "body": b"{", "more_body": True}]
+
+    async def stops():
+        return parts.pop() if parts else await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    client.portal.call(client.app, scope, stops, send)
+    assert sent[0]["status"] == 504 and b"did not arrive within" in sent[1]["body"]
+    assert client.app.state.admission.limits.bodies.arriving.used == 0
+
+
+def test_one_client_leaves_places_to_others(served, monkeypatch):
+    begun, held = threading.Semaphore(0), threading.Event()
+
+    async def slow(self, inputs, **options):
+        begun.release()
+        await asyncio.to_thread(held.wait, DEADLINE_S)
+        return [Answer(("negative", "positive"), (0.5, 0.5), False)]
+
+    monkeypatch.setattr("service.inference.engine.Engine.aclassify", slow)
+    client = served(keys=f"team={KEY},other={OTHER}", max_concurrent=8)
+
+    def ask(key):
+        return client.post("/models/sentiment", json=ASK, headers={"X-API-Key": key})
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = []
+        for _ in range(6):
+            answers.append(pool.submit(ask, KEY))
+            assert begun.acquire(timeout=DEADLINE_S)
+        refused = ask(KEY)
+        assert refused.status_code == 429 and "has its share" in refused.json()["error"]
+        answers.append(pool.submit(ask, OTHER))
+        assert begun.acquire(timeout=DEADLINE_S)
+        held.set()
+        assert [answer.result().status_code for answer in answers] == [200] * 7
+    assert (
+        running(client) == 0 and not client.app.state.admission.loads[client.app.state.store.get("sentiment")].by_client
+    )
+
+
+def test_bodies_that_are_arriving_have_a_bound_in_all_and_for_each_client():
+    bodies, scope = Bodies(1000), {"headers": []}
+    bodies.arriving.total = 100
+
+    async def unfinished(size):
+        yield {"type": "http.request", "body": b"a" * size, "more_body": True}
+        await asyncio.Event().wait()
+
+    def read(client, size):
+        parts = unfinished(size)
+        return asyncio.ensure_future(bodies.read(scope, parts.__anext__, client))
+
+    async def all_of_them():
+        waiting = [read("one", 40), read("one", 35)]
+        with pytest.raises(Overloaded, match="too many request bodies"):
+            await read("one", 10)
+        waiting.append(read("another", 10))
+        with pytest.raises(BodyTooLarge):
+            await read("another", 1001)
+        assert bodies.arriving.used == 85
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    asyncio.run(all_of_them())
+    assert bodies.arriving.used == 0
 
 
 def test_a_refused_request_does_not_make_others_wait(served):

@@ -132,7 +132,7 @@ def stopped_before(jobs, tmp_path, config):
 def test_only_the_very_same_run_goes_on(jobs, settings, tmp_path, monkeypatch, changed):
     table = write_table(tmp_path / "films.csv")
     work = stopped_before(jobs, tmp_path, jobs.config("films", settings, table))
-    monkeypatch.setattr("service.server.training_jobs._command", lambda *words: [sys.executable, "-c", ""])
+    monkeypatch.setattr("service.server.training_jobs._command", lambda *words: ["-c", ""])
     if changed == "rows":
         write_table(table, 66)
     elif changed == "suffix":
@@ -155,7 +155,7 @@ def test_a_run_that_a_command_is_making_is_not_touched(jobs, settings, tmp_path)
 
 
 def test_the_folders_of_old_runs_go(jobs, settings, tmp_path, monkeypatch):
-    monkeypatch.setattr("service.server.training_jobs._command", lambda *words: [sys.executable, "-c", ""])
+    monkeypatch.setattr("service.server.training_jobs._command", lambda *words: ["-c", ""])
     monkeypatch.setattr("service.server.training_jobs.MAX_RUNS", 3)
     table = write_table(tmp_path / "films.csv")
     for name in ("one", "two", "three", "four"):
@@ -177,7 +177,7 @@ def test_an_event_that_is_half_written_is_not_read_yet(jobs, tmp_path):
 
 
 def test_one_table_is_looked_at_at_a_time_and_a_server_that_ends_does_not_wait(jobs, settings, tmp_path, monkeypatch):
-    sleeping = [sys.executable, "-c", "import threading; threading.Event().wait()"]
+    sleeping = ["-c", "import threading; threading.Event().wait()"]
     monkeypatch.setattr("service.server.training_jobs._command", lambda *words: sleeping)
     config = jobs.config(None, settings, write_table(tmp_path / "films.csv"))
     with ThreadPoolExecutor() as pool:

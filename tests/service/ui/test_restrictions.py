@@ -13,8 +13,9 @@ import gradio.routes
 import pytest
 
 from service.server.admission import UPLOADS_STORED, Admission
+from service.server.request_record import RECORD, RequestRecord
 from service.settings import ServeSettings
-from service.ui import restrictions
+from service.ui import restrictions, upload_folder
 
 JSON = {"Content-Type": "application/json"}
 CANARY = "canary-7f3a"
@@ -22,7 +23,7 @@ CANARY = "canary-7f3a"
 
 def test_the_bytes_of_a_body_of_the_page(served):
     client = served(max_body_bytes=2000)
-    content = json.dumps({"data": ["a film"]}).encode()
+    content = json.dumps({"data": ["a film", "sentiment"]}).encode()
     found = [
         client.post("/gradio_api/call/classify_sentiment", content=content.ljust(size), headers=JSON).status_code
         for size in (1999, 2000, 2001)
@@ -85,15 +86,15 @@ def test_an_upload_may_be_named_and_nothing_beside_it(served, tmp_path):
 
 def test_uploads_are_bounded_together_and_the_old_ones_are_deleted(served, monkeypatch):
     client = served(max_upload_bytes=100_000)
-    stored = (restrictions.clean_up() + 250_000) / 100_000
+    stored = (upload_folder.clean_up() + 250_000) / 100_000
     monkeypatch.setattr("service.server.admission.UPLOADS_STORED", stored)
     assert isinstance(first := uploaded(client, b"a" * 100_000), str)
     assert isinstance(uploaded(client, b"b" * 90_000), str)
     assert uploaded(client, b"c") == 429
-    (restrictions.folder() / "tmp1234").write_bytes(b"a part of an upload that never came to its end")
-    monkeypatch.setattr(restrictions, "UPLOAD_LIFETIME_S", -1.0)
+    (upload_folder.folder() / "tmp1234").write_bytes(b"a part of an upload that never came to its end")
+    monkeypatch.setattr(upload_folder, "UPLOAD_LIFETIME_S", -1.0)
     assert isinstance(uploaded(client, b"c"), str)
-    assert not Path(first).exists() and not (restrictions.folder() / "tmp1234").exists()
+    assert not Path(first).exists() and not (upload_folder.folder() / "tmp1234").exists()
 
 
 def test_uploads_that_are_still_arriving_are_counted(monkeypatch):
@@ -112,22 +113,34 @@ def test_uploads_that_are_still_arriving_are_counted(monkeypatch):
             arriving.append(1)
             await asyncio.Event().wait()
 
-        count = UPLOADS_STORED + 3
-        monkeypatch.setattr(restrictions, "clean_up", lambda: 0)
+        monkeypatch.setattr(upload_folder, "clean_up", lambda: 0)
         admission = Admission(None, ServeSettings(max_upload_bytes=1024), None)
-        middleware = restrictions.GradioRestrictions(never_done, admission=admission, refusal=refusal)
-        scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": []}
-        calls = [asyncio.ensure_future(middleware(scope, None, None)) for _ in range(count)]
+        middleware = restrictions.GradioRestrictions(never_done, admission=admission, calls=None, refusal=refusal)
+
+        def upload(client):
+            record = RequestRecord("id", client=client)
+            scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": [], RECORD: record}
+            return asyncio.ensure_future(middleware(scope, None, None))
+
+        count = UPLOADS_STORED + 3
+        calls = [upload("one") for _ in range(count)]
         while len(arriving) + len(refused) < count:
             await asyncio.sleep(0)
+        begun = len(arriving)
+        assert begun == UPLOADS_STORED * 3 // 4  # the share of one client: the others can still upload
+        calls.append(upload("another"))
+        while len(arriving) == begun and not calls[-1].done():
+            await asyncio.sleep(0)
+        assert len(arriving) == begun + 1
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
-        assert admission.uploads == 0
+        assert admission.uploads.used == 0
         admission.close()
 
     asyncio.run(asyncio.wait_for(many(), 60))
-    assert len(refused) == 3 and all("storage is full" in str(error) for error in refused)
+    assert len(refused) == UPLOADS_STORED // 4 + 3
+    assert all("uploads are under way" in str(error) and error.status == 429 for error in refused)
 
 
 def test_nobody_goes_past_the_pages_queue(served):
@@ -147,7 +160,8 @@ def test_what_is_wrong_on_the_page_is_in_no_log(served, capsys):
     for data in ([CANARY], [CANARY, CANARY], [CANARY, "sentiment", CANARY], [[CANARY]], [{"a": CANARY}]):
         for name in ("classify_sentiment", "classify_topics"):
             begun = client.post(f"/gradio_api/call/{name}", json={"data": data}).json()
-            client.get(f"/gradio_api/call/{name}/{begun['event_id']}")
+            if "event_id" in begun:
+                client.get(f"/gradio_api/call/{name}/{begun['event_id']}")
     captured = capsys.readouterr()
     assert CANARY not in captured.out + captured.err + "".join(client.lines)
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import shutil
+import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from checkpoints import save_tokenizer, tiny_family
 
 from finetune.core.model_folder import read
+from finetune.core.tokenization import TextEncoder
 from service.errors import BackendFailed, BadRequest, Overloaded
 from service.inference.backends import base, selection
 from service.inference.backends.base import LOGIT_TOLERANCE
@@ -244,18 +250,61 @@ def test_a_cache_folder_that_cannot_be_written_is_logged_and_torch_is_used(tiny_
         )
 
 
-def test_a_damaged_cache_is_reported_or_written_again(tiny_sentiment, tmp_path):
+def logits_of(backend, folder):
+    """The logits of a text."""
+    encoder = TextEncoder.load(folder.path, folder.config, max_length=folder.settings.max_length)
+    return backend.run(encoder.pad(encoder(["good film"])), attention="ordinary", embeddings=False).logits
+
+
+def test_a_damaged_cache_is_noticed_when_it_is_read_and_written_again(tiny_sentiment, tmp_path):
+    settings, folder = RuntimeSettings(backend="openvino", precision="float32", cache=tmp_path), read(tiny_sentiment)
+    expected = logits_of(selection.load(folder, settings), folder)
+    (weights,), (facts,) = tmp_path.rglob("rows/openvino_model.bin"), tmp_path.rglob("facts.json")
+    content = bytearray(weights.read_bytes())
+    for place in range(0, len(content), max(1, len(content) // 400)):
+        content[place] ^= 0xFF
+    for damage in (
+        lambda: weights.write_bytes(content),
+        lambda: (weights.parent / "hashes.json").write_text(""),
+        lambda: facts.write_text(""),
+        lambda: facts.write_text("[]"),
+    ):
+        damage()
+        np.testing.assert_array_equal(logits_of(selection.load(folder, settings), folder), expected)
+    assert not list(tmp_path.rglob(".partial-*"))
+
+
+def test_several_that_fill_a_cache_at_once_do_not_disturb_each_other(tiny_sentiment, tmp_path):
+    settings, folder = RuntimeSettings(backend="openvino", precision="float32", cache=tmp_path), read(tiny_sentiment)
+    with ThreadPoolExecutor(3) as pool:
+        backends = list(pool.map(lambda _: selection.load(folder, settings), range(3)))
+    with tempfile.TemporaryDirectory(dir=backends[0]._home) as staging:  # a process that exports it a second time
+        made = shutil.copytree(backends[0]._home / "rows", Path(staging) / "rows")
+        backends[0]._put(made)
+    first, *others = (logits_of(backend, folder) for backend in backends)
+    for logits in others:
+        np.testing.assert_array_equal(logits, first)
+    assert not list(tmp_path.rglob(".partial-*")) and len(list(tmp_path.rglob("rows/hashes.json"))) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_cache_folder_of_another_user_is_not_used(tiny_sentiment, tmp_path, monkeypatch):
+    os.chown(tmp_path, 1234, 1234)
+    monkeypatch.setattr(os, "geteuid", lambda: 4321)
     settings = RuntimeSettings(backend="openvino", precision="float32", cache=tmp_path)
-    selection.load(read(tiny_sentiment), settings)
-    (graph,) = tmp_path.rglob("rows/openvino_model.xml")
-    graph.write_text("<net")
-    with pytest.raises(BackendFailed, match="rows is damaged: delete it, and it is exported again"):
+    with pytest.raises(BackendFailed, match="belongs to another user.*name another with REHEAD_CACHE"):
         selection.load(read(tiny_sentiment), settings)
+    auto = selection.load(read(tiny_sentiment), RuntimeSettings(cache=tmp_path))
+    assert auto.name == "torch" and "belongs to another user" in auto.why
+
+
+def test_a_damaged_outcome_of_a_trial_is_measured_again(tiny_sentiment, tmp_path):
     first = selection.load(read(tiny_sentiment), RuntimeSettings(backend="torch", cache=tmp_path))
     (kept,) = tmp_path.rglob("choice-*.json")
-    kept.write_text("{")
-    again = selection.load(read(tiny_sentiment), RuntimeSettings(backend="torch", cache=tmp_path))
-    assert again.name == first.name == "torch" and kept.read_text() != "{"
+    for damaged in ("", "{", "[]", '{"backend": "torch"}', '{"backend": "x", "precision": [], "why": ""}'):
+        kept.write_text(damaged)
+        again = selection.load(read(tiny_sentiment), RuntimeSettings(backend="torch", cache=tmp_path))
+        assert again.name == first.name == "torch" and kept.read_text() != damaged
 
 
 def test_auto_skips_runtimes_with_other_outputs(tiny_sentiment, tmp_path, monkeypatch):

@@ -1,0 +1,170 @@
+"""Connections without a request, requests without an end, clients that read nothing: none of them keeps others out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+
+import httpx
+import pytest
+import uvicorn
+
+from service.server import connections as module
+from service.server.connections import Connections, limit_of, protocol_of
+from tests.support.waiting import DEADLINE_S, until
+
+HEAD = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
+
+
+async def app(scope, receive, send):
+    """Answer with ten megabytes on /large; else read the body, and answer with its size."""
+    if scope["type"] != "http":
+        return
+    size = 0
+    while scope["method"] == "POST":
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        size += len(message["body"])
+        if not message["more_body"]:
+            break
+    body = b"a" * 10_000_000 if scope["path"] == "/large" else str(size).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture
+def running(monkeypatch):
+    """Return a function that serves `app` on loopback, and returns its connections and its port."""
+    with contextlib.ExitStack() as stack:
+
+        def start(limit=100, proxies=(), **seconds):
+            for name, value in ({"SWEEP_S": 0.01} | seconds).items():
+                monkeypatch.setattr(module, name, value)
+            connections = Connections(limit, proxies)
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            config = uvicorn.Config(app, http=protocol_of(connections), lifespan="off", log_level="critical")
+            server = uvicorn.Server(config)
+
+            async def serve():
+                closing = asyncio.ensure_future(connections.close_slow())
+                await server.serve([listener])
+                closing.cancel()
+
+            thread = threading.Thread(target=asyncio.run, args=(serve(),))
+            thread.start()
+            stack.callback(thread.join, DEADLINE_S)
+            stack.callback(setattr, server, "should_exit", True)
+            until(lambda: server.started, "the server runs")
+            return connections, listener.getsockname()[1]
+
+        def connect(port, sent=b""):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), DEADLINE_S))
+            client.sendall(sent)
+            return client
+
+        yield start, connect
+
+
+def is_closed(client):
+    """Whether the server closes a connection, possibly after an answer."""
+    with contextlib.suppress(ConnectionError):
+        while client.recv(65536):
+            pass
+    return True
+
+
+def test_idle_connections_keep_nobody_out(running):
+    start, connect = running
+    connections, port = start(limit=8)
+    idle = [connect(port) for _ in range(40)]
+    for _ in range(5):
+        assert httpx.post(f"http://127.0.0.1:{port}/", content=b"abc").text == "3"
+    assert len(connections) <= 8 and is_closed(idle[0])
+
+
+def test_connections_with_a_request_are_not_closed_for_new_ones(running):
+    start, connect = running
+    connections, port = start(limit=4)
+    busy = [connect(port, HEAD + b"a") for _ in range(3)]
+    until(lambda: len(connections) == 3, "three requests are under way")
+    assert connect(port).recv(100).startswith(b"HTTP/1.1 503 ")  # the share of one address
+    for client in busy:
+        client.sendall(b"a" * 99)
+        assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+    until(lambda: httpx.post(f"http://127.0.0.1:{port}/", content=b"a").text == "1", "there is room again")
+
+
+def test_a_trusted_proxy_may_hold_every_connection(running):
+    start, connect = running
+    connections, port = start(limit=4, proxies=("127.0.0.1",))
+    busy = [connect(port, HEAD + b"a") for _ in range(4)]
+    until(lambda: len(connections) == 4, "four requests are under way")
+    assert connect(port).recv(100).startswith(b"HTTP/1.1 503 ")
+    for client in busy:
+        client.sendall(b"a" * 99)
+        assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST / HT", b"POST / HTTP/1.1\r\nHost: a\r\n"])
+def test_the_head_of_a_request_has_a_time_limit(running, sent):
+    start, connect = running
+    connections, port = start(HEAD_S=0.05)
+    assert is_closed(connect(port, sent))
+    until(lambda: not len(connections), "the connection is counted out")
+
+
+@pytest.mark.parametrize("seconds", [{"BODY_SILENCE_S": 0.05}, {"BODY_S": 0.05}])
+def test_a_body_has_a_time_limit(running, seconds):
+    start, connect = running
+    connections, port = start(**seconds)
+    assert is_closed(connect(port, HEAD + b"abc"))
+    until(lambda: not len(connections), "the connection is counted out")
+
+
+def test_a_client_that_reads_nothing_is_closed(running):
+    start, connect = running
+    connections, port = start(STALL_S=0.05)
+    client = connect(port, b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+    received = client.recv(1)  # it is being answered
+    until(lambda: not len(connections), "the connection is closed")
+    with contextlib.suppress(ConnectionError):
+        while part := client.recv(1_000_000):
+            received += part
+    assert len(received) < 10_000_000
+
+
+def test_the_head_of_a_request_has_a_size_limit(running):
+    start, connect = running
+    _, port = start()
+    client = connect(port, b"GET / HTTP/1.1\r\n")
+    with contextlib.suppress(ConnectionError):
+        for number in range(2000):
+            client.sendall(b"X-%d: %s\r\n" % (number, b"a" * 1000))
+        client.sendall(b"\r\n")
+    with contextlib.suppress(ConnectionError):
+        assert client.recv(100).startswith(b"HTTP/1.1 431 ")
+
+
+def test_large_bodies_and_many_requests_on_a_connection_are_no_large_heads(running):
+    start, _ = running
+    connections, port = start()
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        for size in (500_000, 0, 10, 200_000):
+            for _ in range(8):
+                assert client.post("/", content=b"a" * size).text == str(size)
+        assert len(connections) == 1
+    until(lambda: not len(connections), "the connection is counted out")
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_it_goes(monkeypatch):
+    resource = pytest.importorskip("resource")
+    limits, said = [1024, 4096], []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: tuple(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, values: limits.__setitem__(0, values[0]))
+    assert limit_of(500, said.append) == 500 and limits[0] == 1024 and not said
+    assert limit_of(2000, said.append) == 2000 and limits[0] == 2256 and not said
+    assert limit_of(5000, said.append) == 4096 - 256 and limits[0] == 4096
+    assert said == ["the limit of 4096 open files allows 3840 connections"]
