@@ -149,9 +149,10 @@ def _data_and_model(page: Page, tab: gr.Tab, jobs: Jobs) -> _Components:
                     max_lines=1,
                     elem_id="train-loss-options",
                 )
-                for first, second in zip(MORE[::2], MORE[1::2], strict=True):
+                for start_of_row in range(0, len(MORE), 2):
                     with gr.Row():
-                        settings |= {path: form.component(path, NAME) for path in (first, second)}
+                        row = MORE[start_of_row : start_of_row + 2]
+                        settings |= {path: form.component(path, NAME) for path in row}
             with gr.Row():
                 start = gr.Button("Train", variant="primary", elem_id="train-start")
                 stop = gr.Button("Stop", variant="stop", visible=False, elem_id="train-stop")
