@@ -29,7 +29,7 @@ def test_the_python_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     examples = blocks("python.md", "python")
-    assert len(examples) == 11
+    assert len(examples) == 12
     for number, block in enumerate(examples, 1):
         exec(compile(block, f"docs/python.md, block {number}", "exec"), names)
     printed = capsys.readouterr().out

@@ -63,7 +63,7 @@ class TorchBackend:
         if attend is not None and readable:
             self.unpadded = self.without_padding(attend)
         self.is_padded = self.unpadded is None
-        self.batch = _on_cuda(self.model.config, precision) if self._device.type == "cuda" else CPU_BATCH
+        self.batch = _on_cuda(self.model.config, precision, self._device) if self._device.type == "cuda" else CPU_BATCH
 
     @classmethod
     def load(cls, folder: ModelFolder, precision: Precision = "float32", *, device: str = "auto") -> TorchBackend:
@@ -298,11 +298,11 @@ def quiet(*loggers: str) -> Iterator[None]:
             logging.getLogger(name).setLevel(before)
 
 
-def _on_cuda(config: Any, precision: Precision) -> BatchSize:
+def _on_cuda(config: Any, precision: Precision, device: torch.device) -> BatchSize:
     """Return the batch size that fits into the GPU's memory."""
     facts = config.to_dict()
     width = int((facts.get("encoder") or facts).get("intermediate_size") or 4096)
-    budget = MEMORY_SHARE * torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    budget = MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory
     return BatchSize(min(CUDA_BATCH.tokens, int(budget / (width * DTYPES[precision].itemsize))), CUDA_BATCH.rows)
 
 
