@@ -182,10 +182,8 @@ def test_models_are_listed_with_what_each_is_for(rehead, tmp_path):
         (["predict", "sentimental", "a", "--models", "nowhere"], "no model 'sentimental'"),
         (["predict", "sentiment", "nowhere.csv"], "there is no file nowhere.csv"),
         (["predict", "sentiment", "nowhere.txt"], "there is no file nowhere.txt"),
-        (
-            ["predict", "sentiment", "topics.json"],
-            "cannot be read: predict and zero-shot read .csv, .tsv, .jsonl, .parquet",
-        ),
+        (["predict", "sentiment", "topics.json"], "topics.json: the table has no rows"),
+        (["predict", "sentiment", "topics.docx"], "cannot be read: predict and zero-shot read .csv, .tsv, .jsonl,"),
         (["predict", "sentiment", "nowhere.csv.gz"], "there is no file nowhere.csv.gz"),
         (["predict", "sentiment", "a text", "in.csv"], "there are 2 arguments: pass one file alone"),
         (["predict", "sentiment", "models"], "models is a folder"),
@@ -212,6 +210,7 @@ def test_models_are_listed_with_what_each_is_for(rehead, tmp_path):
 )
 def test_bad_input_is_one_line_and_exit_code_2(rehead, table, tmp_path, arguments, sentence):
     (tmp_path / "topics.json").write_text("[]")
+    (tmp_path / "topics.docx").touch()
     (tmp_path / "gap.csv").write_text("id,text\n1,a\n2,\n")
     code, out, err = rehead(*arguments)
     assert code == 2 and out == "" and sentence in err and "Traceback" not in err

@@ -125,6 +125,15 @@ class _Workbook(PartedFile):
 def _join(file: Path, schema: pyarrow.Schema, parts: Iterator[pyarrow.Table]) -> None:
     import xlsxwriter
 
+    try:
+        _write_workbook(file, schema, parts)
+    except xlsxwriter.exceptions.FileCreateError as error:  # holds the system's error, on a full disk for example
+        raise error.args[0] from error
+
+
+def _write_workbook(file: Path, schema: pyarrow.Schema, parts: Iterator[pyarrow.Table]) -> None:
+    import xlsxwriter
+
     options = {"strings_to_formulas": False, "strings_to_urls": False, "strings_to_numbers": False}
     with xlsxwriter.Workbook(str(file), {**options, "constant_memory": True}) as workbook:
         workbook.set_properties({"created": MADE})

@@ -77,7 +77,7 @@ def test_only_torch_computes_on_a_gpu(two_gpus, tiny_sentiment):
 
 def test_training_on_the_processor_ignores_the_gpu(two_gpus, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **named: pytest.fail("the GPU was asked"))
-    use_bfloat16(TrainConfig(base="topics", out="x", device="cpu"))
+    use_bfloat16("auto", "cpu")
     assert RuntimeSettings(device="cpu").exact().device == "cpu"
 
 
