@@ -10,6 +10,7 @@ from service.server.admission import Admission
 from service.server.feedback import Feedback
 from service.server.training_jobs import Jobs
 from service.ui import links
+from service.ui.results import HIDE_PROBLEMS
 from service.ui.tab import Page
 from service.ui.tabs import batch, models, sentiment, topics, train
 from service.ui.upload_folder import folder
@@ -40,6 +41,7 @@ def build(
             for title, module in TABS.items():
                 with gr.Tab(title, id=module.NAME) as tab:
                     module.build(page, tab)
+        blocks.load(None, js=HIDE_PROBLEMS)
         links.open_tab(blocks, tabs, [module.NAME for module in TABS.values()])
     return blocks
 

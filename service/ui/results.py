@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from html import escape
 from typing import Any, TypeVar
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 SAME = gr.skip()
 HIDDEN = gr.update(value=None, visible=False)
-HIDE_PROBLEM = "() => ({__type__: 'update', value: null, visible: false})"
+NUMBERS = itertools.count()
 INTERNAL_ERROR = "internal server error; see the server's log"
 NO_SCORES = '<div class="rehead-note">Scores appear here.</div>'
 
@@ -116,9 +117,19 @@ def reporting_stream(
     return handler
 
 
-def hide_on_change(problem: gr.HTML, *fields: Any) -> None:
-    """Hide an error, in the browser alone, once one of the fields changes that may have caused it."""
-    gr.on([field.change for field in fields], None, None, [problem], js=HIDE_PROBLEM, api_name=False)
+HIDE_PROBLEMS = """() => {
+    const hide = event => {
+        const tab = event.target.closest?.("[role=tabpanel]");
+        const alerts = tab?.querySelectorAll("[role=alert].rehead-problem") ?? [];
+        for (const alert of alerts)
+            if (!alert.closest("[id$=-table-problem]")) alert.style.display = "none";
+    };
+    for (const kind of ["input", "change", "drop"]) document.addEventListener(kind, hide, true);
+    const choices = "[role=option], .token-remove, [aria-label=Clear], [id$=-example]";
+    document.addEventListener("pointerdown", event => event.target.closest?.(choices) && hide(event), true);
+}"""
+"""JavaScript for the page: the errors of requests in a tab are hidden once a person changes a field of it. These are
+events of the browser, since gradio's `change` (6.31) also fires late and without a change."""
 
 
 def scroll_to(element_id: str) -> str:
@@ -139,7 +150,9 @@ def problem(error: Exception, telemetry: Telemetry) -> Any:
         message = INTERNAL_ERROR
     starts_with_word = message.split(" ")[0].isalpha()  # and not with the name of a file
     sentence = message[:1].upper() + message[1:] if starts_with_word else message
-    return gr.update(value=f'<div class="rehead-problem" role="alert">{escape(sentence)}</div>', visible=True)
+    # numbered: an error that was hidden in the browser is shown again, also where its sentence is the same
+    shown = f'<div class="rehead-problem" role="alert" data-number="{next(NUMBERS)}">{escape(sentence)}</div>'
+    return gr.update(value=shown, visible=True)
 
 
 def as_tool(act: Callable[..., Coroutine[Any, Any, T]], telemetry: Telemetry) -> Callable[..., Coroutine[Any, Any, T]]:

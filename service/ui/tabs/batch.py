@@ -26,7 +26,7 @@ from service.errors import BadRequest, ServiceError, TooLarge
 from service.server.table_scoring import score_upload
 from service.ui import form, label_chips, links, snippets, table_upload, upload_folder
 from service.ui.label_chips import LABELS
-from service.ui.results import HIDDEN, hide_on_change, reporting_stream, scroll_to
+from service.ui.results import HIDDEN, reporting_stream, scroll_to
 from service.ui.tab import Page
 
 NAME = "batch"
@@ -120,7 +120,6 @@ def build(page: Page, tab: gr.Tab) -> None:
     outputs = [progress, download, result, stop, problem]
     event = score.click(act, inputs, outputs, api_name=False, show_progress="hidden")
     score.click(None, js=scroll_to("batch-answer"))
-    hide_on_change(problem, *fields.inputs, column, model, labels, encoding)
     # the status line is replaced only after the event has ended: until then it may still show progress
     ended = stop.click(None, None, None, cancels=[event], api_name=False)
     ended.then(

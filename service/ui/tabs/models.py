@@ -17,7 +17,7 @@ from service.inference.model_store import describe
 from service.schema import Answer, TextInput, Work, ZeroShotRequest
 from service.ui import label_chips, links, snippets
 from service.ui.label_chips import LABELS
-from service.ui.results import HIDDEN, hide_on_change, measured_on, report_of, reporting
+from service.ui.results import HIDDEN, measured_on, report_of, reporting
 from service.ui.tab import Page
 
 NAME = "models"
@@ -90,8 +90,6 @@ def build(page: Page, tab: gr.Tab) -> None:
     measure.click(timed, [model], [speed, problem], api_name=False)
     act = reporting(partial(_compared, page), telemetry, otherwise=[HIDDEN])
     compare.click(act, [left, right, texts, labels], [table, compared], api_name=False)
-    hide_on_change(problem, model)
-    hide_on_change(compared, left, right, texts, labels)
 
 
 def _cards(page: Page) -> str:

@@ -22,7 +22,6 @@ from service.ui.results import (
     about,
     as_tool,
     bars,
-    hide_on_change,
     importance,
     note,
     reporting,
@@ -90,8 +89,6 @@ def build(page: Page, tab: gr.Tab) -> None:
         answered.then(None, js=scroll_to("sentiment-answer"))
     explained = explain_button.click(explain_words, [model, text], [words, problem], api_name=False)
     explained.then(None, js=scroll_to("sentiment-words"))
-    hide_on_change(problem, model, text)
-    hide_on_change(problem_lines, model, lines)
     classify_lines.click(several, [model, lines], [table, problem_lines], api_name=False)
     model.change(lambda name: about(admission.store, name), [model], [line], api_name=False, show_progress="hidden")
     tab.select(lambda: gr.update(choices=names()), None, [model], api_name=False, show_progress="hidden")

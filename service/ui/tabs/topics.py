@@ -20,7 +20,7 @@ from service.server.admission import Admission
 from service.ui import feedback, label_chips, links, snippets
 from service.ui.feedback import GivenAnswer
 from service.ui.label_chips import LABELS
-from service.ui.results import HIDDEN, NO_SCORES, SAME, about, as_tool, bars, hide_on_change, note, reporting, scroll_to
+from service.ui.results import HIDDEN, NO_SCORES, SAME, about, as_tool, bars, note, reporting, scroll_to
 from service.ui.tab import Page
 
 NAME = "topics"
@@ -96,7 +96,6 @@ def build(page: Page, tab: gr.Tab) -> None:
     for event in (classify.click, text.submit, examples.load_input_event.then):
         answered = event(act, [model, *question], [*shown, problem], api_name=False)
         answered.then(None, js=scroll_to("topics-answer"))
-    hide_on_change(problem, model, *question)
     # Gradio's `input` event of a text field is a key press, and a paste is none. One event, one at a time: two updates
     # could arrive in either order, and the older one would stay
     gr.on(

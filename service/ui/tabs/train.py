@@ -17,7 +17,7 @@ from finetune.config.training import TrainConfig
 from service.errors import BadRequest, Overloaded
 from service.server.training_jobs import Job, Jobs
 from service.ui import form, links, recipes, snippets, table_upload, training_view
-from service.ui.results import SAME, hide_on_change, reporting
+from service.ui.results import SAME, reporting
 from service.ui.tab import Page
 
 T = TypeVar("T")
@@ -88,8 +88,6 @@ def build(page: Page, tab: gr.Tab) -> None:
     _connect_run(page, page.jobs, parts, run)
     _connect_report(page, page.jobs, parts)
     _recipe_section(page, parts)
-    hide_on_change(parts.problem, *parts.inputs)
-    hide_on_change(parts.data_problem, parts.base, parts.loss_options, *parts.settings.values())
 
     def program(language: str, address: str, name: str) -> str:
         return snippets.of_model(page, language, address, name.strip() or "reviews", EXAMPLE_TEXT, ())
