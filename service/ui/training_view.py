@@ -75,7 +75,7 @@ def scores(job: Job) -> pd.DataFrame:
 def updates(job: Job) -> list[int]:
     """Return the first and the last update on the axis of a plot: from 0 to the planned ones, whole numbers."""
     planned = [event.updates for event in job.events if isinstance(event, events.Step)]
-    return [0, max(FEWEST_UPDATES, *planned[-1:])]
+    return [0, max([FEWEST_UPDATES, *planned[-1:]])]
 
 
 def frame(rows: Sequence[tuple[Any, ...]], columns: tuple[str, ...]) -> pd.DataFrame:

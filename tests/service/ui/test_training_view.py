@@ -40,6 +40,7 @@ def test_events_written_before_notes_were_known_are_still_read() -> None:
 
 
 def test_one_evaluation_is_a_point_and_several_are_a_line() -> None:
+    assert drawn(Job("m", "running", (), CONFIG))[1]["visible"] is False  # before the first update
     step = events.Step(update=3, updates=14, epoch=0.5, loss=0.7, lr=1e-3, rows_per_s=9.0, left_s=1.0)
     evaluated = [events.Evaluated(update, 1.0, {"accuracy": 0.5, "log_loss": 1.0}, best=False) for update in (7, 14)]
     for count, line, point in ((0, False, False), (1, False, True), (2, True, False)):
