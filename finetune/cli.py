@@ -320,9 +320,7 @@ def bases(
     CANDIDATES are folders, served names and Hub ids; by default every served model and every encoder in the Hub's
     cache. Each encodes the texts as it is, and a linear model on its embeddings is cross-validated.
 
-    \b
-    rehead bases reviews.csv
-    rehead bases reviews.csv topics me/my-encoder
+    For example: rehead bases reviews.csv topics me/my-encoder
     """
     from finetune.bases import rank_bases
     from finetune.config.data import DataConfig
