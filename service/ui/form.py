@@ -27,6 +27,9 @@ TABLES = {
 }
 """Setting -> the table of its choices."""
 
+PLACEHOLDERS = {"optim.early_stopping": "off"}
+"""Setting -> what an empty field of a number means, where that is not an automatic choice."""
+
 SUGGESTED = {"data.encoding": ENCODINGS, "data.separator": (",", ";", "tab", "|")}
 """Setting -> suggested values; others are accepted."""
 
@@ -54,7 +57,7 @@ def component(path: str, prefix: str, *, brief: bool = False) -> Component:
     default = field.default
     label = LABELS.get(path) or path.rpartition(".")[2].replace("_", " ").capitalize()
     info = (field.description or "").replace("`", "").replace("None ", "automatic ")
-    info = re.split(r"[:;]", info)[0].rstrip(".") + "." if brief else info
+    info = _first_clause(info) if brief else info
     common: dict[str, Any] = {"label": label, "info": info, "elem_id": f"{prefix}-{path.replace('.', '-')}"}
     if path in TABLES:
         selected = default.name if isinstance(default, Choice) else AUTOMATIC
@@ -72,10 +75,18 @@ def component(path: str, prefix: str, *, brief: bool = False) -> Component:
             [*dict.fromkeys([*offered, *map(str, words)])], value=value, allow_custom_value=free, **common
         )
     if (int in kinds or float in kinds) and default is None:
-        return gr.Textbox(placeholder=AUTOMATIC, max_lines=1, **common)  # a number field shows 0 for none
+        # a number field shows 0 for none
+        return gr.Textbox(placeholder=PLACEHOLDERS.get(path, AUTOMATIC), max_lines=1, **common)
     if int in kinds or float in kinds:
         return gr.Number(value=default, precision=None if float in kinds else 0, **common)
     return gr.Textbox(value=default or "", max_lines=1, **common)
+
+
+def _first_clause(info: str) -> str:
+    """Return the first clause of a description that says more than the setting's name."""
+    clauses = [clause.strip().rstrip(".") for clause in re.split(r"[:;]", info)]
+    clause = next((clause for clause in clauses if " " in clause), clauses[0])
+    return f"{clause[:1].upper()}{clause[1:]}."
 
 
 def choices_of(paths: Sequence[str], tables: Mapping[str, Mapping[str, str]]) -> list[Any]:
