@@ -3,10 +3,12 @@ reaches on held-out rows."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from finetune.core.device import torch_device
 from finetune.core.errors import CheckpointError
 from finetune.core.hub import download
 from finetune.core.labels import LabelSpace
-from finetune.core.model_folder import Location, find, served
+from finetune.core.model_folder import Location, find, is_finished, served, shipped_dir
 from finetune.core.number_format import figure
 from finetune.core.quiet import quiet_transformers
 from finetune.core.tokenization import TextEncoder
@@ -124,7 +126,8 @@ def rank_bases(
 
     Args:
         data: a table file, a pandas or polars frame, a `datasets.Dataset`, or a list of dicts.
-        candidates: paths, served names and Hub ids; by default every served model and every encoder in the Hub's cache.
+        candidates: paths, served names and Hub ids; by default the models that ship, bases in `models_dir`,
+            and every encoder in the Hub's cache.
         text, label, text_pair: columns; found where they are obvious.
         columns: all settings of the table, in place of those three.
         rows: most rows to measure on.
@@ -156,6 +159,11 @@ def rank_bases(
                 raise
             skipped[name] = str(error)
             continue
+        except Exception as error:  # of a model that nobody named, whatever it is
+            if candidates:
+                raise
+            skipped[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            continue
         ranked.append(base)
         measured[name] = split
     if not ranked:
@@ -168,8 +176,13 @@ def rank_bases(
 
 
 def _candidates(models_dir: str | PathLike[str] | None) -> Iterator[str]:
-    """Yield the names of served models, and of encoders in the Hub's cache."""
-    yield from served(models_dir)
+    """Yield the names of the models that ship, of bases in `models_dir`, and of encoders in the Hub's cache.
+
+    A model that was fine-tuned here is none: it may have been trained on the very rows that it would be ranked on.
+    """
+    for name, folder in served(models_dir).items():
+        if folder.parent == shipped_dir() or not is_finished(folder):
+            yield name
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -180,8 +193,16 @@ def _candidates(models_dir: str | PathLike[str] | None) -> Iterator[str]:
     for repository in sorted(repositories, key=lambda repository: repository.repo_id):
         files = {file.file_name for revision in repository.revisions for file in revision.files}
         usable = {"config.json", "tokenizer.json"} <= files and any(file.endswith(".safetensors") for file in files)
-        if repository.repo_type == "model" and usable:
+        if repository.repo_type == "model" and usable and _is_encoder(repository):
             yield str(repository.repo_id)
+
+
+def _is_encoder(repository: Any) -> bool:
+    """Return whether the config of a cached repository describes no decoder."""
+    files = (file for revision in repository.revisions for file in revision.files if file.file_name == "config.json")
+    config = json.loads(Path(next(files).file_path).read_text(encoding="utf-8"))
+    decoders = [name for name in config.get("architectures") or () if "ForCausalLM" in name]
+    return not (config.get("is_encoder_decoder") or config.get("is_decoder") or decoders)
 
 
 def _measured(

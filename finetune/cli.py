@@ -317,10 +317,9 @@ def bases(
 ) -> None:
     """Rank base models for the labeled table DATA, and recommend one.
 
-    CANDIDATES are folders, served names and Hub ids; by default every served model and every encoder in the Hub's
-    cache. Each encodes the texts as it is, and a linear model on its embeddings is cross-validated.
-
-    For example: rehead bases reviews.csv topics me/my-encoder
+    CANDIDATES are folders, served names and Hub ids; by default the models that ship, bases in the models folder
+    and every encoder in the Hub's cache. Each encodes the texts as it is, and a linear model on its embeddings is
+    cross-validated. For example: rehead bases reviews.csv topics me/my-encoder
     """
     from finetune.bases import rank_bases
     from finetune.config.data import DataConfig

@@ -74,6 +74,8 @@ def cross_validate(
     """
     if folds < 2:
         raise ConfigError(f"--folds {folds}: give 2 folds or more")
+    if config.base == "auto":
+        raise ConfigError("--folds with --base auto would choose the base by rows of the folds: name a base")
     out = Path(config.out).with_name(f"{Path(config.out).name}.folds")
     with ExitStack() as stack:
         stack.enter_context(run_lock.locked(out))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.core.model_folder import AttentionMode
-from finetune.core.tables.joined_texts import with_joined_text
+from finetune.core.tables.joined_texts import with_joined_columns, with_joined_text
 from service.errors import BadRequest
 from service.inference.engine import Engine
 from service.inference.model_store import resolve
@@ -91,7 +91,8 @@ class Classifier(LoadedModel):
         """
         if self.folder.labels.task == "regression":
             raise BadRequest(f"{self.folder.path.name} predicts a number and has no probabilities: call it instead")
-        inputs = [TextInput.of(text) for text in texts_of(texts)]
+        joins = self.folder.settings.text_columns
+        inputs = [TextInput.of(with_joined_text(text, joins)) for text in texts_of(texts)]
         return scores_of(self.engine.classify(inputs, batch_size=self.batch_size), len(self.labels))
 
     @overload
@@ -164,6 +165,7 @@ class Classifier(LoadedModel):
             )
             return [best_of(item) if top_k is UNSET else ranked(item, top_k) for item in answers]
 
+        inputs = with_joined_columns(inputs, self.folder.settings.text_columns)
         if is_columns(inputs):
             return columns_of(inputs, answer(rows_of(inputs)), ("label", "score"))
         if isinstance(inputs, str | Mapping):

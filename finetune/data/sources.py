@@ -94,7 +94,8 @@ def find_columns(source: Source, config: DataConfig, table: Table, recorded: Seq
     Raises:
         DataError: there is no such column, or none with an obvious name; lists the columns and names the flag.
     """
-    by_name = by_clean_name(table.columns)
+    others = tuple(matching_column(name, table.columns) for name in (config.group, config.weight) if name is not None)
+    by_name = {name: column for name, column in by_clean_name(table.columns).items() if column not in others}
     text = _configured(source.text or config.text, table, "--text")
     joins = _columns_to_join(config, table, recorded) if text is None else ()
     text = joined(joins) if joins else text
@@ -112,8 +113,8 @@ def find_columns(source: Source, config: DataConfig, table: Table, recorded: Seq
             (by_name[first] for first, second in PAIR_NAMES if by_name.get(second) == pair and first in by_name), None
         )
     if label is None:
-        label = obvious_column(LABEL_NAMES, table.columns, without=(text, pair, *joins))
-    known = (text, *joins, pair, label, config.group, config.weight, *indicators, *soft)
+        label = obvious_column(LABEL_NAMES, table.columns, without=(text, pair, *joins, *others))
+    known = (text, *joins, pair, label, *others, *indicators, *soft)
     rest = [column for column in table.columns if column not in known]
     if len(rest) == 1 and (text is None) != (label is None):  # of two columns, one is known
         text, label = (text or rest[0]), (label or rest[0])
@@ -243,7 +244,10 @@ def _splits_of_folder(folder: Path, options: TableOptions) -> dict[str, Table]:
 
 
 def _tables_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.is_file() and suffix_of(file) in SUFFIXES)
+    """Return the tables of a folder; JSON beside tables of other formats describes them, as `datasets` writes it."""
+    files = sorted(file for file in folder.iterdir() if file.is_file() and suffix_of(file) in SUFFIXES)
+    files = [file for file in files if not file.name.startswith((".", "~$"))]  # Excel locks a workbook by ~$name.xlsx
+    return [file for file in files if suffix_of(file) != ".json"] or files
 
 
 def _one_table(folder: Path, parts: list[Table]) -> Table:

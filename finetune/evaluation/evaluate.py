@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from finetune.config.data import DataConfig
+from finetune.core.errors import DataError
 from finetune.core.labels import LabelSpace
 from finetune.core.scores import decide
 from finetune.core.task import Task
@@ -100,7 +101,17 @@ def evaluate(
 
 
 def differences(labels: LabelSpace, first: ScoredSplit, second: ScoredSplit) -> dict[str, dict[str, float]]:
-    """Return metric -> difference `second` - `first` on the same rows, with a paired 95% bootstrap interval."""
+    """Return metric -> difference `second` - `first` on the same rows, with a paired 95% bootstrap interval.
+
+    Raises:
+        DataError: the rows are not the same.
+    """
+    if first.rows.numbers != second.rows.numbers:
+        raise DataError(
+            "the models read different columns, in which other rows are empty or repeated, so that they cannot be "
+            "compared row by row: name the columns for both with --text, or drop such rows",
+            file=first.rows.source,
+        )
     references = labels.encode(first.rows.values)
     answers = []
     for split in (first, second):

@@ -29,7 +29,8 @@ def cross_validated_scores(
     from sklearn.model_selection import GroupKFold, KFold
 
     groups = rows.groups if rows.groups is not None and len(set(rows.groups)) >= FOLDS else None
-    folds = GroupKFold(FOLDS) if groups is not None else KFold(FOLDS, shuffle=True, random_state=seed)
+    count = min(FOLDS, len(rows))
+    folds = GroupKFold(FOLDS) if groups is not None else KFold(count, shuffle=True, random_state=seed)
     targets = labels.encode(rows.values)
     width = 1 if labels.task == "regression" else len(labels)
     scores: npt.NDArray[Any] = np.zeros((len(rows), width))
@@ -57,7 +58,7 @@ def _scores(labels: LabelSpace, features: Any, targets: Any, new: Any, seed: int
         return np.asarray(model.predict(new)).reshape(-1, 1)
     probabilities = np.asarray(model.predict_proba(new))
     if not single:
-        return probabilities
+        return probabilities[:, -len(labels) :]  # of one label alone there are two columns
     scores = np.zeros((len(new), len(labels)))
     scores[:, model.classes_.astype(int)] = probabilities  # a label without a row in these folds has no column
     return scores

@@ -70,6 +70,10 @@ def trim_vocabulary(
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"{folder}: the weights are in several files; save them as one {WEIGHTS} first")
     content, config = _json(folder / TOKENIZER), _json(folder / CONFIG)
+    if "vocab_size" not in config:
+        raise CheckpointError(
+            f"{folder}: models with a head of `rehead` (linear, mlp) cannot be trimmed; trim the base, then train"
+        )
     pieces = _pieces(folder, content)
     counts = Counter(number for ids in _encoded(folder, texts) for number in ids)
     kept = {number for number, count in counts.items() if count >= min_count} | _always_kept(pieces, content, config)

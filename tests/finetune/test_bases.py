@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from finetune.bases import rank_bases
 from finetune.cli import bases
 from finetune.config.training import TrainConfig
-from finetune.core.errors import CheckpointError
+from finetune.core.errors import CheckpointError, ConfigError
 from finetune.core.events import Info
 from finetune.core.labels import LabelSpace
 from finetune.core.tables.files import write_table
+from finetune.cross_validation import cross_validate
 from finetune.data.rows import Rows
 from finetune.evaluation.linear_probe import cross_validated_scores
 from finetune.prepare import prepare
@@ -133,3 +134,22 @@ def test_no_group_is_in_two_folds() -> None:
     named = np.eye(10)[np.arange(60) // 6]
     known = cross_validated_scores(labels, named, rows, seed=0).argmax(axis=1) == labels.encode(rows.values)
     assert known.mean() < 0.8
+
+
+def test_models_that_were_fine_tuned_here_are_no_candidates(models: Path) -> None:
+    for name in ("train_config.yaml", "manifest.json"):
+        (models / "able" / name).write_text("{}")
+    assert [base.name for base in rank_bases(ROWS, models_dir=models).bases] == ["blind"]
+    assert rank_bases(ROWS, ["able", "blind"], models_dir=models).recommended == "able"
+
+
+def test_a_fold_never_chooses_the_base(models: Path, tmp_path: Path) -> None:
+    config = TrainConfig(base="auto", out=str(tmp_path / "out"), models_dir=str(models))
+    with pytest.raises(ConfigError, match="--folds with --base auto"):
+        cross_validate(config, 2, ROWS)
+
+
+def test_few_rows_and_one_label_are_scored_too() -> None:
+    labels = LabelSpace.fit([["a"], []] * 2, "multi_label")
+    rows = Rows(["t"] * 4, None, [["a"], []] * 2, [1, 2, 3, 4], "t")
+    assert cross_validated_scores(labels, np.eye(4), rows, seed=0).shape == (4, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finetune.core.errors import DataError
@@ -69,8 +69,28 @@ def with_joined_text(row: Any, recorded: Sequence[str]) -> Any:
     """Return a dict of the recorded columns as one with their joined text as `text`; anything else unchanged."""
     if not recorded or not isinstance(row, Mapping) or "text" in row or not all(name in row for name in recorded):
         return row
+    for name in recorded:
+        if isinstance(row[name], list | tuple | dict):
+            raise DataError(f"{name!r} holds a {type(row[name]).__name__}, and should be a text", file="the input")
     rest = {name: value for name, value in row.items() if name not in recorded}
     return rest | {"text": joined(row[name] for name in recorded)}
+
+
+def with_joined_columns(columns: Any, recorded: Sequence[str]) -> Any:
+    """Return columns with the recorded ones as one column `text` of their joined texts; anything else unchanged.
+
+    Raises:
+        DataError: the recorded columns differ in length.
+    """
+    if not recorded or not isinstance(columns, Mapping) or "text" in columns or not set(recorded) <= set(columns):
+        return columns
+    parts = [columns[name] for name in recorded]
+    if not all(isinstance(part, Collection) and not isinstance(part, str | bytes | Mapping) for part in parts):
+        return columns
+    if len({len(part) for part in parts}) > 1:
+        raise DataError(f"the columns {', '.join(recorded)} differ in length", file="the input")
+    rest = {name: value for name, value in columns.items() if name not in recorded}
+    return rest | {"text": [joined(row) for row in zip(*parts, strict=True)]}
 
 
 def _text(part: Any) -> str:

@@ -12,7 +12,7 @@ from finetune.config.loading import build
 from finetune.core.errors import ConfigError, DataError
 from finetune.core.labels import LabelSpace
 from finetune.core.tables.files import write_table
-from finetune.core.tables.joined_texts import joined, recorded_columns
+from finetune.core.tables.joined_texts import joined, recorded_columns, with_joined_columns, with_joined_text
 from finetune.data.load import load_rows, load_splits
 
 pytestmark = pytest.mark.fast
@@ -93,3 +93,13 @@ def test_the_columns_of_a_model_are_used_where_a_table_has_all_of_them() -> None
     assert rows.texts[0] == "body 0"
     rows, _ = load_rows([{"text": "a", "label": "n"}], DataConfig(), labels, ("title", "body"))
     assert list(rows.texts) == ["a"]
+
+
+def test_columns_of_a_joined_model_are_joined_row_by_row() -> None:
+    both = {"title": ["a", "b"], "body": ["c", None], "id": [1, 2]}
+    assert with_joined_columns(both, ("title", "body")) == {"id": [1, 2], "text": ["a\nc", "b"]}
+    assert with_joined_columns({"title": "a", "body": "c"}, ("title", "body")) == {"title": "a", "body": "c"}
+    with pytest.raises(DataError, match="differ in length"):
+        with_joined_columns({"title": ["a"], "body": ["c", "d"]}, ("title", "body"))
+    with pytest.raises(DataError, match="'title' holds a list"):
+        with_joined_text({"title": ["a"], "body": "c"}, ("title", "body"))

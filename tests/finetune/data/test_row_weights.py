@@ -81,3 +81,11 @@ def test_proportions_and_balanced_class_weights_count_weighted_rows() -> None:
     targets, repeated = several.encode([["a"], ["b"], []]), several.encode([["a"], ["a"], ["b"], []])
     weights = np.array([2, 1, 1], dtype=np.float32) * 3 / 4
     assert several.weights("balanced", targets, weights) == pytest.approx(several.weights("balanced", repeated))
+
+
+def test_a_weight_or_group_column_is_never_taken_as_the_label_or_the_text() -> None:
+    rows = [{"text": f"text {n}", "verdict": "ab"[n % 2], "score": 1 + n % 3, "author": f"a{n}"} for n in range(30)]
+    splits = load_splits(DataConfig(weight="score", group="author", label="verdict"), seed=0, data=rows)
+    assert splits.labels.names == ("a", "b")
+    with pytest.raises(DataError, match="the label column cannot be detected"):
+        load_splits(DataConfig(weight="score", text="text"), seed=0, data=rows)

@@ -105,6 +105,11 @@ def test_what_cannot_be_trimmed_is_refused(tiny_sentiment: Path, tmp_path: Path)
         trim_vocabulary(folder, TEXTS, tmp_path / "out")
     changed(folder / "tokenizer.json", model=content["model"])
     rows = json.loads((folder / "config.json").read_text())["vocab_size"]
+    whole = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({"encoder": whole}))
+    with pytest.raises(CheckpointError, match="with a head of `rehead`"):
+        trim_vocabulary(folder, TEXTS, tmp_path / "out")
+    (folder / "config.json").write_text(json.dumps(whole))
     changed(folder / "config.json", hidden_size=rows)
     with pytest.raises(CheckpointError, match=f"hidden_size is {rows} as the vocabulary is"):
         trim_vocabulary(folder, TEXTS, tmp_path / "out")
