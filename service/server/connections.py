@@ -28,12 +28,16 @@ STALL_S = 60.0
 KEEP_ALIVE_S = 30
 """Seconds that an idle connection stays open; longer than in most clients, so that clients close first."""
 
+FIRST_REQUEST_S = 1.0
+"""Seconds in which a new connection is not preferred for closing: its request may be on the way."""
+
 MAX_HEAD_BYTES = 64_000
 SWEEP_S = 1.0
 RESERVED_DESCRIPTORS = 256
 """Open files beside the connections: models, uploads, child processes, threads of the event loop."""
 
 REFUSED = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n"
+NO_WEBSOCKETS = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -61,7 +65,8 @@ class Connections:
         address = connection.client[0] if connection.client else "-"
         full = self._shares.used >= self._shares.total
         if full or not (address in self._proxies or self._shares.fits(address)):
-            idle = self._oldest_idle(address) or (self._oldest_idle(None) if full else None)
+            may_replace = full and (address in self._proxies or self._shares.below_share(address))
+            idle = self._oldest_idle(address) or (self._oldest_idle(None) if may_replace else None)
             if idle is None:
                 return False
             self.remove(idle)
@@ -85,11 +90,10 @@ class Connections:
                 connection.transport.abort()
 
     def _oldest_idle(self, address: str | None) -> LimitedProtocol | None:
-        idle = (one for one, its in self._open.items() if one.is_idle and address in (None, its))
-        first = next(idle, None)
-        if first is None or not first.requests:
-            return first
-        return next((one for one in idle if not one.requests), first)  # one that never sent a request goes first
+        idle = [one for one, its in self._open.items() if one.is_idle and address in (None, its)]
+        # one that never sent a request goes first, unless it was accepted a moment ago
+        recent = time.monotonic() - FIRST_REQUEST_S
+        return next((one for one in idle if not one.requests and one.since < recent), next(iter(idle), None))
 
 
 class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]  # pyproject skips uvicorn's types
@@ -110,8 +114,14 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]  # pyproject ski
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is complete and none is being answered."""
-        return not self._in_body and (self.cycle is None or self.cycle.response_complete)
+        """Whether no request is complete, none is being answered, and no part of an answer is left to send."""
+        answered = self.cycle is None or self.cycle.response_complete
+        return not self._in_body and answered and not self.transport.get_write_buffer_size()
+
+    @property
+    def since(self) -> float:
+        """Time at which the present state began."""
+        return self._since
 
     def is_slow(self, now: float) -> bool:
         """Return whether the connection exceeds a time limit."""
@@ -164,9 +174,9 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]  # pyproject ski
         super().on_response_complete()
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand the connection over to uvicorn's protocol for websockets, all of which the middleware closes."""
-        self.connections_of_server.remove(self)
-        super().handle_websocket_upgrade()
+        """Refuse the upgrade: no route has a websocket, and uvicorn's protocol for them has no time limit."""
+        self.transport.write(NO_WEBSOCKETS)
+        self.transport.close()
 
 
 def protocol_of(connections: Connections) -> type[LimitedProtocol]:

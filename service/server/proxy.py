@@ -15,7 +15,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from service.settings import PREFIX, ServeSettings
 
-FORWARDED = (b"x-forwarded-", b"forwarded")
+FORWARDED = (b"x-forwarded-", b"forwarded", b"x-gradio-server")
 """Beginnings of the headers that libraries behind this would believe from anybody."""
 
 

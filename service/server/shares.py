@@ -33,6 +33,10 @@ class Shares:
         """Return whether a client may take this much more."""
         return fits(self.held(client), self.total - self.used, amount)
 
+    def below_share(self, client: str) -> bool:
+        """Return whether a client would hold no more than the largest share, with one more in place of another's."""
+        return self.held(client) + 1 <= self.total * RATIO / (RATIO + 1)
+
     def take(self, client: str, amount: float = 1) -> None:
         """Record that a client takes this much, which `fits` has allowed."""
         self._held[client] += amount  # type: ignore[assignment]

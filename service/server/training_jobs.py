@@ -148,7 +148,7 @@ class Jobs:
                     f"{self._running[0]} is being trained, and one run trains at a time", hint="wait, or stop it"
                 )
             if is_held(Path(config.out)):
-                raise Overloaded(f"another run is writing {config.out}", hint="wait until it ends, or stop it")
+                raise Overloaded(f"another run is writing {name}", hint="wait until it ends, or stop it")
             folder = self._folder / name
             source = Path(config.data.train[0].path)
             table = folder / (TABLE + suffix_of(source))

@@ -69,6 +69,7 @@ def new_folder(content: bytes | None = None) -> Path:
     """Return a folder in it for one file, with an unguessable name: the hash of the content, or a random one."""
     path = folder() / secrets.token_hex(32) if content is None else folder_of(content)
     path.mkdir(exist_ok=content is not None)
+    os.utime(path)  # it expires an hour from now, also where it was there
     return path
 
 
@@ -105,4 +106,8 @@ def is_upload(path: Any) -> bool:
         return False
     file = Path(path)
     inside = file.parent.parent == folder() and re.fullmatch(r"[0-9a-f]{64}", file.parent.name) is not None
-    return inside and "\0" not in path and file.name not in ("..", ".") and file.is_file() and not file.is_symlink()
+    if not inside or "\0" in path or file.name in ("..", "."):
+        return False
+    with suppress(OSError):  # the name may be too long
+        return file.is_file() and not file.is_symlink()
+    return False

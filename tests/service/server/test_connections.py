@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+import time
 
 import httpx
 import pytest
@@ -95,6 +96,44 @@ def test_connections_with_a_request_are_not_closed_for_new_ones(running):
         client.sendall(b"a" * 99)
         assert client.recv(100).startswith(b"HTTP/1.1 200 ")
     until(lambda: httpx.post(f"http://127.0.0.1:{port}/", content=b"a").text == "1", "there is room again")
+
+
+def test_an_upgrade_to_a_websocket_is_refused_and_counted_out(running):
+    start, connect = running
+    connections, port = start()
+    head = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" + b"X-n: 1\r\n" * 200 + b"\r\n"
+    client = connect(port, head)
+    assert client.recv(100).startswith(b"HTTP/1.1 400 ") and is_closed(client)
+    until(lambda: len(connections) == 0, "the connection is counted out")
+
+
+class Idle:
+    """A connection as `Connections` sees it."""
+
+    def __init__(self, address, *, is_idle=True, requests=1, since=0.0):
+        self.client, self.is_idle, self.requests, self.since = (address, 1), is_idle, requests, since
+        self.transport, self.aborted = self, False
+
+    def abort(self):
+        self.aborted = True
+
+
+def test_a_full_server_gives_one_address_no_more_than_its_share():
+    connections = Connections(100)
+    assert all(connections.add(Idle("a", is_idle=False)) for _ in range(75))
+    others = [Idle(f"b{number}") for number in range(25)]
+    assert all(map(connections.add, others))
+    assert not connections.add(Idle("a")) and not any(other.aborted for other in others)
+    assert connections.add(Idle("c")) and others[0].aborted
+
+
+def test_a_new_connection_is_not_closed_for_the_next_one():
+    connections = Connections(4)
+    old = [Idle(f"a{number}", requests=3) for number in range(3)]
+    new = Idle("b", requests=0, since=time.monotonic())
+    assert all(map(connections.add, [*old, new]))
+    assert connections.add(Idle("c", requests=0, since=time.monotonic()))
+    assert old[0].aborted and not new.aborted
 
 
 def test_a_trusted_proxy_may_hold_every_connection(running):
