@@ -136,9 +136,7 @@ def scroll_to(element_id: str) -> str:
     """Return JavaScript that scrolls an element to the top of the window, where it begins below or above the window."""
     return f"""() => setTimeout(() => {{
         const element = document.getElementById("{element_id}"), top = element.getBoundingClientRect().top;
-        const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-        if (top < 0 || top > innerHeight - 160)
-            element.scrollIntoView({{block: "start", behavior: still ? "auto" : "smooth"}});
+        if (top < 0 || top > innerHeight - 160) element.scrollIntoView({{block: "start"}});
     }}, 150)"""
 
 
