@@ -23,6 +23,8 @@ import pytest
 
 # a background job ignores SIGINT, and so would the processes that tests start and stop with SIGINT
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):  # nohup ignores it, and so would the servers that tests stop with it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SUPPORT = Path(__file__).parent / "support"
 sys.path.insert(0, str(SUPPORT))
