@@ -90,10 +90,12 @@ class Connections:
                 connection.transport.abort()
 
     def _oldest_idle(self, address: str | None) -> LimitedProtocol | None:
-        idle = [one for one, its in self._open.items() if one.is_idle and address in (None, its)]
-        # one that never sent a request goes first, unless it was accepted a moment ago
+        held = self._open.items()
+        idle = [connection for connection, client in held if connection.is_idle and address in (None, client)]
+        # a connection that never sent a request is closed first, unless it was accepted a moment ago
         recent = time.monotonic() - FIRST_REQUEST_S
-        return next((one for one in idle if not one.requests and one.since < recent), next(iter(idle), None))
+        unused = (connection for connection in idle if not connection.requests and connection.since < recent)
+        return next(unused, next(iter(idle), None))
 
 
 class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]  # pyproject skips uvicorn's types
