@@ -63,7 +63,7 @@ def test_the_training_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
             printed[command[-1] if command[-2] == "--out" else " ".join(command[1:3])] = done.output
     assert "training 1,155 of 22,566,531 weights: head 1,155" in printed["models/frozen"]
     warnings = re.findall(r"^warning: .*$", (DOCS / "training.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(warnings) == 5
+    assert len(warnings) == 6
     for warning in warnings:
         assert without_figures(warning) in without_figures("".join(printed.values())), warning
     assert "[binary, multiclass, multi_label]" in printed["choices losses"]
