@@ -228,8 +228,8 @@ def _check_precision(config: TrainConfig, target: TargetScale) -> None:
             f"seven digits, too few to tell them apart (standard deviation {target.std:.3g}): subtract a number near "
             f"{target.mean:.10g} from the label column"
         )
-    if config.save_dtype == "bfloat16" and not target.survives_bfloat16:
+    if config.save_dtype != "float32" and not target.survives_bfloat16:
         raise ConfigError(
-            f"save_dtype=bfloat16 keeps three digits of a number, too few for targets from {target.low:g} to "
-            f"{target.high:g} (standard deviation {target.std:g}): use save_dtype=float32"
+            f"save_dtype={config.save_dtype} keeps three digits of a number, too few for targets from {target.low:g} "
+            f"to {target.high:g} (standard deviation {target.std:g}): use save_dtype=float32"
         )

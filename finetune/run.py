@@ -5,6 +5,7 @@ Nothing at `out` is touched before the new folder is complete.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,6 +33,7 @@ from finetune.evaluation.metrics import best_by
 from finetune.modeling.build import body_config
 from finetune.modeling.heads import STOCK
 from finetune.modeling.lora import merged
+from finetune.modeling.saved_dtype import rounded, save_weights
 from finetune.prepare import Prepared, prepare, tokens_of, usual_lr, work_folder
 from finetune.reports import report
 from finetune.reports.model_card import model_card
@@ -190,13 +192,11 @@ def _finishing(work: Path, model: Any, emit: Listener) -> Iterator[Path]:
 
 def _as_saved(model: Any, prepared: Prepared, folder: Path) -> Any:
     """Return the model with LoRA merged into its weights, and these rounded to `save_dtype`."""
-    import torch
-
     config = prepared.config
     if config.model.lora is not None:
         adapter = folder / "adapter" if config.model.lora.keep_adapter else None
         model = merged(model, _few_logits(prepared, shared=_is_shared(config)), adapter)
-    return model.to(torch.bfloat16).to(torch.float32) if config.save_dtype == "bfloat16" else model
+    return rounded(model, config.save_dtype)
 
 
 def _settings(prepared: Prepared, model: Any, emit: Listener) -> ClassifierSettings:
@@ -297,13 +297,13 @@ def _write(
 
 def _save_weights(model: Any, folder: Path, prepared: Prepared) -> None:
     """Save weights and tokenizer; weights that a plain checkpoint would not hold are read back and compared."""
-    import torch
-
     config = prepared.config
-    model.to(getattr(torch, config.save_dtype)).save_pretrained(folder)
+    save_weights(model, folder, config.save_dtype)
     for file in folder.glob("model*.safetensors"):
         file.chmod((folder / model_folder.METRICS).stat().st_mode)  # safetensors lets only the owner read them
     prepared.encoder.tokenizer.save_pretrained(folder)
+    tokenizer = folder / "tokenizer.json"  # written with a line for each number
+    tokenizer.write_text(json.dumps(json.loads(tokenizer.read_text(encoding="utf-8")), ensure_ascii=False), "utf-8")
     if config.model.lora is not None or config.model.head.name != STOCK:
         _require_same(folder, model, _few_logits(prepared, shared=False))
 

@@ -28,6 +28,7 @@ from finetune.modeling.build import Built, body_of, build_model, head_of, start_
 from finetune.modeling.cls_only_last_layer import first_token_only
 from finetune.modeling.cpu_kernels import use_fast_dropout
 from finetune.modeling.lora import with_lora
+from finetune.modeling.saved_dtype import BYTES
 from finetune.modeling.trimmed_embedding import train_seen_rows, train_whole_again
 from finetune.training import trackers
 from finetune.training import trainer as training
@@ -103,7 +104,7 @@ class TrainingAttempt:
             batches=plan.batches,
             loss=inputs.objective.loss_function(),
             say=self.say,
-            terms=[term(body) for term in terms],
+            terms=[term(body, inputs.encoder.tokenizer) for term in terms],
             model=model,
             args=training_arguments(
                 config,
@@ -202,7 +203,7 @@ class TrainingAttempt:
         every = checkpoint.every_steps or plan.updates_per_epoch
         count = checkpoints_at_once(math.ceil(plan.updates / every), checkpoint.keep)
         weights = sum(weight.numel() for weight in self.trainer.model.state_dict().values())
-        finished = weights * (2 if self.config.save_dtype == "bfloat16" else 4)
+        finished = weights * BYTES[self.config.save_dtype]
         require_free(count * self.trainer.checkpoint_bytes() + finished, self.inputs.work)
 
     def _save_interrupted(self, stop: Interrupted) -> None:
