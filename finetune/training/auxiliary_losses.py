@@ -1,12 +1,13 @@
 """Terms that are added to the loss; the table AUXILIARY closes the file.
 
-Each entry returns, for the body of a run, a term `(states [B, L, H], inputs) -> Tensor [B]`.
+Each entry returns, for the body and the tokenizer of a run, a term `(states [B, L, H], inputs) -> Tensor [B]`.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,18 +24,26 @@ def mean_of_text(states: Tensor, segments: Tensor) -> Tensor:
     return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
-def keep_embedding(body: nn.Module, *, weight: float = 3.0, of_hypotheses: bool = False) -> Term:
+def keep_embedding(
+    body: nn.Module, tokenizer: Any, *, weight: float = 3.0, of_hypotheses: bool = False, prefix: str = ""
+) -> Term:
     """weight * (1 - cosine): keeps the text's mean state near the base's mean embedding of the same text.
 
     With `of_hypotheses` the same holds for the hypothesis, encoded alone as a text, and the two terms are averaged: a
-    zero-shot model embeds label sentences that way, and they differ from the texts it was trained on.
+    zero-shot model embeds label sentences that way, and they differ from the texts it was trained on. With `prefix` the
+    base reads it before each text, as E5 models were trained to (`query: `), and the model learns to do without.
     """
+    before = tokenizer(prefix, add_special_tokens=False)["input_ids"] if prefix else []
     frozen = copy.deepcopy(body).eval().requires_grad_(False)
 
     def distance(states: Tensor, ids: Tensor, segments: Tensor) -> Tensor:
-        mask = segments != PADDING
+        base_ids, mask = ids, segments != PADDING
+        if before:
+            added = ids.new_tensor(before).expand(len(ids), -1)
+            base_ids = torch.cat([ids[:, :1], added, ids[:, 1:]], dim=1)
+            mask = torch.cat([mask[:, :1].expand(-1, 1 + len(before)), mask[:, 1:]], dim=1)
         with torch.no_grad():
-            base_states = frozen.to(ids.device)(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+            base_states = frozen.to(ids.device)(input_ids=base_ids, attention_mask=mask.long()).last_hidden_state
         weights = mask.unsqueeze(-1).to(base_states.dtype)
         target = (base_states * weights).sum(dim=1) / weights.sum(dim=1)
         return 1 - F.cosine_similarity(mean_of_text(states, segments).float(), target.float(), dim=-1)

@@ -140,7 +140,7 @@ def test_keep_embedding_holds_the_hypothesis_read_alone_to_the_base_as_well(
 
     base = AutoModel.from_pretrained(tiny_nli).eval()
     body = copy.deepcopy(base)
-    term = keep_embedding(body, weight=2.0, of_hypotheses=True)
+    term = keep_embedding(body, None, weight=2.0, of_hypotheses=True)
     torch.nn.init.normal_(body.encoder.layer[0].output.dense.weight)  # as if trained away from the base
     texts, hypotheses = ["a good film", "the match"], ["it is about sports", "money"]
 
@@ -155,6 +155,26 @@ def test_keep_embedding_holds_the_hypothesis_read_alone_to_the_base_as_well(
             expected[row] += 1 - torch.nn.functional.cosine_similarity(now, then)[0]
     assert torch.allclose(loss, expected, atol=1e-5)  # weight 2, over the two parts
     assert loss.min() > 0.1
+
+
+def test_keep_embedding_may_give_the_base_a_prefix(tiny_nli: Path, encoder: TextEncoder) -> None:
+    import torch
+    from transformers import AutoModel
+
+    from finetune.training.auxiliary_losses import keep_embedding, mean_of_text
+
+    body = AutoModel.from_pretrained(tiny_nli).eval()
+    texts, prefix = ["a good film", "the match"], "it is"
+    batch = {key: torch.from_numpy(array) for key, array in encoder.pad(encoder(texts, ["money", "sports"])).items()}
+    states = body(batch["input_ids"]).last_hidden_state
+
+    loss = keep_embedding(body, encoder.tokenizer, weight=1.0, prefix=prefix)(states, batch)
+
+    for row, text in enumerate(texts):
+        ids = torch.from_numpy(encoder.pad(encoder([f"{prefix} {text}"]))["input_ids"])
+        target = body(ids).last_hidden_state.mean(dim=1)
+        now = mean_of_text(states, batch["segments"])[row]
+        assert torch.allclose(loss[row], 1 - torch.nn.functional.cosine_similarity(now, target[0], dim=0), atol=1e-5)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
