@@ -52,7 +52,13 @@ class Trimmed:
 
 
 def trim_vocabulary(
-    folder: Path, texts: Sequence[str], out: Path, *, min_count: int = 1, overwrite: bool = False
+    folder: Path,
+    texts: Sequence[str],
+    out: Path,
+    *,
+    min_count: int = 1,
+    keep: Collection[int] = (),
+    overwrite: bool = False,
 ) -> Trimmed:
     """Write the model in `folder` to the new folder `out`, with the pieces that the texts need.
 
@@ -60,6 +66,7 @@ def trim_vocabulary(
 
     Args:
         min_count: occurrences from which a piece is kept; with 1, every text keeps its scores.
+        keep: ids of pieces that are kept in any case, in the vocabulary of `folder`.
 
     Raises:
         CheckpointError: the tokenizer is neither WordPiece nor Unigram, or the weights are missing or in several files.
@@ -76,7 +83,8 @@ def trim_vocabulary(
         )
     pieces = _pieces(folder, content)
     counts = Counter(number for ids in _encoded(folder, texts) for number in ids)
-    kept = {number for number, count in counts.items() if count >= min_count} | _always_kept(pieces, content, config)
+    kept = {number for number, count in counts.items() if count >= min_count} | (set(keep) & set(pieces))
+    kept |= _always_kept(pieces, content, config)
     unchanged = len(texts) if min_count == 1 else sum(kept.issuperset(ids) for ids in _encoded(folder, texts))
     staged = out.with_name(f".{out.name}.new")
     shutil.rmtree(staged, ignore_errors=True)
