@@ -50,6 +50,13 @@ VERIFIED_ROWS = 64
 """Validation rows whose scores are compared before and after a trained model's weights are merged or saved."""
 
 
+OWN_LANGUAGE = 0.25
+"""Fraction of the training texts from which a language is one of the model's; detection errs on short texts."""
+
+MULTILINGUAL_FROM = 60_000
+"""Size of a vocabulary that is made for many languages."""
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """The result of a run.
@@ -224,7 +231,20 @@ def _settings(prepared: Prepared, model: Any, emit: Listener) -> ClassifierSetti
         zero_shot=zero_shot,
         target=prepared.splits.target,
         text_columns=config.data.text_columns,
+        languages=_languages(prepared),
     )
+
+
+def _languages(prepared: Prepared) -> tuple[str, ...]:
+    """Return the languages that a model is trained for: those of the config, or of its texts and its base."""
+    if prepared.config.languages:
+        return prepared.config.languages
+    base = prepared.base.path
+    known = model_folder.read(base).settings.languages if base is not None and model_folder.is_finished(base) else ()
+    if not known and len(prepared.encoder.tokenizer) > MULTILINGUAL_FROM:
+        return ()  # what such a base has learned in one language it may know in many
+    found = [name for name, part in prepared.tokenizer_report.languages.items() if part >= OWN_LANGUAGE]
+    return tuple(dict.fromkeys([*found, *(known if len(known) > 1 else ())]))
 
 
 def _measure(prepared: Prepared, model: Any) -> dict[str, ScoredSplit]:

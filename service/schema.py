@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from finetune.core.language import other_language
 from finetune.core.model_folder import AttentionMode, Scorer
 from service.errors import BadRequest, TooLarge
 
@@ -17,6 +18,8 @@ FUNCTIONS: tuple[Function, ...] = get_args(Function)
 
 SCORERS: tuple[Scorer, ...] = get_args(Scorer)
 ATTENTION_MODES: tuple[AttentionMode, ...] = get_args(AttentionMode)
+
+LANGUAGES_READ = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +73,17 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Labels of one text and their scores, in the order of the model or the request; `truncated` if the text is longer
-    than the model reads."""
+    """Labels of one text and their scores, in the order of the model or the request.
+
+    Attributes:
+        truncated: whether the text is longer than the model reads.
+        language: ISO 639-1 code of the text's language if the model was not trained for it, else None.
+    """
 
     labels: tuple[str, ...]
     scores: tuple[float, ...]
     truncated: bool
+    language: str | None = None
 
     @property
     def predictions(self) -> tuple[Prediction, ...]:
@@ -84,10 +92,27 @@ class Answer:
         return tuple(Prediction(self.labels[place], self.scores[place]) for place in order)
 
     @property
+    def remarks(self) -> dict[str, Any]:
+        """`truncated` and `language` where they say something, as an answer in JSON has them."""
+        language = {} if self.language is None else {"language": self.language}
+        return ({"truncated": True} if self.truncated else {}) | language
+
+    @property
     def best(self) -> Prediction:
         """The label with the highest score."""
         place = max(range(len(self.scores)), key=self.scores.__getitem__)
         return Prediction(self.labels[place], self.scores[place])
+
+
+def with_languages(answers: Sequence[Answer], texts: Iterable[str], known: Collection[str]) -> list[Answer]:
+    """Return the answers with the language of each text that is surely in none of the `known` ones.
+
+    Of many texts the first `LANGUAGES_READ` are read, so that this costs no call much time.
+    """
+    read = list(answers[:LANGUAGES_READ])
+    found = [other_language(text, known) for text, _ in zip(texts, read, strict=False)]
+    marked = [replace(answer, language=name) if name else answer for answer, name in zip(read, found, strict=True)]
+    return [*marked, *answers[LANGUAGES_READ:]]
 
 
 @dataclass(slots=True, eq=False)

@@ -301,6 +301,10 @@ class TrainConfig(Part):
     license: str | None = None
     """License of the model for its card, as the Hub spells it (apache-2.0, mit, cc-by-sa-4.0, other)."""
 
+    languages: tuple[str, ...] = ()
+    """Languages of the model as ISO 639-1 codes, for its card and for warnings of texts in others; by default those of
+    the training texts, and of a base that records several."""
+
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of training; `auto` uses bfloat16 autocast where the processor supports it."""
 

@@ -68,6 +68,7 @@ class ClassifierSettings:
 
     Attributes:
         text_columns: columns of the training table whose joined texts the model reads; empty for one column.
+        languages: ISO 639-1 codes of the languages that the model was trained for; empty if unknown.
     """
 
     task: str
@@ -79,6 +80,7 @@ class ClassifierSettings:
     zero_shot: ZeroShotSettings | None = None
     target: TargetScale | None = None
     text_columns: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,8 @@ def write_settings(folder: Path, settings: ClassifierSettings) -> None:
         content |= {"target": settings.target.to_json()}
     if settings.text_columns:
         content |= {"text_columns": list(settings.text_columns)}
+    if settings.languages:
+        content |= {"languages": list(settings.languages)}
     if settings.zero_shot is not None:
         zero = settings.zero_shot
         content |= {"hypothesis_template": zero.hypothesis_template, "attention": zero.attention}
@@ -299,6 +303,7 @@ def _settings(file: Path, stored: dict[str, Any] | None, labels: LabelSpace) -> 
             zero,
             TargetScale.from_json(target) if target is not None else None,
             tuple(map(str, stored.get("text_columns", ()))),
+            tuple(map(str, stored.get("languages", ()))),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file} is not a classifier.json of format {FORMAT}: {error}") from error

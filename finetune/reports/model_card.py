@@ -92,17 +92,15 @@ def model_card(
         "The complete configuration is in `train_config.yaml`; this command repeats the run:",
         f"```\nrehead finetune --config train_config.yaml --out {name}\n```",
     ]
-    return str(
-        ModelCard(
-            f"---\n{_metadata(config, splits, measured, zero_shot=zero_shot)}\n---\n\n" + "\n\n".join(parts) + "\n"
-        )
-    )
+    return str(ModelCard(f"---\n{_metadata(config, settings, splits, measured)}\n---\n\n" + "\n\n".join(parts) + "\n"))
 
 
-def _metadata(config: TrainConfig, splits: Splits, measured: Mapping[str, ScoredSplit], *, zero_shot: bool) -> str:
+def _metadata(
+    config: TrainConfig, settings: ClassifierSettings, splits: Splits, measured: Mapping[str, ScoredSplit]
+) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    task = "zero-shot-classification" if zero_shot else "text-classification"
+    task = "zero-shot-classification" if settings.zero_shot is not None else "text-classification"
     results = [
         EvalResult(
             task_type="text-classification",
@@ -118,6 +116,7 @@ def _metadata(config: TrainConfig, splits: Splits, measured: Mapping[str, Scored
     ]
     data = ModelCardData(
         license=config.license,
+        language=list(settings.languages) or None,
         library_name="transformers",
         pipeline_tag=task,
         base_model=config.base,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.core.errors import FinetuneError
 from finetune.core.labels import shown
+from finetune.core.language import SAMPLED, warning_of_languages
 from finetune.core.tables.files import open_writer, stream_table
 from finetune.core.tables.formats import FORMATS
 from finetune.core.tables.options import TableOptions
@@ -167,10 +168,22 @@ def score_table(
         writer = open_writer(out, types, escape_formulas=not keep_formulas)
         content = [task.identity, columns, text_pair, all_scores, keep_formulas, _signature(table), repr(options)]
         run = _Run(out, source, writer, SavedProgress(out, content), names, progress)
-        run.write(task.chunk_rows, lambda chunk: _new_cells(chunk, columns, text_pair, answers, task, all_scores))
+        sample: list[str] = []
+
+        def scored(inputs: list[TextInput]) -> list[Answer]:
+            sample.extend(item.text for item in inputs[: max(0, SAMPLED - len(sample))])
+            return answers(inputs)
+
+        run.write(task.chunk_rows, lambda chunk: _new_cells(chunk, columns, text_pair, scored, task, all_scores))
+        foreign = warning_of_languages(sample, task.languages, "the model")
         note = ", ".join(filter(None, [source.note, f"texts joined of {shown(columns)}" if len(columns) > 1 else None]))
         return ScoringResult(
-            run.rows, run.errors, list(names.values()), note or None, run.resumed_after, source.warnings
+            run.rows,
+            run.errors,
+            list(names.values()),
+            note or None,
+            run.resumed_after,
+            (*source.warnings, *([foreign] if foreign else [])),
         )
 
 

@@ -34,6 +34,7 @@ class ScoringTask:
         thresholds: scores from which a label is predicted, by label; 0.5 for a label without one.
         chunk_rows: rows in a chunk.
         text_columns: columns whose joined texts the model was trained on; empty for a model of one column.
+        languages: languages that the model was trained for, of which a table of others is warned; empty if unknown.
         max_characters: characters that a text may have; a longer one gets an error in its row. None: any number.
     """
 
@@ -44,6 +45,7 @@ class ScoringTask:
     chunk_rows: int = CHUNK_ROWS
     max_characters: int | None = None
     text_columns: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
 
 
 def scoring_task(engine: Engine, question: ZeroShotRequest | None, batch_size: int | None = None) -> ScoringTask:
@@ -55,14 +57,15 @@ def scoring_task(engine: Engine, question: ZeroShotRequest | None, batch_size: i
     files += sorted({file for pattern in patterns for file in folder.path.glob(pattern) if file.is_file()})
     versions = [version(package) for package in ("torch", "tokenizers", "numpy")]
     identity = [FORMAT, hash_of(files), backend.name, backend.precision, batch_size, versions]
+    of_folder: dict[str, Any] = {"text_columns": settings.text_columns, "languages": settings.languages}
     if question is None:
         names = tuple(folder.labels.names)
-        return ScoringTask(names, settings.task, identity, thresholds_of(engine), text_columns=settings.text_columns)
+        return ScoringTask(names, settings.task, identity, thresholds_of(engine), **of_folder)
     labels = zero_shot.parse_labels(question.labels)
     identity.append([list(labels), *(getattr(question, name) for name in QUESTION)])
     task = "multi_label" if question.multi_label else "multiclass"
     chunk_rows = max(64, CHUNK_ROWS // len(labels))
-    return ScoringTask(labels, task, identity, chunk_rows=chunk_rows, text_columns=settings.text_columns)
+    return ScoringTask(labels, task, identity, chunk_rows=chunk_rows, **of_folder)
 
 
 def predicted_labels(answer: Answer, thresholds: Mapping[str, float]) -> list[str]:

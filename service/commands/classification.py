@@ -25,7 +25,7 @@ from service.errors import BadRequest
 from service.inference import zero_shot
 from service.inference.engine import Engine
 from service.inference.zero_shot_scorer import nli_model
-from service.schema import TextInput, ZeroShotRequest
+from service.schema import TextInput, ZeroShotRequest, with_languages
 from service.settings import RuntimeSettings
 
 MISSING_TEXT = "fill it in, or pass -o OUT to score the other rows and write the error beside this one"
@@ -134,6 +134,7 @@ def _answer(request: Request, folder: ModelFolder, zero_shot_request: ZeroShotRe
     texts = [item.text if item.pair is None else f"{item.text} | {item.pair}" for item in inputs]
     bars = zero_shot_request is not None or folder.labels.task != "regression"
     answers = score_table.scorer(engine, zero_shot_request, request.batch_size)(inputs)
+    answers = with_languages(answers, (item.text for item in inputs), folder.settings.languages)
     render.show(texts, answers, top_k=request.top_k, as_json=request.as_json, bars=bars)
 
 

@@ -32,6 +32,14 @@ def show(
         for text, answer in zip(texts, answers, strict=True):
             first_line = " ".join(text.split())
             click.echo(_printable(f"{answer.best.label:<{width}}  {_score(answer.best.score, bars)}  {first_line}"))
+    languages = sorted({answer.language for answer in answers if answer.language is not None})
+    if languages:
+        foreign = sum(answer.language is not None for answer in answers)
+        click.echo(
+            f"warning: {foreign} of {len(answers)} texts are in a language ({', '.join(languages)}) that the model was "
+            "not trained for: answers to them may be wrong, however high their scores",
+            err=True,
+        )
     cut = sum(answer.truncated for answer in answers)
     if cut:
         click.echo(f"note: {cut} of {len(answers)} texts were longer than the model reads and were truncated", err=True)
@@ -39,7 +47,8 @@ def show(
 
 def _record(text: str, answer: Answer, top_k: int | None) -> dict[str, Any]:
     predictions = [{"label": item.label, "score": item.score} for item in answer.predictions[:top_k]]
-    return {"text": text, "predictions": predictions, "truncated": answer.truncated}
+    language = {} if answer.language is None else {"language": answer.language}
+    return {"text": text, "predictions": predictions, "truncated": answer.truncated} | language
 
 
 def _labels(answer: Answer, top_k: int | None, bars: bool) -> None:

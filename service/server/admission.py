@@ -27,7 +27,7 @@ from finetune.core.model_folder import AttentionMode
 from service.errors import Overloaded, RateLimited, ShuttingDown, request_timeout
 from service.inference.engine import Engine
 from service.inference.model_store import ModelStore
-from service.schema import Answer, Function, TextInput, Work, ZeroShotRequest
+from service.schema import Answer, Function, TextInput, Work, ZeroShotRequest, with_languages
 from service.server.client_connection import while_connected
 from service.server.limits import RequestLimits
 from service.server.request_record import RequestRecord, record_of
@@ -162,7 +162,7 @@ class Admission:
         call = partial(engine.aclassify, inputs, function=function, attention=attention, max_length=max_length)
         answers = await self.run(engine, call, request=request)
         self.telemetry.answers(engine.folder.path.name, answers, own_labels=engine.folder.labels.names)
-        return answers
+        return with_languages(answers, (item.text for item in inputs), engine.folder.settings.languages)
 
     async def zero_shot(
         self,
@@ -175,7 +175,7 @@ class Admission:
         """Return scores of a client's labels; raises as `run` and `Engine.azero_shot` do."""
         answers = await self.run(engine, partial(engine.azero_shot, texts, question), request=request)
         self.telemetry.answers(engine.folder.path.name, answers, own_labels=None)
-        return answers
+        return with_languages(answers, texts, engine.folder.settings.languages)
 
     async def run(self, engine: Engine, call: Call[T], *, request: Request | None = None) -> T:
         """Return the result of a call of an engine, cancelled after `request_seconds`.

@@ -177,8 +177,16 @@ def bars(answer: Answer, *, number: bool = False) -> Any:
 
 def note(answer: Answer) -> Any:
     """Return the remark on an answer, as an update of the HTML below it."""
-    sentence = '<div class="rehead-note">The text is longer than the model reads; its end was truncated.</div>'
-    return gr.update(value=sentence if answer.truncated else "", visible=answer.truncated)
+    sentences = []
+    if answer.truncated:
+        sentences += ["The text is longer than the model reads; its end was truncated."]
+    if answer.language is not None:
+        sentences += [
+            f"The text is in a language ({answer.language}) that the model was not trained for: the answer may be "
+            "wrong, however high its score."
+        ]
+    shown = "".join(f'<div class="rehead-note">{sentence}</div>' for sentence in sentences)
+    return gr.update(value=shown, visible=bool(sentences))
 
 
 def importance(text: str, label: str, score: float, words: Sequence[Word]) -> str:

@@ -200,8 +200,7 @@ def _questions(
 
 
 def _labels(answer: Answer, top_k: int | None = None) -> list[dict[str, Any]]:
-    cut = {"truncated": True} if answer.truncated else {}
-    return [{"label": row.label, "score": row.score} | cut for row in answer.predictions[:top_k]]
+    return [{"label": row.label, "score": row.score} | answer.remarks for row in answer.predictions[:top_k]]
 
 
 def _zero_shot_shape(answer: Answer, text: str, agent: str) -> Any:
@@ -216,10 +215,14 @@ def _zero_shot_shape(answer: Answer, text: str, agent: str) -> Any:
 
 
 def _response(content: Any, answers: list[Answer]) -> Response:
-    cut = sum(answer.truncated for answer in answers)
-    warning = f"truncation; {cut} of {len(answers)} texts were longer than the model reads and were truncated"
+    cut, foreign = sum(answer.truncated for answer in answers), sum(answer.language is not None for answer in answers)
+    warnings = []
+    if cut:
+        warnings += [f"truncation; {cut} of {len(answers)} texts were longer than the model reads and were truncated"]
+    if foreign:
+        warnings += [f"language; {foreign} of {len(answers)} texts are in a language that the model does not know"]
     return Response(
         json.dumps(content, ensure_ascii=False, allow_nan=False),
         media_type="application/json",
-        headers={"X-HF-Warning": warning} if cut else None,
+        headers={"X-HF-Warning": ". ".join(warnings)} if warnings else None,
     )

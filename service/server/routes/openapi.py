@@ -31,6 +31,8 @@ class LabelScore(ResponseBody):
     """A probability; the logit where logits were requested, the value itself for a regression."""
     truncated: bool = False
     """True where the text was longer than the model reads; left out otherwise."""
+    language: str | None = None
+    """Code of the text's language where the model was not trained for it; left out otherwise."""
 
 
 def errors(model: type[BaseModel] = ErrorBody) -> dict[int | str, dict[str, Any]]:

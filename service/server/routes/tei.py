@@ -193,8 +193,7 @@ def _item(texts: list[Any]) -> Any:
 
 
 def _labels(answer: Answer) -> list[dict[str, Any]]:
-    cut = {"truncated": True} if answer.truncated else {}
-    return [{"score": row.score, "label": row.label} | cut for row in answer.predictions]
+    return [{"score": row.score, "label": row.label} | answer.remarks for row in answer.predictions]
 
 
 def _times(request: Request, seconds: float) -> dict[str, str]:

@@ -74,6 +74,8 @@ class Item(ResponseBody):
     """The number of labels."""
     truncated: bool = False
     """True where the text was longer than the model reads; left out otherwise."""
+    language: str | None = None
+    """Code of the text's language where the model was not trained for it; left out otherwise."""
 
 
 class Usage(ResponseBody):
@@ -164,10 +166,9 @@ def _parsed(content: Any) -> Body:
 
 
 def _item(index: int, answer: Answer) -> dict[str, Any]:
-    cut = {"truncated": True} if answer.truncated else {}
     return {
         "index": index,
         "label": answer.best.label,
         "probs": list(answer.scores),
         "num_classes": len(answer.labels),
-    } | cut
+    } | answer.remarks
