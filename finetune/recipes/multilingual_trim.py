@@ -15,7 +15,7 @@ import itertools
 import json
 import math
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,13 +104,13 @@ def frequent_pieces(words: Mapping[str, Sequence[Word]], pieces: int, needed: It
     Args:
         words: language -> its words.
     """
-    frequency = Counter[int]()
+    frequency: defaultdict[int, float] = defaultdict(float)
     for spelled in words.values():
         for word in spelled:
             for piece in word.pieces:
                 frequency[piece] += word.share
     kept = set(needed)
-    others = (piece for piece, _ in frequency.most_common() if piece not in kept)
+    others = (piece for piece in sorted(frequency, key=frequency.__getitem__, reverse=True) if piece not in kept)
     return kept.union(itertools.islice(others, max(0, pieces - len(kept))))
 
 
@@ -142,7 +142,7 @@ def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
 
 def _bare(tokenizer: Tokenizer, number: int) -> str:
-    return tokenizer.id_to_token(number).removeprefix("▁")
+    return str(tokenizer.id_to_token(number)).removeprefix("▁")
 
 
 def _log_probabilities(tokenizer: Tokenizer) -> list[float]:
