@@ -38,7 +38,7 @@ RUN_IDENTITY = "run.json"
 STOP_TIMEOUT_S = 20.0
 """Seconds that a stopped run has for its last update and its checkpoint."""
 
-REPORT_TIMEOUT_S = 120.0
+REPORT_TIMEOUT_S, RANKING_TIMEOUT_S = 120.0, 300.0
 MAX_RUNS = 20
 """Runs whose folders are kept; starting another one deletes the oldest."""
 
@@ -133,6 +133,21 @@ class Jobs:
             raise Overloaded("another data report is being made", hint="try again in a moment")
         try:
             return self._query("report", loading.dump(config))
+        finally:
+            self._report_lock.release()
+
+    def ranking(self, config: TrainConfig) -> dict[str, Any]:
+        """Return the bases that may be used, ranked for the table of a run, as `rehead.rank_bases` does.
+
+        Raises:
+            BadRequest: data that cannot be used; says why.
+            Overloaded: another table is being read.
+        """
+        if not self._report_lock.acquire(blocking=False):
+            raise Overloaded("another table is being read", hint="try again in a moment")
+        try:
+            argument = json.dumps({"config": loading.dump(config), "bases": list(self.bases)})
+            return self._query("ranking", argument, RANKING_TIMEOUT_S)
         finally:
             self._report_lock.release()
 
@@ -243,17 +258,17 @@ class Jobs:
             shutil.rmtree(self._work(folder.name), ignore_errors=True)
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _query(self, name: str, argument: str = "") -> dict[str, Any]:
+    def _query(self, name: str, argument: str = "", seconds: float = REPORT_TIMEOUT_S) -> dict[str, Any]:
         """Return the JSON that a child prints, which reads the argument from its standard input."""
         pipe = subprocess.PIPE
         with tied_process.start(_command(name), stdin=pipe, stdout=pipe, stderr=pipe) as child:
             self._queries.add(child)
             try:
-                output, problems = child.communicate(argument.encode(), REPORT_TIMEOUT_S)
+                output, problems = child.communicate(argument.encode(), seconds)
             except subprocess.TimeoutExpired as error:
                 child.kill()
-                limit = f"{REPORT_TIMEOUT_S:.0f} s"
-                raise BadRequest(f"reading this table took more than {limit}: use rehead finetune") from error
+                limit = f"{seconds:.0f} s"
+                raise BadRequest(f"reading this table took more than {limit}: use the command line") from error
             finally:
                 self._queries.discard(child)
         try:

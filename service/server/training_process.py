@@ -1,4 +1,4 @@
-"""Child processes of `training_jobs`: `train FOLDER`, `report` (of the configuration on standard input), `choices`."""
+"""Child processes of `training_jobs`: `train FOLDER`, `report` and `ranking` (of what is on standard input), `choices`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from finetune.core.errors import FinetuneError
 from service.server.training_jobs import CONFIG, EVENTS, OUTPUT
 
 LABELS_SHOWN = 20
+RANKED_ROWS = 1000
+"""Rows that bases are ranked on: enough for a recommendation, in less than a minute."""
+
 REPORT_BYTES, TRAIN_BYTES = 2**30, 2**34
 """Largest file that a child may write: a small compressed table can unpack to a very large one."""
 
@@ -96,6 +99,28 @@ def _report() -> dict[str, Any]:
     }
 
 
+def _ranking() -> dict[str, Any]:
+    """Return the bases on standard input, ranked for the table of the configuration there."""
+    import yaml
+
+    from finetune.bases import rank_bases
+    from finetune.core.quiet import quiet
+
+    _limit_resources(REPORT_BYTES)
+    quiet()
+    given = json.loads(sys.stdin.read())
+    config = loading.build(yaml.safe_load(given["config"]))
+    found = rank_bases(
+        config.data.train[0].path,
+        given["bases"],
+        columns=config.data,
+        rows=RANKED_ROWS,
+        seed=config.seed,
+        models_dir=config.models_dir,
+    )
+    return asdict(found)
+
+
 def _choices() -> dict[str, dict[str, str]]:
     from finetune.config.choices import TABLES, sentences
 
@@ -107,7 +132,7 @@ def main() -> int:
     if sys.argv[1] == "train":
         return _train(Path(sys.argv[2]))
     try:
-        content: dict[str, Any] = _report() if sys.argv[1] == "report" else _choices()
+        content: dict[str, Any] = {"report": _report, "ranking": _ranking, "choices": _choices}[sys.argv[1]]()
     except FinetuneError as error:
         content = {"problem": str(error)}
     except OSError as error:

@@ -55,6 +55,30 @@ def report(data: Mapping[str, Any]) -> str:
     return f'<div class="rehead-data">{table if data["labels"] else ""}{notes}{warnings}</div>'
 
 
+def ranking(data: Mapping[str, Any]) -> str:
+    """Return ranked bases (`Jobs.ranking`) as HTML."""
+    heads = ("base", data["metric"], "95% interval", "tokens per word", "unknown", "parameters")
+    rows = [
+        (
+            *(base["name"], figure(base["value"]), f"{figure(base['low'])} to {figure(base['high'])}"),
+            *(f"{base['tokenizer']['tokens_per_word']:.2f}", f"{base['tokenizer']['unknown']:.1%}"),
+            f"{base['parameters'] / 1e6:.0f}M",
+        )
+        for base in data["bases"]
+    ]
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+    sentence = data["recommendation"]
+    note = (
+        f"{sentence[0].upper()}{sentence[1:]}. Measured by a linear model on frozen embeddings, cross-validated on "
+        f"{data['rows']:,} rows."
+    )
+    return (
+        f'<div class="rehead-data"><table class="rehead-report"><thead><tr>{head}</tr></thead>{body}</table>'
+        f'<div class="rehead-note">{escape(note)}</div></div>'
+    )
+
+
 def losses(job: Job) -> pd.DataFrame:
     """Return the loss by update; no rows before the first update."""
     return frame([(event.update, event.loss) for event in job.events if isinstance(event, events.Step)], LOSSES)

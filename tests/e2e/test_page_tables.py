@@ -198,6 +198,10 @@ def test_a_table_becomes_a_model_which_is_in_the_other_tabs_then(opened, worksho
     page.wait_for_selector("#train-problem [role=alert]", state="hidden")
     report = page.inner_text("#train-report")
     assert re.search(r"no\s+29", report) and "58 training rows, 6 validation rows" in report.replace("\n", " ")
+    page.click("#train-rank")
+    page.wait_for_selector("#train-ranking table", timeout=SECONDS * 1000)
+    recommended = page.input_value("#train-base input")
+    assert f"Start from {recommended}" in page.inner_text("#train-ranking")
     page.click("#train-start")
     said(page, "#train-problem", "Enter a name for the new model")
     name = "#train-name textarea, #train-name input"

@@ -65,6 +65,8 @@ class _Components:
     data_problem: gr.HTML
     name: gr.Textbox
     base: gr.Dropdown
+    rank: gr.Button
+    ranking: gr.HTML
     settings: dict[str, Component]
     loss_options: gr.Textbox
     start: gr.Button
@@ -87,6 +89,7 @@ def build(page: Page, tab: gr.Tab) -> None:
     run = _run_section()
     _connect_run(page, page.jobs, parts, run)
     _connect_report(page, page.jobs, parts)
+    _connect_ranking(page, page.jobs, parts)
     _recipe_section(page, parts)
 
     def program(language: str, address: str, name: str) -> str:
@@ -134,6 +137,8 @@ def _data_and_model(page: Page, tab: gr.Tab, jobs: Jobs) -> _Components:
                     info="The encoder to fine-tune.",
                     elem_id="train-base",
                 )
+            rank = gr.Button("Compare base models on this table", size="sm", elem_id="train-rank")
+            ranking = gr.HTML(visible=False, padding=False, elem_id="train-ranking")
             settings: dict[str, Component] = {}
             with gr.Row():
                 settings |= {path: form.component(path, NAME, brief=True) for path in FIRST[:3]}
@@ -156,7 +161,7 @@ def _data_and_model(page: Page, tab: gr.Tab, jobs: Jobs) -> _Components:
                 stop = gr.Button("Stop", variant="stop", visible=False, elem_id="train-stop")
             problem = gr.HTML(visible=False, padding=False, elem_id="train-problem")
     data = (table, example, text, label, report, data_problem)
-    return _Components(*data, name, base, settings, loss_options, start, stop, problem)
+    return _Components(*data, name, base, rank, ranking, settings, loss_options, start, stop, problem)
 
 
 def _run_section() -> list[Any]:
@@ -211,6 +216,23 @@ def _connect_report(page: Page, jobs: Jobs, parts: _Components) -> None:
     for event in table_upload.connect(page, parts.table, columns, wanted, more=(shown.then,), reading=reading):
         event.then(reported, inputs, outputs, api_name=False)
     gr.on([parts.text.input, parts.label.input], reported, inputs, outputs, api_name=False, trigger_mode="always_last")
+
+
+def _connect_ranking(page: Page, jobs: Jobs, parts: _Components) -> None:
+    """Rank the base models for the table on request, and select the recommended one."""
+
+    async def ranked(token: str, *values: Any) -> list[Any]:
+        page.check(token)
+        table, config = await page.admission.background(partial(_config, page, jobs, values, named=False))
+        try:
+            data = await _in_turn(lambda: page.admission.background(jobs.ranking, config))
+        except BadRequest as error:
+            raise BadRequest(table_upload.without_place(str(error), table)) from error
+        return [gr.update(value=training_view.ranking(data), visible=True), data["recommended"]]
+
+    outputs = [parts.ranking, parts.base]
+    handler = reporting(ranked, page.admission.telemetry, otherwise=[SAME, SAME])
+    parts.rank.click(handler, [page.token_field, *parts.inputs], [*outputs, parts.problem], api_name=False)
 
 
 def _recipe_section(page: Page, parts: _Components) -> None:

@@ -231,6 +231,13 @@ def test_a_look_at_a_table_says_what_is_in_it(jobs, settings, tmp_path):
     assert not (tmp_path / "models" / FOLDER).exists()
 
 
+def test_bases_are_ranked_for_the_table(jobs, settings, tmp_path):
+    found = jobs.ranking(jobs.config(None, settings, write_table(tmp_path / "films.csv", 40)))
+    assert found["metric"] == "accuracy" and found["rows"] > 20
+    assert {base["name"] for base in found["bases"]} <= set(jobs.bases)
+    assert found["recommended"] in jobs.bases and found["recommended"] in found["recommendation"]
+
+
 def test_choices_are_those_of_the_tables(jobs):
     from finetune.modeling.heads import HEADS
     from finetune.training.losses import LOSSES
