@@ -19,7 +19,7 @@ from finetune.core.device import torch_device
 from finetune.core.errors import CheckpointError
 from finetune.core.hub import download
 from finetune.core.labels import LabelSpace
-from finetune.core.model_folder import Location, find, is_finished, served, shipped_dir
+from finetune.core.model_folder import Location, find, is_finished, served, shipped_dirs
 from finetune.core.number_format import figure
 from finetune.core.quiet import quiet_transformers
 from finetune.core.tokenization import TextEncoder
@@ -181,7 +181,7 @@ def _candidates(models_dir: str | PathLike[str] | None) -> Iterator[str]:
     A model that was fine-tuned here is none: it may have been trained on the very rows that it would be ranked on.
     """
     for name, folder in served(models_dir).items():
-        if folder.parent == shipped_dir() or not is_finished(folder):
+        if folder.parent in shipped_dirs() or not is_finished(folder):
             yield name
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound

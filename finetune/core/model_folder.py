@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,10 +142,16 @@ def shipped_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[2] / "models"
 
 
+def shipped_dirs() -> list[Path]:
+    """Return `shipped_dir()` and, where it is installed, the folder of the distribution rehead-multilingual."""
+    found = find_spec("rehead_multilingual")
+    return [shipped_dir(), *map(Path, (found.submodule_search_locations or ()) if found is not None else ())]
+
+
 def served(models_dir: str | os.PathLike[str] | None = "models") -> dict[str, Path]:
     """Return the names that can be served, with their folders: those in `models_dir`, then those that ship."""
     folders: dict[str, Path] = {}
-    for folder in (Path(models_dir) if models_dir is not None else None, shipped_dir()):
+    for folder in (Path(models_dir) if models_dir is not None else None, *shipped_dirs()):
         if folder is None or not folder.is_dir():
             continue
         for child in sorted(folder.iterdir()):
