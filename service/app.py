@@ -80,7 +80,7 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
     store.pin_default()
     if settings.tables is not None and not settings.tables.is_dir():
         raise BadRequest(f"there is no folder {settings.tables}: set --tables to a folder of tables")
-    jobs = Jobs(settings.models, settings.bases) if settings.allow_training else None
+    jobs = Jobs(settings.models, settings.bases, runtime.device) if settings.allow_training else None
     feedback = Feedback(settings.feedback, settings.max_feedback_rows) if settings.feedback is not None else None
     admission = Admission(store, settings, telemetry)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune.core.model_folder import served
 from finetune.core.tokenization import TextEncoder, without_surrogates
 from finetune.data.tokenized import Tokens
 
@@ -24,6 +25,7 @@ MOST_TOKENS_PER_WORD = 1.8
 
 MOST_UNKNOWN = 0.01
 MOST_TRUNCATED = 0.2
+SHIPPED = "topics-multilingual"
 MULTILINGUAL = (
     "FacebookAI/xlm-roberta-base",
     "jhu-clsp/mmBERT-base",
@@ -99,7 +101,7 @@ def tokenizer_report(
 
 def _warnings(report: TokenizerReport, encoder: TextEncoder, base: str) -> list[str]:
     warnings = []
-    others = f"multilingual bases: {', '.join(MULTILINGUAL)}"
+    others = f"multilingual bases: {', '.join([*({SHIPPED} & served(None).keys()), *MULTILINGUAL])}"
     if report.tokens_per_word > MOST_TOKENS_PER_WORD:
         warnings.append(
             f"{base} splits a word into {report.tokens_per_word:.1f} tokens here, where 1.3 is usual: its vocabulary "

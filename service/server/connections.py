@@ -140,6 +140,7 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]  # pyproject ski
     def connection_made(self, transport: Any) -> None:
         """Count the connection in, or refuse it."""
         super().connection_made(transport)
+        self.client = ipv4_of(self.client)
         if not self.connections_of_server.add(self):
             transport.write(REFUSED)
             transport.close()
@@ -160,8 +161,12 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]  # pyproject ski
             self.transport.close()
 
     def on_headers_complete(self) -> None:
-        """Begin with the body."""
+        """Begin with the body, or refuse a head that is too large and came in one read."""
         self._in_body, self._since = True, self._heard
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+            self.transport.write(HEAD_TOO_LARGE)
+            self.transport.close()
+            return
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -179,6 +184,14 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]  # pyproject ski
         """Refuse the upgrade: no route has a websocket, and uvicorn's protocol for them has no time limit."""
         self.transport.write(NO_WEBSOCKETS)
         self.transport.close()
+
+
+def ipv4_of(client: tuple[str, int] | None) -> tuple[str, int] | None:
+    """Return a client with an IPv4 address where a socket for both families has it inside one of IPv6."""
+    mapped = "::ffff:"
+    if client is None or not client[0].startswith(mapped) or "." not in client[0]:
+        return client
+    return client[0].removeprefix(mapped), client[1]
 
 
 def protocol_of(connections: Connections) -> type[LimitedProtocol]:

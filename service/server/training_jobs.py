@@ -75,15 +75,17 @@ class Jobs:
     Args:
         models: the folder that models are written to.
         bases: base models that may be used; every served model by default.
+        device: of the server's models, on which runs train too.
 
     Raises:
         CheckpointError: a base model does not exist.
     """
 
-    def __init__(self, models: Path, bases: tuple[str, ...] = ()) -> None:
+    def __init__(self, models: Path, bases: tuple[str, ...] = (), device: str = "auto") -> None:
         for base in bases:
             find(base, models)
         self._bases, self._models, self._folder = bases, models, models / FOLDER
+        self._device = device.partition(":")[0]  # training takes the first card
         self._lock, self._choices_lock, self._report_lock = threading.Lock(), threading.Lock(), threading.Lock()
         self._queries: set[subprocess.Popen[bytes]] = set()
         self._running: tuple[str, subprocess.Popen[bytes]] | None = None
@@ -120,6 +122,7 @@ class Jobs:
             raise BadRequest(f"base model {base!r} is not allowed on this server: use one of {', '.join(self.bases)}")
         content = loading.laid({}, settings)
         content = loading.laid(content, {"out": str(self._models / (name or FOLDER)), "models_dir": str(self._models)})
+        content.setdefault("device", self._device)
         return loading.build(loading.laid(content, {"data.train": str(table)}))
 
     def data_report(self, config: TrainConfig) -> dict[str, Any]:

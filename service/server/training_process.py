@@ -1,4 +1,4 @@
-"""Child processes of `training_jobs`: `train FOLDER`, `report` and `ranking` (of what is on standard input), `choices`."""
+"""Child processes of `training_jobs`: `train FOLDER`, `report` and `ranking` of what standard input says, `choices`."""
 
 from __future__ import annotations
 

@@ -187,6 +187,44 @@ def test_the_head_of_a_request_has_a_size_limit(running):
         assert client.recv(100).startswith(b"HTTP/1.1 431 ")
 
 
+def test_a_large_head_in_one_read_is_refused_as_well(running):
+    start, connect = running
+    _, port = start()
+    line = b"X-long: " + b"a" * 7_900 + b"\r\n"  # the parser itself takes a line of any length
+    client = connect(port, b"GET / HTTP/1.1\r\nHost: a\r\n" + line * 9 + b"\r\n")
+    assert client.recv(100).startswith(b"HTTP/1.1 431 ")
+    assert is_closed(client)
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this host has no socket for both families")
+def test_an_ipv4_proxy_is_known_on_a_socket_for_both_families(running):
+    _, connect = running
+    connections = Connections(4, ("127.0.0.1",))
+    seen = []
+
+    async def report(scope, receive, send):
+        seen.append(scope["client"][0])
+        await app(scope, receive, send)
+
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+        config = uvicorn.Config(report, http=protocol_of(connections), lifespan="off", log_level="critical")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=asyncio.run, args=(server.serve([listener]),))
+        thread.start()
+        try:
+            port = listener.getsockname()[1]
+            busy = [connect(port, HEAD + b"a") for _ in range(4)]  # one address without a share would hold fewer
+            until(lambda: len(connections) == 4, "four requests are under way")
+            for client in busy:
+                client.sendall(b"a" * 99)
+                assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+                client.close()
+        finally:
+            server.should_exit = True
+            thread.join(DEADLINE_S)
+    assert seen == ["127.0.0.1"] * 4
+
+
 def test_large_bodies_and_many_requests_on_a_connection_are_no_large_heads(running):
     start, _ = running
     connections, port = start()

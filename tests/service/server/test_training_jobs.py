@@ -231,6 +231,14 @@ def test_a_look_at_a_table_says_what_is_in_it(jobs, settings, tmp_path):
     assert not (tmp_path / "models" / FOLDER).exists()
 
 
+def test_a_run_trains_on_the_device_of_the_server(jobs, settings, tmp_path, tiny_models):
+    table = write_table(tmp_path / "films.csv", 40)
+    assert jobs.config(None, settings, table).device == "auto"
+    there = Jobs(tiny_models, jobs.bases, "cuda:1")
+    assert there.config(None, settings, table).device == "cuda"
+    assert there.config(None, settings | {"device": "cpu"}, table).device == "cpu"
+
+
 def test_bases_are_ranked_for_the_table(jobs, settings, tmp_path):
     found = jobs.ranking(jobs.config(None, settings, write_table(tmp_path / "films.csv", 40)))
     assert found["metric"] == "accuracy" and found["rows"] > 20
