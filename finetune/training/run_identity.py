@@ -51,6 +51,7 @@ WITHOUT_EFFECT = (
         "allow_changed",
         "models_dir",
         "license",
+        "languages",
         "error_rows",
         "plots",
         "tfidf_baseline",

@@ -9,6 +9,7 @@ from typing import Any
 
 COMMON = "the a an this that is was were and or not about text it i you we film movie good bad great awful loved hated"
 TOPICAL = "sports business science football match market goal player bank money space planet"
+UNIGRAM_WORDS = "good film bad day money planet goo fi lm the was match great business"
 
 
 def save_tokenizer(folder: Path, *, max_length: int = 128) -> int:
@@ -24,6 +25,44 @@ def save_tokenizer(folder: Path, *, max_length: int = 128) -> int:
     tokenizer = BertTokenizerFast.from_pretrained(str(folder), model_max_length=max_length)
     tokenizer.save_pretrained(str(folder))
     return len(tokenizer)
+
+
+def save_unigram_tokenizer(folder: Path) -> int:
+    """Write a small SentencePiece tokenizer, with two separators between the texts of a pair; return its size."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = [
+        *[
+            "good",
+            "film",
+            "bad",
+            "day",
+            "money",
+            "planet",
+            "goo",
+            "fi",
+            "lm",
+            "the",
+            "was",
+            "match",
+            "great",
+            "business",
+        ]
+    ]
+    singles = ["▁", *string.ascii_lowercase, *"[].,MASK"]
+    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    pieces += [(f"▁{word}", -5.0 - number / 10) for number, word in enumerate(words)]
+    pieces += [(piece, -9.0) for piece in dict.fromkeys(singles)]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    special = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", **special)
+    fast.save_pretrained(folder)
+    return len(fast)
 
 
 def tiny_config(vocabulary: int, *, positions: int = 128, **more: Any) -> Any:

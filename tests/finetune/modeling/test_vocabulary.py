@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoints import save_unigram_tokenizer
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast, XLMRobertaConfig
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, XLMRobertaConfig
 
 from finetune.core.errors import CheckpointError, ConfigError
 from finetune.modeling.vocabulary import trim_vocabulary
@@ -21,21 +21,9 @@ TEXTS = ["good film", "a bad day", "the film was [MASK] good", ""]
 
 def save_unigram(folder: Path) -> Path:
     """Write an XLM-R classifier with a small SentencePiece vocabulary."""
-    words = ["good", "film", "bad", "day", "money", "planet", "goo", "fi", "lm", "the", "was"]
-    singles = ["▁", *"abcdefghijklmnopqrstuvwxyz[]MASK"]
-    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    pieces += [(f"▁{word}", -5.0 - number / 10) for number, word in enumerate(words)]
-    pieces += [(piece, -9.0) for piece in dict.fromkeys(singles)]
-    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    special = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>"}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", **special)
-    fast.save_pretrained(folder)
+    vocabulary = save_unigram_tokenizer(folder)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    config = XLMRobertaConfig(vocab_size=len(fast), max_position_embeddings=40, num_labels=3, **sizes)
+    config = XLMRobertaConfig(vocab_size=vocabulary, max_position_embeddings=40, num_labels=3, **sizes)
     torch.manual_seed(0)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     return folder

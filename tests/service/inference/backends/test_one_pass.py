@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
-from checkpoints import save_tokenizer
+from checkpoints import save_tokenizer, save_unigram_tokenizer
 from passes import ONE_PASS_FAMILIES, random_sequences, sensitive_model
 
 from finetune.core.attention_mask import HYPOTHESIS, TEXT
@@ -86,17 +89,31 @@ def test_labels_are_packed_whole_in_rows_with_little_padding(count):
         assert set(owners[own]) == {label} and start // pack.width == (own.stop - 1) // pack.width
 
 
+@pytest.fixture(scope="module")
+def two_separators(tiny_topics, tmp_path_factory):
+    """A model of topics that reads `<s> text </s></s> hypothesis </s>`, as XLM-R and E5 do."""
+    folder = tmp_path_factory.mktemp("two") / "topics"
+    folder.mkdir()
+    for name in ("model.safetensors", "classifier.json"):
+        shutil.copy(tiny_topics / name, folder)
+    config = json.loads((tiny_topics / "config.json").read_text())
+    assert save_unigram_tokenizer(folder) <= config["vocab_size"]
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": 1}))
+    return folder
+
+
+@pytest.mark.parametrize("model", ["tiny_topics", "two_separators"])
 @pytest.mark.parametrize("scorer", ["nli", "both"])
 @pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize("labels", [("sports",), ("sports", "a long and winding label", "x"), tuple("abcdefghijklmn")])
-def test_answers_are_the_same_on_both_paths(tiny_topics, scorer, multi_label, labels):
-    engine = Engine.load(read(tiny_topics))
+def test_answers_are_the_same_on_both_paths(request, model, scorer, multi_label, labels):
+    engine = Engine.load(read(request.getfixturevalue(model)))
     texts = ["the match was great", "a", "money and business " * 40, "the planet", "."]
-    request = ZeroShotRequest(labels, scorer=scorer, attention="shared_text", multi_label=multi_label)
+    question = ZeroShotRequest(labels, scorer=scorer, attention="shared_text", multi_label=multi_label)
     assert engine.backend.one_pass
-    fast = engine.zero_shot(texts, request)
+    fast = engine.zero_shot(texts, question)
     engine.backend.one_pass = False
-    slow = engine.zero_shot(texts, request)
+    slow = engine.zero_shot(texts, question)
     assert (
         [answer.truncated for answer in fast]
         == [answer.truncated for answer in slow]
