@@ -52,6 +52,51 @@ def test_the_folder_is_complete_and_documents_its_origin(name: str) -> None:
     assert (folder.path / "train_config.yaml").is_file()
 
 
+def test_the_multilingual_model_is_small_and_names_its_languages() -> None:
+    folder = model_folder.read(model_folder.shipped_dir() / "topics-multilingual", check_hashes=True)
+    assert sum(file.stat().st_size for file in folder.path.rglob("*") if file.is_file()) < 75e6
+    assert len(folder.settings.languages) == 30
+    card = (folder.path / "README.md").read_text(encoding="utf-8")
+    assert "license: mit" in card and "base_model: intfloat/multilingual-e5-small" in card
+
+
+@pytest.mark.parametrize(
+    ("text", "topic"),
+    [
+        ("The midfielder scored twice in the final.", "sports"),
+        ("Das Parlament hat das neue Haushaltsgesetz verabschiedet.", "politics"),
+        ("El hospital abrió una nueva unidad para pacientes con cáncer.", "health"),
+        ("Timu ilishinda mechi ya fainali kwa penalti.", "sports"),
+        ("Президент подписал указ о новых выборах в парламент.", "politics"),
+        ("医生建议患者每天服药并多休息。", "health"),
+        ("Η ομάδα κέρδισε το πρωτάθλημα ποδοσφαίρου.", "sports"),
+        ("ทีมฟุตบอลชนะการแข่งขันนัดชิงชนะเลิศ", "sports"),
+    ],
+)
+def test_the_multilingual_model_reads_other_languages(text: str, topic: str) -> None:
+    model = ZeroShotClassifier("topics-multilingual", models_dir=None)
+    assert model(text, ["sports", "politics", "health"])["labels"][0] == topic
+
+
+def test_its_scores_on_both_paths_are_the_same() -> None:
+    model = ZeroShotClassifier("topics-multilingual", models_dir=None)
+    texts, labels = (
+        ["Das Spiel endete mit einem Elfmeter.", "Le ministre a démissionné."],
+        ["sports", "politics", "food"],
+    )
+    fast = model(texts, labels)
+    assert model.engine.backend.one_pass
+    model.engine.backend.one_pass = False
+    try:
+        slow = model(texts, labels)
+    finally:
+        model.engine.backend.one_pass = True
+    for one, other in zip(fast, slow, strict=True):
+        expected = dict(zip(other["labels"], other["scores"], strict=True))
+        found = dict(zip(one["labels"], one["scores"], strict=True))
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
 def test_the_held_out_rows_of_sentiment_are_listed(sentiment: Classifier) -> None:
     [holdout] = [test for test in (sentiment.folder.metrics or {})["tests"].values() if "row_numbers" in test]
     assert len(holdout["row_numbers"]) == len(set(holdout["row_numbers"])) == 2000

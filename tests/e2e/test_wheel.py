@@ -20,12 +20,18 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("built")
     tree = folder / "tree"
     shutil.copytree(ROOT, tree, ignore=NOT_COPIED)
-    build = "import sys; to = sys.argv[1]; from setuptools.build_meta import *; build_wheel(to); build_sdist(to)"
+    build(tree, folder, "build_wheel(to); build_sdist(to)")
+    build(tree / "deploy" / "multilingual", folder / "multilingual", "build_wheel(to)")
+    return folder
+
+
+def build(tree: Path, out: Path, calls: str) -> None:
+    """Build archives of a project into a folder."""
+    program = f"import sys; to = sys.argv[1]; from setuptools.build_meta import *; {calls}"
     done = subprocess.run(
-        [sys.executable, "-c", build, str(folder)], cwd=tree, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, str(out)], cwd=tree, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return folder
 
 
 @pytest.mark.slow
@@ -51,6 +57,28 @@ def test_a_wheel_outside_the_checkout_serves_the_models_inside_it(built: Path, t
     location, sentiment, topic = done.stdout.split()[-3:]
     assert Path(location).is_relative_to(installed), "the checkout was imported instead of the wheel"
     assert (sentiment, topic) == ("positive", "sports")
+
+
+@pytest.mark.slow
+def test_the_multilingual_model_is_a_distribution_of_its_own(built: Path, tmp_path: Path) -> None:
+    main, other = next(built.glob("*.whl")), next((built / "multilingual").glob("*.whl"))
+    assert main.stat().st_size < 100e6
+    program = "from finetune.core.model_folder import served; print(*served(None), sep=',')"
+    for wheels, expected in (([main], "sentiment,topics"), ([main, other], "sentiment,topics,topics-multilingual")):
+        installed = tmp_path / str(len(wheels))
+        for wheel in wheels:
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(installed)
+        environment = os.environ | {"PYTHONPATH": str(installed)}
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", program],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.split()[-1] == expected
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def resolved(config: TrainConfig, task: Any) -> TrainConfig:
 
 
 def test_every_shipped_model_has_its_recipe() -> None:
-    assert NAMES == ["sentiment", "topics"]
+    assert NAMES == ["sentiment", "topics", "topics-multilingual"]
     assert {f"{name}.yaml" for name in NAMES} <= {file.name for file in RECIPES.iterdir()}
 
 

@@ -42,6 +42,7 @@ def test_another_language_does_not_and_the_warning_names_bases_that_would(englis
     result = fit(english, ["Makanan di warung ini sangat lezat dan harganya terjangkau untuk mahasiswa."] * 5)
     assert result.tokens_per_word > 1.8
     assert len(result.warnings) == 1
+    assert result.warnings[0].partition("multilingual bases: ")[2].startswith("topics-multilingual, ")
     assert "xlm-roberta-base" in result.warnings[0] and "language id 100%" in result.warnings[0]
 
 
