@@ -77,7 +77,8 @@ def transfer(args: argparse.Namespace) -> None:
         {name: part[300 : 300 + (args.rows or 500)] for name, part in tables.items()},
     )
     with tempfile.TemporaryDirectory() as folder:
-        config = {"base": args.model, "out": f"{folder}/m", "optim": {"epochs": args.epochs}, "tfidf_baseline": False}
+        config = {"base": args.model, "out": f"{folder}/m", "tfidf_baseline": False}
+        config |= {"optim": {"epochs": args.epochs, "batch_size": 8}}
         config |= {"data": {"text": "text", "label": "label", "validation_size": 0.2}, "seed": args.seed}
         rehead.train(rehead.TrainConfig(**config), train, progress=False)
         model = rehead.load(f"{folder}/m")

@@ -112,3 +112,20 @@ def test_the_fine_tuning_page_runs_as_it_is_written(tmp_path, monkeypatch):
         2
     ]
     assert "difference from questions" in printed[4] and printed[6].count("\n") >= 3
+
+
+def test_the_language_page_prints_what_it_shows():
+    import shlex
+
+    from click.testing import CliRunner
+
+    from service.cli import rehead
+
+    commands, _ = blocks("languages.md", "sh")
+    printed = [CliRunner().invoke(rehead, shlex.split(line)[1:]).stdout for line in commands.splitlines()]
+    best_labels = [output.splitlines()[1].split()[0] for output in printed]
+    page = (DOCS / "languages.md").read_text(encoding="utf-8")
+    shown = re.search(r"^```\n(Das Parlament.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert shown is not None
+    assert best_labels == ["politics", "michezo"]
+    assert [line.split()[0] for line in shown[1].splitlines() if " 1.000 " in line] == best_labels
