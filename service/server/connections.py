@@ -106,6 +106,7 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]  # pyproject ski
     """
 
     connections_of_server: Connections
+    client: tuple[str, int] | None
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
