@@ -36,6 +36,10 @@ class Metric(ResponseBody):
     """The metric."""
     value: float
     """Its value."""
+    split: str | None = None
+    """The split it was measured on; null where none was recorded."""
+    rows: int | None = None
+    """The rows of that split; null where none was recorded."""
 
 
 class ModelEntry(ResponseBody):
