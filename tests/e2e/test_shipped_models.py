@@ -1,4 +1,4 @@
-"""The two models that ship: complete, documented, and right on simple sentences."""
+"""The models that ship: complete, documented, and right on simple sentences."""
 
 import json
 import re
