@@ -101,7 +101,8 @@ def tokenizer_report(
 
 def _warnings(report: TokenizerReport, encoder: TextEncoder, base: str) -> list[str]:
     warnings = []
-    others = f"multilingual bases: {', '.join([*({SHIPPED} & served(None).keys()), *MULTILINGUAL])}"
+    shipped = [SHIPPED] if SHIPPED in served(None) else []
+    others = f"multilingual bases: {', '.join([*shipped, *MULTILINGUAL])}"
     if report.tokens_per_word > MOST_TOKENS_PER_WORD:
         warnings.append(
             f"{base} splits a word into {report.tokens_per_word:.1f} tokens here, where 1.3 is usual: its vocabulary "

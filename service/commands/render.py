@@ -32,11 +32,11 @@ def show(
         for text, answer in zip(texts, answers, strict=True):
             first_line = " ".join(text.split())
             click.echo(_printable(f"{answer.best.label:<{width}}  {_score(answer.best.score, bars)}  {first_line}"))
-    languages = sorted({answer.language for answer in answers if answer.language is not None})
+    languages = [answer.language for answer in answers if answer.language is not None]
     if languages:
-        foreign = sum(answer.language is not None for answer in answers)
+        names = ", ".join(sorted(set(languages)))
         click.echo(
-            f"warning: {foreign} of {len(answers)} texts are in a language ({', '.join(languages)}) that the model was "
+            f"warning: {len(languages)} of {len(answers)} texts are in a language ({names}) that the model was "
             "not trained for: answers to them may be wrong, however high their scores",
             err=True,
         )
@@ -47,8 +47,7 @@ def show(
 
 def _record(text: str, answer: Answer, top_k: int | None) -> dict[str, Any]:
     predictions = [{"label": item.label, "score": item.score} for item in answer.predictions[:top_k]]
-    language = {} if answer.language is None else {"language": answer.language}
-    return {"text": text, "predictions": predictions, "truncated": answer.truncated} | language
+    return {"text": text, "predictions": predictions, "truncated": answer.truncated} | answer.remarks
 
 
 def _labels(answer: Answer, top_k: int | None, bars: bool) -> None:

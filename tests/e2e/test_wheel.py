@@ -34,6 +34,20 @@ def build(tree: Path, out: Path, calls: str) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def run(program: str, installed: Path, folder: Path) -> str:
+    """Return what a Python program prints that imports from `installed`, outside the checkout."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
 @pytest.mark.slow
 def test_a_wheel_outside_the_checkout_serves_the_models_inside_it(built: Path, tmp_path: Path) -> None:
     installed = tmp_path / "site"
@@ -44,17 +58,7 @@ def test_a_wheel_outside_the_checkout_serves_the_models_inside_it(built: Path, t
         'print(load("sentiment")("A wonderful film.")[0]["label"]);'
         'print(ZeroShotClassifier()("The match went to extra time.", ["cooking", "sports"])["labels"][0])'
     )
-    environment = os.environ | {"PYTHONPATH": str(installed)}
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    location, sentiment, topic = done.stdout.split()[-3:]
+    location, sentiment, topic = run(program, installed, tmp_path).split()[-3:]
     assert Path(location).is_relative_to(installed), "the checkout was imported instead of the wheel"
     assert (sentiment, topic) == ("positive", "sports")
 
@@ -69,16 +73,7 @@ def test_the_multilingual_model_is_a_distribution_of_its_own(built: Path, tmp_pa
         for wheel in wheels:
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(installed)
-        environment = os.environ | {"PYTHONPATH": str(installed)}
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", program],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout.split()[-1] == expected
+        assert run(program, installed, tmp_path).split()[-1] == expected
 
 
 @pytest.mark.slow

@@ -32,24 +32,7 @@ def save_unigram_tokenizer(folder: Path) -> int:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = [
-        *[
-            "good",
-            "film",
-            "bad",
-            "day",
-            "money",
-            "planet",
-            "goo",
-            "fi",
-            "lm",
-            "the",
-            "was",
-            "match",
-            "great",
-            "business",
-        ]
-    ]
+    words = UNIGRAM_WORDS.split()
     singles = ["▁", *string.ascii_lowercase, *"[].,MASK"]
     pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces += [(f"▁{word}", -5.0 - number / 10) for number, word in enumerate(words)]
