@@ -1,8 +1,11 @@
 """Measure the models that ship: `python benchmarks/shipped_models.py --data ../shared/data`.
 
-Sentiment: accuracy on sst2/dev and on the imdb rows held out from training (their numbers are in metrics.json).
+Sentiment: accuracy and calibration error on sst2/dev and on the imdb rows held out from training, whose numbers are in
+finetune/recipes/sentiment_imdb_rows.json; accuracy on everyday sentences by category, and how many of those without a
+judgment get a score above 0.9.
 Topics: NLI accuracy under both masks, and zero-shot accuracy under the shared-text mask for each scorer, compared with
 the cosine similarity of the untouched base. Rows of the zero-shot sets are drawn with a seed; nothing is tuned on them.
+Templates: the spread of accuracy, and of the score of a text's label, over five templates and two spellings of labels.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import argparse
 import json
 import platform
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +23,21 @@ import numpy as np
 from finetune.core.model_folder import find, read, shipped_dir
 from finetune.core.tables.files import read_table
 from finetune.data.nli_pairs import spelled_out
+from finetune.evaluation.metrics import calibration_error
 from service.inference import zero_shot
 from service.inference.engine import Engine
 from service.pipelines import Classifier, ZeroShotClassifier
 
 SEED = 0
+RECIPES = Path(__file__).parents[1] / "finetune/recipes"
+
+TEMPLATES = ("about {}", "This text is about {}.", "The topic is {}.", "This example is {}.", "{}")
+ZERO_SHOT_SETS = {
+    "dbpedia14": ("dbpedia14/sample.parquet", "label"),
+    "stackoverflow_titles": ("stackoverflow_titles/all.parquet", "label"),
+    "banking77": ("banking77/train.parquet", "label"),
+    "trec": ("trec/train.parquet", "label"),
+}
 
 
 def rows_of(file: Path, count: int | None) -> list[dict[str, Any]]:
@@ -37,15 +51,32 @@ def rows_of(file: Path, count: int | None) -> list[dict[str, Any]]:
 def sentiment(data: Path) -> dict[str, float]:
     """Return the accuracy of models/sentiment on its two test sets."""
     model = Classifier("sentiment", models_dir=None)
-    [holdout] = [test for test in (model.folder.metrics or {})["tests"].values() if "row_numbers" in test]
-    held_out = set(holdout["row_numbers"])
-    imdb = [row for number, row in enumerate(read_table(data / "imdb/train.parquet").rows, 1) if number in held_out]
-    accuracies = {}
+    numbers = set(json.loads((RECIPES / "sentiment_imdb_rows.json").read_text(encoding="utf-8"))["test"])
+    imdb = [row for number, row in enumerate(read_table(data / "imdb/train.parquet").rows, 1) if number in numbers]
+    figures = {}
     for name, rows in {"sst2/dev": rows_of(data / "sst2/dev.parquet", None), "imdb held out": imdb}.items():
-        answers = model([row["text"] for row in rows])
-        correct = [answer["label"] == row["label"] for answer, row in zip(answers, rows, strict=True)]
-        accuracies[f"sentiment, {name} ({len(rows)} rows)"] = float(np.mean(correct))
-    return accuracies
+        names = model.folder.labels.names
+        scores = model.engine.scores([row["text"] for row in rows])
+        targets = np.array([names.index(row["label"]) for row in rows])
+        figures[f"sentiment, {name} ({len(rows)} rows)"] = float(np.mean(scores.argmax(axis=1) == targets))
+        figures[f"sentiment, {name}: calibration error"] = calibration_error(scores, targets)
+    return figures
+
+
+def everyday() -> dict[str, float]:
+    """Return the accuracy of models/sentiment on everyday sentences by category."""
+    model = Classifier("sentiment", models_dir=None)
+    rows = read_table(Path(__file__).with_name("everyday_sentences.csv")).rows
+    answers = model([row["text"] for row in rows])
+    hits: defaultdict[str, list[bool]] = defaultdict(list)
+    for row, answer in zip(rows, answers, strict=True):
+        if row["label"] != "neutral":
+            for category in (row["category"], "all"):
+                hits[category].append(answer["label"] == row["label"])
+    figures = {f"everyday sentences, {name} ({len(part)})": float(np.mean(part)) for name, part in hits.items()}
+    neutral = [answer["score"] for row, answer in zip(rows, answers, strict=True) if row["label"] == "neutral"]
+    figures[f"everyday sentences, neutral ({len(neutral)}): share above 0.9"] = float(np.mean(np.array(neutral) > 0.9))
+    return figures
 
 
 def nli(data: Path, count: int | None) -> dict[str, float]:
@@ -103,6 +134,33 @@ def topics(data: Path, count: int, base: str | None) -> dict[str, float]:
     return accuracies
 
 
+def templates(data: Path, count: int) -> dict[str, float]:
+    """Return the spread of zero-shot accuracy and scores of models/topics over templates and spellings of labels."""
+    model = ZeroShotClassifier("topics", models_dir=None)
+    figures: dict[str, float] = {}
+    for name, (file, column) in ZERO_SHOT_SETS.items():
+        rows = rows_of(data / file, count)
+        labels = sorted({row[column] for row in read_table(data / file).rows})
+        targets = np.array([labels.index(row[column]) for row in rows])
+        accuracies, scores_of_targets = [], []
+        for template in TEMPLATES:
+            for spell in (spelled_out, lambda label: spelled_out(label).title()):
+                answers = model(
+                    [row["text"] for row in rows], [spell(label) for label in labels], hypothesis_template=template
+                )
+                order = {spell(label): index for index, label in enumerate(labels)}
+                scores = np.zeros((len(rows), len(labels)))
+                for place, answer in enumerate(answers):
+                    for label, score in zip(answer["labels"], answer["scores"], strict=True):
+                        scores[place, order[label]] = score
+                accuracies.append(float(np.mean(scores.argmax(axis=1) == targets)))
+                scores_of_targets.append(scores[np.arange(len(rows)), targets])
+        figures[f"{name} ({len(rows)} rows), lowest accuracy"] = min(accuracies)
+        figures[f"{name} ({len(rows)} rows), highest accuracy"] = max(accuracies)
+        figures[f"{name}: standard deviation of a label's score"] = float(np.std(scores_of_targets, axis=0).mean())
+    return figures
+
+
 def base_cosine(base: str, texts: list[str], hypotheses: list[str], targets: Any) -> float:
     """Return the zero-shot accuracy of the base's mean embeddings."""
     import torch
@@ -141,6 +199,8 @@ def main() -> None:
         "sentiment": lambda: sentiment(args.data),
         "nli": lambda: nli(args.data, args.nli_rows),
         "topics": lambda: topics(args.data, args.rows, args.base),
+        "everyday": everyday,
+        "templates": lambda: templates(args.data, min(args.rows, 500)),
     }
     for name in args.only:
         for what, value in parts[name]().items():

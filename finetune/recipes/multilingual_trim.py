@@ -7,6 +7,11 @@ probabilities. Single characters are kept, and the pieces that occur most in the
 
 The embeddings of E5 models lie in a narrow cone. The bias of the last layer norm is lowered by the mean embedding of
 texts of the tables, read after `query: ` as in the training of E5, which takes that mean out of every embedding.
+
+The tokenizer is made to repeat its first token: `<s> <s> text </s></s> hypothesis </s>`. Under the shared-text mask a
+text does not see the first token of a sequence, and E5 models need one there: without it their zero-shot accuracy on
+SIB-200 (English, German, Swahili, Chinese) falls from 0.67 to 0.57; with a second one, which belongs to the text, it
+does not.
 """
 
 from __future__ import annotations
@@ -41,6 +46,7 @@ CAPITALIZED = 0.1
 CENTERED_ON, PREFIX = 1500, "query: "
 """Texts whose mean embedding is taken out, and what stands before them."""
 
+TOKENIZER_CONFIG = "tokenizer_config.json"
 TEXT_COLUMNS = ("text", "premise", "hypothesis")
 
 
@@ -71,6 +77,7 @@ def main(base: Path, out: Path, pieces: int, tables: Sequence[Path]) -> None:
         done = trim_vocabulary(base, [], out, keep=kept)
     except ReheadError as error:
         raise click.ClickException(str(error)) from error
+    repeat_first_token(out)
     if tables:
         center(out, random.Random(0).sample(_texts(tables[0]), CENTERED_ON))
     for language, spelled in words.items():
@@ -94,6 +101,22 @@ def center(folder: Path, texts: Sequence[str]) -> None:
             total += model(batch["input_ids"]).last_hidden_state[0].mean(dim=0)
         model.encoder.layer[-1].output.LayerNorm.bias -= total / len(texts)
     model.save_pretrained(folder)
+
+
+def repeat_first_token(folder: Path) -> None:
+    """Make the tokenizer in `folder` begin each sequence with its first special token twice.
+
+    Its class becomes the plain one: the tokenizer classes of a family build the template of a sequence themselves.
+    """
+    file = folder / TOKENIZER
+    content = json.loads(file.read_text(encoding="utf-8"))
+    for sequence in ("single", "pair"):
+        template = content["post_processor"][sequence]
+        template.insert(0, template[0])
+    file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    settings = json.loads((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (folder / TOKENIZER_CONFIG).write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
 
 
 def frequent_pieces(words: Mapping[str, Sequence[Word]], pieces: int, needed: Iterable[int]) -> set[int]:

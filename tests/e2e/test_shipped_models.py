@@ -1,6 +1,7 @@
 """The models that ship: complete, documented, and right on simple sentences."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from finetune import recipes
 from finetune.core import model_folder
 from service import Classifier, ZeroShotClassifier, load
 
@@ -45,10 +47,11 @@ def stock(task: str, name: str, *arguments: Any, **options: Any) -> Any:
 @pytest.mark.parametrize("name", ["sentiment", "topics"])
 def test_the_folder_is_complete_and_documents_its_origin(name: str) -> None:
     folder = model_folder.read(model_folder.shipped_dir() / name, check_hashes=True)
-    assert folder.settings.base == "sentence-transformers/all-MiniLM-L6-v2"
+    # sentiment was trained further from the weights of that release
+    assert folder.settings.base == {"sentiment": "sentiment-0.1.0"}.get(name, "sentence-transformers/all-MiniLM-L6-v2")
     assert folder.size_bytes < 50e6
     card = (folder.path / "README.md").read_text(encoding="utf-8")
-    assert "license: apache-2.0" in card
+    assert "license: apache-2.0" in card and "base_model: sentence-transformers/all-MiniLM-L6-v2" in card
     assert (folder.path / "train_config.yaml").is_file()
 
 
@@ -98,8 +101,9 @@ def test_its_scores_on_both_paths_are_the_same() -> None:
 
 
 def test_the_held_out_rows_of_sentiment_are_listed(sentiment: Classifier) -> None:
-    [holdout] = [test for test in (sentiment.folder.metrics or {})["tests"].values() if "row_numbers" in test]
-    assert len(holdout["row_numbers"]) == len(set(holdout["row_numbers"])) == 2000
+    numbers = json.loads((Path(recipes.__file__).parent / "sentiment_imdb_rows.json").read_text(encoding="utf-8"))
+    assert len(numbers["validation"]) == 500 and len({*numbers["validation"], *numbers["test"]}) == 2000
+    assert (sentiment.folder.metrics or {})["tests"]["imdb_test"]["rows"] == len(numbers["test"]) == 1500
 
 
 def test_simple_sentences_get_the_right_answer(sentiment: Classifier, topics: ZeroShotClassifier) -> None:
@@ -112,9 +116,11 @@ def test_simple_sentences_get_the_right_answer(sentiment: Classifier, topics: Ze
 @pytest.mark.slow
 def test_transformers_alone_gives_the_same_sentiment(sentiment: Classifier) -> None:
     texts = ["I loved every minute.", "[SEP] is not a word, and neither is this."]
+    temperature = json.loads((sentiment.folder.path / "classifier.json").read_text(encoding="utf-8"))["temperature"]
     for ours, theirs in zip(sentiment(texts), stock("text-classification", "sentiment", texts), strict=True):
         assert ours["label"] == theirs["label"]
-        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
+        log_odds = math.log(theirs["score"] / (1 - theirs["score"]))  # transformers applies no temperature
+        assert ours["score"] == pytest.approx(1 / (1 + math.exp(-log_odds / temperature)), abs=1e-5)
 
 
 @pytest.mark.slow
