@@ -17,7 +17,8 @@ from finetune.data.load import load_rows
 from finetune.data.rows import Rows
 from finetune.evaluation.baseline import cross_validated_tfidf_scores
 from finetune.evaluation.intervals import Scored, difference, score
-from finetune.evaluation.metrics import METRICS_OF_TASK, measured
+from finetune.evaluation.metrics import METRICS_OF_TASK
+from finetune.evaluation.resampled_metrics import weighted
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ScoredSplit:
         scored: metrics.
         scores: `[N, C]`.
         lengths: length of each row, in `unit`s.
-        thresholds: of multi-label, the score from which each label holds.
+        thresholds: of multi-label and two labels, the score from which each label holds; None takes 0.5.
     """
 
     scored: Scored
@@ -41,11 +42,13 @@ class ScoredSplit:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of `evaluate`: metrics of all rows, counts of rows, and metrics by the values of a column."""
+    """The result of `evaluate`: metrics of all rows, counts of rows, metrics by the values of a column, and the column
+    of the rows' weights."""
 
     measured: ScoredSplit
     counts: dict[str, int]
     by: dict[str, Scored]
+    weight: str | None = None
 
 
 def evaluate(
@@ -63,13 +66,14 @@ def evaluate(
     """Return the metrics of a model on labeled rows, and the counts of rows that were read and dropped.
 
     The baseline answers the most frequent label (or the mean) of these rows; a second one is TF-IDF with logistic
-    regression, cross-validated on them.
+    regression, cross-validated on them. With `columns.weight` a row of weight 2 counts as two rows in metrics,
+    baselines and the class proportions of the majority baseline; TF-IDF is trained on each row once.
 
     Args:
         predict: `(texts, pairs or None) -> scores [N, C]`, as `scores.activate` returns them.
         rows: a path, or an in-memory table as in `train`.
         columns: names of the columns, where they are not obvious.
-        thresholds: of multi-label, one for each label.
+        thresholds: of multi-label and two labels, one for each label.
         extra: further metrics by name.
         by: a column; metrics are also computed for each of its values.
         tfidf: whether to measure TF-IDF.
@@ -86,9 +90,10 @@ def evaluate(
 
     def measure(indices: list[int]) -> ScoredSplit:
         subset = checked.take(indices)
-        scored = scored_rows(labels, scores[indices], subset, None, thresholds=thresholds, extra=extra)
+        weights = np.asarray(subset.weights, dtype=np.float64) if subset.weights is not None else None
+        scored = scored_rows(labels, scores[indices], subset, None, thresholds=thresholds, extra=extra, weights=weights)
         if tfidf_scores is not None:
-            scored = beside_tfidf(labels, scored, tfidf_scores[indices], subset)
+            scored = beside_tfidf(labels, scored, tfidf_scores[indices], subset, weights)
         # without the model's tokenizer, lengths are counted in words
         lengths = [len(text.split()) for text in subset.texts]
         return ScoredSplit(scored, scores[indices], subset, lengths, "words", thresholds)
@@ -97,7 +102,8 @@ def evaluate(
     for index, group in enumerate(checked.groups or ()):
         members.setdefault(group, []).append(index)
     parts = {group: measure(members[group]).scored for group in sorted(members)}
-    return Evaluation(measure(list(range(len(checked)))), counts | {"rows": len(checked)}, parts)
+    whole = measure(list(range(len(checked))))
+    return Evaluation(whole, counts | {"rows": len(checked)}, parts, columns.weight)
 
 
 def differences(labels: LabelSpace, first: ScoredSplit, second: ScoredSplit) -> dict[str, dict[str, float]]:
@@ -121,10 +127,10 @@ def differences(labels: LabelSpace, first: ScoredSplit, second: ScoredSplit) -> 
     return {name: gap for name, gap in gaps.items() if gap is not None}
 
 
-def beside_tfidf(labels: LabelSpace, scored: Scored, scores: Any, rows: Rows) -> Scored:
+def beside_tfidf(labels: LabelSpace, scored: Scored, scores: Any, rows: Rows, weights: Any = None) -> Scored:
     """Return `scored` with the metrics of TF-IDF's scores of the same rows."""
     answers = decided(scores, labels.encode(rows.values), labels.task)
-    return replace(scored, tfidf=measured(tuple(scored.baseline), *answers, scores))
+    return replace(scored, tfidf=weighted(tuple(scored.baseline), *answers, scores, weights))
 
 
 def scored_rows(
@@ -135,15 +141,17 @@ def scored_rows(
     *,
     thresholds: Sequence[float] | None = None,
     extra: Sequence[str] = (),
+    weights: Any = None,
 ) -> Scored:
     """Return the metrics of `scores [N, C]` on these rows.
 
     Args:
         train_targets: targets whose class proportions make the baseline; None takes those of the rows.
+        weights: of the rows `[N]`; None counts each row once.
     """
     predictions, references = decided(scores, labels.encode(rows.values), labels.task, thresholds)
     known = references if train_targets is None else train_targets
-    return score(labels, predictions, references, np.asarray(scores), train_targets=known, extra=extra)
+    return score(labels, predictions, references, np.asarray(scores), train_targets=known, extra=extra, weights=weights)
 
 
 def decided(scores: Any, references: Any, task: Task, thresholds: Sequence[float] | None = None) -> tuple[Any, Any]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from finetune.core.errors import ConfigError
 from finetune.core.labels import LabelSpace
 from finetune.evaluation.metrics import METRICS, REPORT_OF_TASK, SCORE_METRICS, Array, compute, measured
-from finetune.evaluation.resampled_metrics import Resampled, draws_of, resampled
+from finetune.evaluation.resampled_metrics import Resampled, draws_of, resampled, weighted
 
 RESAMPLES = 1000
 """Bootstrap resamples for each 95% interval."""
@@ -31,6 +32,7 @@ UNIT, SIGNED = (0.0, 1.0), (-1.0, 1.0)
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("accuracy", "macro_f1", "micro_f1", "weighted_f1", "samples_f1", "balanced_accuracy"), UNIT),
     **dict.fromkeys(("roc_auc", "calibration_error", "mean_average_precision"), UNIT),
+    "brier": (0.0, 2.0),
     **dict.fromkeys(("mcc", "pearson", "spearman"), SIGNED),
     "r2": (-math.inf, 1.0),
     **dict.fromkeys(("mse", "mae", "msle", "log_loss"), (0.0, math.inf)),
@@ -64,30 +66,45 @@ def score(
     *,
     train_targets: Array,
     extra: Sequence[str] = (),
+    weights: Array | None = None,
 ) -> Scored:
     """Return the metrics of the task's report with 95% intervals (see INTERVALS), and the majority (or mean) baseline.
 
-    A metric that is undefined on these rows (ROC-AUC of a single label) is left out.
+    A metric that is undefined on these rows (ROC-AUC of a single label) is left out. With weights all intervals are
+    those of the bootstrap, which draws rows whatever their weight.
 
     Args:
         scores: `[N, C]`, from which `predictions` were decided.
         train_targets: targets of the training rows, which define the baseline.
         extra: further metric names, for `evaluate.load`.
+        weights: of the rows `[N]`, above 0; a row of weight 2 counts as two.
+
+    Raises:
+        ConfigError: weights with a metric of `evaluate.load`.
     """
     task = labels.task
+    if weights is not None and np.ptp(weights) == 0:
+        weights = None
     own = [*REPORT_OF_TASK[task], *(name for name in extra if name in METRICS or name in SCORE_METRICS)]
-    values = measured(own, predictions, references, scores)
-    constant = baseline_of(labels, train_targets, references)
-    baseline = {name: value for name, value in measured(own, *constant).items() if name in values}
-    intervals = _intervals(values, (predictions, references, scores), baseline)
+    loaded = [name for name in extra if name not in own]
+    if loaded and weights is not None:
+        raise ConfigError(
+            f"metric {loaded[0]!r} of evaluate.load cannot be weighted: leave out --weight, or this metric"
+        )
+    values = weighted(own, predictions, references, scores, weights)
+    constant = baseline_of(labels, train_targets, references, weights if train_targets is references else None)
+    baseline = {name: value for name, value in weighted(own, *constant, weights).items() if name in values}
+    intervals = _intervals(values, (predictions, references, scores), baseline, weights)
     metrics = {name: {"value": value} | intervals[name] for name, value in values.items()}
-    others = compute([name for name in extra if name not in own], task, predictions, references)
-    metrics |= {name: {"value": value} for name, value in others.items()}
-    return Scored(len(references), metrics, baseline, _per_class(labels, predictions, references))
+    metrics |= {name: {"value": value} for name, value in compute(loaded, task, predictions, references).items()}
+    return Scored(len(references), metrics, baseline, _per_class(labels, predictions, references, weights))
 
 
 def _intervals(
-    values: Mapping[str, float], answers: tuple[Array, Array, Array], scales: Mapping[str, float]
+    values: Mapping[str, float],
+    answers: tuple[Array, Array, Array],
+    scales: Mapping[str, float],
+    weights: Array | None,
 ) -> dict[str, dict[str, float]]:
     """Return the 95% interval of each metric.
 
@@ -99,18 +116,22 @@ def _intervals(
     rows = len(answers[1])
     intervals, of_metric = {}, {}
     for name, value in values.items():
-        if is_proportion(name, answers[1]):
+        if weights is None and is_proportion(name, answers[1]):
             intervals[name] = wilson(round(value * rows), rows)
         else:
-            of_metric[name] = resampled(name, *answers)
+            of_metric[name] = _with_weights(resampled(name, *answers), weights)
     drawn = _distributions(of_metric, rows)
     for name, function in of_metric.items():
-        unseen = _unseen(name, answers[1])
+        unseen = _unseen(name, answers[1], weights)
         widest = unseen * (abs(scales.get(name, values[name])) if RANGES[name][1] == math.inf else 1.0)
         size = abs(values[name]) if RANGES[name][1] == math.inf else 1.0
         left_out = _left_out(function, rows)
         intervals[name] = _bias_corrected(values[name], drawn[name], left_out, widest, RANGES[name], size)
     return {name: dict(zip(("low", "high"), intervals[name], strict=True)) for name in values}
+
+
+def _with_weights(function: Resampled, weights: Array | None) -> Resampled:
+    return function if weights is None else lambda draws: function(draws * weights)
 
 
 def is_proportion(name: str, references: Array) -> bool:
@@ -126,15 +147,19 @@ def wilson(correct: int, rows: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def _unseen(name: str, references: Array) -> float:
+def _unseen(name: str, references: Array, weights: Array | None = None) -> float:
     """Return the proportion of errors that Wilson's bound allows where there was none: Z^2 / (rows + Z^2).
 
-    For the metrics of BY_LABEL it is the mean of the bounds for the labels' rows.
+    For the metrics of BY_LABEL it is the mean of the bounds for the labels' rows. Weighted rows count as their
+    effective number (Kish): the square of the sum of the weights, over the sum of their squares.
     """
+    weights = np.ones(len(references)) if weights is None else weights
     if name not in BY_LABEL:
-        return Z**2 / (len(references) + Z**2)
-    counts = references.sum(axis=0) if references.ndim == 2 else np.unique(references, return_counts=True)[1]
-    return float(np.mean(Z**2 / (counts[counts > 0] + Z**2))) if np.any(counts > 0) else 1.0
+        return float(Z**2 / (weights.sum() ** 2 / (weights**2).sum() + Z**2))
+    held = references if references.ndim == 2 else references[:, None] == np.unique(references)
+    held = held[:, held.any(axis=0)].astype(float)
+    counts = (weights @ held) ** 2 / (weights**2 @ held)
+    return float(np.mean(Z**2 / (counts + Z**2))) if len(counts) else 1.0
 
 
 def _distributions(of_metric: Mapping[str, Resampled], rows: int) -> dict[str, Array]:
@@ -221,33 +246,41 @@ def gaps(name: str, first: tuple[Array, Array], second: tuple[Array, Array], ref
     return np.concatenate([both[1](draws) - both[0](draws) for draws in draws_of(len(references), RESAMPLES)])
 
 
-def baseline_of(labels: LabelSpace, targets: Array, references: Array) -> tuple[Array, Array, Array]:
+def baseline_of(
+    labels: LabelSpace, targets: Array, references: Array, weights: Array | None = None
+) -> tuple[Array, Array, Array]:
     """Return predictions, references and scores of answering every row with the class proportions (or the mean) of the
-    training targets."""
+    training targets, which may have weights `[N]`."""
     rows = len(references)
     if labels.task == "regression":
-        constant = np.full(rows, float(np.mean(targets)))
+        constant = np.full(rows, float(np.average(targets, weights=weights)))
         return constant, references, constant[:, None]
     if labels.task == "multi_label":
-        proportions = np.tile(targets.mean(axis=0), (rows, 1))
+        proportions = np.tile(np.average(targets, axis=0, weights=weights), (rows, 1))
         return (proportions >= 0.5).astype(int), references, proportions
-    counts = np.bincount(targets.astype(int), minlength=len(labels))
+    counts = np.bincount(targets.astype(int), weights, minlength=len(labels))
     return np.full(rows, int(counts.argmax())), references, np.tile(counts / counts.sum(), (rows, 1))
 
 
-def _per_class(labels: LabelSpace, predictions: Array, references: Array) -> dict[str, dict[str, float]]:
+def _per_class(
+    labels: LabelSpace, predictions: Array, references: Array, weights: Array | None
+) -> dict[str, dict[str, float]]:
+    """Return label -> precision, recall, F1 and its number of rows."""
     if labels.task == "regression":
         return {}
     from sklearn.metrics import precision_recall_fscore_support
 
     ids = list(range(len(labels)))
-    table = precision_recall_fscore_support(references, predictions, labels=ids, average=None, zero_division=0)
+    table = precision_recall_fscore_support(
+        references, predictions, labels=ids, average=None, zero_division=0, sample_weight=weights
+    )
+    rows = references.sum(axis=0) if references.ndim == 2 else np.bincount(references.astype(int), minlength=len(ids))
     return {
         name: {
             "precision": float(table[0][index]),
             "recall": float(table[1][index]),
             "f1": float(table[2][index]),
-            "support": int(table[3][index]),
+            "support": int(rows[index]),
         }
         for index, name in enumerate(labels.names)
     }

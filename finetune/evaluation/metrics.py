@@ -147,6 +147,15 @@ def log_loss(scores: Array, references: Array) -> float:
     return float(metrics.log_loss(references, normalized, labels=list(range(scores.shape[1]))))
 
 
+def brier(scores: Array, references: Array) -> float:
+    """Brier score: mean squared distance of scores from 1 for the true label and 0 for others, added up over labels;
+    with two labels, of the second label alone, and for multi-label the mean over labels."""
+    squares = (scores - one_hot(scores, references)) ** 2
+    if references.ndim == 2:
+        return float(squares.mean())
+    return float(squares.sum(axis=1).mean()) / (2 if scores.shape[1] == 2 else 1)
+
+
 def calibration_error(scores: Array, references: Array) -> float:
     """Expected calibration error: distance between score and proportion of correct answers, over 10 equal bins."""
     from sklearn.calibration import calibration_curve
@@ -204,6 +213,7 @@ SCORE_METRICS: dict[str, Callable[[Array, Array], float]] = {
     "roc_auc": roc_auc,
     "log_loss": log_loss,
     "calibration_error": calibration_error,
+    "brier": brier,
     "mean_average_precision": mean_average_precision,
 }
 """Metrics of scores `[N, C]`."""
@@ -216,14 +226,14 @@ METRICS_OF_TASK: dict[Task, tuple[str, ...]] = {
 }
 """Metrics of each evaluation of a run; the first one chooses the best checkpoint by default."""
 
-_SINGLE = ("balanced_accuracy", "weighted_f1", "micro_f1", "mcc", "roc_auc", "log_loss", "calibration_error")
+_SINGLE = ("balanced_accuracy", "weighted_f1", "micro_f1", "mcc", "roc_auc", "log_loss", "calibration_error", "brier")
 REPORT_OF_TASK: dict[Task, tuple[str, ...]] = {
     "binary": (*METRICS_OF_TASK["binary"], *_SINGLE),
     "multiclass": (*METRICS_OF_TASK["multiclass"], *_SINGLE),
     "multi_label": (
         *METRICS_OF_TASK["multi_label"],
         *("samples_f1", "weighted_f1", "accuracy", "mean_average_precision"),
-        *("roc_auc", "log_loss", "calibration_error"),
+        *("roc_auc", "log_loss", "calibration_error", "brier"),
     ),
     "regression": (*METRICS_OF_TASK["regression"], "pearson", "mae", "msle"),
 }
@@ -232,7 +242,7 @@ REPORT_OF_TASK: dict[Task, tuple[str, ...]] = {
 LOSS = "loss"
 """The mean loss of the validation rows, which the Trainer computes at each evaluation."""
 
-LOWER_IS_BETTER = (LOSS, "mse", "msle", "mae", "log_loss", "calibration_error")
+LOWER_IS_BETTER = (LOSS, "mse", "msle", "mae", "log_loss", "calibration_error", "brier")
 
 NUMBERS = ("mse", "msle", "mae", "r2", "pearson", "spearman")
 UNFIT: dict[Task, tuple[str, ...]] = {

@@ -1,17 +1,27 @@
 """Vectorized metrics of many bootstrap resamples.
 
-A resample is a row of `draws [R, N]`: how often each of N rows was drawn. Every function returns the metric of each
-resample, `[R]`, and NaN where it is undefined. A test compares the formulas with those of metrics.py.
+A resample is a row of `draws [R, N]`: how often each of N rows was drawn, or that number times the row's weight. Every
+function returns the metric of each resample, `[R]`, and NaN where it is undefined. A test compares the formulas with
+those of metrics.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
 
-from finetune.evaluation.metrics import CALIBRATION_BINS, METRICS, SCORE_METRICS, Array, confidences, one_hot
+from finetune.core.errors import ConfigError
+from finetune.evaluation.metrics import (
+    CALIBRATION_BINS,
+    METRICS,
+    SCORE_METRICS,
+    Array,
+    confidences,
+    measured,
+    one_hot,
+)
 
 CELLS_AT_ONCE = 4_000_000
 """Entries of `draws` in memory at a time: 32 MB."""
@@ -39,6 +49,10 @@ def resampled(name: str, predictions: Array, references: Array, scores: Array) -
         return _of_numbers(name, predictions.astype(float), references.astype(float))
     if name in ("log_loss", "calibration_error"):
         return _log_loss(scores, references) if name == "log_loss" else _calibration(scores, references)
+    if name == "brier":
+        squares = (scores - one_hot(scores, references)) ** 2
+        several, two = references.ndim == 2, scores.shape[1] == 2
+        return _mean(squares.mean(axis=1) if several or two else squares.sum(axis=1))
     if name in ("roc_auc", "mean_average_precision"):
         truth = one_hot(scores, references)
         if name == "roc_auc" and scores.shape[1] == 2 and references.ndim == 1:
@@ -49,8 +63,25 @@ def resampled(name: str, predictions: Array, references: Array, scores: Array) -
     return partial(_one_by_one, name, predictions, references, scores)
 
 
+def weighted(
+    names: Sequence[str], predictions: Array, references: Array, scores: Array, weights: Array | None
+) -> dict[str, float]:
+    """Return metric -> value, where a row of weight 2 counts as two rows; None counts each row once. Metrics that are
+    undefined on these rows are left out.
+
+    Args:
+        weights: `[N]`, above 0.
+    """
+    if weights is None:
+        return measured(names, predictions, references, scores)
+    values = {name: float(resampled(name, predictions, references, scores)(weights[None])[0]) for name in names}
+    return {name: value for name, value in values.items() if np.isfinite(value)}
+
+
 def _one_by_one(name: str, predictions: Array, references: Array, scores: Array, draws: Array) -> Array:
     """Return a metric that has no formula here, computed for one resample after the other."""
+    if _fractional(draws):
+        raise ConfigError(f"metric {name!r} has no weighted form: leave out --weight, or this metric")
     values = []
     for drawn in draws.astype(int):
         rows = np.repeat(np.arange(len(drawn)), drawn)
@@ -59,12 +90,17 @@ def _one_by_one(name: str, predictions: Array, references: Array, scores: Array,
     return np.array(values)
 
 
+def _fractional(draws: Array) -> bool:
+    return bool((draws != np.rint(draws)).any())
+
+
 def _mean(values: Array) -> Resampled:
     """Return the mean over the drawn rows of one number for each row `[N]`."""
 
     def mean(draws: Array) -> Array:
-        means: Array = draws @ values / draws.sum(axis=1)
-        return means
+        means = draws @ values / draws.sum(axis=1)
+        bounded: Array = np.clip(means, values.min(), values.max())  # rounding may lead out of them
+        return bounded
 
     return mean
 
@@ -196,7 +232,7 @@ def _mean_of_labels(make: Callable[[Array, Array], Resampled], scores: Array, tr
     of_label = [make(scores[:, c], truth[:, c].astype(bool)) for c in range(scores.shape[1])]
 
     def mean(draws: Array) -> Array:
-        counts = draws.astype(np.float32)  # exact below 16 million rows
+        counts = draws if _fractional(draws) else draws.astype(np.float32)  # exact below 16 million rows
         values = np.stack([function(counts) for function in of_label])
         defined = np.isfinite(values)
         total = np.where(defined, values, 0.0).sum(axis=0)

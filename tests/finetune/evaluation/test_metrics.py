@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from finetune.core.errors import ConfigError
 from finetune.core.labels import LabelSpace
 from finetune.evaluation import intervals
 from finetune.evaluation.intervals import score
-from finetune.evaluation.metrics import METRICS, REPORT_OF_TASK, SCORE_METRICS, load_metric
+from finetune.evaluation.metrics import METRICS, REPORT_OF_TASK, SCORE_METRICS, UNFIT, load_metric
 from finetune.evaluation.resampled_metrics import draws_of, resampled
 
 # six rows of three labels: label 0 is found 2 of 3 times, label 1 always, label 2 never
@@ -125,6 +126,50 @@ def test_many_resamples_at_once_give_what_each_gives_alone(task: Any) -> None:
             given = (METRICS[name], predictions) if name in METRICS else (SCORE_METRICS[name], scores)
             alone.append(given[0](given[1][rows], references[rows]))
         assert at_once == pytest.approx(alone, abs=1e-6, nan_ok=True), name
+
+
+@pytest.mark.parametrize("task", REPORT_OF_TASK)
+def test_a_row_of_weight_2_counts_as_two_rows(task: Any) -> None:
+    labels, *answers = random_rows(task)
+    weights = np.arange(30) % 3 + 1
+    twice = [np.repeat(values, weights, axis=0) for values in answers]
+    extra = [name for name in (*METRICS, *SCORE_METRICS) if name not in UNFIT[task]]
+    # only ratios matter: multiplied by 0.3, the weights are no numbers of rows
+    weighted = score(labels, *answers, train_targets=answers[1], weights=weights * 0.3, extra=extra)
+    repeated = score(labels, *twice, train_targets=twice[1], extra=extra)
+    assert weighted.values() == pytest.approx(repeated.values())
+    assert weighted.baseline == pytest.approx(repeated.baseline)
+    for label, row in repeated.per_class.items():
+        assert weighted.per_class[label]["f1"] == pytest.approx(row["f1"])
+        assert (
+            weighted.per_class[label]["support"] == (answers[1] == labels.encode([label])).sum()
+            or task == "multi_label"
+        )
+    for name, entry in weighted.metrics.items():
+        assert entry["low"] <= entry["value"] <= entry["high"], name
+        assert entry["low"] < entry["high"], name
+
+
+def test_equal_weights_change_nothing() -> None:
+    labels, *answers = random_rows("multiclass")
+    plain = score(labels, *answers, train_targets=answers[1])
+    assert score(labels, *answers, train_targets=answers[1], weights=np.full(30, 0.7)) == plain
+
+
+def test_a_weighted_perfect_score_is_as_uncertain_as_its_effective_number_of_rows() -> None:
+    labels = LabelSpace("binary", ("no", "yes"))
+    truth = np.arange(40) % 2
+    scores = np.eye(2)[truth]
+    weights = np.where(np.arange(40) < 2, 1.0, 1e-9)
+    high = score(labels, truth, truth, scores, train_targets=truth, weights=weights).metrics["accuracy"]
+    assert high["value"] == 1.0
+    assert high["low"] == pytest.approx(intervals.wilson(2, 2)[0], abs=1e-3)
+
+
+def test_a_metric_that_cannot_be_weighted_is_refused() -> None:
+    labels, *answers = random_rows("multiclass")
+    with pytest.raises(ConfigError, match="'f1' of evaluate.load cannot be weighted"):
+        score(labels, *answers, train_targets=answers[1], weights=np.arange(30) + 1.0, extra=["f1"])
 
 
 def test_intervals_come_from_a_thousand_resamples_or_more() -> None:
