@@ -3,27 +3,44 @@ else is in the call or in another call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from finetune.core.model_folder import AttentionMode, ModelFolder, Scorer
-from finetune.core.scores import Activation, Floats, activate
+from finetune.core.scores import Floats
 from finetune.core.tokenization import TextEncoder
+from finetune.core.windows import Window
 from service.errors import BadRequest
-from service.inference import zero_shot
+from service.inference import hierarchy, windows, zero_shot
 from service.inference.backends import selection
 from service.inference.backends.base import Backend
 from service.inference.backends.selection import Log
 from service.inference.batch_queue import Batch
 from service.inference.cached_tokenizer import encoder_of
+from service.inference.decisions import classified, decides
 from service.inference.label_sets import LabelSets
 from service.inference.model_runner import CallOptions, ModelRunner, RowOutput, SequenceKind
-from service.inference.steps import Inline, Part, Steps, Submitted, afinish, finish, overlapping
-from service.inference.zero_shot_scorer import LabelEmbeddings, RawScores, ZeroShotScorer, nli_model
+from service.inference.steps import (
+    PARTS_AT_ONCE,
+    Part,
+    Steps,
+    Submitted,
+    afinish,
+    finish,
+    inline,
+    overlapping,
+    parts_of,
+)
+from service.inference.zero_shot_scorer import (
+    LabelEmbeddings,
+    RawScores,
+    ZeroShotScorer,
+    answers_by_labels,
+    nli_model,
+)
 from service.schema import ATTENTION_MODES, FUNCTIONS, Answer, Function, TextInput, Work, ZeroShotRequest, one_of
 from service.settings import RuntimeSettings
 
@@ -31,17 +48,13 @@ PART_ROWS = 4096
 PART_BATCHES = 4
 """Rows that are tokenized and queued together, or this many batches of them; bounds memory for long inputs."""
 
-INLINE_CHARACTERS = 2000
-"""Characters of texts, or of labels, that are tokenized on the event loop instead of in another thread."""
-
-PARTS_AT_ONCE = 2
-"""Parts of a call that are in progress together: while one is computed, the next is tokenized."""
-
-ACTIVATIONS: dict[Function, Activation] = {"softmax": "softmax", "sigmoid": "sigmoid", "none": "linear"}
-
 
 class Engine:
-    """Computes answers with one model; threads and event loops may call it at once, and share its batches."""
+    """Computes answers with one model; threads and event loops may call it at once, and share its batches.
+
+    Attributes:
+        window: how texts are read where a request does not say; by default what the folder records.
+    """
 
     def __init__(
         self,
@@ -53,6 +66,7 @@ class Engine:
         on_batch: Callable[[Batch], None] = lambda batch: None,
     ) -> None:
         self.folder = folder
+        self.window = folder.settings.window
         self._runner = ModelRunner(encoder, backend, folder.path.name, reload=reload, on_batch=on_batch)
         self._part_rows = max(PART_ROWS, PART_BATCHES * backend.batch.rows)
         self._label_sets = LabelSets(encoder)
@@ -127,6 +141,7 @@ class Engine:
         function: Function = "default",
         attention: AttentionMode | None = None,
         max_length: int | None = None,
+        window: Window | None = None,
         batch_size: int | None = None,
         apart: bool = False,
     ) -> list[Answer]:
@@ -136,6 +151,7 @@ class Engine:
             function: the function applied to logits; `default` is the activation of the model's task.
             attention: by default what the folder records, else ordinary.
             max_length: tokens after which texts are truncated, special tokens included; by default the model's own.
+            window: how long texts are read, not pairs; by default what the folder records, else whole.
             batch_size: maximum rows of a batch; by default what suits the runtime.
             apart: share no batch with other calls, so that the same call returns the same bits.
 
@@ -144,7 +160,7 @@ class Engine:
             BackendFailed: the model failed or returned a value that is not a number.
         """
         options = CallOptions(batch_size, True, Work(), apart)
-        return finish(self._classify(inputs, function, attention, max_length, options))
+        return finish(self._classify(inputs, function, attention, max_length, window, options))
 
     async def aclassify(
         self,
@@ -153,6 +169,7 @@ class Engine:
         function: Function = "default",
         attention: AttentionMode | None = None,
         max_length: int | None = None,
+        window: Window | None = None,
         batch_size: int | None = None,
         wait: bool = False,
         work: Work | None = None,
@@ -167,7 +184,7 @@ class Engine:
             Overloaded, TooLarge: beside what `classify` raises: the queue is full, or the call exceeds its limits.
         """
         options = CallOptions(batch_size, wait, work or Work())
-        return await afinish(self._classify(inputs, function, attention, max_length, options))
+        return await afinish(self._classify(inputs, function, attention, max_length, window, options))
 
     def zero_shot(
         self,
@@ -220,7 +237,7 @@ class Engine:
         self, texts: Sequence[str], labels: Sequence[str], template: str, scorer: Scorer, attention: AttentionMode
     ) -> RawScores:
         """Return logits and cosines of every text with every label in the template, as far as the scorer uses them."""
-        request = ZeroShotRequest(tuple(labels), False, template, scorer, attention)
+        request = ZeroShotRequest(tuple(labels), False, template, scorer, attention, keep_identifiers=True)
         zero_shot_scorer = self._scorer(request, CallOptions(None, True, Work()))
         submitted = zero_shot_scorer.submit(texts)
         outputs = [future.result() for future in submitted.futures]
@@ -229,6 +246,32 @@ class Engine:
     def _classify(
         self,
         inputs: Sequence[TextInput],
+        function: Function,
+        attention: AttentionMode | None,
+        max_length: int | None,
+        window: Window | None,
+        options: CallOptions,
+    ) -> Steps[list[Answer]]:
+        if window is not None and window.is_on and max_length is not None:
+            raise BadRequest("window does not go with max_length: leave one of them out")
+        whole = partial(self._whole, function=function, attention=attention, max_length=max_length, options=options)
+        own = None if max_length is not None else self._window(window)
+        if own is None:
+            return (yield from whole(inputs))
+        softmax = self.folder.settings.activation == "softmax" if function == "default" else function == "softmax"
+        settings = self.folder.settings if function == "default" else None
+        if settings is None and decides(self.folder.settings):
+            raise BadRequest(
+                "function_to_apply does not go with windows for a model with a threshold or prediction sets",
+                hint="leave it out, or turn windows off",
+            )
+        reader = windows.Reader(self._runner.encoder, softmax, settings, requested=window is not None)
+        return (yield from reader.inputs(inputs, own, whole))
+
+    def _whole(
+        self,
+        inputs: Sequence[TextInput],
+        *,
         function: Function,
         attention: AttentionMode | None,
         max_length: int | None,
@@ -250,15 +293,16 @@ class Engine:
 
         def take(outputs: list[list[RowOutput]], context: Any) -> Steps[None]:
             part, truncated = context
-            scores = self._activate(np.stack([row.logits for row in outputs[0]]), function)
-            answers.update(zip(part, _answers(scores, self.folder.labels.names, truncated), strict=True))
+            logits = np.stack([row.logits for row in outputs[0]])
+            results = classified(logits, self.folder.labels.names, truncated, self.folder.settings, function)
+            answers.update(zip(part, results, strict=True))
             yield from ()
 
         single, pairs = ([item for item in distinct if (item.pair is not None) == paired] for paired in (False, True))
         parts: list[Part] = []
-        for part in (part for group in (single, pairs) for part in _parts(group, self._part_rows)):
+        for part in (part for group in (single, pairs) for part in parts_of(group, self._part_rows)):
             characters = sum(len(item.text) + len(item.pair or "") for item in part)
-            parts.append((_inline(partial(submit, part), characters), take))
+            parts.append((inline(partial(submit, part), characters), take))
         yield from overlapping(parts, PARTS_AT_ONCE)
         return [answers[item] for item in inputs]
 
@@ -270,20 +314,21 @@ class Engine:
     ) -> Steps[list[Answer]]:
         nli_model(self.folder)
         requests = zero_shot.requests_of(request, texts)
-        groups: dict[ZeroShotRequest, dict[str, Answer | None]] = {}
-        for text, key in zip(texts, requests, strict=True):
-            groups.setdefault(key, {})[text] = None
-        parts: list[Part] = []
-        for key, group in groups.items():
-            scorer = yield _inline(partial(self._scorer, key, options), sum(map(len, key.labels)))
-            for part in _parts(list(group), max(1, self._part_rows // len(key.labels))):
-                take = partial(_take_scores, scorer, part, group)
-                parts.append((_inline(partial(scorer.submit, part), sum(map(len, part))), take))
-        yield from overlapping(parts, PARTS_AT_ONCE)
-        return [answer for text, key in zip(texts, requests, strict=True) if (answer := groups[key][text]) is not None]
+        flat = partial(answers_by_labels, scorer_of=partial(self._scorer, options=options), rows=self._part_rows)
+        own = [self._window(item.window) for item in requests]
+        if not any(own):
+            return (yield from hierarchy.scored(texts, requests, flat))
+        return (yield from windows.Reader(self._runner.encoder).requests(texts, requests, own, flat))
+
+    def _window(self, window: Window | None) -> Window | None:
+        """Return how texts are read: as a request says, or else as the engine's own; None for whole texts."""
+        window = window or self.window
+        return window if window is not None and window.is_on else None
 
     def _scorer(self, request: ZeroShotRequest, options: CallOptions) -> ZeroShotScorer:
         nli = nli_model(self.folder)
+        if request.profile is not None:
+            request = request.profile.applied(request, self.folder)
         attention = self._attention(request.attention or nli[1].attention, request.scorer or nli[1].scorer)
         embeddings = self._label_embeddings
         return ZeroShotScorer(self._runner, self._label_sets, embeddings, nli, request, attention, options)
@@ -314,34 +359,3 @@ class Engine:
                 f"{option} is not available for models of the family {family}", hint="use ordinary with scorer nli"
             )
         return attention
-
-    def _activate(self, logits: npt.NDArray[np.float32], function: Function) -> Floats:
-        settings = self.folder.settings
-        if function in ACTIVATIONS:
-            return activate(logits, ACTIVATIONS[function], temperature=settings.temperature)
-        return activate(logits, settings.activation, temperature=settings.temperature, target=settings.target)
-
-
-def _take_scores(
-    scorer: ZeroShotScorer,
-    part: Sequence[str],
-    group: dict[str, Answer | None],
-    outputs: list[list[RowOutput]],
-    context: Any,
-) -> Steps[None]:
-    scores, truncated = yield from scorer.finish(outputs, context)
-    group.update(zip(part, _answers(scores, scorer.labels.labels, truncated), strict=True))
-
-
-def _inline(call: Callable[[], Any], characters: int) -> Callable[[], Any]:
-    return Inline(call) if characters <= INLINE_CHARACTERS else call
-
-
-def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-def _answers(scores: Floats, names: Sequence[str], truncated: Sequence[bool]) -> list[Answer]:
-    labels = tuple(names)
-    return [Answer(labels, tuple(row), cut) for row, cut in zip(scores.tolist(), truncated, strict=True)]

@@ -26,7 +26,7 @@ TOKENS_PER_PACK = 8192
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Labels of a request: their sentences, and the tokens that follow a text."""
+    """Labels of a request, or the phrases for them: their sentences, and the tokens that follow a text."""
 
     labels: tuple[str, ...]
     sentences: tuple[str, ...]
@@ -69,7 +69,7 @@ class LabelSets:
 
     def __init__(self, encoder: TextEncoder) -> None:
         self._encoder = encoder
-        self._cache: OrderedDict[tuple[tuple[str, ...], str], LabelSet] = OrderedDict()
+        self._cache: OrderedDict[tuple[tuple[str, ...], tuple[str, ...]], LabelSet] = OrderedDict()
         self._tokens = 0
         self._lock = Lock()
 
@@ -79,12 +79,16 @@ class LabelSets:
         Raises:
             BadRequest: a label leaves too few tokens for a text.
         """
-        key = (labels, template)
+        return self.of_sentences(labels, tuple(zero_shot.fill(template, label) for label in labels))
+
+    def of_sentences(self, labels: tuple[str, ...], sentences: tuple[str, ...]) -> LabelSet:
+        """Return the labels with these hypotheses, one for each; raise as `get` does."""
+        key = (labels, sentences)
         with self._lock:
             if key in self._cache:
                 self._cache.move_to_end(key)
                 return self._cache[key]
-        label_set = self._build(labels, template)
+        label_set = self._build(labels, sentences)
         with self._lock:
             if key not in self._cache:
                 self._cache[key] = label_set
@@ -94,8 +98,7 @@ class LabelSets:
                 self._tokens -= oldest.tokens
         return label_set
 
-    def _build(self, labels: tuple[str, ...], template: str) -> LabelSet:
-        sentences = tuple(zero_shot.fill(template, label) for label in labels)
+    def _build(self, labels: tuple[str, ...], sentences: tuple[str, ...]) -> LabelSet:
         ends = tuple(self._encoder.hypotheses(sentences))
         longest = self._encoder.max_length
         for label, end in zip(labels, ends, strict=True):

@@ -146,9 +146,28 @@ def _readme(folder: ModelFolder) -> str:
         }
         parts = {"nli": (ZERO_SHOT, NLI), "both": (ZERO_SHOT, BOTH), "embedding": (SENTENCES, EMBEDDING)}[nli.scorer]
         code = CLASSIFY + "".join(parts).format(**facts) + SOFTMAX_OVER_LABELS + PRINT
-    files = "`model.onnx` (float32; the temperature and the scale of a regression are inside), tokenizer files"
+    files = "`model.onnx` (float32; calibration and the scale of a regression are inside), tokenizer files"
+    decision = _decision(folder)
     return (
         f"# {folder.path.name}, as ONNX\n\nExported by rehead: {files}, `config.json` with the label names, and "
         f"`classifier.json` with rehead's own settings.\n\n"
-        f"`pip install onnxruntime tokenizers numpy`, then in this folder:\n\n```python\n{code}```\n"
+        f"`pip install onnxruntime tokenizers numpy`, then in this folder:\n\n```python\n{code}```\n{decision}"
     )
+
+
+def _decision(folder: ModelFolder) -> str:
+    """Return how labels follow from the scores, where that is not the highest score or 0.5."""
+    settings, names = folder.settings, folder.labels.names
+    lines = []
+    if settings.thresholds is not None and settings.task == "binary":
+        lines += [f"The label is `{names[1]}` where its score is at least {settings.thresholds[1]!r}."]
+    elif settings.thresholds is not None:
+        listed = ", ".join(f"`{name}` {bound!r}" for name, bound in zip(names, settings.thresholds, strict=True))
+        lines += [f"A label holds where its score is at least: {listed}."]
+    if settings.prediction_sets is not None:
+        sets = settings.prediction_sets
+        lines += [
+            f"The labels with a score of at least {sets.lowest_score!r} are the prediction set, with a coverage of "
+            f"{sets.coverage:g}."
+        ]
+    return "\n".join(["", *lines, ""]) if lines else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,6 +24,24 @@ class Inline:
     def __call__(self) -> Any:
         """Call the function."""
         return self._call()
+
+
+INLINE_CHARACTERS = 2000
+"""Characters of texts, or of labels, that are tokenized on the event loop instead of in another thread."""
+
+PARTS_AT_ONCE = 2
+"""Parts of a call that are in progress together: while one is computed, the next is tokenized."""
+
+
+def inline(call: Callable[[], Any], characters: int) -> Callable[[], Any]:
+    """Return the call, to be made on the event loop where it has few characters."""
+    return Inline(call) if characters <= INLINE_CHARACTERS else call
+
+
+def parts_of(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Yield the items in parts of `size`."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 Steps = Generator[Callable[[], Any] | Future[Any], Any, T]

@@ -109,7 +109,7 @@ def _is_written_list(labels: str) -> bool:
 
 def mean_direction(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Floats:
     """Return the sums `[L, H]` of two embeddings of each label, each scaled to length 1."""
-    return np.asarray(_unit(first) + _unit(second))
+    return np.asarray(unit(first) + unit(second))
 
 
 def cosines(texts: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Floats:
@@ -133,12 +133,15 @@ def collapse(
     scorer: Scorer,
     fusion: ScoreFusion,
     multi_label: bool,
+    counts: Sequence[int] | None = None,
 ) -> Floats:
     """Return scores `[N, L]` of the labels, row by row. A single label is scored as with `multi_label`.
 
     Args:
-        logits: `[N, L, C]` of the NLI model; not used by scorer `embedding`.
+        logits: `[N, P, C]` of the NLI model, for P hypotheses; not used by scorer `embedding`.
         cosine: `[N, L]`; not used by scorer `nli`.
+        counts: hypotheses of each label `[L]`, over which log odds (or log probabilities) are averaged; None where
+            each label has one.
     """
     if scorer == "embedding":
         independent = _required(cosine).shape[1] == 1 or multi_label
@@ -147,16 +150,28 @@ def collapse(
         return softmax(fusion.cosine_weight * _required(cosine))
     values = np.asarray(_required(logits), dtype=np.float64)
     entailed, contradicted = values[..., roles.entailment], values[..., roles.contradiction]
-    independent = multi_label or values.shape[1] == 1
+    if counts is not None:
+        entailed, contradicted = _means(entailed, counts), _means(contradicted, counts)
+    independent = multi_label or entailed.shape[1] == 1
     if scorer == "nli":
         # softmax over (contradiction, entailment) is the sigmoid of their difference
         return sigmoid(entailed - contradicted) if independent else softmax(entailed)
     if independent:
         return sigmoid(fusion.nli * (entailed - contradicted) + fusion.cosine * _required(cosine) + fusion.bias)
-    return softmax(log_softmax(values)[..., roles.entailment] + fusion.cosine_weight * _required(cosine))
+    log_entailed = log_softmax(values)[..., roles.entailment]
+    if counts is not None:
+        log_entailed = _means(log_entailed, counts)
+    return softmax(log_entailed + fusion.cosine_weight * _required(cosine))
 
 
-def _unit(vectors: npt.NDArray[Any]) -> Floats:
+def _means(values: npt.NDArray[Any], counts: Sequence[int]) -> Floats:
+    """Return the mean of `counts` neighbors each, `[N, L]` from `[N, P]`."""
+    starts = np.cumsum([0, *counts[:-1]])
+    return np.asarray(np.add.reduceat(values, starts, axis=1) / np.asarray(counts))
+
+
+def unit(vectors: npt.NDArray[Any]) -> Floats:
+    """Return vectors `[N, H]` scaled to length 1; all zeros stay zeros."""
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1, keepdims=True)
     return np.asarray(np.divide(vectors, lengths, out=np.zeros(vectors.shape), where=lengths > 0))
 

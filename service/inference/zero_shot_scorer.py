@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -20,20 +20,23 @@ from finetune.core.tokenization import Encoded
 from service.errors import BadRequest, ServiceError
 from service.inference import zero_shot
 from service.inference.label_sets import LabelSet, LabelSets
+from service.inference.label_wording import wording_of
 from service.inference.model_runner import CallOptions, ModelRunner, RowOutput, SequenceKind
-from service.inference.steps import Steps, Submitted
-from service.schema import SCORERS, ZeroShotRequest, one_of
+from service.inference.steps import PARTS_AT_ONCE, Part, Steps, Submitted, inline, overlapping, parts_of
+from service.schema import SCORERS, Answer, ZeroShotRequest, one_of
 
 CACHED_LABELS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class RawScores:
-    """NLI logits `[N, L, C]` and cosines `[N, L]` of texts and labels, and which texts were truncated."""
+    """NLI logits `[N, L, C]` and cosines `[N, L]` of texts and labels, which texts were truncated, and the texts'
+    embeddings `[N, H]` where they are independent of the labels."""
 
     logits: npt.NDArray[np.float32] | None
     cosine: Floats | None
     truncated: list[bool]
+    embeddings: npt.NDArray[np.float32] | None = None
 
 
 class TextRows(NamedTuple):
@@ -63,7 +66,7 @@ class LabelEmbeddings:
                     embeddings[sentence] = self._cache[sentence] = output.embedding
                 while len(self._cache) > CACHED_LABELS:
                     self._cache.popitem(last=False)
-        return np.stack([embedding for embedding in embeddings.values() if embedding is not None])
+        return np.stack([embedding for sentence in sentences if (embedding := embeddings[sentence]) is not None])
 
     def _submit(self, sentences: Sequence[str], options: CallOptions) -> Future[list[RowOutput]]:
         with options.work.tokenizing():
@@ -90,13 +93,15 @@ class ZeroShotScorer:
     ) -> None:
         self._runner, self._embeddings = runner, embeddings
         self._roles, self._settings = nli
-        self._multi_label = request.multi_label
+        self._multi_label, self._profile = request.multi_label, request.profile
         self._attention = attention
         self._options = options
         self._scorer: Scorer = one_of("scorer", request.scorer or self._settings.scorer, SCORERS)
         template = request.hypothesis_template
         template = zero_shot.check_template(self._settings.hypothesis_template if template is None else template)
-        self.labels: LabelSet = sets.get(request.labels, template)
+        self.names = request.labels
+        self._wording = wording_of(request, template)
+        self.labels: LabelSet = sets.of_sentences(self._wording.words, self._wording.sentences)
         self._one_pass = attention == "shared_text" and runner.backend.one_pass
         self._shortlist = request.shortlist
         can_shortlist = self._one_pass and self._scorer != "embedding"
@@ -104,6 +109,8 @@ class ZeroShotScorer:
             raise BadRequest(
                 "shortlist must be a whole number from 1; it needs attention shared_text, and scorer nli or both"
             )
+        if self._is_shortlisted and self._wording.has_phrasings:
+            raise BadRequest("shortlist does not go with labels that have phrasings: leave one of them out")
         # with the shared-text mask, the text's embedding comes from the same pass
         self._same_pass = self._scorer == "both" and attention == "shared_text"
 
@@ -140,7 +147,10 @@ class ZeroShotScorer:
         if self._is_shortlisted:
             return (yield from self._shortlist_scores(outputs[0], context)), context.truncated
         raw = yield from self.raw_scores(outputs, context)
-        return self._collapsed(raw.logits, raw.cosine), raw.truncated
+        scores = self._collapsed(raw.logits, raw.cosine)
+        if self._profile is not None:
+            scores = self._profile.scores(scores, self.names)
+        return scores, raw.truncated
 
     def raw_scores(self, outputs: list[list[RowOutput]], context: TextRows) -> Steps[RawScores]:
         """Return the steps from the model's outputs to logits and cosines of each text and label."""
@@ -157,20 +167,38 @@ class ZeroShotScorer:
             return RawScores(logits, None, context.truncated)
         means = _embeddings(outputs[0] if self._one_pass else outputs[-1])  # one for each text, or for each pair
         means = means.reshape(texts, -1, means.shape[-1])
-        return RawScores(logits, zero_shot.cosines(means, (yield from self._directions())), context.truncated)
+        cosine = zero_shot.cosines(means, (yield from self._directions()))
+        return RawScores(logits, cosine, context.truncated, means[:, 0])
 
     @property
     def _is_shortlisted(self) -> bool:
-        return self._shortlist is not None and self._shortlist < len(self.labels.labels)
+        return self._shortlist is not None and self._shortlist < len(self.names)
 
     def _directions(self) -> Steps[npt.NDArray[Any]]:
         """Return the steps to the embeddings `[L, H]` of the labels."""
+        if not self._wording.is_plain:
+            return (yield from self._described_directions())
         labels = self.labels
         sentences = yield from self._embeddings.get(labels.sentences, self._options)
         if self._settings.label_embedding != "sentence_and_name":
             return sentences
         names = yield from self._embeddings.get(labels.labels, self._options)
         return zero_shot.mean_direction(sentences, names)
+
+    def _described_directions(self) -> Steps[npt.NDArray[Any]]:
+        """Return the steps to the sums of the embeddings `[L, H]` of each label's texts, each of length 1."""
+        wording, with_name = self._wording, self._settings.label_embedding == "sentence_and_name"
+        texts: list[tuple[str, ...]] = []
+        begin = 0
+        for count, own in zip(wording.counts, wording.texts, strict=True):
+            words, sentences = wording.words[begin : begin + count], wording.sentences[begin : begin + count]
+            texts.append((*sentences, *(own or (words if with_name else ()))))
+            begin += count
+        units = zero_shot.unit(
+            (yield from self._embeddings.get([text for own in texts for text in own], self._options))
+        )
+        ends = np.cumsum([len(own) for own in texts])
+        return np.stack([part.sum(axis=0) for part in np.split(units, ends[:-1])])
 
     def _shortlist_scores(self, outputs: list[RowOutput], context: TextRows) -> Steps[Floats]:
         """Return the steps to scores `[N, L]`, by the model for the nearest labels of each text; 0 for the others."""
@@ -192,7 +220,42 @@ class ZeroShotScorer:
             scorer=self._scorer,
             fusion=self._settings.fusion,
             multi_label=self._multi_label,
+            counts=self._wording.counts if self._wording.has_phrasings else None,
         )
+
+
+def answers_by_labels(
+    texts: Sequence[str],
+    requests: Sequence[ZeroShotRequest],
+    *,
+    scorer_of: Callable[[ZeroShotRequest], ZeroShotScorer],
+    rows: int,
+) -> Steps[list[Answer]]:
+    """Return the steps to an answer for each text; texts of equal requests are computed together.
+
+    Args:
+        scorer_of: returns the scorer of a request.
+        rows: texts times hypotheses that are submitted together.
+    """
+    groups: dict[ZeroShotRequest, dict[str, Answer | None]] = {}
+    for text, key in zip(texts, requests, strict=True):
+        groups.setdefault(key, {})[text] = None
+    parts: list[Part] = []
+    for key, group in groups.items():
+        scorer = yield inline(partial(scorer_of, key), sum(map(len, key.labels)))
+        for part in parts_of(list(group), max(1, rows // len(scorer.labels.labels))):
+            take = partial(_take, scorer, part, group)
+            parts.append((inline(partial(scorer.submit, part), sum(map(len, part))), take))
+    yield from overlapping(parts, PARTS_AT_ONCE)
+    return [answer for text, key in zip(texts, requests, strict=True) if (answer := groups[key][text]) is not None]
+
+
+def _take(
+    scorer: ZeroShotScorer, part: Sequence[str], group: dict[str, Answer | None], outputs: Any, context: Any
+) -> Steps[None]:
+    scores, truncated = yield from scorer.finish(outputs, context)
+    for text, row, cut in zip(part, scores.tolist(), truncated, strict=True):
+        group[text] = Answer(scorer.names, tuple(row), cut)
 
 
 def nli_model(folder: ModelFolder) -> tuple[NliRoles, ZeroShotSettings]:

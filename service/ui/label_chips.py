@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
 from service.errors import BadRequest
+from service.inference.label_parsing import Labels
 from service.schema import ZeroShotRequest
 from service.server.limits import RequestLimits
 
 LABELS = ("sports", "business", "science", "politics")
-INFO = "Type a label and press Enter, or several with commas between them."
+INFO = "Type a label and press Enter, or several with commas between them; describe one as name: description."
+DESCRIBED = re.compile(r"([^:]{1,64}):\s+(\S.*)", re.DOTALL)
 
 
 def field(elem_id: str, value: Sequence[str] = (), *, visible: bool = True) -> gr.Dropdown:
@@ -49,10 +52,21 @@ def question(
         BadRequest: no label, or a single one of which exactly one must be true.
         TooLarge: too many.
     """
-    labels = limits.labels(_parts(chips))
-    if len(labels) < 2 and not several:
+    labels = labels_of(limits, chips)
+    if len(labels.names) < 2 and not several:
         raise BadRequest("one label leaves nothing to choose: add another, or allow several labels per text")
-    return ZeroShotRequest(labels, several, template)
+    return ZeroShotRequest(labels.names, several, template, texts=labels.texts)
+
+
+def labels_of(limits: RequestLimits, chips: list[str] | None) -> Labels:
+    """Return the labels of these chips, also of those that are not split yet; raise as `described_labels` does."""
+    return limits.described_labels(described(_parts(chips)))
+
+
+def described(chips: Sequence[str]) -> list[Any]:
+    """Return labels as the API takes them: `name: description` as an object, others as they are."""
+    matches = [(chip, DESCRIBED.fullmatch(chip)) for chip in chips]
+    return [chip if match is None else {"name": match[1], "description": match[2]} for chip, match in matches]
 
 
 def _parts(chips: list[str] | None) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from finetune.core.calibration import IsotonicScaling, PlattScaling
 from finetune.core.model_folder import ClassifierSettings, ModelFolder
 from service.errors import BackendFailed
 from service.inference.backends.base import tolerance
@@ -26,8 +27,8 @@ LOGITS, EMBEDDINGS = "logits", "text_embeddings"
 class PortableRows(nn.Module):
     """Logits `[B, C]` of padded rows, and under the shared-text mask the embeddings `[B, H]` of their texts.
 
-    What `classifier.json` adds to the model is inside: logits are divided by the temperature, and those of a regression
-    are its predictions.
+    What `classifier.json` adds to the model is inside: logits are divided by the temperature, or Platt's calibration is
+    applied, and those of a regression are its predictions.
     """
 
     def __init__(self, model: Any, settings: ClassifierSettings, *, shared_text: bool) -> None:
@@ -57,7 +58,10 @@ class PortableRows(nn.Module):
     def _scaled(self, logits: Tensor) -> Tensor:
         settings = self._settings
         if settings.activation not in ("linear", "softplus"):
-            return logits / settings.temperature
+            logits = logits / settings.temperature
+            if isinstance(settings.scaling, PlattScaling):
+                logits = logits * torch.tensor(settings.scaling.slopes) + torch.tensor(settings.scaling.offsets)
+            return logits
         unit = settings.target.std if settings.target is not None else 1.0
         values = unit * F.softplus(logits / unit) if settings.activation == "softplus" else logits
         low, high = settings.target.bounds if settings.target is not None else (None, None)
@@ -71,6 +75,11 @@ def write_portable(folder: ModelFolder, out: Path) -> bool:
         BackendFailed: a package is missing, the model cannot be exported, or ONNX Runtime computes other numbers.
     """
     OnnxBackend.check("float32")
+    if isinstance(folder.settings.scaling, IsotonicScaling):
+        raise BackendFailed(
+            f"{folder.path.name} has an isotonic calibration, which one function of its logits cannot express",
+            hint="calibrate it with rehead calibrate --method platt, then export it",
+        )
     backend = TorchBackend.load(folder, device="cpu")
     zero_shot = folder.settings.zero_shot
     shared_text = zero_shot is not None and (zero_shot.attention == "shared_text" or zero_shot.scorer != "nli")
