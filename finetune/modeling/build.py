@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from finetune.core.weight_files import check_weights
 from finetune.modeling.classifier import TextClassifierConfig
 from finetune.modeling.heads import STOCK
 from finetune.modeling.initializers import INITIALIZERS, initialize
+from finetune.modeling.kept_head import HeadPlan, copy_head, output_name
 
 
 @dataclass(frozen=True)
@@ -25,19 +27,22 @@ class Built:
     """The model, and the names of its weights by origin.
 
     Attributes:
-        kept: weights of the base.
-        new: weights that are initialized.
+        kept: weights of the base's body.
+        new: weights of the head; those that `build_model` copies for a `HeadPlan` are among them.
         dropped: weights in the base's file that the model does not have.
+        keeps_head: whether some weights of the head are the base's.
     """
 
     model: Any
     kept: list[str]
     new: list[str]
     dropped: list[str]
+    keeps_head: bool = False
 
     def __str__(self) -> str:
         dropped = f"; dropped: {_groups(self.dropped)}" if self.dropped else ""
-        return f"kept {len(self.kept)} tensors of the base; new: {_groups(self.new)}{dropped}"
+        head = "head" if self.keeps_head else "new"
+        return f"kept {len(self.kept)} tensors of the base; {head}: {_groups(self.new)}{dropped}"
 
 
 def base_config(base: Location) -> Any:
@@ -73,13 +78,18 @@ def build_model(
     base: Location,
     labels: LabelSpace,
     config: ModelConfig | None = None,
+    head: HeadPlan | None = None,
 ) -> Built:
-    """Return a base's body, its weights kept, under a new head for `labels`: the base's own kind, or one of HEADS.
+    """Return a base's body, its weights kept, under a head for `labels`: the base's own kind, or one of HEADS.
 
-    The new head is initialized from torch's global generator: seed it first.
+    The head is initialized from torch's global generator: seed it first.
+
+    Args:
+        head: the rows of the base's output layer to keep; None for a new head.
 
     Raises:
-        CheckpointError: no such base, only pickled weights, damaged weights, or an architecture without a classifier.
+        CheckpointError: no such base, only pickled weights, damaged weights, an architecture without a classifier, or
+            weights without the head to keep.
         ConfigError: an unknown head, pooling or initializer.
     """
     from transformers import AutoModelForSequenceClassification
@@ -90,7 +100,10 @@ def build_model(
     described = base_config(base)
     own = body_config(described)
     _set_dropout(own, wanted)
-    body, unexpected, missing = _body(base, own, custom=isinstance(described, TextClassifierConfig))
+    keeps_head = head is not None and bool(head.rows)
+    whole = keeps_head or isinstance(described, TextClassifierConfig)
+    before, unexpected, missing = _pretrained(base, own, whole=whole)
+    body = body_of(before) if whole else before
     own = classifier_config(own, labels, wanted)
     model = AutoModelForSequenceClassification.from_config(own)
     target = body_of(model)
@@ -104,8 +117,15 @@ def build_model(
         fill = pick(INITIALIZERS, wanted.initializer.name, wanted.initializer.options, what="initializer")
         for module in new_parts(model):
             initialize(module, fill)
+    if head is not None and keeps_head:
+        if lost := sorted(set(missing).difference(body.state_dict())):
+            raise CheckpointError(
+                f"base {base.name!r} is described as a classifier, and its weights lack the head ({lost[0]}): "
+                "--set model.keep_head=false starts with a new one"
+            )
+        copy_head(model, before, head)
     new = sorted(set(model.state_dict()) - set(loaded))
-    return Built(model, loaded, new, unexpected)
+    return Built(model, loaded, new, [] if keeps_head else unexpected, keeps_head)
 
 
 def without_weights(base: Location, labels: LabelSpace, wanted: ModelConfig) -> Any:
@@ -153,25 +173,26 @@ def classifier_config(own: Any, labels: LabelSpace, wanted: ModelConfig) -> Any:
     return own
 
 
-def _body(base: Location, config: Any, *, custom: bool) -> tuple[Any, list[str], set[str]]:
-    """Return the base's body with its weights, the names in its file that the body lacks, and those that the file
-    lacks.
+def _pretrained(base: Location, config: Any, *, whole: bool) -> tuple[Any, list[str], set[str]]:
+    """Return a base with its weights, the names of its weights beside the body, and those that its file lacks.
 
     Args:
-        custom: whether the base has one of the HEADS.
+        whole: whether to return the classifier, and not its body alone.
     """
     from transformers import AutoModel, AutoModelForSequenceClassification
 
     options = {"trust_remote_code": False, "use_safetensors": True, "dtype": "float32", "output_loading_info": True}
+    kind = AutoModelForSequenceClassification if whole else AutoModel
     try:
-        if custom:
-            model, report = AutoModelForSequenceClassification.from_pretrained(base.source, **options)
-            return body_of(model), [name for name in model.state_dict() if not name.startswith("encoder.")], set()
-        body, report = AutoModel.from_pretrained(base.source, config=config, **options)
+        model, report = kind.from_pretrained(base.source, config=config if not whole else None, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(_no_base(base, error)) from error
     missing = set(report["missing_keys"]) | {key[0] for key in report["mismatched_keys"]}
-    return body, sorted(report["unexpected_keys"]), missing
+    if not whole:
+        return model, sorted(report["unexpected_keys"]), missing
+    prefix = f"{model.base_model_prefix}."
+    unexpected = [name for name in model.state_dict() if not name.startswith(prefix)]
+    return model, sorted(unexpected), {name.removeprefix(prefix) for name in missing}
 
 
 def head_of(model: Any) -> Any:
@@ -184,17 +205,32 @@ def new_parts(model: Any) -> list[Any]:
     return [module for name, module in model.named_children() if name != model.base_model_prefix]
 
 
-def start_at_prior(model: Any, prior: npt.NDArray[Any]) -> None:
+def start_at_prior(model: Any, prior: npt.NDArray[Any], kept: Collection[int] = ()) -> None:
     """Set the bias of the new output layer to `prior [C]`, so that training starts from the class proportions.
 
     With 28 rare labels, training from 0.5 each takes 150 updates to get there. A head without such a bias is unchanged.
+
+    Args:
+        kept: rows of the output layer that are not new.
     """
     import torch
 
     output = _output_layer(model, len(prior))
     if output is not None:
         with torch.no_grad():
-            output.bias.copy_(torch.as_tensor(prior))
+            for row in set(range(len(prior))).difference(kept):
+                output.bias[row] = float(prior[row])
+
+
+def read_target_scale(model: Any, target: TargetScale) -> None:
+    """Rescale the output layer of a finished regression model to standardized targets: the inverse of
+    `write_target_scale`."""
+    import torch
+
+    output = regression_layer(model)
+    with torch.no_grad():
+        output.weight.div_(target.std)
+        output.bias.copy_(torch.as_tensor(target.standardize(output.bias.cpu().double().numpy()), dtype=torch.float32))
 
 
 def write_target_scale(model: Any, target: TargetScale) -> None:
@@ -209,7 +245,7 @@ def write_target_scale(model: Any, target: TargetScale) -> None:
     output = regression_layer(model)
     with torch.no_grad():
         output.weight.mul_(target.std)
-        output.bias.copy_(torch.as_tensor(target.restore(output.bias.double().cpu().numpy())))
+        output.bias.copy_(torch.as_tensor(target.restore(output.bias.cpu().double().numpy()), dtype=torch.float32))
 
 
 def regression_layer(model: Any) -> Any:
@@ -228,10 +264,8 @@ def regression_layer(model: Any) -> Any:
 
 def _output_layer(model: Any, outputs: int) -> Any:
     """Return the last linear layer with this number of outputs, if it has a bias; else None."""
-    import torch
-
-    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
-    last = next((layer for layer in reversed(layers) if layer.out_features == outputs), None)
+    name = output_name(model, outputs)
+    last = model.get_submodule(name) if name is not None else None
     return last if last is not None and last.bias is not None else None
 
 

@@ -44,9 +44,14 @@ def classifier(request: pytest.FixtureRequest, tiny_sentiment: Path, tmp_path: P
     return save_unigram(tmp_path / "model")
 
 
-def test_scores_on_the_texts_are_bit_equal_and_the_folder_is_smaller(classifier: Path, tmp_path: Path) -> None:
+def test_scores_on_the_texts_stay_and_the_folder_is_smaller(classifier: Path, tmp_path: Path) -> None:
     done = trim_vocabulary(classifier, TEXTS, tmp_path / "out")
-    assert np.array_equal(logits(tmp_path / "out", TEXTS), logits(classifier, TEXTS))
+    # some matrix kernels round by where in memory a weight lies, so that equal weights give equal scores to 1e-5 only
+    np.testing.assert_allclose(logits(tmp_path / "out", TEXTS), logits(classifier, TEXTS), atol=1e-5)
+    before, after = (load_file(folder / "model.safetensors") for folder in (classifier, tmp_path / "out"))
+    changed = [name for name, weight in before.items() if not torch.equal(weight, after[name])]
+    assert len(changed) == 1 and changed[0].endswith("word_embeddings.weight")
+    assert {tuple(row) for row in after[changed[0]].tolist()} <= {tuple(row) for row in before[changed[0]].tolist()}
     assert done.pieces < done.pieces_before and done.size_bytes < done.size_bytes_before
     assert (done.texts, done.unchanged) == (len(TEXTS), len(TEXTS))
     config = json.loads((tmp_path / "out" / "config.json").read_text())
