@@ -1,6 +1,7 @@
 """The training pipeline, top to bottom: a table in, a finished model folder out.
 
-Nothing at `out` is touched before the new folder is complete.
+Nothing at `out` is touched before the new folder is complete. Started by torchrun or `accelerate launch`, all processes
+read the rows and train; process 0 alone writes, measures and reports.
 """
 
 from __future__ import annotations
@@ -18,20 +19,25 @@ import numpy as np
 from finetune.config import loading
 from finetune.config.renamed import upgraded
 from finetune.config.training import TrainConfig
-from finetune.core import model_folder
+from finetune.core import launch, model_folder
 from finetune.core.disk_space import CHECKPOINTS_ARE_WHOLE, GO_ON, full_disk_explained, writing
 from finetune.core.errors import TrainingError
 from finetune.core.event_printer import EventPrinter
 from finetune.core.events import Finished, Info, Listener, Saved, Warned
+from finetune.core.file_lock import lock_file
 from finetune.core.model_folder import ClassifierSettings, ZeroShotSettings
 from finetune.core.quiet import quiet_transformers
+from finetune.core.windows import window_of
 from finetune.data.load import Splits, load_splits
 from finetune.data.rows import Rows
-from finetune.evaluation.baseline import tfidf_scores
-from finetune.evaluation.evaluate import ScoredSplit, beside_tfidf, differences, evaluate, scored_rows
+from finetune.evaluation import drift, label_errors
+from finetune.evaluation.evaluate import ScoredSplit, differences, evaluate
 from finetune.evaluation.metrics import best_by
-from finetune.modeling.build import body_config
+from finetune.evaluation.score_fitting import ScoreReport
+from finetune.measurement import is_shared, logits_of, measure, with_fitted_scores
+from finetune.modeling.build import body_config, build_model
 from finetune.modeling.heads import STOCK
+from finetune.modeling.interpolation import interpolated
 from finetune.modeling.lora import merged
 from finetune.modeling.saved_dtype import rounded, save_weights
 from finetune.prepare import Prepared, prepare, tokens_of, usual_lr, work_folder
@@ -39,7 +45,7 @@ from finetune.reports import report
 from finetune.reports.model_card import model_card
 from finetune.reports.report import ROW_NUMBERS, evaluation_json, write_evaluation
 from finetune.reports.run_warnings import Verdict, verdict_of
-from finetune.training import run_lock
+from finetune.training import processes, run_lock
 
 if TYPE_CHECKING:
     from finetune.training.fit import TrainedModel
@@ -48,6 +54,9 @@ __all__ = ["ROW_NUMBERS", "TrainResult", "differences", "evaluate", "evaluation_
 
 VERIFIED_ROWS = 64
 """Validation rows whose scores are compared before and after a trained model's weights are merged or saved."""
+
+ROUNDING = {False: 1e-5, True: 1e-2}
+"""What their logits may differ by, in the largest one, without and with bfloat16."""
 
 
 OWN_LANGUAGE = 0.25
@@ -81,56 +90,74 @@ class TrainResult:
 def train(
     config: TrainConfig, data: Any = None, on_event: Listener | None = None, *, progress: bool = True
 ) -> TrainResult:
-    """Fine-tune `config.base` on a table and write a model folder to `config.out`.
+    """Fine-tune `config.base` on a table and write a model folder to `config.out`; all processes that torchrun or
+    `accelerate launch` has started call this together, and all get the result.
 
     Args:
         data: an in-memory table in place of `config.data.train`: a pandas DataFrame, a `datasets.Dataset` or
             `DatasetDict`, a list of dicts, or a dict of those by split.
-        on_event: called with each event of finetune.core.events; nothing is printed then.
+        on_event: called with each event of finetune.core.events; nothing is printed then. Of several processes, only
+            process 0 has events.
         progress: print the run's progress to standard error where no `on_event` is given.
 
     Raises:
         FinetuneError: bad settings, data or base (before any training), or a run that diverged.
+        ProcessLost: another of several processes has ended.
+        FailedElsewhere: another of several processes has failed, and has reported why.
     """
-    from finetune.training.attempts import fit
-
     out, work = Path(config.out), work_folder(Path(config.out))
     with ExitStack() as stack:
         emit = on_event if on_event is not None else _printer(stack, progress)
+        processes.join(config.device, emit)
+        stack.enter_context(processes.reporting())
+        emit = processes.listener(emit)
+        if launch.restarts() and not config.resume:
+            config = config.model_copy(update={"resume": True})
+            emit(Info(f"started again by torchrun, time {launch.restarts()}: going on from the last checkpoint"))
 
         # 1. Refuse an output folder that is taken. A finished run has nothing to resume.
-        if config.resume and model_folder.is_finished(out):
+        if config.resume and processes.on_main(lambda: model_folder.is_finished(out)):
             emit(Info(f"{out} is finished: nothing to resume"))
-            return _finished_result(out)
-        model_folder.check_output(out, overwrite=config.overwrite)
-        stack.enter_context(run_lock.locked(out))
+            return processes.on_main(lambda: _finished_result(out))
+        processes.on_main(lambda: _take(config, out, stack))
+        processes.require_shared(lock_file(out))
         stack.enter_context(full_disk_explained())
         _warn_of_checkpoints(config, work, emit)
 
         # 2. Read, check and tokenize the rows: whatever can be refused is refused here.
         stack.enter_context(quiet_transformers())
-        prepared = prepare(config, data, emit)
+        prepared = processes.together(lambda: prepare(config, data, emit))
 
         # 3. Train the base's body under a new head, from the last good checkpoint with --resume.
         #    Auto-recovery may change settings; the folder records those that trained the model.
-        trained = fit(prepared.config, prepared.attempt_inputs(work, emit))
+        trained = _trained(prepared, work, emit)
         prepared = replace(prepared, config=trained.config)
+        return processes.on_main(lambda: _finished(prepared, trained, work, emit))
 
-        # 4. Bring the weights into the form in which they are saved: LoRA merged, rounded to save_dtype.
+
+def _finished(prepared: Prepared, trained: TrainedModel, work: Path, emit: Listener) -> TrainResult:
+    """Measure a trained model, write its folder and return the result of the run."""
+    out = Path(prepared.config.out)
+    with ExitStack() as stack:
+        # 4. Bring the weights into the form in which they are saved: LoRA merged, mixed with the base, rounded.
         folder = stack.enter_context(_finishing(work, trained.model, emit))
         model = _as_saved(trained.model, prepared, folder)
 
         # 5. Describe the classifier; the fusion weights of a zero-shot model are fitted on unseen label sets.
-        settings = _settings(prepared, model, emit)
+        #    Calibration, thresholds and prediction sets are fitted on the validation rows.
+        logits = logits_of(prepared, model, trained.held_out)
+        settings, fitted = with_fitted_scores(prepared, _settings(prepared, model, emit), logits, emit)
 
         # 6. Measure the model on the validation rows and each test table.
-        measured = _measure(prepared, model)
+        measured = measure(prepared, settings, logits)
         verdict = _verdict(prepared, trained, model, measured)
         for sentence in verdict.warnings:
             emit(Warned(sentence))
 
         # 7. Write metrics, report, model card, weights and tokenizer; read the weights back.
-        _write(folder, settings, prepared, measured, trained, verdict)
+        likely_errors = _write(folder, settings, prepared, measured, trained, verdict, fitted)
+        if likely_errors is not None:
+            emit(Info(likely_errors))
         _save_weights(model, folder, prepared)
 
         # 8. Check every file, then move the folder to its place.
@@ -152,12 +179,23 @@ def measured_run(config: TrainConfig, splits: Splits, work: Path, emit: Listener
     Args:
         work: folder of the checkpoints.
     """
-    from finetune.training.attempts import fit
-
     prepared = prepare(config, splits=splits)
-    trained = fit(prepared.config, prepared.attempt_inputs(work, emit))
+    trained = _trained(prepared, work, emit)
     prepared = replace(prepared, config=trained.config)
-    return _measure(prepared, _as_saved(trained.model, prepared, work))
+    logits = logits_of(prepared, _as_saved(trained.model, prepared, work))
+    settings = ClassifierSettings(splits.labels.task, prepared.objective.activation, target=splits.target)
+    settings, _ = with_fitted_scores(prepared, settings, logits, emit)
+    return measure(prepared, settings, logits)
+
+
+def _trained(prepared: Prepared, work: Path, emit: Listener) -> TrainedModel:
+    """Return the trained model; with `few_shot`, by one of those ways, and without checkpoints."""
+    from finetune.training import attempts, few_shot_run
+
+    config, inputs = prepared.config, prepared.attempt_inputs(work, emit)
+    if config.few_shot is None:
+        return attempts.fit(config, inputs)
+    return few_shot_run.fit(config, inputs, prepared.splits.train, held_out=prepared.splits.is_cross_validated)
 
 
 def validation_rows(folder: Path) -> Rows:
@@ -169,6 +207,12 @@ def validation_rows(folder: Path) -> Rows:
     recorded = folder / model_folder.TRAIN_CONFIG
     config = loading.build(upgraded(loading.read_yaml(recorded)), str(recorded))
     return load_splits(config.data, seed=config.seed).validation
+
+
+def _take(config: TrainConfig, out: Path, stack: ExitStack) -> None:
+    """Check that the output folder may be written, and hold its lock until the stack closes."""
+    model_folder.check_output(out, overwrite=config.overwrite)
+    stack.enter_context(run_lock.locked(out))
 
 
 def _printer(stack: ExitStack, progress: bool) -> Listener:
@@ -198,11 +242,15 @@ def _finishing(work: Path, model: Any, emit: Listener) -> Iterator[Path]:
 
 
 def _as_saved(model: Any, prepared: Prepared, folder: Path) -> Any:
-    """Return the model with LoRA merged into its weights, and these rounded to `save_dtype`."""
+    """Return the model with LoRA merged into its weights, these interpolated with the base's, and rounded to
+    `save_dtype`."""
     config = prepared.config
     if config.model.lora is not None:
         adapter = folder / "adapter" if config.model.lora.keep_adapter else None
-        model = merged(model, _few_logits(prepared, shared=_is_shared(config)), adapter)
+        model = merged(model, _few_logits(prepared, shared=is_shared(config)), adapter)
+    if config.optim.interpolate_base:
+        base = build_model(prepared.base, prepared.splits.labels, config.model)
+        model = interpolated(model, base, config.optim.interpolate_base)
     return rounded(model, config.save_dtype)
 
 
@@ -214,7 +262,7 @@ def _settings(prepared: Prepared, model: Any, emit: Listener) -> ClassifierSetti
         section = config.zero_shot
         zero_shot = ZeroShotSettings(
             section.hypothesis_template,
-            "shared_text" if _is_shared(config) else "ordinary",
+            "shared_text" if is_shared(config) else "ordinary",
             section.scorer,
             section.label_embedding,
         )
@@ -232,6 +280,7 @@ def _settings(prepared: Prepared, model: Any, emit: Listener) -> ClassifierSetti
         target=prepared.splits.target,
         text_columns=config.data.text_columns,
         languages=_languages(prepared),
+        window=window_of(config.window.model_dump()) if config.window is not None else None,
     )
 
 
@@ -245,28 +294,6 @@ def _languages(prepared: Prepared) -> tuple[str, ...]:
         return ()  # what such a base has learned in one language it may know in many
     found = [name for name, part in prepared.tokenizer_report.languages.items() if part >= OWN_LANGUAGE]
     return tuple(dict.fromkeys([*found, *(known if len(known) > 1 else ())]))
-
-
-def _measure(prepared: Prepared, model: Any) -> dict[str, ScoredSplit]:
-    """Return the scores and metrics on the validation rows and each test table, with TF-IDF's beside them."""
-    from finetune.training.trainer import predict
-
-    config, splits, encoder = prepared.config, prepared.splits, prepared.encoder
-    labels = splits.labels
-    targets = labels.encode(splits.train.values)
-    evaluated = {"validation": splits.validation, **splits.tests}
-    baseline: list[Any] = [None] * len(evaluated)
-    if config.tfidf_baseline and labels.nli is None:  # single words do not show entailment
-        baseline = tfidf_scores(labels, splits.train, list(evaluated.values()), seed=config.seed)
-    measured = {}
-    for (name, rows), tfidf in zip(evaluated.items(), baseline, strict=True):
-        tokens = prepared.validation.tokens if name == "validation" else tokens_of(encoder, rows)
-        scores = prepared.objective.scores(predict(model, encoder, tokens, shared=_is_shared(config)))
-        scored = scored_rows(labels, scores, rows, targets, extra=config.metrics)
-        if tfidf is not None:
-            scored = beside_tfidf(labels, scored, tfidf, rows)
-        measured[name] = ScoredSplit(scored, scores, rows, tokens.lengths.tolist())
-    return measured
 
 
 def _verdict(prepared: Prepared, trained: TrainedModel, model: Any, measured: dict[str, ScoredSplit]) -> Verdict:
@@ -289,15 +316,30 @@ def _write(
     measured: dict[str, ScoredSplit],
     trained: TrainedModel,
     verdict: Verdict,
-) -> None:
-    """Write classifier.json, train_config.yaml, metrics.json, the report and the model card."""
+    fitted: ScoreReport,
+) -> str | None:
+    """Write classifier.json, train_config.yaml, metrics.json, drift_reference.json, the report and the model card.
+
+    Returns:
+        A sentence about likely label errors on the validation rows, if there are any.
+    """
+    from finetune.training import few_shot_run
+
     config, splits, fit = prepared.config, prepared.splits, prepared.tokenizer_report
     model_folder.write_settings(folder, settings)
     repeatable = config.model_copy(update={"overwrite": False, "resume": False, "allow_changed": ()})
     (folder / model_folder.TRAIN_CONFIG).write_text(loading.dump(repeatable), encoding="utf-8")
     chosen_by = best_by(config.checkpoint.best_by, splits.labels.task)
     content = report.metrics_json(measured, splits.counts, chosen_by, verdict.to_json())
-    model_folder.write_json(folder / model_folder.METRICS, content | {"base_fit": fit.to_json()})
+    calibration = {"calibration": fitted.content} if fitted.content else {}
+    head: dict[str, Any] = {"head": prepared.head.to_json()} if prepared.head.rows else {}
+    head |= {"few_shot": few_shot_run.table_json(trained)} if config.few_shot is not None else {}
+    model_folder.write_json(folder / model_folder.METRICS, content | {"base_fit": fit.to_json()} | calibration | head)
+    validated = measured["validation"]
+    if splits.labels.nli is None:
+        tokens, tokenizer = prepared.validation.tokens, prepared.encoder.prepared
+        content = drift.reference_of(splits.labels, validated.scores, tokens, tokenizer)
+        model_folder.write_json(folder / model_folder.DRIFT_REFERENCE, content)
     plots = report.write(
         folder / "report",
         splits.labels,
@@ -307,12 +349,19 @@ def _write(
         trained.snapshots,
         error_rows=config.error_rows,
         with_plots=config.plots,
+        fitted=fitted,
     )
-    pairs = prepared.near_duplicates.listed(splits.by_name(), config.error_rows)
+    likely_errors = None
+    if label_errors.is_available() and config.error_rows:
+        likely_errors = label_errors.write(folder / "report", splits.labels, validated.scores, validated.rows)
+    pairs = prepared.near_duplicates.listed(splits.distinct(), config.error_rows)
     report.write_near_duplicates(folder / "report", pairs)
     errors = report.errors_sentence(folder / "report")
-    card = model_card(config, settings, splits, fit, measured, plots, verdict, errors)
+    sentences = [*fitted.sentences, *fitted.notes]
+    origin = few_shot_run.sentence_of(trained) if config.few_shot is not None else str(prepared.head)
+    card = model_card(config, settings, splits, fit, measured, plots, verdict, errors, sentences, origin=origin)
     (folder / "README.md").write_text(card, encoding="utf-8")
+    return likely_errors
 
 
 def _save_weights(model: Any, folder: Path, prepared: Prepared) -> None:
@@ -325,12 +374,10 @@ def _save_weights(model: Any, folder: Path, prepared: Prepared) -> None:
     tokenizer = folder / "tokenizer.json"  # written with a line for each number
     tokenizer.write_text(json.dumps(json.loads(tokenizer.read_text(encoding="utf-8")), ensure_ascii=False), "utf-8")
     if config.model.lora is not None or config.model.head.name != STOCK:
-        _require_same(folder, model, _few_logits(prepared, shared=False))
+        from finetune.training.arguments import use_bfloat16
 
-
-def _is_shared(config: TrainConfig) -> bool:
-    """Return whether the model reads a text under shared-text attention."""
-    return config.zero_shot.attention == "alternate"
+        rounding = ROUNDING[use_bfloat16(config.precision, config.device)]
+        _require_same(folder, model, _few_logits(prepared, shared=False), rounding)
 
 
 def _few_logits(prepared: Prepared, *, shared: bool) -> Callable[[Any], Any]:
@@ -342,13 +389,18 @@ def _few_logits(prepared: Prepared, *, shared: bool) -> Callable[[Any], Any]:
     return lambda model: predict(model, encoder, tokens, shared=shared)
 
 
-def _require_same(folder: Path, model: Any, logits: Callable[[Any], Any]) -> None:
-    """Raise TrainingError if the model in `folder` does not compute the logits of the trained one."""
+def _require_same(folder: Path, model: Any, logits: Callable[[Any], Any], rounding: float) -> None:
+    """Raise TrainingError if the model in `folder` does not compute the logits of the trained one.
+
+    Some matrix kernels round by where in memory a weight lies, so that logits of equal weights are equal up to
+    `rounding`, in the largest logit.
+    """
     from transformers import AutoModelForSequenceClassification
 
     read = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=model.dtype).to(model.device)
     read.set_attn_implementation(model.config._attn_implementation)  # training may have chosen another than the default
-    if not np.array_equal(logits(model), logits(read)):
+    trained, stored = logits(model), logits(read)
+    if not np.allclose(trained, stored, rtol=0, atol=rounding * np.abs(trained).max()):
         raise TrainingError(
             f"the saved model does not give the scores of the trained one; {folder} is kept for inspection"
         )

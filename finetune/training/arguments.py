@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 
 from finetune.config.training import TrainConfig
 from finetune.core.device import torch_device
+from finetune.core.errors import ConfigError
 from finetune.evaluation.metrics import LOWER_IS_BETTER
 from finetune.training import trackers
 
@@ -48,7 +49,7 @@ def training_arguments(
     every = config.checkpoint.every_steps
     device = torch_device(config.device).type
     strategy = "steps" if every else "epoch"
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=optim.epochs,
         per_device_train_batch_size=rows,
@@ -74,4 +75,19 @@ def training_arguments(
         dataloader_pin_memory=device == "cuda",
         report_to=trackers.left_to_transformers(config.report_to) or "none",
         disable_tqdm=True,
+        ddp_broadcast_buffers=False,  # they are equal in all processes, and one of them holds all word embeddings
     )
+    arguments.mixed_precision = "bf16" if arguments.bf16 else "no"  # not that of accelerate's config
+    return on_one_device(arguments)
+
+
+def on_one_device(arguments: TrainingArguments) -> TrainingArguments:
+    """Return the arguments for one GPU in this process: with several in sight the Trainer would divide each batch
+    among them by `nn.DataParallel`, slowly, and with another number of rows in a batch."""
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    if arguments.n_gpu > 1 or arguments.train_batch_size != arguments.per_device_train_batch_size:
+        raise ConfigError(
+            "this release of transformers spreads a process over several GPUs: set CUDA_VISIBLE_DEVICES=0"
+        )
+    return arguments

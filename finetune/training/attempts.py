@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from finetune.config.training import TrainConfig
 from finetune.core.errors import ConfigError
 from finetune.core.events import Info, Warned
 from finetune.modeling import heads
-from finetune.training import run_identity
+from finetune.training import processes, run_identity
 from finetune.training.arguments import use_bfloat16
 from finetune.training.batch_plan import BatchPlan, batch_plan_for
 from finetune.training.callbacks import Diverged
@@ -39,7 +40,8 @@ def fit(config: TrainConfig, inputs: AttemptInputs) -> TrainedModel:
         if isinstance(outcome, TrainedModel):
             return outcome
         checkpoint, note = _again(attempt, inputs, note, outcome)
-        discard_after(inputs.work, checkpoint)
+        processes.wait()
+        processes.on_main(partial(discard_after, inputs.work, checkpoint))
 
 
 def begin(config: TrainConfig, inputs: AttemptInputs) -> tuple[Path | None, AttemptInputs, Note]:
@@ -51,21 +53,30 @@ def begin(config: TrainConfig, inputs: AttemptInputs) -> tuple[Path | None, Atte
     """
     work, say = inputs.work, inputs.say
     checkpoint, inputs, changed = resumed_from(config, inputs)
+    entries, rows = _identity(config, inputs), inputs.batch_plan.batches.batch_size
+    processes.require_equal("run", entries | run_identity.versions() | {"checkpoint": _place(checkpoint)})
     if checkpoint is not None:
-        entries = _identity(config, inputs)
         for sentence in run_identity.changed_versions(work):
             say(Warned(sentence))
-        discard_after(work, checkpoint)
-        run_identity.write(work, entries, inputs.batch_plan.batches.batch_size)
         note = note_of(checkpoint)
+        processes.on_main(partial(_go_on, work, checkpoint, entries, rows))
         # a setting that was changed by hand wins over auto-recovery's
         return checkpoint, inputs, replace(note, changes={k: v for k, v in note.changes.items() if k not in changed})
     if config.resume:
         missing = "no complete checkpoint" if checkpoints_of(work) else "no checkpoint"
         say(Info(f"nothing to resume: {work} holds {missing}; training begins at the start"))
-    shutil.rmtree(work, ignore_errors=True)
-    run_identity.write(work, _identity(config, inputs), inputs.batch_plan.batches.batch_size)
+    processes.on_main(partial(_start_again, work, entries, rows))
     return None, inputs, Note()
+
+
+def _go_on(work: Path, checkpoint: Path, entries: dict[str, str], rows: int) -> None:
+    discard_after(work, checkpoint)
+    run_identity.write(work, entries, rows)
+
+
+def _start_again(work: Path, entries: dict[str, str], rows: int) -> None:
+    shutil.rmtree(work, ignore_errors=True)
+    run_identity.write(work, entries, rows)
 
 
 def resumed_from(config: TrainConfig, inputs: AttemptInputs) -> tuple[Path | None, AttemptInputs, dict[str, str]]:
@@ -106,6 +117,8 @@ def _identity(config: TrainConfig, inputs: AttemptInputs) -> dict[str, str]:
         batches=f"{len(batches)} an epoch, of {size}, {plan.accumulation} an update",
         precision="bfloat16" if use_bfloat16(config.precision, config.device) else "float32",
         target=objective.target_scale,
+        head=inputs.head,
+        processes=batches.processes,
     )
 
 
@@ -125,6 +138,11 @@ def _attempt(
         if attempt is None:
             raise ConfigError(
                 "out of memory: the base itself does not fit. Choose a smaller one with --base"
+            ) from error
+        if processes.count() > 1:  # the others are in the middle of this update, and cannot begin it again
+            raise ConfigError(
+                f"process {processes.rank()} is out of memory with {attempt.trainer.rows_at_once} rows at once, and "
+                "batches are not halved with several processes: lower optim.batch_size, and raise optim.accumulation"
             ) from error
         out = OutOfMemory(attempt.trainer.rows_at_once, attempt.trainer.is_evaluating)
         require_divisible(config, attempt.trainer.model, out)

@@ -16,6 +16,7 @@ from finetune.config.training import TrainConfig
 from finetune.core.device import torch_device
 from finetune.core.errors import ConfigError
 from finetune.core.task import Task
+from finetune.training import processes
 from finetune.training.samplers import MOST_TOGETHER, Batches, batches_for, even_weights, updates_of
 
 MEMORY_FRACTION = 0.6
@@ -30,7 +31,7 @@ class BatchPlan:
     """The batches of a run, and its updates.
 
     Attributes:
-        accumulation: batches in an update.
+        accumulation: batches in an update, of each process.
         updates_per_epoch, updates: updates in an epoch, and in the whole run.
     """
 
@@ -40,7 +41,12 @@ class BatchPlan:
     updates: int
 
     def __str__(self) -> str:
-        of = f"{self.batches.batch_size} rows" if self.batches.tokens is None else f"{self.batches.tokens} tokens"
+        number, of = self.batches.batch_size, "rows"
+        if self.batches.tokens is not None:
+            number, of = self.batches.tokens, "tokens"
+        of, count = f"{number} {of}", self.batches.processes
+        if count > 1:
+            of = f"{of} in each of {count} processes, {number * count} together"
         more = f", {self.accumulation} batches an update" if self.accumulation > 1 else ""
         return f"batches of {of}{more}: {self.updates_per_epoch} updates an epoch, {self.updates} in all"
 
@@ -58,11 +64,12 @@ def batch_plan_for(config: TrainConfig, lengths: Any, targets: Any, task: Task, 
     rows = {"full": MOST_TOGETHER, "auto": 0}.get(str(optim.batch_size), 0) or (
         rows_that_fit(model, int(lengths.max()), config.device) if optim.batch_size == "auto" else int(optim.batch_size)
     )
-    rows = min(rows, count)
+    rows = min(rows, math.ceil(count / processes.count()))
     accumulation = optim.accumulation
     if optim.effective_batch is not None:
-        accumulation = math.ceil(optim.effective_batch / min(rows, optim.effective_batch))
-        rows = math.ceil(optim.effective_batch / accumulation)
+        effective = math.ceil(optim.effective_batch / processes.count())  # of one process
+        accumulation = math.ceil(effective / min(rows, effective))
+        rows = math.ceil(effective / accumulation)
     weights = even_weights(targets) if optim.sampler == "balanced" else None
     batches = batches_for(optim, lengths, rows, weights=weights, seed=config.seed)
     if optim.batch_size == "full":

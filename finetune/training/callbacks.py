@@ -13,6 +13,7 @@ from finetune.config.training import TrainConfig
 from finetune.core.errors import TrainingError
 from finetune.core.events import GradientsRecorded, Info, Listener, Warned
 from finetune.modeling.build import head_of
+from finetune.training import processes
 from finetune.training.diagnosis import (
     ENDED_ABOVE,
     SMALLEST_LOSS,
@@ -70,7 +71,7 @@ class GradientMonitorCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         self._every = self.trainer.config.gradients.every or snapshot_every(state.max_steps)
         known = [entry[START_LOSS] for entry in state.log_history if START_LOSS in entry]
-        self.start_loss = known[0] if known else self.trainer.loss_of_rows(ROWS_AT_START)
+        self.start_loss = known[0] if known else processes.on_main(lambda: self.trainer.loss_of_rows(ROWS_AT_START))
         if not known and math.isfinite(self.start_loss):
             self.trainer.log({START_LOSS: self.start_loss})
 
@@ -108,6 +109,7 @@ class GradientMonitorCallback(TrainerCallback):
             raise TrainingError("this release of transformers does not compute the gradients' norm before an update")
         # on a GPU, reading a number waits for all kernels before it
         if due or args.device.type == "cpu":
+            self.trainer.loss_of_update = processes.total(float(self.trainer.loss_of_update))
             for what, value in (("the loss", self.trainer.loss_of_update), ("a gradient", self.trainer.norm_of_update)):
                 if not math.isfinite(float(value)):
                     self._stop(what, state.global_step + 1)

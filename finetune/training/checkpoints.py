@@ -19,13 +19,16 @@ from transformers import TrainerCallback
 
 from finetune.core.events import Listener, Saved, Warned
 from finetune.core.model_folder import sha256
+from finetune.training import processes
 
 STAMP, NOTE = "stamp.json", "note.json"
 """Names of the file with the hashes of a checkpoint's files, written last, and of the file with its `Note`."""
 
-RESUMABLE = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+RESUMABLE = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
-"""A checkpoint holds all files of RESUMABLE and one of WEIGHTS."""
+RANDOM = ("rng_state.pth", "rng_state_0.pth")
+"""A checkpoint holds all files of RESUMABLE, one of WEIGHTS, and one of RANDOM: of a single process, or of the first of
+several; the stamp covers those of the others."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,9 @@ def is_whole(folder: Path) -> bool:
     hashes = read_mapping(folder / STAMP)
     if hashes is None or not all(isinstance(known, str) for known in hashes.values()):
         return False
-    if not all(name in hashes for name in RESUMABLE) or not any(name in hashes for name in WEIGHTS):
+    if not all(name in hashes for name in RESUMABLE):
+        return False
+    if not all(any(name in hashes for name in names) for names in (WEIGHTS, RANDOM)):
         return False
     try:
         # a damaged stamp may hold any path
@@ -201,13 +206,15 @@ class CheckpointCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         # an evaluation is followed by a checkpoint anyway, which is exact only after it
-        if self.every_s and self.clock() - self._last_s >= self.every_s and not self.is_due(control, state):
-            control.should_save = True
+        if self.every_s and not self.is_due(control, state):
+            # a process whose clock is late saves too
+            control.should_save |= processes.any_of(self.clock() - self._last_s >= self.every_s)
 
     def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         self._last_s = self.clock()
         work = Path(args.output_dir)
-        prune(work, self.keep, state.best_model_checkpoint)
+        if processes.is_main():
+            prune(work, self.keep, state.best_model_checkpoint)
         self.say(Saved(str(work / f"checkpoint-{state.global_step}")))
 
     def _evaluate(self, args: Any, state: Any) -> None:

@@ -24,13 +24,22 @@ from finetune.core.tokenization import TextEncoder
 from finetune.evaluation.evaluate import decided
 from finetune.evaluation.metrics import LOSS, METRICS_OF_TASK, best_by, compute, measured
 from finetune.modeling import heads
-from finetune.modeling.build import Built, body_of, build_model, head_of, start_at_prior, write_target_scale
+from finetune.modeling.build import (
+    Built,
+    body_of,
+    build_model,
+    head_of,
+    read_target_scale,
+    start_at_prior,
+    write_target_scale,
+)
 from finetune.modeling.cls_only_last_layer import first_token_only
 from finetune.modeling.cpu_kernels import use_fast_dropout
+from finetune.modeling.kept_head import NEW_HEAD, HeadPlan
 from finetune.modeling.lora import with_lora
 from finetune.modeling.saved_dtype import BYTES
 from finetune.modeling.trimmed_embedding import train_seen_rows, train_whole_again
-from finetune.training import trackers
+from finetune.training import processes, trackers
 from finetune.training import trainer as training
 from finetune.training.arguments import training_arguments
 from finetune.training.auxiliary_losses import AUXILIARY
@@ -38,18 +47,18 @@ from finetune.training.batch_plan import BatchPlan
 from finetune.training.callbacks import DIVERGED, Diverged, ReportedEarlyStopping
 from finetune.training.checkpoints import CheckpointCallback, Note, Resuming, last_good_checkpoint
 from finetune.training.diagnosis import not_finite
+from finetune.training.examples import Collator, Examples
 from finetune.training.gradient_monitor import GradientSnapshot
 from finetune.training.interruption import Interrupted, InterruptionCallback, SignalCatcher
 from finetune.training.objective import Objective
 from finetune.training.optim import freeze, frozen_depths, parts_of, trained
 from finetune.training.progress import ProgressCallback
-from finetune.training.trainer import Examples
 
 
 @dataclass(frozen=True)
 class AttemptInputs:
     """What every attempt of a run shares: base, objective, rows, batches, the folder of the checkpoints, the
-    listener."""
+    listener, and what is kept of the base's head."""
 
     base: Location
     objective: Objective
@@ -59,18 +68,26 @@ class AttemptInputs:
     batch_plan: BatchPlan
     work: Path
     say: Listener
+    head: HeadPlan = NEW_HEAD
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained model, the config of the last attempt, the Trainer's log, the gradient snapshots and the updates
-    made."""
+    """A trained model, the config of the last attempt, the Trainer's log, the gradient snapshots and the updates made.
+
+    Attributes:
+        held_out: of few-shot training without validation rows, the logits `[N, C]` of each training row by a model of
+            the other folds.
+        tried: of few-shot training, the ways that were cross-validated.
+    """
 
     model: Any
     config: TrainConfig
     history: list[dict[str, Any]]
     snapshots: list[GradientSnapshot]
     updates: int
+    held_out: Any = None
+    tried: tuple[Any, ...] = ()
 
 
 class TrainingAttempt:
@@ -83,7 +100,7 @@ class TrainingAttempt:
         train, plan = inputs.train, inputs.batch_plan
         terms = [pick(AUXILIARY, choice.name, choice.options, what="auxiliary term") for choice in config.auxiliary]
         set_seed(config.seed)
-        built = built_for(config, inputs.base, inputs.objective, train)
+        built = built_for(config, inputs.base, inputs.objective, train, inputs.head)
         self.say(Info(f"base {config.base}: {built}"))
         body, model = body_of(built.model), built.model
         self._warn_of_head(built)
@@ -118,7 +135,7 @@ class TrainingAttempt:
             note=note,
             train_dataset=train,
             eval_dataset=inputs.validation,
-            data_collator=training.Collator(
+            data_collator=Collator(
                 inputs.encoder, with_segments=config.zero_shot.attention == "alternate" or bool(terms)
             ),
             processing_class=inputs.encoder.tokenizer,
@@ -128,12 +145,15 @@ class TrainingAttempt:
 
     def run(self, checkpoint: Path | None) -> TrainedModel:
         """Train, from a checkpoint if there is one, and return the trained model."""
+        from transformers import set_seed
         from transformers.trainer_callback import PrinterCallback
 
         trainer, catcher = self.trainer, SignalCatcher()
         trainer.remove_callback(PrinterCallback)
         self._add_checkpointing(catcher)
-        self._require_free()
+        processes.on_main(self._require_free)
+        if processes.count() > 1:  # otherwise all would drop the same elements of their rows
+            set_seed(self.config.seed + processes.rank())
         if checkpoint is not None:
             self.say(Info(f"resuming from {checkpoint}"))
         try:
@@ -151,7 +171,7 @@ class TrainingAttempt:
         except KeyboardInterrupt:
             self._report_interrupted()
             raise
-        if catcher.received is not None:  # after the last checkpoint
+        if catcher.is_due():  # after the last checkpoint
             self._report_saved()
             catcher.deliver()
         _require_finite(trainer.model)
@@ -217,7 +237,7 @@ class TrainingAttempt:
         self._report_saved()
 
     def _metrics(self, prediction: Any) -> dict[str, float]:
-        objective, references, logits = self.inputs.objective, prediction.label_ids, prediction.predictions
+        objective, references, (logits, losses) = self.inputs.objective, prediction.label_ids, prediction.predictions
         task = objective.labels.task
         if not np.isfinite(logits).all():
             update = self.trainer.state.global_step
@@ -233,7 +253,7 @@ class TrainingAttempt:
             values[self.best_by] = measured([self.best_by], predictions, references, scores).get(
                 self.best_by, float("nan")
             )
-        return values
+        return {LOSS: float(losses.mean(dtype=np.float64)), **values}
 
     def _warn_of_head(self, built: Built) -> None:
         head, initializer = head_of(built.model), self.config.model.initializer
@@ -258,19 +278,25 @@ class TrainingAttempt:
             self.say(Warned(f"interrupted: {best}--resume goes on from {last}, and later updates are lost"))
         else:
             self.say(Warned("interrupted before the first checkpoint: nothing is saved"))
-            shutil.rmtree(self.inputs.work, ignore_errors=True)
+            if processes.is_main():
+                shutil.rmtree(self.inputs.work, ignore_errors=True)
 
 
-def built_for(config: TrainConfig, base: Location, objective: Objective, train: Examples) -> Built:
-    """Return the model of a config; its output layer starts at the class proportions, or the mean, of the rows.
+def built_for(
+    config: TrainConfig, base: Location, objective: Objective, train: Examples, head: HeadPlan = NEW_HEAD
+) -> Built:
+    """Return the model of a config; new rows of its output layer start at the class proportions, or the mean, of the
+    rows.
 
     Raises:
         ConfigError: a head other than the base's own with zero_shot.attention=alternate.
     """
     if config.model.head.name != heads.STOCK and config.zero_shot.attention == "alternate":
         raise ConfigError("zero_shot.attention=alternate requires the base's own head: leave out model.head")
-    built = build_model(base, objective.labels, config.model)
-    start_at_prior(built.model, objective.prior(train.targets, train.weights))
+    built = build_model(base, objective.labels, config.model, head)
+    start_at_prior(built.model, objective.prior(train.targets, train.weights), head.rows)
+    if head.rows and objective.target_scale is not None:
+        read_target_scale(built.model, objective.target_scale)
     return built
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from finetune.modeling.activations import silent
 from finetune.training.optim import HEAD, Parts
+from finetune.training.processes import in_all
 
 ALIKE = 0.1
 """Spread of a hidden layer's units below which they are identical; dropout alone separates them slowly."""
@@ -91,7 +92,7 @@ class GradientMonitor:
         for _, now, was in self._before:
             torch._foreach_sub_(was, [weight.detach() for weight in now])
         changed = {part: _norm(was) for part, _, was in self._before}
-        silent_units = {name: float(units.float().mean()) for name, units in self._silent.items()}
+        silent_units = {name: float(in_all(units).float().mean()) for name, units in self._silent.items()}
         alike = tuple(self._alike())
         snapshot = GradientSnapshot(update, loss, lr, dict(self._gradient), weights, changed, silent_units, alike)
         self._before = []

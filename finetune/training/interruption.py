@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from transformers import TrainerCallback
 
 from finetune.core.events import Info, Listener
+from finetune.training import processes
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -33,7 +34,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 class SignalCatcher:
-    """A context that records the first SIGINT or SIGTERM; a second one has its former effect.
+    """A context that records the first SIGINT or SIGTERM; a second one has its former effect, but for a second SIGTERM
+    to one of several processes.
 
     Outside the main thread, and for signals that the process ignores, it has no effect.
     """
@@ -54,6 +56,12 @@ class SignalCatcher:
     def __exit__(self, *problem: object) -> None:
         self._restore()
 
+    def is_due(self) -> bool:
+        """Return whether a signal has arrived in any of the processes, which all must ask at the same point."""
+        if processes.count() > 1:
+            self.received = int(processes.largest(self.received or 0)) or None
+        return self.received is not None
+
     def deliver(self) -> NoReturn:
         """Raise the received signal again, with the handlers from before the context.
 
@@ -66,8 +74,9 @@ class SignalCatcher:
         raise KeyboardInterrupt
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is None:
-            self.received = number
+        # schedulers such as Slurm signal a process and its launcher, which passes the signal on
+        if self.received is None or (number == signal.SIGTERM and processes.count() > 1):
+            self.received = self.received or number
             return
         self._restore()
         handle(number)
@@ -110,18 +119,18 @@ class InterruptionCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         due = self.is_due(control, state)
-        if self.catcher.received is not None:
+        if self.catcher.is_due():
             raise Interrupted(is_saved=False, evaluation_due=due)
         if due:
             self.remember_random()
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        if self.catcher.received is not None and self.random_before_evaluation is not None:
+        if self.random_before_evaluation is not None and self.catcher.is_due():
             restore_random(self.random_before_evaluation)
             raise Interrupted(is_saved=False, evaluation_due=True)
 
     def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        if self.catcher.received is not None:
+        if self.catcher.is_due():
             raise Interrupted(is_saved=True, evaluation_due=False)
 
     def remember_random(self) -> None:

@@ -19,16 +19,20 @@ from finetune.core.errors import ConfigError
 from finetune.core.labels import LabelSpace
 from finetune.core.model_folder import TOKENIZER_FILES, Location, sha256
 from finetune.core.target_scale import TargetScale
+from finetune.modeling.kept_head import NEW_HEAD, HeadPlan
 from finetune.training.checkpoints import checkpoints_of, read_mapping, write_whole
 from finetune.training.optim import weight_decay_of
 
 if TYPE_CHECKING:
-    from finetune.training.trainer import Examples
+    from finetune.training.examples import Examples
 
 FORMAT = 1
 """Version of `run.json`; raise it when older checkpoints can no longer be resumed."""
 
 RUN = "run.json"
+PROCESSES = "processes"
+"""Entry of the number of processes, where there are several."""
+
 SHOWN = 60
 """Most characters of a value in a list of differences."""
 
@@ -56,8 +60,11 @@ WITHOUT_EFFECT = (
         "plots",
         "tfidf_baseline",
         "metrics",
+        "window",
     ),
-    *("save_dtype", "base", "precision", "device", "data", "model.revision"),
+    *("calibration", "thresholds", "coverage"),
+    *("save_dtype", "optim.interpolate_base", "base", "precision", "device", "data", "model.revision"),
+    "model.keep_head",
     *("zero_shot.hypothesis_template", "zero_shot.scorer", "zero_shot.label_embedding", "zero_shot.fit_on"),
 )
 """Settings that do not change training, or that are compared by their results."""
@@ -74,6 +81,8 @@ def identity(
     batches: str,
     precision: str,
     target: TargetScale | None = None,
+    head: HeadPlan = NEW_HEAD,
+    processes: int = 1,
 ) -> dict[str, str]:
     """Return the identity of a run: entry -> value as text.
 
@@ -82,13 +91,19 @@ def identity(
         updates, batches: updates of the whole run, and its batch plan as text.
         precision: the arithmetic that `auto` resolved to.
         target: the scale of a regression's targets, which standardized targets do not contain.
+        head: what is kept of the base's head.
+        processes: number of processes that train together.
     """
     entries = {"format": str(FORMAT), "base": base_fingerprint(base), "task": labels.task}
     entries["labels"] = ", ".join(labels.names)
     entries |= {"training rows": _fingerprint(train), "validation rows": _fingerprint(validation)}
     entries |= {"precision": precision, "batches": batches, "updates": str(updates)}
+    if processes > 1:
+        entries[PROCESSES] = str(processes)
     if target is not None:
         entries["targets"] = json.dumps(target.to_json())
+    if head.rows:
+        entries["kept head"] = ", ".join(head.kept)
     entries["optimizer groups"] = _groups(config)
     for key, value in _flat(config.model_dump(mode="json")).items():
         if not any(key == name or key.startswith(f"{name}.") for name in WITHOUT_EFFECT):
@@ -166,6 +181,12 @@ def require_same(work: Path, now: Mapping[str, str], allowed: Iterable[str]) -> 
             f"{work} holds checkpoints but no readable {RUN} with the run that made them (earlier versions of rehead "
             f"wrote none), so that they cannot be resumed. {restart}"
         )
+    counts = [int(entries.get(PROCESSES, 1)) for entries in (before, now)]
+    if counts[0] != counts[1]:
+        raise ConfigError(
+            f"--resume: {checkpoints_of(work)[0]} was made by {counts[0]} {_processes(counts[0])}, whose rows and "
+            f"random numbers {counts[1]} {_processes(counts[1])} cannot repeat. Start {counts[0]} to resume. {restart}"
+        )
     changed = differences(before, now)
     refused = {entry: text for entry, text in changed.items() if not is_allowed(entry, allowed, now)}
     if refused:
@@ -224,6 +245,10 @@ def _flat(content: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         else:
             flat[f"{above}{key}"] = value
     return flat
+
+
+def _processes(count: int) -> str:
+    return "process" if count == 1 else "processes"
 
 
 def _shown(text: str, before: Mapping[str, str], now: Mapping[str, str], key: str) -> str:

@@ -1,6 +1,7 @@
 """Chooses the rows of each batch: by number of rows or of tokens, grouped by length, with labels drawn evenly.
 
-The batches of a seed and an epoch are always the same.
+The batches of a seed and an epoch are always the same. Several processes draw the same large batches, and each takes
+its part of them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from torch.utils.data import Sampler
 
 from finetune.config.training import OptimConfig
+from finetune.training import processes
 
 POOL = 50
 """Batches whose rows are sorted by length together: enough for little padding, few enough for batches of varied
@@ -21,6 +23,9 @@ lengths."""
 
 MOST_TOGETHER = 32
 """Rows computed at once with batch_size=full, where an update takes all rows."""
+
+PADDING = -1
+"""Index in place of a row where a process has none: the last batch may have fewer rows than there are processes."""
 
 Lengths = npt.NDArray[np.int64]
 
@@ -30,11 +35,13 @@ class Batches(Sampler[list[int]]):
 
     Args:
         lengths: tokens of each row `[N]`.
-        rows: rows in a batch; with `tokens`, the number varies with the lengths.
-        tokens: most padded tokens in a batch; None for a fixed number of rows.
+        rows: rows in a batch of one process; with `tokens`, the number varies with the lengths.
+        tokens: most padded tokens in a batch of one process; None for a fixed number of rows.
         group: whether rows of similar length share a batch; the order of the batches is random.
         weights: relative sampling weights of the rows `[N]`; None draws each row once.
         epochs: number of epochs, over which the number of batches is kept equal.
+        processes, process: number of processes that train together, and which of them iterates here; each large batch
+            is divided among them, so that its rows are those of one process with batches as large.
     """
 
     drop_last = False
@@ -49,12 +56,15 @@ class Batches(Sampler[list[int]]):
         weights: npt.NDArray[np.float64] | None = None,
         seed: int = 0,
         epochs: int = 1,
+        processes: int = 1,
+        process: int = 0,
     ) -> None:
         self.lengths, self.batch_size, self.tokens, self.group = lengths, rows, tokens, group
         self._weights = None if weights is None else weights / weights.sum()
         self._seed, self._epoch, self._count = seed, 0, 0
+        self.processes, self._process = processes, process
         if tokens is None:
-            self._count = math.ceil(len(lengths) / rows)
+            self._count = math.ceil(len(lengths) / (rows * processes))
         else:
             self._count = max(len(self._drawn(epoch)) for epoch in range(max(1, epochs)))
 
@@ -62,7 +72,8 @@ class Batches(Sampler[list[int]]):
         return self._count
 
     def __iter__(self) -> Iterator[list[int]]:
-        yield from self._drawn(self._epoch)
+        for batch in self._drawn(self._epoch):
+            yield batch[self._process :: self.processes] or [PADDING]
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the batches of this epoch, counted from 0."""
@@ -72,7 +83,7 @@ class Batches(Sampler[list[int]]):
         rng = np.random.default_rng((self._seed, epoch))
         order = self._order(rng)
         if self.group:
-            size = POOL * self.batch_size
+            size = POOL * self.batch_size * self.processes
             pools = [self._sorted(order[start : start + size]) for start in range(0, len(order), size)]
             # every other pool goes from long to short, so that a batch across two pools has similar lengths too
             order = np.concatenate([pool[:: -1 if index % 2 else 1] for index, pool in enumerate(pools)])
@@ -94,12 +105,14 @@ class Batches(Sampler[list[int]]):
 
     def _cut(self, order: npt.NDArray[np.int64]) -> list[list[int]]:
         if self.tokens is None:
-            return [order[at : at + self.batch_size].tolist() for at in range(0, len(order), self.batch_size)]
+            size = self.batch_size * self.processes
+            return [order[at : at + size].tolist() for at in range(0, len(order), size)]
         batches: list[list[int]] = [[]]
         longest = 0
         for row in order.tolist():
             longest = max(longest, int(self.lengths[row]))
-            if batches[-1] and longest * (len(batches[-1]) + 1) > self.tokens:
+            each = len(batches[-1]) // self.processes + 1  # rows of the process that has most, with this one
+            if each > 1 and longest * each > self.tokens:
                 batches.append([])
                 longest = int(self.lengths[row])
             batches[-1].append(row)
@@ -127,6 +140,8 @@ def batches_for(config: OptimConfig, lengths: Lengths, rows: int, *, weights: An
         weights=weights,
         seed=seed,
         epochs=math.ceil(config.epochs),
+        processes=processes.count(),
+        process=processes.rank(),
     )
 
 

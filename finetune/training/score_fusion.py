@@ -90,7 +90,7 @@ def embeddings(model: Any, encoder: TextEncoder, texts: Sequence[str]) -> npt.ND
         batch["attention_mask"] = shared_text_bias(segments, model)
         with torch.inference_mode():
             states = body(**batch).last_hidden_state
-            vectors.append(torch.nn.functional.normalize(mean_of_text(states, segments), dim=-1).double().cpu().numpy())
+            vectors.append(torch.nn.functional.normalize(mean_of_text(states, segments), dim=-1).cpu().double().numpy())
     return np.concatenate(vectors)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from accelerate.data_loader import prepare_data_loader  # type: ignore[import-untyped]
 from torch import Tensor
 from transformers import Trainer
 
@@ -18,15 +20,15 @@ from finetune.core.attention_mask import shared_text_mask
 from finetune.core.disk_space import CHECKPOINTS_ARE_WHOLE, checkpoint_bytes, writing
 from finetune.core.events import Listener
 from finetune.core.tokenization import Encoded, TextEncoder
-from finetune.data.tokenized import Tokens
 from finetune.modeling.build import ATTENTION_DROPOUT
 from finetune.modeling.cpu_kernels import eager_attention_for
+from finetune.training import processes
 from finetune.training.auxiliary_losses import Term
 from finetune.training.callbacks import EmaCallback, FreezingCallback, GradientMonitorCallback
 from finetune.training.checkpoints import Note, stamp
 from finetune.training.ema import EmaWeights
 from finetune.training.losses import Loss
-from finetune.training.optim import Parts, optimizer_for, schedule_for
+from finetune.training.optim import Parts, freeze, frozen_depths, optimizer_for, schedule_for
 from finetune.training.out_of_memory import split
 from finetune.training.private_methods import check_private_methods, overrides_private
 from finetune.training.reduce import reduce
@@ -40,42 +42,8 @@ EAGER_WITH_DROPOUT_UP_TO = 512
 """The same limit with dropout on the attention weights, which that kernel lacks: torch falls back to plain matrices."""
 
 
-class Examples(torch.utils.data.Dataset[dict[str, Any]]):
-    """Tokens, targets and weights by row, as `Collator` reads them.
-
-    Args:
-        weights: by which the loss of each row is multiplied `[N]`; None for 1.
-    """
-
-    def __init__(self, tokens: Tokens, targets: Any, weights: Any = None) -> None:
-        self.tokens, self.targets, self.weights = tokens, targets, weights
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = {"row": self.tokens[index], "labels": self.targets[index]}
-        return row if self.weights is None else row | {"weights": self.weights[index]}
-
-
-class Collator:
-    """Encoded rows to padded tensors, with `segments` where the model's mask needs them."""
-
-    def __init__(self, encoder: TextEncoder, *, with_segments: bool) -> None:
-        self.encoder, self.with_segments = encoder, with_segments
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        arrays = self.encoder.pad([row["row"] for row in rows])
-        if not self.with_segments:
-            del arrays["segments"]
-        batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
-        if "labels" in rows[0]:
-            targets = np.asarray([row["labels"] for row in rows])
-            kind = torch.float32 if targets.dtype.kind == "f" else torch.int64
-            batch["labels"] = torch.as_tensor(targets, dtype=kind)
-        if "weights" in rows[0]:
-            batch["weights"] = torch.as_tensor(np.asarray([row["weights"] for row in rows]), dtype=torch.float32)
-        return batch
+NOT_FOR_MODEL = ("segments", "weights", "padding")
+"""Entries of a batch that the model itself does not read."""
 
 
 def shared_text_bias(segments: Tensor, model: Any) -> Tensor:
@@ -107,7 +75,7 @@ class HeadTrainer(Trainer):
     Attributes:
         rows_at_once: rows of the last forward pass.
         is_evaluating: whether that pass belongs to an evaluation.
-        loss_of_update: the loss of the update so far.
+        loss_of_update: the loss of the update so far, of the rows of this process.
         norm_of_update: the gradients' norm before clipping; None until the Trainer has computed it.
     """
 
@@ -139,6 +107,7 @@ class HeadTrainer(Trainer):
         self.gradient_monitoring = GradientMonitorCallback(self, say)
         self.add_callback(self.gradient_monitoring)
         self._batch: dict[str, Tensor] = {}
+        self._losses_of_rows: Tensor | None = None
         self.note = note or Note()
         self.rows_at_once, self.is_evaluating = 0, False
         self.loss_of_update: Tensor | float = 0.0
@@ -150,14 +119,19 @@ class HeadTrainer(Trainer):
         self._eager = eager_attention_for(self.model) if self._chooses_attention else "eager"
 
     def get_train_dataloader(self) -> Any:
-        """Return a loader of the batches that `Batches` draws."""
+        """Return a loader of the batches that `Batches` draws, each process its own."""
         loader = torch.utils.data.DataLoader(
             self.train_dataset,
             batch_sampler=self.batches,
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )
-        return self.accelerator.prepare(loader)
+        if processes.count() == 1:
+            return self.accelerator.prepare(loader)
+        # accelerate would divide the batches once more
+        return prepare_data_loader(
+            loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
+        )
 
     def create_optimizer(self, model: Any = None) -> Any:
         """Return the config's optimizer, with a learning rate for each part."""
@@ -199,6 +173,38 @@ class HeadTrainer(Trainer):
         self.control.should_training_stop |= self.state.global_step >= self.state.max_steps
         return None if self.control.should_training_stop else super()._run_epoch(*args, **rest)
 
+    @overrides_private
+    def _prepare_for_training(self, *args: Any, **rest: Any) -> Any:
+        if processes.count() == 1:
+            return super()._prepare_for_training(*args, **rest)
+        unfreeze = self.config.model.unfreeze
+        if unfreeze:
+            # DDP averages the gradients only of weights that require one when it wraps the model; FreezingCallback
+            # freezes those of the first epoch again
+            frozen = [frozen_depths(self.config.model, self.parts, epoch) for epoch in (0, *unfreeze)]
+            freeze(self.model, self.parts, set.intersection(*frozen))
+        self.accelerator.ddp_handler.find_unused_parameters = bool(unfreeze) or self._has_unused_weights()
+        with warnings.catch_warnings():
+            # accelerate 1.15 passes DDP the argument that torch 2.13 has renamed to forward_sync_buffers
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return super()._prepare_for_training(*args, **rest)
+
+    def _has_unused_weights(self) -> bool:
+        """Return whether a weight that is trained, such as that of an unused pooler, has no part in the loss."""
+        rows: Any = self.train_dataset
+        with self.compute_loss_context_manager():
+            self.compute_loss(self.model, self._prepare_inputs(self.data_collator([rows[0]]))).backward()
+        unused = any(weight.requires_grad and weight.grad is None for weight in self.model.parameters())
+        self.model.zero_grad()
+        self.loss_of_update = 0.0
+        return unused
+
+    @overrides_private
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        # the labels of padding are not counted
+        real = [{"labels": batch["labels"][: 0 if "padding" in batch else None]} for batch in batch_samples]
+        return super()._get_num_items_in_batch(real, device)
+
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Return the loss of a batch, computed in `note.batch_parts` parts; see
         `transformers.Trainer.training_step`."""
@@ -210,9 +216,11 @@ class HeadTrainer(Trainer):
         return cast("Tensor", loss)
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **rest: Any) -> Any:
-        """Record how many rows are computed at once; see `transformers.Trainer.prediction_step`."""
+        """Return no loss, the logits and the loss of each row, and the labels: of several processes' losses, those of
+        rows that were computed twice are left out only by row. See `transformers.Trainer.prediction_step`."""
         self.is_evaluating, self.rows_at_once = True, len(inputs["labels"])
-        return super().prediction_step(model, inputs, *args, **rest)
+        _, logits, labels = super().prediction_step(model, inputs, *args, **rest)
+        return None, (logits, self._losses_of_rows), labels
 
     @overrides_private
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -223,7 +231,7 @@ class HeadTrainer(Trainer):
         """Return the reduced loss of one batch; see `transformers.Trainer.compute_loss`."""
         self._batch = dict(inputs)
         self._choose_attention(inputs["input_ids"].shape[1])
-        inputs = {name: value for name, value in inputs.items() if name not in ("segments", "weights")}
+        inputs = {name: value for name, value in inputs.items() if name not in NOT_FOR_MODEL}
         if self._is_shared(model):
             inputs["attention_mask"] = shared_text_bias(self._batch["segments"], self.model)
         if self._needs_states(model):
@@ -255,9 +263,12 @@ class HeadTrainer(Trainer):
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         with writing(folder, self.checkpoint_bytes(), CHECKPOINTS_ARE_WHOLE):
             super()._save_checkpoint(*args, **rest)
-            if self._ema is not None:
-                self._ema.save(folder)
-            stamp(folder, self.note)
+            processes.wait()  # each process has written the states of its random generators
+            if processes.is_main():
+                if self._ema is not None:
+                    self._ema.save(folder)
+                stamp(folder, self.note)
+        processes.wait()
 
     def checkpoint_bytes(self) -> int:
         """Return the approximate size of one checkpoint on disk, in bytes."""
@@ -296,6 +307,9 @@ class HeadTrainer(Trainer):
             with torch.autocast(labels.device.type, torch.bfloat16, enabled=self.args.bf16):
                 added = [term(outputs.hidden_states[-1], self._batch) for term in self._terms]
             losses = losses + sum(added)
+        self._losses_of_rows = losses.detach().float()
+        if "padding" in self._batch:
+            losses = losses * 0
         reduced = reduce(losses, labels, num_items_in_batch)
         self.loss_of_update = self.loss_of_update + reduced.detach()
         return reduced

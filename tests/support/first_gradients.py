@@ -22,9 +22,9 @@ from finetune.core.model_folder import find
 from finetune.core.tokenization import TextEncoder
 from finetune.data.tokenized import Tokens
 from finetune.training.batch_plan import batch_plan_for
+from finetune.training.examples import Examples
 from finetune.training.fit import AttemptInputs, TrainingAttempt
 from finetune.training.objective import Objective
-from finetune.training.trainer import Examples
 
 
 def values_of(task: str, rows: int) -> list[Any]:
