@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from finetune.core.errors import FinetuneError
 from finetune.core.labels import shown
 from finetune.core.language import SAMPLED, warning_of_languages
 from finetune.core.tables.files import open_writer, stream_table
@@ -21,24 +21,15 @@ from finetune.core.tables.formats import FORMATS
 from finetune.core.tables.options import TableOptions
 from finetune.core.tables.table import Row, TableStream
 from finetune.core.tables.table_format import TableWriter
+from service.batch.batch_scorer import BatchScorer, RowScorer
 from service.batch.output_file import SavedProgress, check_output, check_path, disk_full, is_disk_full, locked
-from service.batch.scoring_task import ScoringTask, predicted_labels, scoring_task
-from service.batch.text_columns import TextColumn, column_of, problem_of, text_columns_of, text_of
-from service.errors import BackendFailed, BadRequest, ServiceError
-from service.inference.engine import Engine
-from service.pipelines import Classifier, ZeroShotClassifier, load
-from service.schema import Answer, TextInput, ZeroShotRequest, free_names
-
-if TYPE_CHECKING:
-    import pyarrow
-
-ALL_FAIL = 8
-"""Rows in a chunk from which on, if all fail, the model is to blame and the run ends."""
+from service.batch.text_columns import TextColumn
+from service.pipelines import Classifier, ZeroShotClassifier
+from service.schema import free_names
 
 CHUNKS_AT_ONCE = 2
 """Chunks processed concurrently: while one is computed, the next is tokenized."""
 
-Score = Callable[[list[TextInput]], list[Answer]]
 Progress = Callable[[int, float], None]
 """Called with the number of rows done, and the fraction of the file that has been read."""
 
@@ -69,12 +60,13 @@ def score(
     table: str | PathLike[str],
     out: str | PathLike[str],
     *,
-    labels: Sequence[str] | None = None,
+    labels: Sequence[str | Mapping[str, Any]] | Mapping[str, Any] | str | None = None,
     multi_label: bool = False,
     hypothesis_template: str | None = None,
     text: TextColumn = None,
     text_pair: str | None = None,
     all_scores: bool = False,
+    abstain: bool = False,
     keep_formulas: bool = False,
     overwrite: bool = False,
     progress: Progress = lambda done, fraction: None,
@@ -96,6 +88,7 @@ def score(
         text, text_pair: names of the columns; the texts of several columns are joined. If not named, the columns that
             the model was trained on, or the one that obviously holds the text.
         all_scores: add a column for each label.
+        abstain: add the column `prediction_set`, a list of labels; the model must have prediction sets.
         keep_formulas: do not escape cells that a spreadsheet would run.
         encoding, separator, header, sheet: how the file is read, as `TableOptions` takes them; detected if not named.
 
@@ -103,21 +96,20 @@ def score(
         BadRequest: the output, a column or the labels cannot be used.
         DataError: the table cannot be read; no output is written, and the chunks done so far are kept for a resume.
     """
-    classifier = load(model) if isinstance(model, str | PathLike) else model
-    engine = classifier.engine
-    question = None
-    if labels is not None:
-        question = ZeroShotRequest(tuple(labels), multi_label, hypothesis_template)
-    elif isinstance(classifier, ZeroShotClassifier) and text_pair is None:
-        raise BadRequest("this is a zero-shot model and needs labels: pass labels=[...]")
-    return score_table(
-        Path(table),
-        Path(out),
-        scorer(engine, question),
-        scoring_task(engine, question),
+    rows = BatchScorer(
+        model,
+        labels,
+        multi_label=multi_label,
+        hypothesis_template=hypothesis_template,
         text=text,
         text_pair=text_pair,
         all_scores=all_scores,
+        abstain=abstain,
+    )
+    return write_scored(
+        Path(table),
+        Path(out),
+        rows,
         keep_formulas=keep_formulas,
         overwrite=overwrite,
         progress=progress,
@@ -125,63 +117,48 @@ def score(
     )
 
 
-def scorer(engine: Engine, question: ZeroShotRequest | None, batch_size: int | None = None) -> Score:
-    """Return a function that answers with an engine, each call computed separately from all others."""
-
-    def answers(inputs: list[TextInput]) -> list[Answer]:
-        if question is None:
-            return engine.classify(inputs, batch_size=batch_size, apart=True)
-        return engine.zero_shot([item.text for item in inputs], question, batch_size=batch_size, apart=True)
-
-    return answers
-
-
-def score_table(
+def write_scored(
     table: Path,
     out: Path,
-    answers: Score,
-    task: ScoringTask,
+    scorer: RowScorer,
     *,
-    text: TextColumn = None,
-    text_pair: str | None = None,
-    all_scores: bool = False,
     keep_formulas: bool = False,
     overwrite: bool = False,
     progress: Progress = lambda done, fraction: None,
     options: TableOptions | None = None,
 ) -> ScoringResult:
-    """Do what `score` does, with answers from any function.
+    """Do what `score` does, with any scorer of rows.
 
     Raises:
         DiskFull: the output could not grow; the chunks done so far are kept, and the same call resumes.
     """
+    task = scorer.task
     check_path(out, table)
     with locked(out):
         check_output(out, table, overwrite=overwrite)  # under the lock: another run may just have ended
         source = stream_table(table, task.chunk_rows, options, FORMATS)
-        columns = text_columns_of(source.name, source.columns, text, task.text_columns)
-        if text_pair is not None:
-            text_pair = column_of(source.name, source.columns, text_pair)
-        new_types = _new_columns(task, all_scores)
+        columns = scorer.columns_of(source.name, source.columns)
+        new_types = scorer.new_types
         names = free_names(new_types, source.columns)
         types = source.types | {names[name]: kind for name, kind in new_types.items()}
         writer = open_writer(out, types, escape_formulas=not keep_formulas)
-        content = [task.identity, columns, text_pair, all_scores, keep_formulas, _signature(table), repr(options)]
-        run = _Run(out, source, writer, SavedProgress(out, content), names, progress)
+        identity = [task.identity, *columns, scorer.all_scores, keep_formulas, _signature(table), repr(options)]
+        run = _Run(out, source, writer, SavedProgress(out, identity), names, progress)
         sample: list[str] = []
 
-        def scored(inputs: list[TextInput]) -> list[Answer]:
-            sample.extend(item.text for item in inputs[: max(0, SAMPLED - len(sample))])
-            return answers(inputs)
+        def new_cells(chunk: list[Row]) -> list[Row]:
+            wanted = SAMPLED - len(sample)
+            sample.extend(islice((item.text for _, item in scorer.inputs_of(chunk, columns)), max(0, wanted)))
+            return scorer.new_cells(chunk, columns)
 
-        run.write(task.chunk_rows, lambda chunk: _new_cells(chunk, columns, text_pair, scored, task, all_scores))
+        run.write(task.chunk_rows, new_cells)
         foreign = warning_of_languages(sample, task.languages, "the model")
-        note = ", ".join(filter(None, [source.note, f"texts joined of {shown(columns)}" if len(columns) > 1 else None]))
+        joined = f"texts joined of {shown(columns.texts)}" if len(columns.texts) > 1 else None
         return ScoringResult(
             run.rows,
             run.errors,
             list(names.values()),
-            note or None,
+            ", ".join(filter(None, [source.note, joined])) or None,
             run.resumed_after,
             (*source.warnings, *([foreign] if foreign else [])),
         )
@@ -255,72 +232,6 @@ def _concurrently(
         finally:
             for _, future in waiting:
                 future.cancel()
-
-
-def _new_cells(
-    chunk: list[Row],
-    columns: tuple[str, ...],
-    text_pair: str | None,
-    answers: Score,
-    task: ScoringTask,
-    all_scores: bool,
-) -> list[Row]:
-    """Return the cells to add to each row; a row that cannot be scored gets the reason as its error."""
-    problems = [problem_of(row, columns, text_pair, task.max_characters) for row in chunk]
-    good = [number for number, problem in enumerate(problems) if not problem]
-    inputs = [
-        TextInput(text_of(chunk[number], columns), chunk[number][text_pair] if text_pair else None) for number in good
-    ]
-    results: list[Answer | str] = list(problems)
-    answered = _answered(inputs, answers)
-    if len(answered) >= ALL_FAIL and all(isinstance(result, str) for result in answered):
-        raise BackendFailed(f"none of {len(answered)} rows could be scored ({answered[0]})")
-    for number, result in zip(good, answered, strict=True):
-        results[number] = result
-    return [_cells(result, task, all_scores) for result in results]
-
-
-def _answered(inputs: list[TextInput], answers: Score) -> list[Answer | str]:
-    """Return an answer or an error for each text; where a call fails, each half is tried, down to the text at fault."""
-    if not inputs:
-        return []
-    try:
-        return list(answers(inputs))
-    except (ServiceError, FinetuneError) as error:
-        if len(inputs) == 1:
-            return [str(error)]
-        half = len(inputs) // 2
-        return _answered(inputs[:half], answers) + _answered(inputs[half:], answers)
-
-
-def _new_columns(task: ScoringTask, all_scores: bool) -> dict[str, pyarrow.DataType]:
-    """Return the columns to add and their types."""
-    import pyarrow
-
-    number, text = pyarrow.float64(), pyarrow.string()
-    if task.task == "regression":
-        return {"prediction": number, "error": text}
-    columns = (
-        {"prediction": pyarrow.list_(text)} if task.task == "multi_label" else {"prediction": text, "score": number}
-    )
-    scores = {f"score_{label}": number for label in task.labels} if all_scores else {}
-    return columns | scores | {"error": text}
-
-
-def _cells(result: Answer | str, task: ScoringTask, all_scores: bool) -> Row:
-    if isinstance(result, str):
-        return {"prediction": None, "error": result}
-    if task.task == "regression":
-        return {"prediction": result.scores[0], "error": None}
-    cells: Row = {}
-    if task.task == "multi_label":
-        cells["prediction"] = predicted_labels(result, task.thresholds)
-    else:
-        best = result.best
-        cells |= {"prediction": best.label, "score": best.score}
-    if all_scores:
-        cells |= {f"score_{label}": score for label, score in zip(result.labels, result.scores, strict=True)}
-    return cells | {"error": None}
 
 
 def _signature(table: Path) -> list[Any]:

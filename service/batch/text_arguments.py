@@ -86,7 +86,7 @@ def _file(argument: str) -> Path:
     suffix = suffix_of(path)
     readable = f"predict and zero-shot read {listed(SUFFIXES)}, and {listed(TEXT_SUFFIXES)} with one text a line"
     if path.is_dir():
-        raise BadRequest(f"{path} is a folder: name one file in it; {AS_TEXT}")
+        raise BadRequest(f"{path} is a folder: name one file in it, or pass --engine ray; {AS_TEXT}")
     if not path.exists():
         raise BadRequest(
             f"there is no file {path}, and an argument that looks like a file name is read as one; {AS_TEXT}"

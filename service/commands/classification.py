@@ -15,17 +15,22 @@ from finetune.core.tables.formats import FORMATS, TEXT_SUFFIXES
 from finetune.core.tables.options import TableOptions
 from finetune.core.tables.table import Table
 from finetune.core.tables.text_file import suffix_of
-from service.batch import score_table
+from finetune.core.windows import Window
+from service.batch.batch_scorer import RowScorer, scorer
+from service.batch.label_file import read_labels
 from service.batch.output_file import DiskFull, check_output, is_disk_full
-from service.batch.scoring_task import scoring_task
+from service.batch.score_table import write_scored
+from service.batch.scoring_task import require_sets, scoring_task
 from service.batch.text_arguments import looks_like_file, parse_arguments
 from service.batch.text_columns import texts_of
 from service.commands import render
 from service.errors import BadRequest
 from service.inference import zero_shot
 from service.inference.engine import Engine
+from service.inference.label_parsing import labels_of
+from service.inference.profile import ZeroShotProfile
 from service.inference.zero_shot_scorer import nli_model
-from service.schema import TextInput, ZeroShotRequest, with_languages
+from service.schema import LabelText, TextInput, ZeroShotRequest, with_languages
 from service.settings import RuntimeSettings
 
 MISSING_TEXT = "fill it in, or pass -o OUT to score the other rows and write the error beside this one"
@@ -47,6 +52,14 @@ class Request:
     keep_formulas: bool
     options: TableOptions
     device: str | None
+    abstain: bool = False
+    window: Window | None = None
+
+    def scorer(self, engine: Engine, question: ZeroShotRequest | None) -> RowScorer:
+        """Return the scorer of the rows of a table."""
+        task = scoring_task(engine, question, self.batch_size, abstain=self.abstain, window=self.window)
+        answers = scorer(engine, question, self.batch_size, self.window)
+        return RowScorer(answers, task, self.text_column, self.pair_column, self.all_scores)
 
 
 def zero_shot_request(
@@ -56,25 +69,36 @@ def zero_shot_request(
     template: str | None,
     scorer: Any,
     attention: Any,
+    profile: str | None = None,
+    **more: Any,
 ) -> ZeroShotRequest:
-    """Return the request from the options of `zero-shot`.
+    """Return the request from the options of `zero-shot`; without labels, those of the profile.
+
+    Args:
+        more: further fields of the request.
 
     Raises:
-        BadRequest: labels, template or @FILE are missing or invalid.
+        BadRequest: labels, template, @FILE or the profile are missing or invalid.
     """
+    known = ZeroShotProfile.read(profile) if profile is not None else None
     names: list[str] = list(single_labels)
     for label in (labels or "", *single_labels):
         if not label.startswith("@") and looks_like_file(label):
             raise BadRequest(f"the label {label!r} looks like a file: write --labels @{label} to read its labels")
+    texts: tuple[tuple[str, LabelText], ...] = ()
     if labels is not None and labels.startswith("@"):
-        names += _label_file(Path(labels[1:]))
+        of_file = read_labels(Path(labels[1:]))
+        names, texts = [*names, *of_file.names], of_file.texts
     elif labels is not None:
         names += zero_shot.parse_labels(labels)
+    if not names and known is not None:
+        names = list(known.labels)
     if not names:
         raise BadRequest("there are no labels: pass --labels a,b or --label for each")
     if template is not None:
         zero_shot.check_template(template)
-    return ZeroShotRequest(zero_shot.parse_labels(names), multi_label, template, scorer, attention)
+    parsed = labels_of(names).names
+    return ZeroShotRequest(parsed, multi_label, template, scorer, attention, texts=texts, profile=known, **more)
 
 
 def answer(request: Request, folder: ModelFolder, zero_shot_request: ZeroShotRequest | None) -> None:
@@ -94,6 +118,27 @@ def answer(request: Request, folder: ModelFolder, zero_shot_request: ZeroShotReq
         raise DiskFull(f"{place} could not be written ({error.strerror}): make room, and run it again") from error
 
 
+def check(request: Request, folder: ModelFolder, zero_shot_request: ZeroShotRequest | None) -> None:
+    """Raise for options that do not fit the model, before any weights are loaded.
+
+    Raises:
+        BadRequest: says which, and what to do.
+    """
+    if zero_shot_request is not None:
+        nli_model(folder)
+        if zero_shot_request.profile is not None:
+            zero_shot_request.profile.applied(zero_shot_request, folder)  # raises before any weights are loaded
+    elif folder.is_zero_shot and request.pair_column is None:
+        raise BadRequest(
+            f"{folder.path.name} is a zero-shot model with labels {shown(folder.labels.names)}",
+            hint="use rehead zero-shot, or name a --text-pair column",
+        )
+    if request.abstain:
+        require_sets(folder, zero_shot_request)
+        if request.top_k is not None:
+            raise BadRequest("--abstain shows the labels of the prediction set: leave out --top-k")
+
+
 def _answer(request: Request, folder: ModelFolder, zero_shot_request: ZeroShotRequest | None) -> None:
     source = parse_arguments(request.arguments)
     table = source if isinstance(source, Path) else None
@@ -105,13 +150,7 @@ def _answer(request: Request, folder: ModelFolder, zero_shot_request: ZeroShotRe
         raise BadRequest("--all-scores and --keep-formulas need --out")
     if table is not None and request.out is not None:
         check_output(request.out, table, overwrite=request.overwrite)
-    if zero_shot_request is not None:
-        nli_model(folder)
-    elif folder.is_zero_shot and request.pair_column is None:
-        raise BadRequest(
-            f"{folder.path.name} is a zero-shot model with labels {shown(folder.labels.names)}",
-            hint="use rehead zero-shot, or name a --text-pair column",
-        )
+    check(request, folder, zero_shot_request)
     runtime = RuntimeSettings.from_environment(device=request.device)
     engine = Engine.load(folder, runtime, log=lambda line: print(line, file=sys.stderr))
 
@@ -133,9 +172,9 @@ def _answer(request: Request, folder: ModelFolder, zero_shot_request: ZeroShotRe
         )
     texts = [item.text if item.pair is None else f"{item.text} | {item.pair}" for item in inputs]
     bars = zero_shot_request is not None or folder.labels.task != "regression"
-    answers = score_table.scorer(engine, zero_shot_request, request.batch_size)(inputs)
+    answers = scorer(engine, zero_shot_request, request.batch_size, request.window)(inputs)
     answers = with_languages(answers, (item.text for item in inputs), folder.settings.languages)
-    render.show(texts, answers, top_k=request.top_k, as_json=request.as_json, bars=bars)
+    render.show(texts, answers, top_k=request.top_k, as_json=request.as_json, bars=bars, abstain=request.abstain)
 
 
 def _read(file: Path, options: TableOptions) -> Table:
@@ -157,14 +196,10 @@ def _write(request: Request, table: Path, out: Path, engine: Engine, zero_shot_r
             bar.total = round(done / share) if share else None
             bar.update(done - bar.n)
 
-        result = score_table.score_table(
+        result = write_scored(
             table,
             out,
-            score_table.scorer(engine, zero_shot_request, request.batch_size),
-            scoring_task(engine, zero_shot_request, request.batch_size),
-            text=request.text_column,
-            text_pair=request.pair_column,
-            all_scores=request.all_scores,
+            request.scorer(engine, zero_shot_request),
             keep_formulas=request.keep_formulas,
             overwrite=request.overwrite,
             progress=progress,
@@ -180,16 +215,3 @@ def _write(request: Request, table: Path, out: Path, engine: Engine, zero_shot_r
             f"note: {result.errors} rows could not be scored; the column {result.columns[-1]} has the reason",
             file=sys.stderr,
         )
-
-
-def _label_file(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise BadRequest(f"there is no label file {path}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadRequest(f"the label file {path} cannot be read as UTF-8 text ({error})") from error
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise BadRequest(f"the label file {path} has no label")
-    return names

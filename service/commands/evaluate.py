@@ -45,6 +45,7 @@ def labeled_table(command: Command) -> Command:
 @click.argument("file")
 @labeled_table
 @click.option("--metric", "extra", multiple=True, help="A further metric, by its name in evaluate.load; repeatable.")
+@click.option("--weight", help="A column of FILE with the weight of each row in all metrics; 2 counts as two rows.")
 @click.option("--by", help="A column of FILE; metrics are also printed for each of its values.")
 @click.option("--tfidf/--no-tfidf", default=True, show_default=True, help="Measure TF-IDF on the same rows.")
 @click.option("--report", type=click.Path(path_type=Path), help="A new folder for plots, errors and metrics.")
@@ -86,7 +87,8 @@ def command(
         return
     scored = evaluation.measured.scored
     counts = ", ".join(f"{name}: {count}" for name, count in evaluation.counts.items())
-    click.echo(f"{scored.rows} rows of {file}  ({counts})")
+    weighted = f", weighted by column {evaluation.weight}" if evaluation.weight is not None else ""
+    click.echo(f"{scored.rows} rows of {file}{weighted}  ({counts})")
     _table(scored)
     for name, part in evaluation.by.items():
         click.echo(f"\n{by} {name} ({part.rows} rows)")

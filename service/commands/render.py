@@ -10,23 +10,41 @@ from typing import Any
 import click
 
 from finetune.core.tokenization import without_surrogates
-from service.schema import Answer
+from service.schema import NONE_OF_THESE, Answer
 
 BAR_WIDTH = 24
 
 
 def show(
-    texts: Sequence[str], answers: Sequence[Answer], *, top_k: int | None, as_json: bool, bars: bool = True
+    texts: Sequence[str],
+    answers: Sequence[Answer],
+    *,
+    top_k: int | None,
+    as_json: bool,
+    bars: bool = True,
+    abstain: bool = False,
 ) -> None:
-    """Print answers as JSON, as all labels of a single text with bars, or as a line for each of several texts."""
+    """Print answers as JSON, as all labels of a single text with bars, or as a line for each of several texts.
+
+    Args:
+        abstain: print the labels of the prediction sets, in place of the best label of each of several texts.
+    """
     if as_json:
         click.echo(
-            json.dumps([_record(text, answer, top_k) for text, answer in zip(texts, answers, strict=True)], indent=2)
+            json.dumps(
+                [_record(text, answer, top_k, abstain) for text, answer in zip(texts, answers, strict=True)], indent=2
+            )
         )
     elif len(texts) == 1 or top_k is not None:
         for text, answer in zip(texts, answers, strict=True):
             click.echo(_printable(text))
             _labels(answer, top_k, bars)
+            if abstain:
+                click.echo(_printable(f"  prediction set: {_members(answer)}"))
+    elif abstain:
+        width = max(len(_members(answer)) for answer in answers)
+        for text, answer in zip(texts, answers, strict=True):
+            click.echo(_printable(f"{_members(answer):<{width}}  {' '.join(text.split())}"))
     else:
         width = max(len(answer.best.label) for answer in answers)
         for text, answer in zip(texts, answers, strict=True):
@@ -45,9 +63,14 @@ def show(
         click.echo(f"note: {cut} of {len(answers)} texts were longer than the model reads and were truncated", err=True)
 
 
-def _record(text: str, answer: Answer, top_k: int | None) -> dict[str, Any]:
+def _members(answer: Answer) -> str:
+    return ", ".join(item.label for item in answer.prediction_set) or NONE_OF_THESE
+
+
+def _record(text: str, answer: Answer, top_k: int | None, abstain: bool) -> dict[str, Any]:
     predictions = [{"label": item.label, "score": item.score} for item in answer.predictions[:top_k]]
-    return {"text": text, "predictions": predictions, "truncated": answer.truncated} | answer.remarks
+    sets = {"prediction_set": [item.label for item in answer.prediction_set]} if abstain else {}
+    return {"text": text, "predictions": predictions, **sets, "truncated": answer.truncated} | answer.remarks
 
 
 def _labels(answer: Answer, top_k: int | None, bars: bool) -> None:

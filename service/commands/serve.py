@@ -55,12 +55,19 @@ def _options() -> Iterator[click.Option]:
 @click.command(cls=_Settings)
 def command(**options: Any) -> None:
     """Serve the web UI and the API until Ctrl-C. The environment can set each option: REHEAD_PORT and so on."""
-    from service.app import serve
     from service.settings import ServeSettings
 
     # an option that is not on the command line may be set in the environment
     values = {name: value for name, value in options.items() if not (value is None or value is False or value == ())}
-    serve(ServeSettings.from_environment(**values), say=click.echo)
+    settings = ServeSettings.from_environment(**values)
+    if settings.engine == "ray":
+        from service.commands.serve_ray import serve_on_ray
+
+        serve_on_ray(settings, say=click.echo)
+        return
+    from service.app import serve
+
+    serve(settings, say=click.echo)
     leave_hung_threads()
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from finetune.core.file_lock import lock_file
 from finetune.core.tables.files import write_table
+from service.batch.batch_scorer import RowScorer
 from service.batch.output_file import locked
-from service.batch.score_table import score_table
+from service.batch.score_table import write_scored
 from service.batch.scoring_task import ScoringTask
 from service.errors import BadRequest
 from service.schema import Answer
@@ -30,12 +31,14 @@ def table(tmp_path):
 
 
 def scored(source, out, task=TASK, answer=answers, **options):
-    return score_table(source, out, answer, task, **options)
+    return write_scored(source, out, RowScorer(answer, task), **options)
 
 
 FULL = """
 import json, os, resource, sys
-from service.batch.score_table import score_table
+from pathlib import Path
+from service.batch.batch_scorer import RowScorer
+from service.batch.score_table import write_scored
 from service.batch.scoring_task import ScoringTask
 from service.batch.output_file import DiskFull
 from service.schema import Answer
@@ -46,8 +49,8 @@ def answers(inputs):
 _, source, out, most = sys.argv
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), resource.RLIM_INFINITY))
 try:
-    done = score_table(__import__("pathlib").Path(source), __import__("pathlib").Path(out), answers,
-                       ScoringTask(("long", "short"), "multiclass", "test", chunk_rows=50))
+    task = ScoringTask(("long", "short"), "multiclass", "test", chunk_rows=50)
+    done = write_scored(Path(source), Path(out), RowScorer(answers, task))
 except DiskFull as error:
     print(error)
     sys.exit(error.exit_code)

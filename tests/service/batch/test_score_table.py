@@ -18,8 +18,9 @@ from finetune.core.tables.csv_tsv import is_formula
 from finetune.core.tables.files import read_table, stream_table, write_table
 from finetune.core.tables.table import MAX_COLUMNS
 from service import Classifier, ZeroShotClassifier, load
+from service.batch.batch_scorer import RowScorer
 from service.batch.output_file import check_output
-from service.batch.score_table import score, score_table
+from service.batch.score_table import score, write_scored
 from service.batch.scoring_task import ScoringTask
 from service.batch.text_columns import texts_of
 from service.errors import BackendFailed, BadRequest
@@ -40,8 +41,8 @@ def table(tmp_path):
     return path
 
 
-def scored(source, out, task=TASK, answer=answers, **options):
-    return score_table(source, out, answer, task, **options)
+def scored(source, out, task=TASK, answer=answers, *, text=None, text_pair=None, all_scores=False, **options):
+    return write_scored(source, out, RowScorer(answer, task, text, text_pair, all_scores), **options)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ".json", ".feather", ".xlsx", ".jsonl.zst"])
@@ -278,11 +279,12 @@ def test_another_question_or_another_table_starts_afresh(tmp_path):
 
 KILLED = """
 import sys, time
-from service.batch.score_table import score, scorer
+from service.batch.score_table import score
 from service import load
-from service.batch import score_table as module
+from service.batch import batch_scorer as module
 task = module.scoring_task
-module.scoring_task = lambda *arguments: __import__("dataclasses").replace(task(*arguments), chunk_rows=16)
+from dataclasses import replace
+module.scoring_task = lambda *items, **named: replace(task(*items, **named), chunk_rows=16)
 model = load(sys.argv[1])
 classify = model.engine.classify
 model.engine.classify = lambda *a, **k: (time.sleep(0.05), classify(*a, **k))[1]
