@@ -24,6 +24,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Scope
 
 from finetune.core.model_folder import AttentionMode
+from finetune.core.windows import Window
 from service.errors import Overloaded, RateLimited, ShuttingDown, request_timeout
 from service.inference.engine import Engine
 from service.inference.model_store import ModelStore
@@ -85,6 +86,7 @@ class Admission:
     Attributes:
         limits: size limits of one request.
         draining: set once the server shuts down; from then on only probes are answered.
+        requests: requests that were let through, and are not answered yet.
         loads: running requests by engine.
         uploads: uploads under way.
     """
@@ -92,7 +94,7 @@ class Admission:
     def __init__(self, store: ModelStore[Engine], settings: ServeSettings, telemetry: Telemetry) -> None:
         self.store, self.settings, self.telemetry = store, settings, telemetry
         self.limits = RequestLimits(settings)
-        self.draining = False
+        self.draining, self.requests = False, 0
         self.loads: defaultdict[Engine, ModelLoad] = defaultdict(ModelLoad)
         self.uploads, self._tables = Shares(UPLOADS_STORED), 0
         self._per_minute = (
@@ -157,9 +159,11 @@ class Admission:
         function: Function = "default",
         attention: AttentionMode | None = None,
         max_length: int | None = None,
+        window: Window | None = None,
     ) -> list[Answer]:
         """Return scores of the model's own labels; raises as `run` and `Engine.aclassify` do."""
-        call = partial(engine.aclassify, inputs, function=function, attention=attention, max_length=max_length)
+        options: dict[str, Any] = {"function": function, "attention": attention, "max_length": max_length}
+        call = partial(engine.aclassify, inputs, **options, window=window)
         answers = await self.run(engine, call, request=request)
         self.telemetry.answers(engine.folder.path.name, answers, own_labels=engine.folder.labels.names)
         return with_languages(answers, (item.text for item in inputs), engine.folder.settings.languages)

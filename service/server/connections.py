@@ -7,6 +7,7 @@ connections refuses everybody once it is reached.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Container
 from contextlib import suppress
@@ -18,6 +19,9 @@ from service.server.shares import Shares
 
 HEAD_S = 10.0
 """Seconds for the first line and the headers of a request, once its connection is open."""
+
+HANDSHAKE_S = 10.0
+"""Seconds for a TLS handshake; a connection counts as one only afterwards."""
 
 BODY_S, BODY_SILENCE_S = 300.0, 10.0
 """Seconds for a body, as large as an upload may be, and seconds in which none of it arrives."""
@@ -114,6 +118,7 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]  # pyproject ski
         self._in_body, self._head_bytes = False, 0
         self._since = self._heard = self._moved = time.monotonic()
         self._unsent = 0
+        self._cycles: list[Any] = []
 
     @property
     def is_idle(self) -> bool:
@@ -147,8 +152,12 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]  # pyproject ski
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Count the connection out."""
+        """Count the connection out, and have none of its requests write to it any more."""
         self.connections_of_server.remove(self)
+        # uvicorn (0.54) knows of the last pipelined request only, and uvloop raises RuntimeError for the others' writes
+        for cycle in self._cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -169,6 +178,8 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]  # pyproject ski
             self.transport.close()
             return
         super().on_headers_complete()
+        if self.cycle is not None:
+            self._cycles = [*(cycle for cycle in self._cycles if not cycle.response_complete), self.cycle]
 
     def on_message_complete(self) -> None:
         """End the request."""
@@ -198,6 +209,31 @@ def ipv4_of(client: tuple[str, int] | None) -> tuple[str, int] | None:
 def protocol_of(connections: Connections) -> type[LimitedProtocol]:
     """Return the protocol class of the connections."""
     return type("Protocol", (LimitedProtocol,), {"connections_of_server": connections})
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return an event loop of the kind that uvicorn chooses, in which a TLS handshake has `HANDSHAKE_S`; 60 s is the
+    default of asyncio, and uvicorn has no option for it."""
+    base = _loop_class()
+
+    class Loop(base):  # type: ignore[misc, valid-type]
+        async def create_server(self, *arguments: Any, **named: Any) -> Any:
+            if named.get("ssl") is not None:
+                named = {"ssl_handshake_timeout": HANDSHAKE_S, **named}
+            return await super().create_server(*arguments, **named)
+
+    loop: asyncio.AbstractEventLoop = Loop()
+    return loop
+
+
+def _loop_class() -> Any:
+    with suppress(ImportError):
+        import uvloop
+
+        return uvloop.Loop
+    if sys.platform == "win32":
+        return asyncio.ProactorEventLoop
+    return asyncio.SelectorEventLoop
 
 
 def limit_of(wanted: int, say: Callable[[str], None]) -> int:

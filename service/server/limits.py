@@ -11,7 +11,7 @@ from fastapi import Request
 
 from finetune.core.tokenization import without_surrogates
 from service.errors import BadRequest, EmptyInput, TooLarge, UnsupportedMediaType
-from service.inference import zero_shot
+from service.inference.label_parsing import Labels, labels_of
 from service.schema import TextInput, Work
 from service.server.bodies import Bodies
 from service.server.request_record import RECORD
@@ -80,20 +80,26 @@ class RequestLimits:
         return inputs
 
     def labels(self, labels: Any) -> tuple[str, ...]:
-        """Return candidate labels, from a list or a comma-separated string, lone surrogates replaced.
+        """Return the names of candidate labels without descriptions; raise as `described_labels` does."""
+        return self.described_labels(labels).names
+
+    def described_labels(self, labels: Any) -> Labels:
+        """Return candidate labels, as `labels_of` reads them, lone surrogates replaced.
 
         Raises:
             BadRequest: there is none, or one is not a label.
-            TooLarge: too many, or one that is too long; before anything else is done with them.
+            TooLarge: too many, counting descriptions, phrasings and examples, or one that is too long; before anything
+                else is done with them.
         """
-        is_list = isinstance(labels, list | tuple)
+        is_list = isinstance(labels, list | tuple | dict)
         self.check_label_count(labels.count(",") + 1 if isinstance(labels, str) else len(labels) if is_list else 1)
-        names = zero_shot.parse_labels(labels)
-        for name in names:
-            if len(name) > self._settings.max_characters:
+        parsed = labels_of(labels)
+        self.check_label_count(len(parsed.names) + len(parsed.words))
+        for word in (*parsed.names, *parsed.words):
+            if len(word) > self._settings.max_characters:
                 limit = self._settings.max_characters
-                raise TooLarge(f"a label has {len(name)} characters, and a label may have {limit}")
-        return tuple(map(without_surrogates, names))
+                raise TooLarge(f"a label has {len(word)} characters, and a label may have {limit}")
+        return parsed.map(without_surrogates)
 
     def check_label_count(self, count: int) -> None:
         """Raise TooLarge for more labels than a request may hold in all its questions."""

@@ -40,6 +40,7 @@ class RequestMiddleware:
     Args:
         refusal: returns the response for an error, in the dialect of the path.
         routes: paths of the API's own routes, for metrics; all others count as the page's.
+        has_login: a browser without a key is sent to the login form; without one it is refused as other clients are.
     """
 
     def __init__(
@@ -50,9 +51,10 @@ class RequestMiddleware:
         keys: ApiKeys,
         refusal: Callable[[Scope, ServiceError], Response],
         routes: frozenset[str],
+        has_login: bool = True,
     ) -> None:
         self._app, self._admission, self._keys = app, admission, keys
-        self._refusal, self._routes = refusal, routes
+        self._refusal, self._routes, self._has_login = refusal, routes, has_login
         self._settings, self._telemetry = admission.settings, admission.telemetry
         self._hosts = HostCheck(admission.settings, has_keys=bool(keys))
 
@@ -90,10 +92,14 @@ class RequestMiddleware:
                     return
                 await self._refused(scope, headers, error)(scope, receive, tracked)
                 return
-            if scope.get("path", "").startswith(STREAMS):
-                await self._until_shutdown(self._app(scope, receive, tracked))
-            else:
-                await self._app(scope, receive, tracked)
+            self._admission.requests += 1
+            try:
+                if scope.get("path", "").startswith(STREAMS):
+                    await self._until_shutdown(self._app(scope, receive, tracked))
+                else:
+                    await self._app(scope, receive, tracked)
+            finally:
+                self._admission.requests -= 1
         except Exception as error:  # the page's routes have no exception handlers of ours
             self._telemetry.crash(record.request_id, error)
             record.error_code = "crash"
@@ -147,7 +153,7 @@ class RequestMiddleware:
 
     def _refused(self, scope: Scope, headers: Headers, error: ServiceError) -> Response:
         wants_page = scope.get("method") == "GET" and "text/html" in headers.get("accept", "")
-        if type(error) is Unauthorized and wants_page:
+        if type(error) is Unauthorized and wants_page and self._has_login:
             return RedirectResponse(f"{scope.get('root_path', '')}/login", 303)
         return self._refusal(scope, error)
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from finetune.core.tables.options import TableOptions
-from service.batch.score_table import Progress, ScoringResult, score_table, scorer
+from service.batch.batch_scorer import RowScorer, scorer
+from service.batch.score_table import Progress, ScoringResult, write_scored
 from service.batch.scoring_task import scoring_task
 from service.inference.engine import Engine
 from service.schema import Answer, TextInput, ZeroShotRequest
@@ -50,9 +51,8 @@ def score_upload(
     if text in engine.folder.settings.text_columns:
         columns = None  # the model reads this column joined with others
     plan = replace(scoring_task(engine, question), chunk_rows=ROWS_AT_ONCE, max_characters=max_characters)
-    return score_table(
-        table, out, in_pieces, plan, text=columns, all_scores=all_scores, progress=progress, options=options
-    )
+    rows = RowScorer(in_pieces, plan, columns, all_scores=all_scores)
+    return write_scored(table, out, rows, progress=progress, options=options)
 
 
 def pieces(inputs: list[TextInput], limit: int) -> Iterator[list[TextInput]]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from service.inference.batch_queue import Batch
 from service.schema import Answer, Work
@@ -112,19 +115,59 @@ class Telemetry:
         self._write(json.dumps(line))
 
     def crash(self, request_id: str, error: BaseException) -> None:
-        """Log where an unexpected exception was raised; without its message, which may quote what a client sent."""
-        places = []
-        trace = error.__traceback__
-        while trace is not None:
-            code = trace.tb_frame.f_code
-            places.append(f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno} {code.co_name}")
-            trace = trace.tb_next
-        line = {"request_id": request_id, "crash": type(error).__name__, "at": places[-12:]}
+        """Log where an unexpected exception, and its cause, were raised; without their messages, which may quote what a
+        client sent."""
+        line = {"request_id": request_id, "crash": type(error).__name__, "at": _places(error)}
+        if error.__cause__ is not None:
+            # Starlette raises RuntimeError from an exception that came after the response had begun
+            line |= {"cause": type(error.__cause__).__name__, "cause_at": _places(error.__cause__)}
         self._write(json.dumps(line))
+
+    async def own_page(self) -> bytes:
+        """Return the metrics of this process alone, for the route."""
+        return self.page()
 
     def page(self) -> bytes:
         """Return the metrics in the Prometheus text format."""
         return generate_latest(self.registry)
+
+
+def merged(pages: Mapping[str, bytes]) -> bytes:
+    """Return the metrics of several replicas in one page; the label `replica` of each sample says whose it is.
+
+    Args:
+        pages: the pages of `Telemetry.page` by replica.
+    """
+    families: dict[str, Metric] = {}
+    for replica, page in pages.items():
+        for family in text_string_to_metric_families(page.decode()):
+            samples = families.setdefault(family.name, Metric(family.name, family.documentation, family.type)).samples
+            samples += [sample._replace(labels={**sample.labels, "replica": replica}) for sample in family.samples]
+    count = GaugeMetricFamily("rehead_replicas", "Replicas whose metrics are on this page.", value=len(pages))
+    registry = CollectorRegistry()
+    registry.register(_Collected([*families.values(), count]))
+    return generate_latest(registry)
+
+
+class _Collected(Collector):
+    """Metrics that are there already."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        return self._families
+
+
+def _places(error: BaseException) -> list[str]:
+    """Return the innermost places of an exception's traceback."""
+    places = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        places.append(f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno} {code.co_name}")
+        trace = trace.tb_next
+    return places[-12:]
 
 
 def _to_standard_error(line: str) -> None:
@@ -133,5 +176,11 @@ def _to_standard_error(line: str) -> None:
 
 def quiet_libraries() -> None:
     """Silence libraries that log requests: their lines may quote what a client sent."""
-    for name in ("uvicorn.access", "uvicorn.error", "gradio", "httpx", "asyncio"):
+    for name in ("uvicorn.access", "uvicorn.error", "gradio", "httpx", "asyncio", "mcp"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger().addFilter(_dropped)  # mcp (1.30) logs messages that it cannot validate by the root logger
+
+
+def _dropped(record: logging.LogRecord) -> bool:
+    """Drop what is logged by the root logger itself; records of named loggers do not pass its filters."""
+    return False

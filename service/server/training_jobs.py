@@ -1,4 +1,5 @@
-"""Training runs of the page: each in a child process, which survives a closed tab and ends with the server.
+"""Runs of the page, trainings and distillations: each in a child process, which survives a closed tab and ends with
+the server.
 
 A run's folder holds its table, its configuration and its events; one run trains at a time. The children are
 `service.server.training_process`, so that the server itself never imports torch for training.
@@ -21,20 +22,18 @@ from finetune.config import loading
 from finetune.config.training import TrainConfig
 from finetune.core import events
 from finetune.core.errors import FinetuneError
-from finetune.core.file_lock import is_held
-from finetune.core.model_folder import find, served
-from finetune.core.tables.text_file import suffix_of
+from finetune.core.model_folder import find, read, served
 from service.errors import BadRequest, Overloaded
-from service.server import tied_process
+from service.labeling import config as distillation
+from service.labeling.config import DistillConfig
+from service.server import run_configs, tied_process
+from service.server.run_configs import Kind, RunConfig
 
 FOLDER = ".training"
 """Folder of runs inside the folder of models; a leading dot is not allowed in a model's name."""
 
-CONFIG, EVENTS, OUTPUT, TABLE = "config.yaml", "events.jsonl", "output.txt", "table"
-PREFERRED_BASE = "topics"
-RUN_IDENTITY = "run.json"
-"""Identifies the run that checkpoints belong to, in its work folder (finetune/training/run_identity.py)."""
-
+EVENTS, OUTPUT = "events.jsonl", "output.txt"
+PREFERRED_BASE = PREFERRED_TEACHER = "topics"
 STOP_TIMEOUT_S = 20.0
 """Seconds that a stopped run has for its last update and its checkpoint."""
 
@@ -48,6 +47,7 @@ KINDS: dict[str, type[Any]] = {
     for kind in (
         events.Started,
         events.Step,
+        events.Processed,
         events.Evaluated,
         events.GradientsRecorded,
         events.Saved,
@@ -61,16 +61,25 @@ KINDS: dict[str, type[Any]] = {
 
 @dataclass(frozen=True)
 class Job:
-    """A training run: `events` in order, `config` as its YAML file holds it."""
+    """A run: `events` in order, `config` as its YAML file holds it."""
 
     name: str
     state: State
     events: tuple[events.Event, ...]
     config: Mapping[str, Any]
+    kind: Kind = "training"
+
+    @property
+    def table(self) -> Path:
+        """Return the run's copy of its table."""
+        return Path(self.config["texts"] if self.kind == "distillation" else self.config["data"]["train"][0]["path"])
 
 
 class Jobs:
-    """The training runs of a server, by the name of the model they make; thread-safe.
+    """The runs of a server, by the name of the model they make; thread-safe.
+
+    Attributes:
+        device: of the kind that runs train on.
 
     Args:
         models: the folder that models are written to.
@@ -85,7 +94,7 @@ class Jobs:
         for base in bases:
             find(base, models)
         self._bases, self._models, self._folder = bases, models, models / FOLDER
-        self._device = device.partition(":")[0]  # training takes the first card
+        self.device = device.partition(":")[0]  # training takes the first card
         self._lock, self._choices_lock, self._report_lock = threading.Lock(), threading.Lock(), threading.Lock()
         self._queries: set[subprocess.Popen[bytes]] = set()
         self._running: tuple[str, subprocess.Popen[bytes]] | None = None
@@ -95,6 +104,12 @@ class Jobs:
     def bases(self) -> tuple[str, ...]:
         """Return the base models that may be used, the most useful one first."""
         return self._bases or tuple(sorted(served(self._models), key=lambda name: (name != PREFERRED_BASE, name)))
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Return the served zero-shot models, the default one first."""
+        names = [name for name, path in served(self._models).items() if _is_zero_shot(path)]
+        return tuple(sorted(names, key=lambda name: (name != PREFERRED_TEACHER, name)))
 
     def choices(self) -> dict[str, dict[str, str]]:
         """Return names and descriptions of every table of choices: losses, heads and so on."""
@@ -114,19 +129,45 @@ class Jobs:
             BadRequest: the name is invalid or taken, or the base model is not allowed.
             ConfigError: a setting is invalid.
         """
-        if name is not None and not re.fullmatch(r"[A-Za-z0-9][\w-]{0,63}", name, re.ASCII):
-            raise BadRequest("a model's name consists of up to 64 letters, digits, - and _")
-        if name in served(self._models):
-            raise BadRequest(f"there is a model {name!r} already: choose another name")
+        self._check_name(name)
         if (base := settings.get("base")) not in self.bases:
             raise BadRequest(f"base model {base!r} is not allowed on this server: use one of {', '.join(self.bases)}")
         content = loading.laid({}, settings)
         content = loading.laid(content, {"out": str(self._models / (name or FOLDER)), "models_dir": str(self._models)})
-        content.setdefault("device", self._device)
+        content.setdefault("device", self.device)
         return loading.build(loading.laid(content, {"data.train": str(table)}))
 
-    def data_report(self, config: TrainConfig) -> dict[str, Any]:
-        """Return what is known of a run before it trains: rows by label, dropped rows, warnings, updates.
+    def distillation(self, name: str | None, settings: Mapping[str, Any], table: Path) -> DistillConfig:
+        """Return the configuration of a run that makes the model `name` of a table without labels.
+
+        Args:
+            name: None for a data report.
+            settings: those of `DistillConfig`; `teacher` is the name of a served zero-shot model.
+
+        Raises:
+            BadRequest: the name is invalid or taken, or the teacher is not a served zero-shot model.
+            ConfigError: a setting is invalid.
+        """
+        self._check_name(name)
+        teacher, teachers = settings.get("teacher"), self.teachers
+        if teacher not in teachers:
+            raise BadRequest(
+                f"teacher {teacher!r} is no zero-shot model of this server: use one of {', '.join(teachers)}"
+            )
+        content = {key: value for key, value in settings.items() if value is not None}
+        content |= {"teacher": {"name": "model", "model": teacher}, "device": self.device}
+        content |= {"base": teacher if teacher in self.bases else self.bases[0], "models_dir": str(self._models)}
+        return distillation.build(content | {"texts": str(table), "out": str(self._models / (name or FOLDER))})
+
+    def _check_name(self, name: str | None) -> None:
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9][\w-]{0,63}", name, re.ASCII):
+            raise BadRequest("a model's name consists of up to 64 letters, digits, - and _")
+        if name in served(self._models):
+            raise BadRequest(f"there is a model {name!r} already: choose another name")
+
+    def data_report(self, config: RunConfig) -> dict[str, Any]:
+        """Return what is known of a run before it trains: rows by label, dropped rows, warnings, updates; of a
+        distillation its rows, by what happens to them, and some of its texts.
 
         Raises:
             BadRequest: data or settings that cannot be used; says why.
@@ -135,7 +176,8 @@ class Jobs:
         if not self._report_lock.acquire(blocking=False):
             raise Overloaded("another data report is being made", hint="try again in a moment")
         try:
-            return self._query("report", loading.dump(config))
+            query = "report" if isinstance(config, TrainConfig) else "corpus"
+            return self._query(query, run_configs.dump(config))
         finally:
             self._report_lock.release()
 
@@ -154,7 +196,7 @@ class Jobs:
         finally:
             self._report_lock.release()
 
-    def start(self, name: str, config: TrainConfig) -> None:
+    def start(self, name: str, config: RunConfig) -> None:
         """Start a run; its table is copied first.
 
         Raises:
@@ -165,31 +207,26 @@ class Jobs:
                 raise Overloaded(
                     f"{self._running[0]} is being trained, and one run trains at a time", hint="wait, or stop it"
                 )
-            if is_held(Path(config.out)):
+            if run_configs.is_written(Path(config.out)):
                 raise Overloaded(f"another run is writing {name}", hint="wait until it ends, or stop it")
             folder = self._folder / name
-            source = Path(config.data.train[0].path)
-            table = folder / (TABLE + suffix_of(source))
-            resume = self._can_resume(folder, config, source)
+            resume = run_configs.can_resume(folder, config)
             folder.mkdir(parents=True, exist_ok=True)
-            if not resume:
-                shutil.rmtree(self._work(name), ignore_errors=True)  # checkpoints of another run
-                shutil.copyfile(source, table)
+            if isinstance(config, TrainConfig):
+                config = config.model_copy(update={"resume": resume})
+                if not resume:
+                    shutil.rmtree(run_configs.checkpoints_of(Path(config.out)), ignore_errors=True)  # of another run
             self._delete_oldest(keep=name)
-            data = config.data.model_copy(
-                update={"train": (config.data.train[0].model_copy(update={"path": str(table)}),)}
-            )
-            config = config.model_copy(update={"data": data, "resume": resume})
-            (folder / CONFIG).write_text(loading.dump(config), encoding="utf-8")
+            run_configs.write(folder, run_configs.with_copies(config, folder))
             (folder / EVENTS).write_text("", encoding="utf-8")
             with (folder / OUTPUT).open("wb") as output:
                 child = tied_process.start(
-                    [*_command("train"), str(folder)], stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                    [*_command("run"), str(folder)], stdin=subprocess.DEVNULL, stdout=output, stderr=output
                 )
             self._running = name, child
 
     def stop(self, name: str) -> None:
-        """Stop a run; the same run, started again, resumes from its last checkpoint."""
+        """Stop a run; the same run, started again, continues from its last checkpoint or its scores."""
         with self._lock:
             if self._running is None or self._running[0] != name:
                 return
@@ -208,57 +245,37 @@ class Jobs:
         if self._running is not None:
             self.stop(self._running[0])
 
-    def latest(self) -> Job | None:
-        """Return the run that was started last."""
-        started = {file.parent.name: file.stat().st_mtime_ns for file in self._folder.glob(f"*/{CONFIG}")}
-        return self.job(max(started, key=lambda name: started[name])) if started else None
+    def latest(self, kind: Kind = "training") -> Job | None:
+        """Return the run of a kind that was started last."""
+        configs = list(self._folder.glob(f"*/{run_configs.FILES[kind]}"))
+        return self.job(max(configs, key=_modified).parent.name) if configs else None
 
     def job(self, name: str) -> Job | None:
         """Return a run by its model's name, or None."""
         folder = self._folder / name
         try:
             lines = (folder / EVENTS).read_text(encoding="utf-8").split("\n")[:-1]  # the last line may be incomplete
-            config = loading.read_yaml(folder / CONFIG)
+            kind, config = run_configs.read(folder)
         except (OSError, FinetuneError):
             return None
         history = tuple(map(_event, lines))
         running = self._running
         if running is not None and running[0] == name and running[1].poll() is None:
-            return Job(name, "running", history, config)
+            return Job(name, "running", history, config, kind)
         last = history[-1] if history else None
         if isinstance(last, events.Finished):
-            return Job(name, "finished", history, config)
-        return Job(name, "failed" if isinstance(last, events.Failed) else "stopped", history, config)
-
-    def _can_resume(self, folder: Path, config: TrainConfig, source: Path) -> bool:
-        """Return whether this is a stopped run, with the same settings and the same table."""
-        try:
-            before = loading.load(folder / CONFIG)
-        except FinetuneError:
-            return False
-        table = Path(before.data.train[0].path)
-        ignored = {"data", "resume"}
-        return (
-            before.model_dump(exclude=ignored) == config.model_dump(exclude=ignored)
-            and before.data.model_dump(exclude={"train"}) == config.data.model_dump(exclude={"train"})
-            and table.is_file()
-            and suffix_of(table) == suffix_of(source)
-            and (self._work(folder.name) / RUN_IDENTITY).is_file()
-            and table.read_bytes() == source.read_bytes()
-        )
-
-    def _work(self, name: str) -> Path:
-        """Return the folder of a run's checkpoints (finetune/run.py)."""
-        return self._models / f".{name}.run"
+            return Job(name, "finished", history, config, kind)
+        return Job(name, "failed" if isinstance(last, events.Failed) else "stopped", history, config, kind)
 
     def _delete_oldest(self, *, keep: str) -> None:
         """Delete the folders of the oldest runs; their models stay."""
-        configs = sorted(self._folder.glob(f"*/{CONFIG}"), key=lambda file: file.stat().st_mtime_ns)
-        others = [file.parent for file in configs if file.parent.name != keep]
+        configs = [file for name in run_configs.FILES.values() for file in self._folder.glob(f"*/{name}")]
+        others = [file.parent for file in sorted(configs, key=_modified) if file.parent.name != keep]
         for folder in others[: -(MAX_RUNS - 1) or None]:
-            if is_held(self._models / folder.name):
+            out = self._models / folder.name
+            if run_configs.is_written(out):
                 continue
-            shutil.rmtree(self._work(folder.name), ignore_errors=True)
+            run_configs.delete_work(out)
             shutil.rmtree(folder, ignore_errors=True)
 
     def _query(self, name: str, argument: str = "", seconds: float = REPORT_TIMEOUT_S) -> dict[str, Any]:
@@ -281,6 +298,17 @@ class Jobs:
         if "problem" in content:
             raise BadRequest(str(content["problem"]))
         return content
+
+
+def _modified(file: Path) -> int:
+    return file.stat().st_mtime_ns
+
+
+def _is_zero_shot(path: Path) -> bool:
+    try:
+        return read(path).is_zero_shot
+    except FinetuneError:
+        return False  # reported when the server started
 
 
 def _command(name: str) -> list[str]:

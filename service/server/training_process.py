@@ -1,13 +1,16 @@
-"""Child processes of `training_jobs`: `train FOLDER`, `report` and `ranking` of what standard input says, `choices`."""
+"""Child processes of `training_jobs`: `run FOLDER`; `report`, `corpus` and `ranking` of what standard input says;
+`choices`."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import shutil
 import signal
 import sys
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -15,10 +18,17 @@ from typing import Any
 
 from finetune.config import loading
 from finetune.core import events
-from finetune.core.errors import FinetuneError
-from service.server.training_jobs import CONFIG, EVENTS, OUTPUT
+from finetune.core.errors import ReheadError
+from service.labeling import config as distillation
+from service.labeling.config import DistillConfig
+from service.server import run_configs
+from service.server.run_configs import RunConfig
+from service.server.training_jobs import EVENTS, OUTPUT
 
 LABELS_SHOWN = 20
+SAMPLE_TEXTS = 16
+"""Texts of a corpus that the server measures its teacher on."""
+
 RANKED_ROWS = 1000
 """Rows that bases are ranked on: enough for a recommendation, in less than a minute."""
 
@@ -29,8 +39,8 @@ NICE = 5
 """Niceness of the children: the server's answers go first."""
 
 
-def _train(folder: Path) -> int:
-    """Train with the folder's configuration and write its events; return the exit code."""
+def _run(folder: Path) -> int:
+    """Train or distill with the folder's configuration and write its events; return the exit code."""
     _limit_resources(TRAIN_BYTES)
 
     def terminate(number: int, frame: Any) -> None:
@@ -46,12 +56,11 @@ def _train(folder: Path) -> int:
         try:
             from finetune.core.allocator import keep_freed_memory
             from finetune.core.quiet import quiet
-            from finetune.run import train
 
             keep_freed_memory()
             quiet()
-            train(loading.load(folder / CONFIG), on_event=record)
-        except FinetuneError as error:
+            _made(run_configs.load(folder), record)
+        except ReheadError as error:
             record(events.Failed(str(error)))
             return error.exit_code
         except KeyboardInterrupt:
@@ -60,6 +69,19 @@ def _train(folder: Path) -> int:
             record(events.Failed(f"training failed ({type(error).__name__}); see {folder / OUTPUT}"))
             raise
     return 0
+
+
+def _made(config: RunConfig, record: events.Listener) -> None:
+    """Make the model of a run; the scores of a distillation, which a stopped one continues from, are deleted then."""
+    if isinstance(config, DistillConfig):
+        from service.labeling.distill import run
+
+        run(config, on_event=record)
+        shutil.rmtree(config.work, ignore_errors=True)
+    else:
+        from finetune.run import train
+
+        train(config, on_event=record)
 
 
 def _limit_resources(max_file_bytes: int) -> None:
@@ -99,6 +121,26 @@ def _report() -> dict[str, Any]:
     }
 
 
+def _corpus() -> dict[str, Any]:
+    """Return the rows of the distillation on standard input, by what happens to them, and some of its texts."""
+    import yaml
+
+    from finetune.core.quiet import quiet
+    from service.labeling.corpus import corpus_of
+
+    _limit_resources(REPORT_BYTES)
+    quiet()
+    config = distillation.build(yaml.safe_load(sys.stdin.read()))
+    corpus = corpus_of(config)
+    count = len(corpus.texts)
+    return {
+        "counts": corpus.counts,
+        "drawn": count,
+        "measured": 0 if corpus.measured is None else len(corpus.measured),
+        "sample": [corpus.texts[place] for place in range(0, count, -(-count // SAMPLE_TEXTS))],
+    }
+
+
 def _ranking() -> dict[str, Any]:
     """Return the bases on standard input, ranked for the table of the configuration there."""
     import yaml
@@ -129,11 +171,11 @@ def _choices() -> dict[str, dict[str, str]]:
 
 def main() -> int:
     """Run the command of the arguments; return the exit code."""
-    if sys.argv[1] == "train":
-        return _train(Path(sys.argv[2]))
+    if sys.argv[1] == "run":
+        return _run(Path(sys.argv[2]))
     try:
-        content: dict[str, Any] = {"report": _report, "ranking": _ranking, "choices": _choices}[sys.argv[1]]()
-    except FinetuneError as error:
+        content = QUERIES[sys.argv[1]]()
+    except ReheadError as error:
         content = {"problem": str(error)}
     except OSError as error:
         if error.errno != errno.EFBIG:
@@ -141,6 +183,14 @@ def main() -> int:
         content = {"problem": f"the table unpacks to more than {REPORT_BYTES} bytes"}
     print(json.dumps(content))
     return 0
+
+
+QUERIES: dict[str, Callable[[], dict[str, Any]]] = {
+    "report": _report,
+    "corpus": _corpus,
+    "ranking": _ranking,
+    "choices": _choices,
+}
 
 
 if __name__ == "__main__":

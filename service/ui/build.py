@@ -12,7 +12,7 @@ from service.server.training_jobs import Jobs
 from service.ui import links
 from service.ui.results import HIDE_PROBLEMS
 from service.ui.tab import Page
-from service.ui.tabs import batch, models, sentiment, topics, train
+from service.ui.tabs import batch, models, no_labels, review, sentiment, topics, train
 from service.ui.upload_folder import folder
 
 LABEL_SETS = "rehead-label-sets"
@@ -51,5 +51,7 @@ TABS = {
     "Topics": topics,
     "Batch": batch,
     "Train": train,
+    "No labels": no_labels,
+    "Review": review,
     "Models": models,
 }

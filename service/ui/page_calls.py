@@ -17,6 +17,13 @@ MAX_VALUES = 20_000
 """Values of one body: a value of two bytes takes up to a hundred in memory."""
 
 CALLS = ("call/", "run/", "queue/join")
+MCP = "mcp"
+MCP_CALLS = re.compile(
+    r"initialize|ping|notifications/.*|logging/setLevel|tools/(list|call)|(resources|resources/templates|prompts)/list"
+)
+"""Methods of the Model Context Protocol that are answered: for others Gradio (6.31) sends requests to a URL that it
+makes of the first client's Host header."""
+
 SESSION = r"[\w-]{1,64}"
 
 
@@ -28,6 +35,7 @@ class PageCalls:
             number: (len(function.inputs), sum(not block.skip_api for block in function.inputs))
             for number, function in blocks.fns.items()
         }
+        self._unqueued = {number for number, function in blocks.fns.items() if function.queue is False}
         self._numbers: dict[str, int] = {str(function.api_name): number for number, function in blocks.fns.items()}
 
     def check(self, route: str, body: bytes) -> None:
@@ -42,6 +50,9 @@ class PageCalls:
         except (ValueError, RecursionError) as error:
             raise BadRequest("the request body is not JSON") from error
         _check_values(content)
+        if route == MCP or route.startswith(f"{MCP}/"):
+            for message in content if isinstance(content, list) else [content]:
+                _check_mcp(message)
         if route.startswith(CALLS):
             if not isinstance(content, dict):
                 raise BadRequest("the request body is not an object")
@@ -60,7 +71,7 @@ class PageCalls:
             number = self._number(route.partition("/")[2])
         if type(number) is not int or number not in self._inputs:
             raise BadRequest("fn_index is not the number of a function of this page: reload it")
-        if route.startswith("run/"):
+        if route.startswith("run/") and number not in self._unqueued:
             return  # Gradio refuses it: calls have to be queued
         if not isinstance(data, list) or len(data) not in self._inputs[number]:
             raise BadRequest(f"data is not a list of the {self._inputs[number][-1]} arguments of this function")
@@ -69,6 +80,15 @@ class PageCalls:
         if name not in self._numbers:
             raise BadRequest(f"there is no function {name[:40]!r} on this page")
         return self._numbers[name]
+
+
+def _check_mcp(message: Any) -> None:
+    """Refuse what is no message of the Model Context Protocol, or calls a method that is not answered."""
+    if not isinstance(message, dict):
+        raise BadRequest("a message of the Model Context Protocol is a JSON object")
+    method = message.get("method")
+    if method is not None and not (isinstance(method, str) and MCP_CALLS.fullmatch(method)):
+        raise BadRequest("this method of the Model Context Protocol is not offered: this server has tools only")
 
 
 def _check_values(content: Any) -> None:

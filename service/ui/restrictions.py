@@ -6,7 +6,6 @@ a client could read any file that the server can read. Gradio's own checks are s
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import traceback
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import gradio.routes
 from gradio.state_holder import SessionState
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import Forbidden, ServiceError, TooLarge
+from service.errors import Forbidden, MethodNotAllowed, ServiceError, TooLarge
 from service.server.admission import Admission
 from service.server.request_record import RECORD, RequestRecord
 from service.ui import upload_folder
@@ -31,9 +30,13 @@ PREFIX = "/gradio_api/"
 UPLOAD = "upload"
 ALLOWED = (
     *("queue/join", "queue/data", "call/", "run/", "heartbeat/", "startup-events", "info", "openapi.json", "reset"),
-    *("cancel", "app_id", "file=", "mcp", "upload_progress"),
+    *("cancel", "app_id", "file=", "upload_progress"),
 )
 """Beginnings of the allowed routes under the prefix."""
+
+MCP_ROUTES = frozenset({"mcp", "mcp/", "mcp/http", "mcp/http/"})
+"""Routes of the Model Context Protocol. Of others, Gradio (6.31) has an older transport, whose sessions nothing bounds,
+and a page that quotes the path of the request in a script."""
 
 REFUSED = (
     "/proxy=",
@@ -52,14 +55,6 @@ FORM_BYTES = 64_000
 """Bytes of a form beside the uploaded file."""
 
 MAX_EVENTS, MAX_SESSIONS, EVENTS_AT_ONCE = 256, 200, 40
-CLEANUP_INTERVAL_S = 300
-
-
-async def delete_old_files() -> None:
-    """Delete expired files until cancelled."""
-    while True:
-        await asyncio.sleep(CLEANUP_INTERVAL_S)
-        await asyncio.to_thread(upload_folder.clean_up)
 
 
 def restrict(page: gr.Blocks) -> gr.Blocks:
@@ -120,6 +115,19 @@ def client_of(scope: Scope) -> str:
     return "-" if record is None else record.client
 
 
+def _check_mcp_route(route: str, scope: Scope) -> None:
+    """Refuse a request that carries no message: tools send nothing by themselves, so a GET would wait for ever.
+
+    Raises:
+        Forbidden: the route is none of `MCP_ROUTES`.
+        MethodNotAllowed: the method is not POST; for a GET, clients take it to mean that there is no stream.
+    """
+    if route not in MCP_ROUTES:
+        raise Forbidden("of the Model Context Protocol, this server has streamable HTTP only, at /gradio_api/mcp/")
+    if scope.get("method") not in ("POST", "OPTIONS"):
+        raise MethodNotAllowed("a client of the Model Context Protocol sends its messages here by POST", allow="POST")
+
+
 class GradioRestrictions:
     """ASGI middleware; refuses the routes and bodies of Gradio that the page does not use."""
 
@@ -136,20 +144,31 @@ class GradioRestrictions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         path: str = scope.get("path", "")
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
         try:
             if path.startswith(PREFIX):
                 rest = path[len(PREFIX) :]
-                if not (rest == UPLOAD or rest.startswith(ALLOWED)) or "://" in rest or rest.startswith("file=http"):
+                if rest.startswith("mcp"):
+                    _check_mcp_route(rest, scope)
+                elif not (rest == UPLOAD or rest.startswith(ALLOWED)) or "://" in rest or rest.startswith("file=http"):
                     raise Forbidden("this route of Gradio is disabled")
                 if rest == UPLOAD:
-                    await self._upload(scope, receive, send)
+                    await self._upload(scope, receive, noted)
                     return
                 if scope.get("method") == "POST":
-                    await self._call(rest, scope, receive, send)
+                    await self._call(rest, scope, receive, noted)
                     return
             elif path.startswith(REFUSED):
                 raise Forbidden("this route of Gradio is disabled")
         except ServiceError as error:
+            if begun:
+                raise  # RequestMiddleware logs it, and the connection ends
             await self._refusal(scope, error)(scope, receive, send)
             return
         await self._app(scope, receive, send)

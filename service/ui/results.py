@@ -16,7 +16,7 @@ from finetune.core.number_format import figure
 from service.errors import ServiceError
 from service.inference.engine import Engine
 from service.inference.model_store import ModelStore, describe
-from service.schema import Answer
+from service.schema import NONE_OF_THESE, Answer
 from service.server.explain import Word
 from service.server.telemetry import Telemetry
 
@@ -135,7 +135,9 @@ events of the browser, since gradio's `change` (6.31) also fires late and withou
 def scroll_to(element_id: str) -> str:
     """Return JavaScript that scrolls an element to the top of the window, where it begins below or above the window."""
     return f"""() => setTimeout(() => {{
-        const element = document.getElementById("{element_id}"), top = element.getBoundingClientRect().top;
+        const element = document.getElementById("{element_id}");
+        if (!element) return; // hidden, as the answer to a refused request is
+        const top = element.getBoundingClientRect().top;
         if (top < 0 || top > innerHeight - 160) element.scrollIntoView({{block: "start"}});
     }}, 150)"""
 
@@ -153,31 +155,44 @@ def problem(error: Exception, telemetry: Telemetry) -> Any:
     return gr.update(value=shown, visible=True)
 
 
+class ToolError(gr.Error):
+    """An error of the Gradio API whose text is its sentence: `gr.Error` (6.31) puts it in quotes for MCP clients."""
+
+    def __str__(self) -> str:
+        return str(self.message)
+
+
 def as_tool(act: Callable[..., Coroutine[Any, Any, T]], telemetry: Telemetry) -> Callable[..., Coroutine[Any, Any, T]]:
-    """Return the function `act` for the Gradio API: errors are raised as `gr.Error`."""
+    """Return the function `act` for the Gradio API: errors are raised as `ToolError`."""
 
     @functools.wraps(act)
     async def tool(*arguments: Any, **named: Any) -> T:
         try:
             return await act(*arguments, **named)
         except (ServiceError, FinetuneError) as error:
-            raise gr.Error(str(error), print_exception=False) from error  # a traceback would quote the request
+            raise ToolError(str(error), print_exception=False) from error  # a traceback would quote the request
         except Exception as error:
             telemetry.crash("page", error)
-            raise gr.Error(INTERNAL_ERROR, print_exception=False) from None
+            raise ToolError(INTERNAL_ERROR, print_exception=False) from None
 
     return tool
 
 
 def bars(answer: Answer, *, number: bool = False) -> Any:
     """Return an answer as an update of a `gr.Label`: scores by label, or the plain number of a regression."""
+    if answer.decided is not None and answer.scores[answer.decided] != max(answer.scores):
+        return gr.update(value=answer.best.label, visible=True)  # the component itself would name the higher score
     scores = {prediction.label: prediction.score for prediction in answer.predictions}
     return gr.update(value=f"{answer.best.score:.6g}" if number else scores, visible=True)
 
 
-def note(answer: Answer) -> Any:
-    """Return the remark on an answer, as an update of the HTML below it."""
-    sentences = []
+def note(answer: Answer, decisions: Sequence[str] = ()) -> Any:
+    """Return the remark on an answer, as an update of the HTML below it.
+
+    Args:
+        decisions: what follows from the scores, by `decisions_of`.
+    """
+    sentences = [escape(sentence) for sentence in decisions]
     if answer.truncated:
         sentences += ["The text is longer than the model reads; its end was truncated."]
     if answer.language is not None:
@@ -187,6 +202,24 @@ def note(answer: Answer) -> Any:
         ]
     shown = "".join(f'<div class="rehead-note">{sentence}</div>' for sentence in sentences)
     return gr.update(value=shown, visible=bool(sentences))
+
+
+def decisions_of(answer: Answer, folder: ModelFolder) -> list[str]:
+    """Return what follows from the scores where a model has thresholds or prediction sets, in sentences."""
+    settings, names = folder.settings, folder.labels.names
+    sentences = []
+    if settings.thresholds is not None and settings.task == "binary":
+        scores = ", ".join(f"{name} {score:.3f}" for name, score in zip(answer.labels, answer.scores, strict=True))
+        sentences += [f"Scores: {scores}. {names[1]} is predicted from {settings.thresholds[1]:.3g} up."]
+    elif settings.thresholds is not None:
+        bounds = dict(zip(names, settings.thresholds, strict=True))
+        labels = [item.label for item in answer.predictions if item.score >= bounds[item.label]]
+        sentences += [f"Predicted, by the threshold of each label: {', '.join(labels) or NONE_OF_THESE}."]
+    if settings.prediction_sets is not None:
+        members = ", ".join(item.label for item in answer.prediction_set)
+        stated = f"Prediction set (coverage {settings.prediction_sets.coverage:g})"
+        sentences += [f"{stated}: {members or NONE_OF_THESE}."]
+    return sentences
 
 
 def importance(text: str, label: str, score: float, words: Sequence[Word]) -> str:

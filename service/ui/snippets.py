@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from service.ui import label_chips
 from service.ui.tab import Page
 
 LANGUAGES = {"curl": "shell", "Python": "python", "JavaScript": "javascript"}
@@ -27,7 +28,7 @@ def of_model(page: Page, language: str, address: str, model: str | None, text: s
     """Return a program for a model, with these labels if it is a zero-shot model."""
     store = page.admission.store
     zero_shot = bool(model) and model in store.names() and store.folder(str(model)).is_zero_shot
-    parameters = {"candidate_labels": list(labels)} if zero_shot else {}
+    parameters = {"candidate_labels": label_chips.described(labels)} if zero_shot else {}
     return snippet(language, address, model or "sentiment", text, parameters, has_key=page.has_key)
 
 

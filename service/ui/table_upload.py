@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import gradio as gr
 
 from finetune.core.errors import FinetuneError
 from finetune.core.tables.columns import LABEL_NAMES, TEXT_NAMES, obvious_column
+from finetune.core.tables.excel import sheet_names
 from finetune.core.tables.files import stream_table
 from finetune.core.tables.formats import SUFFIXES
 from finetune.core.tables.options import TableOptions
 from finetune.core.tables.text_file import PACKINGS, suffix_of
-from service.errors import BadRequest
+from service.errors import BadRequest, ServiceError
 from service.ui import upload_folder
 from service.ui.form import AUTOMATIC
 from service.ui.results import HIDDEN, reporting
@@ -27,25 +29,31 @@ MAX_COLUMNS, MAX_NAME_CHARACTERS = 2000, 100_000
 """Columns that a table may have here, and the characters of all their names as they are shown."""
 
 CUT = " ..."
+WORKBOOKS = (".xlsx", ".xls")
 COLUMNS_ABREAST, MIN_CHARACTERS, MAX_CHARACTERS, CHARACTER_PIXELS = 6, 5, 23, 9
 """Columns that fit side by side, the characters that each is wide, and the width of one."""
 
 CORRECTIONS = "corrections of "
+NO_COLUMN = "(no column)"
+"""The choice of a field that may stay empty: a browser cannot clear a selection."""
+
 NO_COLUMNS = gr.update(choices=[], value=None)
 
 
 @dataclass(frozen=True)
 class Fields:
-    """The fields of a table: its upload, the name of an offered one, its preview, its error."""
+    """The fields of a table: its upload, the name of an offered one, its sheet, its preview, its error."""
 
     upload: gr.File
     offered: gr.Dropdown
+    sheet: gr.Dropdown
     preview: gr.Dataframe
     problem: gr.HTML
 
     @property
     def inputs(self) -> list[Any]:
-        """Return the inputs of a handler, in the order of `path_of`'s arguments."""
+        """Return the inputs of a handler that reads the table, in the order of `path_of`'s arguments; the sheet is none
+        of them."""
         return [self.upload, self.offered]
 
 
@@ -73,6 +81,7 @@ def build(page: Page, tab: gr.Tab, name: str, *, corrections: bool = False) -> F
     selection = gr.Dropdown(
         names, value=None, label="Or a table of this server", visible=bool(names), elem_id=f"{name}-offered"
     )
+    sheet = gr.Dropdown([], label="Sheet", visible=False, elem_id=f"{name}-sheet")
     problem = gr.HTML(visible=False, padding=False, elem_id=f"{name}-table-problem")
     preview = gr.Dataframe(
         label="Preview", interactive=False, visible=False, wrap=True, max_height=320, elem_id=f"{name}-preview"
@@ -87,7 +96,7 @@ def build(page: Page, tab: gr.Tab, name: str, *, corrections: bool = False) -> F
         api_name=False,
         show_progress="hidden",
     )
-    return Fields(upload, selection, preview, problem)
+    return Fields(upload, selection, sheet, preview, problem)
 
 
 def connect(
@@ -98,10 +107,10 @@ def connect(
     more: tuple[Callable[..., Any], ...] = (),
     reading: tuple[gr.Dropdown, ...] = (),
 ) -> list[Any]:
-    """Show a preview of a table, and fill the fields that select its columns.
+    """Show a preview of a table, and fill the fields that select its sheet and its columns.
 
     Args:
-        wanted: likely column names for each field.
+        wanted: likely column names for each field; none for a field that may stay empty.
         more: further events that change the table.
         reading: fields of the file's encoding and separator; a change reloads the preview.
 
@@ -109,7 +118,7 @@ def connect(
         The events, for handlers that follow.
     """
 
-    async def preview(upload: str | None, name: str | None, *formats: str | None) -> list[Any]:
+    async def preview(upload: str | None, name: str | None, sheet: str | None, *formats: str | None) -> list[Any]:
         if upload is None and name is not None and name.startswith(CORRECTIONS):
             return [
                 HIDDEN,
@@ -119,7 +128,7 @@ def connect(
         if path is None:
             return [HIDDEN, *[NO_COLUMNS] * len(columns)]
         try:
-            names, rows, note = await page.admission.background(_head, path, options_of(*formats))
+            names, rows, note = await page.admission.background(_head, path, options_of(*formats, sheet=sheet))
         except FinetuneError as error:
             raise BadRequest(without_place(str(error), path)) from error
         if len(names) > MAX_COLUMNS or sum(map(len, names)) > MAX_NAME_CHARACTERS:
@@ -130,21 +139,40 @@ def connect(
         updates = []
         for likely in wanted:
             column = obvious_column(likely, names)
-            if column is None and len(names) == 1:
+            if column is None and likely and len(names) == 1:
                 column = names[0]
-            updates.append(gr.update(choices=names, value=column))
+            updates.append(gr.update(choices=names if likely else [NO_COLUMN, *names], value=column))
         title = f"Preview ({note})" if note else "Preview"
         return [gr.update(**as_shown(names, rows), label=title), *updates]
 
-    handler = reporting(preview, page.admission.telemetry, otherwise=[HIDDEN, *[NO_COLUMNS] * len(columns)])
-    outputs = [fields.preview, *columns, fields.problem]
-    return [
-        event(handler, [*fields.inputs, *reading], outputs, api_name=False)
-        for event in (
-            *(fields.upload.upload, fields.upload.clear, fields.offered.input, *more),
-            *(field.input for field in reading),
-        )
-    ]
+    async def first_sheet(upload: str | None, name: str | None, sheet: str | None, *formats: str | None) -> list[Any]:
+        return await preview(upload, name, None, *formats)  # the sheet was of the table before
+
+    async def sheets(upload: str | None, name: str | None) -> Any:
+        return await page.admission.background(_sheets, page, upload, name)
+
+    other_table = (fields.upload.upload, fields.upload.clear, fields.offered.input, *more)
+    events = []
+    for act, triggers in (
+        (first_sheet, other_table),
+        (preview, (fields.sheet.input, *(field.input for field in reading))),
+    ):
+        handler = reporting(act, page.admission.telemetry, otherwise=[HIDDEN, *[NO_COLUMNS] * len(columns)])
+        inputs, outputs = [*fields.inputs, fields.sheet, *reading], [fields.preview, *columns, fields.problem]
+        events += [trigger(handler, inputs, outputs, api_name=False) for trigger in triggers]
+    for trigger in other_table:
+        trigger(sheets, fields.inputs, [fields.sheet], api_name=False, show_progress="hidden")
+    return events
+
+
+def _sheets(page: Page, upload: str | None, name: str | None) -> Any:
+    """Return an update of the field that selects a sheet: shown if the selected table is a workbook of several."""
+    names: list[str] = []
+    # the preview reports what cannot be read
+    with suppress(FinetuneError, ServiceError):
+        path = path_of(page, upload, name) if upload or not (name or "").startswith(CORRECTIONS) else None
+        names = sheet_names(path) if path is not None and suffix_of(path) in WORKBOOKS else []
+    return gr.update(choices=names, value=names[0] if len(names) > 1 else None, visible=len(names) > 1)
 
 
 def as_shown(names: list[str], rows: list[list[str]]) -> dict[str, Any]:
@@ -215,14 +243,16 @@ def _corrections(page: Page, name: str) -> Path:
     return file
 
 
-def options_of(encoding: str | None = None, separator: str | None = None) -> TableOptions:
-    """Return the options for reading a file; an empty value and `automatic` mean detection.
+def options_of(encoding: str | None = None, separator: str | None = None, *, sheet: str | None = None) -> TableOptions:
+    """Return the options for reading a file; an empty value and `automatic` mean detection, and no sheet the first.
 
     Raises:
         ConfigError: an unknown encoding or separator.
     """
     detect = (None, "", AUTOMATIC)
-    return TableOptions(None if encoding in detect else encoding, None if separator in detect else separator)
+    return TableOptions(
+        None if encoding in detect else encoding, None if separator in detect else separator, sheet=sheet or None
+    )
 
 
 def wanted_columns() -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -61,7 +61,15 @@ table, .virtual-row { font-family: inherit !important; }
 .rehead-figure b { font-size: 1.25rem; font-variant-numeric: tabular-nums; }
 .rehead-empty { padding: 1.5rem .4rem; }
 .rehead-data meter { width: 8rem; }
+.rehead-data summary { cursor: pointer; padding: .3rem .2rem; }
 .rehead-answer { scroll-margin-top: .8rem; }
+.rehead-question { font-size: 1.12rem; line-height: 1.55; white-space: pre-wrap; overflow-wrap: anywhere;
+  max-height: 22rem; overflow-y: auto; margin: .5rem 0 .9rem; padding: .8rem 1rem; border-radius: 10px;
+  border: 1px solid var(--border-color-primary); background: var(--block-background-fill); }
+.rehead-labels { gap: .4rem !important; }
+.rehead-labels button { justify-content: flex-start !important; white-space: pre-wrap !important; text-align: left;
+  overflow-wrap: anywhere; font-weight: 450; }
+kbd { border: 1px solid var(--border-color-primary); border-radius: 4px; padding: 0 .3em; font-size: .85em; }
 .rehead-scores .bar { height: 8px !important; border-radius: 4px; border: 0; }
 .rehead-scores .confidence-set { font-family: inherit !important; font-size: .95rem; }
 .rehead-scores dl, .rehead-scores dt, .rehead-scores dd, .rehead-scores .text { font-family: inherit !important; }

@@ -114,14 +114,18 @@ def status(job: Job) -> str:
     bar, line = "", STATES[job.state].format(name=f"<b>{name}</b>")
     if job.state == "running" and steps:
         last = steps[-1]
-        left = f"{last.left_s / 60:.0f} min" if last.left_s >= 90 else f"{last.left_s:.0f} s"
         line = (
             f"Training <b>{name}</b>: update {last.update:,} of {last.updates:,}, epoch {last.epoch:.1f}, "
-            f"loss {last.loss:.3f}, {last.rows_per_s:,.0f} rows/s, about {left} left"
+            f"loss {last.loss:.3f}, {last.rows_per_s:,.0f} rows/s, {time_left(last.left_s)}"
         )
         bar = f'<progress max="{last.updates}" value="{last.update}" aria-label="Updates done"></progress> '
     line = f'<div role="status" class="rehead-run rehead-{job.state}">{bar}{line}</div>'
-    return f"{line}{_result(job)}{_messages(job)}"
+    return f"{line}{_result(job)}{messages(job)}"
+
+
+def time_left(seconds: float) -> str:
+    """Return remaining seconds in words."""
+    return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
 
 
 def _result(job: Job) -> str:
@@ -152,10 +156,10 @@ STATES = {
 """State of a run -> its status line."""
 
 
-def _messages(job: Job) -> str:
+def messages(job: Job) -> str:
     """Return a run's error, its last messages, and the warnings that its result does not repeat."""
     # paths on the server are removed: visitors need not know them
-    folders = [Path(str(job.config["data"]["train"][0]["path"])).parent, Path(str(job.config["models_dir"]))]
+    folders = [job.table.parent, Path(str(job.config["models_dir"]))]
     infos = [event for event in job.events if isinstance(event, events.Info)][-INFOS_SHOWN:]
     repeated = {note for event in job.events if isinstance(event, events.Finished) for note in event.notes}
     failures = [event for event in job.events if isinstance(event, events.Failed)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import hashlib
 import os
@@ -19,6 +20,7 @@ from finetune.core import file_lock
 from service.server.admission import UPLOAD_LIFETIME_S
 
 PREFIX = "rehead-page-"
+CLEANUP_INTERVAL_S = 300
 BLOCK_BYTES = 4096
 
 
@@ -76,6 +78,13 @@ def new_folder(content: bytes | None = None) -> Path:
 def folder_of(content: bytes) -> Path:
     """Return where the folder for a content is, or would be."""
     return folder() / hashlib.sha256(content).hexdigest()
+
+
+async def delete_old_files() -> None:
+    """Delete expired files until cancelled."""
+    while True:
+        await asyncio.sleep(CLEANUP_INTERVAL_S)
+        await asyncio.to_thread(clean_up)
 
 
 def clean_up() -> int:

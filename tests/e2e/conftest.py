@@ -18,7 +18,7 @@ import pytest
 class Server:
     """`rehead serve` on a free port; `lines` is its output until it is ready."""
 
-    def __init__(self, models: Path, *arguments: str, seconds: float = 120.0, python: str = sys.executable) -> None:
+    def __init__(self, models: Path, *arguments: str, seconds: float = 600.0, python: str = sys.executable) -> None:
         command = [python, "-m", "service.cli", "serve", "--port", "0", "--models", str(models), *arguments]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
@@ -81,7 +81,7 @@ def server(tiny_models):
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"]
 CHROMIUM_FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-TIMEOUT_MS = 30_000
+TIMEOUT_MS = 120_000
 
 
 def find_chromium(playwright) -> str | None:

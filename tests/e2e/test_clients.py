@@ -15,6 +15,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import httpx
 import pytest
 
 from service import Classifier, ZeroShotClassifier
@@ -182,8 +183,21 @@ def test_a_language_model_finds_the_tools(start_server, tiny_models):
     server = start_server(tiny_models, "--mcp", python=python)
     try:
         answer = run([python, "-c", MCP, server.address], PYTHONPATH="")
+        address, headers = f"{server.address}/gradio_api/mcp/", {"Accept": "application/json, text/event-stream"}
+        for method, params in (("tools/call", {"name": ["canary"]}), ("logging/setLevel", {"level": "canary"})):
+            message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+            assert "Invalid request parameters" in httpx.post(address, json=message, headers=headers).text
+        for name, sentence in (
+            ("canary", "Unknown tool"),
+            ("classify_topics", '"text":"there are 1001 candidate_labels'),
+        ):
+            tool = {"name": name, "arguments": {"text": "canary", "labels": [f"canary {n}" for n in range(1001)]}}
+            message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": tool}
+            assert sentence in httpx.post(address, json=message, headers=headers).text
+        assert httpx.get(address, headers=headers).status_code == 405
+        assert httpx.get(f"{address}</script>/gradio_api/mcp").status_code == 403
     finally:
-        server.stop()
+        assert "canary" not in server.stop()[1]
     assert set(answer["tools"]) == {"classify_sentiment", "classify_topics"} and "sports" in answer["text"]
 
 

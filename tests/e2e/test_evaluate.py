@@ -10,10 +10,12 @@ import pytest
 from checkpoints import save_classifier
 from click.testing import CliRunner
 
+from finetune.core.errors import DataError
 from finetune.core.tables.files import read_table, write_table
 from service import Classifier
 from service.commands import compare
 from service.commands.evaluate import command
+from service.evaluate import evaluate as rehead_evaluate
 
 TEXTS = ["great film", "a good match", "awful movie", "the bank", "it was bad", "loved the planet"]
 
@@ -69,6 +71,30 @@ def test_its_report_holds_the_figures_the_plots_and_the_error(table: Any, tiny_s
     assert {path.name for path in report.glob("*.png")} == plots
     worst = [row for row in read_table(report / "errors.csv").rows if row["kind"] == "worst"]
     assert [(row["text"], row["label"]) for row in worst] == [(TEXTS[-1], rows[-1]["label"])]
+
+
+def test_weights_count_in_every_metric_and_a_row_of_weight_0_is_absent(
+    table: Any, tiny_sentiment: Path, tmp_path: Path
+) -> None:
+    _, rows = table
+    weights = [1, 1, 0, 1, 1, 4]  # the last answer is wrong
+    weighted = [row | {"times": weight} for row, weight in zip(rows, weights, strict=True)]
+    metrics = rehead_evaluate(tiny_sentiment, weighted, weight="times")
+    assert metrics["metrics"]["accuracy"]["value"] == pytest.approx(4 / 8)
+    assert metrics["weight"] == "times" and metrics["rows"] == 5 and metrics["data"]["zero_weights"] == 1
+    absent = rehead_evaluate(tiny_sentiment, weighted[:2] + weighted[3:], weight="times")
+    assert absent["metrics"] == metrics["metrics"] and absent["baseline"] == metrics["baseline"]
+
+    write_table(tmp_path / "weighted.csv", weighted)
+    done = evaluate(tiny_sentiment, tmp_path / "weighted.csv", "--weight", "times")
+    assert done.exit_code == 0, done.output
+    assert "weighted.csv, weighted by column times" in done.output.splitlines()[0]
+    assert next(line for line in done.output.splitlines() if line.startswith("accuracy")).split()[1] == "0.5000"
+    missing = evaluate(tiny_sentiment, tmp_path / "weighted.csv", "--weight", "time")
+    assert "there is no column 'time' (--weight)" in str(missing.exception)
+    nothing = [row | {"times": 0} for row in rows]
+    with pytest.raises(DataError, match="the weights of all 6 rows are 0"):
+        rehead_evaluate(tiny_sentiment, nothing, weight="times")
 
 
 def test_a_report_folder_that_exists_is_refused_and_untouched(table: Any, tiny_sentiment: Path, tmp_path: Path) -> None:

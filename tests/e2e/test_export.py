@@ -142,7 +142,16 @@ def scores_by_the_readme(folder, texts, labels=None):
     "settings",
     [
         {"task": "multiclass", "activation": "softmax", "temperature": 2.0, "max_length": 32},
-        pytest.param({"task": "multi_label", "activation": "sigmoid", "temperature": 0.5}, marks=pytest.mark.slow),
+        pytest.param(
+            {
+                "format": 2,
+                "task": "multi_label",
+                "activation": "sigmoid",
+                "temperature": 0.5,
+                "platt": {"slopes": [2.0, 0.5, 1.0], "offsets": [-1.0, 0.25, 0.0]},
+            },
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["multiclass", "multi_label"],
 )
@@ -159,6 +168,13 @@ def test_an_exported_classifier_gives_the_same_scores_to_onnxruntime_and_a_token
     assert np.array([list(row.values()) for row in found]) == pytest.approx(expected, abs=1e-4)
     assert run("export", model, "--out", tmp_path / "there")[0] == 2
     assert run("export", model, "--out", tmp_path / "there", "--overwrite")[0] == 0
+
+
+def test_an_isotonic_calibration_is_not_exported(tmp_path):
+    isotonic = {"format": 2, "task": "multi_label", "activation": "sigmoid", "isotonic": [[[-1, 0.1], [1, 0.9]]] * 3}
+    model = save_classifier(tmp_path / "mine", ["red", "green", "blue"], settings=isotonic)
+    code, output = run("export", model, "--out", tmp_path / "there")
+    assert code != 0 and "isotonic calibration" in output and "--method platt" in output
 
 
 @pytest.mark.parametrize(

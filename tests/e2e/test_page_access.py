@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-TABS = ("Sentiment", "Topics", "Batch", "Train", "Models")
+TABS = ("Sentiment", "Topics", "Batch", "Train", "No labels", "Review", "Models")
 WIDTHS = {"phone": (390, 844), "desktop": (1280, 900)}
 GRAVE = ("serious", "critical")
 
@@ -68,6 +68,21 @@ def use(page, tab):
         page.click("#train-more button")
         page.click("#train-recipe button")
         said(page, "#train-recipe-code", "rehead finetune")
+    elif tab == "No labels":
+        page.click("#no-labels-more button")
+        page.click("#no-labels-people button")
+        page.click("#no-labels-start")
+        page.wait_for_selector("#no-labels-problem [role=alert]")
+        page.click("#no-labels-example")
+        said(page, "#no-labels-report", "rows will be scored")
+    elif tab == "Review":
+        page.wait_for_function("document.querySelector('#review-offered') !== null")
+        page.click("#review-offered input")
+        page.click("[role=option][aria-label='films.csv'] >> visible=true")
+        page.wait_for_selector("#review-preview", state="visible")
+        page.fill("#review-reviewer input, #review-reviewer textarea", "Ann")
+        page.click("#review-start")
+        page.wait_for_selector("#review-question blockquote", state="visible")
     else:
         page.wait_for_selector("#models-cards article")
         page.click("#models-compare")
@@ -81,7 +96,7 @@ def test_no_tab_is_wider_than_its_window_and_axe_finds_nothing_grave(sized):
     axe, grave = Axe(), []
     for tab in TABS:
         sized.get_by_role("tab", name=tab).click()
-        sized.wait_for_selector(f"#{tab.lower()}-link", state="visible")
+        sized.wait_for_selector(f"#{tab.lower().replace(' ', '-')}-link", state="visible")
         use(sized, tab)
         wide = sized.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
         assert wide[0] <= wide[1], tab
@@ -164,6 +179,17 @@ def test_every_tab_is_used_by_keyboard_alone(opened, workshop):
     page.keyboard.type("topics")  # a name that is taken: the answer shows that everything was reached
     press(page, "#train-start")
     said(page, "#train-problem", "There is a model 'topics' already")
+
+    open_by_keyboard(page, "no-labels")
+    press(page, "#no-labels-example")
+    said(page, "#no-labels-report", "rows will be scored")
+    reach(page, "#no-labels-labels input")
+    page.keyboard.press("Backspace")
+    page.wait_for_function("document.querySelectorAll('#no-labels-labels .token').length === 2")
+    reach(page, "#no-labels-name")
+    page.keyboard.type("topics")
+    press(page, "#no-labels-start")
+    said(page, "#no-labels-problem", "There is a model 'topics' already")
 
     open_by_keyboard(page, "models")
     press(page, "#models-compare")

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import xlsxwriter
 
 from finetune.core.tables.files import read_table, write_table
 from service import Classifier, ZeroShotClassifier, load
@@ -103,6 +104,55 @@ def test_tables_of_other_formats_are_uploaded_and_downloaded(opened, workshop, t
         assert [{"text": row["text"], "id": row["id"]} for row in read_table(out).rows] == rows
         page.click("#batch-upload button[aria-label='Clear']")
         page.wait_for_selector("#batch-preview", state="hidden")
+
+
+def workbook(file, sheets):
+    with xlsxwriter.Workbook(str(file)) as book:
+        for name, rows in sheets.items():
+            sheet = book.add_worksheet(name)
+            for number, row in enumerate(rows):
+                sheet.write_row(number, 0, row)
+    return file
+
+
+def test_the_sheet_of_a_workbook_with_several_is_selected(opened, workshop, tmp_path):
+    sheets = {"Notes": [["about"]], "2024": [["text"], ["a good film"], ["a bad film"]]}
+    several = workbook(tmp_path / "several.xlsx", sheets)
+    single = workbook(tmp_path / "single.xlsx", {"Only": [["text"], ["a fine film"]]})
+    page = opened(workshop.address)
+    open_tab(page, "Batch")
+    assert page.locator("#batch-sheet").is_hidden()
+    page.set_input_files("#batch-upload input[type=file]", str(several))
+    page.wait_for_selector("#batch-sheet", state="visible")
+    assert page.input_value("#batch-sheet input") == "Notes"
+    said(page, "#batch-table-problem", "no rows (sheet 'Notes')")
+    choose(page, "#batch-sheet", "2024")
+    said(page, "#batch-preview", "a bad film")
+    page.click("#batch-score")
+    said(page, "#batch-progress", "2 rows in")
+    assert [row["text"] for row in rows_of(download(page).path().read_text())] == ["a good film", "a bad film"]
+    # another table does not keep the sheet of the one before
+    page.click("#batch-upload button[aria-label='Clear']")
+    page.wait_for_selector("#batch-sheet", state="hidden")
+    upload(page, "batch", single)
+    said(page, "#batch-preview", "a fine film")
+    page.click("#batch-score")
+    said(page, "#batch-progress", "1 rows in")
+    assert page.locator("#batch-sheet").is_hidden()
+
+
+def test_the_train_tab_reads_the_selected_sheet(opened, workshop, tmp_path):
+    labeled = [[f"{('good', 'bad')[n % 2]} film {n}", ("yes", "no")[n % 2]] for n in range(30)]
+    sheets = {"Other": [["id"], [1]], "007": [["text", "label"], *labeled]}
+    page = opened(workshop.address)
+    open_tab(page, "Train")
+    upload(page, "train", workbook(tmp_path / "labeled.xlsx", sheets))
+    page.wait_for_selector("#train-sheet", state="visible")
+    choose(page, "#train-sheet", "007")
+    page.wait_for_function("document.querySelector('#train-label input').value === 'label'")
+    said(page, "#train-preview", "bad film 1")
+    page.click("#train-recipe button")
+    said(page, "#train-recipe-code", "--sheet 007")
 
 
 def test_a_zero_shot_model_asks_for_labels_and_scores_into_json_lines(opened, workshop, tmp_path):
@@ -274,9 +324,10 @@ def test_a_run_can_be_stopped(opened, workshop):
 
 
 def test_training_is_off_until_the_operator_allows_it(page):
-    page.get_by_role("tab", name="Train").click()
-    said(page, "#train-off", "rehead serve --allow-training")
-    assert page.locator("#train-start").count() == 0
+    for tab, name in (("Train", "train"), ("No labels", "no-labels")):
+        page.get_by_role("tab", name=tab).click()
+        said(page, f"#{name}-off", "rehead serve --allow-training")
+        assert page.locator(f"#{name}-start").count() == 0
 
 
 def test_what_trains_or_keeps_is_only_for_the_page_itself(workshop):
@@ -293,7 +344,10 @@ def test_what_trains_or_keeps_is_only_for_the_page_itself(workshop):
         config = json.loads(answer.read())
     names = {one["props"].get("elem_id"): one["id"] for one in config["components"]}
     before = (workshop.home / "corrections.jsonl").read_text()
-    for button in ("train-start", "train-stop", "sentiment-right", "topics-keep"):
+    for button in (
+        *("train-start", "train-stop", "no-labels-start", "no-labels-stop"),
+        *("sentiment-right", "topics-keep"),
+    ):
         (event,) = [
             one for one in config["dependencies"] if [names[button], "click"] in one["targets"] and one["inputs"]
         ]

@@ -36,27 +36,28 @@ EXAMPLES: dict[str, list[tuple[str, dict[str, Any]]]] = {
 }
 
 
-def build(app: FastAPI) -> APIRouter:
-    """Return the route; the page shows `/openapi.json`."""
+def build(app: FastAPI, *, has_page: bool) -> APIRouter:
+    """Return the route; the page shows `/openapi.json`, and a link to the web UI where there is one."""
     router = APIRouter(include_in_schema=False)
 
     @router.get("/docs")
     def page(request: Request) -> HTMLResponse:
-        return HTMLResponse(_page(app.openapi(), str(request.base_url)))
+        return HTMLResponse(_page(app.openapi(), str(request.base_url), has_page))
 
     return router
 
 
-def _page(description: dict[str, Any], base_url: str) -> str:
+def _page(description: dict[str, Any], base_url: str, has_page: bool) -> str:
     parts = [
         _operation(method, path, operation, base_url)
         for path, methods in description["paths"].items()
         for method, operation in methods.items()
     ]
+    link = ' Web UI: <a href="./">/</a>.' if has_page else ""
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>rehead API</title><style>{STYLE}</style>'
         "<h1>rehead API</h1><p>Errors answer <code>{&quot;error&quot;: &quot;...&quot;}</code> with a matching status. "
-        'OpenAPI description: <a href="openapi.json">/openapi.json</a>. Web UI: <a href="./">/</a>.</p>'
+        f'OpenAPI description: <a href="openapi.json">/openapi.json</a>.{link}</p>'
         f"{''.join(parts)}</html>"
     )
 

@@ -9,14 +9,25 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
+from service.batch.scoring_task import require_sets
 from service.errors import BadRequest
 from service.inference.engine import Engine
-from service.schema import ATTENTION_MODES, FUNCTIONS, SCORERS, Answer, TextInput, ZeroShotRequest
+from service.inference.hierarchy import MAX_BEAM
+from service.schema import (
+    ATTENTION_MODES,
+    DEFAULT_BEAM,
+    FUNCTIONS,
+    SCORERS,
+    Answer,
+    TextInput,
+    ZeroShotRequest,
+    checked_window,
+)
 from service.server.admission import Admission
 from service.server.limits import RequestLimits
 from service.server.routes.openapi import LabelScore, ResponseBody, errors, request_body
@@ -24,6 +35,27 @@ from service.server.routes.truncation import refuse_truncated
 
 FLAT_SINCE = (1, 1, 5)
 """The first huggingface_hub release that reads zero-shot answers as a flat list."""
+
+
+class LabelObject(BaseModel):
+    """A label with what describes it; answers hold its name."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    name: str
+    """The label."""
+    description: str | None = None
+    """A phrase that takes the place of the name in the hypothesis, or a sentence that is the hypothesis."""
+    phrasings: list[str] | None = None
+    """Other phrases or sentences for it; scores are averaged over all of them."""
+    examples: list[str] | None = None
+    """Texts with this label, which scorers embedding and both compare texts with."""
+    children: list[Any] | None = None
+    """Labels below it, as names or objects; answers hold their paths, `science > space`."""
+
+
+LabelList = list[str | Annotated[dict[str, Any], WithJsonSchema(LabelObject.model_json_schema())]]
+"""Labels as they are sent; `labels_of` checks them, with one sentence for what is wrong."""
 
 
 class Parameters(BaseModel):
@@ -41,8 +73,17 @@ class Parameters(BaseModel):
     """False refuses texts that are longer than the model reads, or than `max_length`; default is to truncate them."""
     max_length: int | None = Field(default=None, ge=1)
     """Tokens after which a text is truncated, special tokens included; default is as many as the model reads."""
-    candidate_labels: list[str] | list[list[str]] | str | None = None
+    abstain: bool | None = None
+    """Return the labels of the prediction set only, which may be none; refused where the model has no such sets."""
+    window: int | str | dict[str, Any] | None = None
+    """How long texts are read: tokens of a window, or an object with `tokens`, `overlap`, and `aggregate` (max, mean or
+    first); default is what the server or the model says."""
+    candidate_labels: LabelList | list[LabelList] | str | None = None
     """Labels of your own, as a list or a comma-separated string; or one list for each text."""
+    keep_identifiers: bool | None = None
+    """Read labels such as `book_flight` as they are, instead of as words."""
+    beam: int | None = Field(default=None, ge=0, le=MAX_BEAM)
+    """Labels of each level of a tree (`science > space`) whose labels below are scored; default is 3. 0: no tree."""
     multi_label: bool | None = None
     """Whether several labels may be true at once."""
     hypothesis_template: str | None = None
@@ -81,7 +122,7 @@ class ZeroShotLists(ResponseBody):
 
 Answers = list[list[LabelScore]] | list[LabelScore] | ZeroShotLists | list[ZeroShotLists]
 REFUSE_LONG = (False, "do_not_truncate")
-ZERO_SHOT_ONLY = ("multi_label", "hypothesis_template", "scorer")
+ZERO_SHOT_ONLY = ("multi_label", "hypothesis_template", "scorer", "keep_identifiers", "beam")
 OPENAPI = request_body(Body)
 
 
@@ -99,6 +140,8 @@ def build(admission: Admission) -> APIRouter:
             options = _options(engine, inputs, parameters)
             answers = await admission.classify(engine, inputs, request=request, **options)
             _check_truncation(answers, parameters)
+            if parameters.abstain:
+                return _response([_members(row) for row in answers], answers)
             top_k = 1 if parameters.return_all_scores is False else parameters.top_k
             return _response([_labels(row, top_k) for row in answers], answers)
         questions = _questions(admission.limits, inputs, parameters)
@@ -158,12 +201,17 @@ def _options(engine: Engine, inputs: list[TextInput], parameters: Parameters) ->
         )
     if parameters.return_all_scores is not None and parameters.top_k is not None:
         raise BadRequest("parameters.return_all_scores and parameters.top_k mean the same: send one of them")
+    if parameters.abstain:
+        require_sets(engine.folder)
+        if parameters.top_k is not None or parameters.return_all_scores is not None:
+            raise BadRequest("parameters.abstain returns the labels of the prediction set: leave out top_k")
     if parameters.truncation == "only_first" and any(item.pair is not None for item in inputs):
         raise BadRequest("parameters.truncation only_first is not available for pairs: send longest_first, or true")
     return {
         "function": parameters.function_to_apply or "default",
         "attention": parameters.attention,
         "max_length": parameters.max_length,
+        "window": checked_window(parameters.window),
     }
 
 
@@ -175,7 +223,7 @@ def _check_truncation(answers: list[Answer], parameters: Parameters) -> None:
 def _questions(
     limits: RequestLimits, inputs: list[TextInput], parameters: Parameters
 ) -> ZeroShotRequest | list[ZeroShotRequest]:
-    for field in ("top_k", "function_to_apply", "return_all_scores", "max_length"):
+    for field in ("top_k", "function_to_apply", "return_all_scores", "max_length", "abstain"):
         if getattr(parameters, field) is not None:
             raise BadRequest(f"parameters.{field} does not go with parameters.candidate_labels")
     if any(item.pair is not None for item in inputs):
@@ -183,15 +231,20 @@ def _questions(
     labels: Any = parameters.candidate_labels
 
     def question(names: Any) -> ZeroShotRequest:
+        parsed = limits.described_labels(names)
         return ZeroShotRequest(
-            limits.labels(names),
+            parsed.names,
             bool(parameters.multi_label),
             parameters.hypothesis_template,
             parameters.scorer,  # type: ignore[arg-type]
             parameters.attention,  # type: ignore[arg-type]
+            texts=parsed.texts,
+            keep_identifiers=bool(parameters.keep_identifiers),
+            beam=DEFAULT_BEAM if parameters.beam is None else parameters.beam,
+            window=checked_window(parameters.window),
         )
 
-    if isinstance(labels, str) or not labels or isinstance(labels[0], str):
+    if isinstance(labels, str) or not labels or not isinstance(labels[0], list):
         return question(labels)
     if len(labels) != len(inputs):
         raise BadRequest(f"candidate_labels holds {len(labels)} lists, and inputs {len(inputs)} texts")
@@ -201,6 +254,10 @@ def _questions(
 
 def _labels(answer: Answer, top_k: int | None = None) -> list[dict[str, Any]]:
     return [{"label": row.label, "score": row.score} | answer.remarks for row in answer.predictions[:top_k]]
+
+
+def _members(answer: Answer) -> list[dict[str, Any]]:
+    return [{"label": row.label, "score": row.score} | answer.remarks for row in answer.prediction_set]
 
 
 def _zero_shot_shape(answer: Answer, text: str, agent: str) -> Any:

@@ -33,6 +33,8 @@ class LabelScore(ResponseBody):
     """True where the text was longer than the model reads; left out otherwise."""
     language: str | None = None
     """Code of the text's language where the model was not trained for it; left out otherwise."""
+    window: dict[str, int] | None = None
+    """`start` and `end` of the characters of the window that decided; left out where texts are read whole."""
 
 
 def errors(model: type[BaseModel] = ErrorBody) -> dict[int | str, dict[str, Any]]:

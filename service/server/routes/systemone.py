@@ -30,6 +30,7 @@ from service.inference.engine import Engine
 from service.inference.model_store import ModelStore
 from service.schema import ZeroShotRequest
 from service.server.admission import Admission
+from service.server.limits import RequestLimits
 from service.server.request_record import record_of
 from service.server.routes.openapi import ResponseBody, errors, request_body
 
@@ -37,6 +38,9 @@ Content = str | dict[str, Any] | list[Any]
 
 ALIAS = "jev-latest"
 """The name that clients of this dialect send by default: the default zero-shot model, unless a model has that name."""
+
+DESCRIBED = {"description", "phrasings", "examples"}
+"""Keys of an option's description that is read as a description; one with other keys is read as JSON."""
 
 ERROR_TYPES: dict[type[ServiceError], str] = {
     Forbidden: "permission_error",
@@ -222,10 +226,7 @@ def build(admission: Admission) -> APIRouter:
         (item,) = limits.inputs([state])
         labels = {name: _labels(question) for name, question in body.questions.items()}
         limits.check_label_count(sum(map(len, labels.values())))
-        questions = [
-            ZeroShotRequest(limits.labels(labels[name]), hypothesis_template=_template(question))
-            for name, question in body.questions.items()
-        ]
+        questions = [_request(limits, labels[name], question) for name, question in body.questions.items()]
         answers = await admission.zero_shot(engine, [item.text] * len(questions), questions, request=request)
         record = record_of(request)
         content = {
@@ -305,14 +306,28 @@ def _probabilities(question: Choice | Score | Noul, scores: Sequence[float]) -> 
     return (1.0,) if len(scores) == 1 and not isinstance(question, Noul) else scores
 
 
-def _labels(question: Choice | Score | Noul) -> list[str]:
+def _request(limits: RequestLimits, labels: list[Any], question: Choice | Score | Noul) -> ZeroShotRequest:
+    """Return the zero-shot request of a question; options are no tree, whatever their names."""
+    parsed = limits.described_labels(labels)
+    return ZeroShotRequest(parsed.names, hypothesis_template=_template(question), texts=parsed.texts, beam=0)
+
+
+def _labels(question: Choice | Score | Noul) -> list[Any]:
     if isinstance(question, Choice):
-        return [f"{name}: {_text(text)}" if text else name for name, text in question.criteria.items()]
+        return [_option(name, content) for name, content in question.criteria.items()]
     if isinstance(question, Score):
         return [_text(level) for level in question.criteria]
     criteria = question.criteria or {}
     yes, no = (_text(criteria.get(which)) for which in ("true", "false"))  # type: ignore[call-overload]
     return [yes or _text(question.instructions), *([no] if no else [])]
+
+
+def _option(name: str, content: Content | None) -> Any:
+    """Return an option as a label: `name: text`, or an object where it is described by one."""
+    if isinstance(content, dict) and content and not set(content) - DESCRIBED:
+        text = content.get("description")
+        return content | {"name": name, "description": f"{name}: {text}" if isinstance(text, str) and text else text}
+    return f"{name}: {_text(content)}" if content else name
 
 
 def _template(question: Choice | Score | Noul) -> str | None:

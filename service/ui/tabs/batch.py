@@ -90,7 +90,8 @@ def build(page: Page, tab: gr.Tab) -> None:
         if language != "command":
             return snippets.of_model(page, language, address, model, EXAMPLE_TEXT, labels or LABELS)
         if _is_zero_shot(page, model):
-            names = shlex.quote(",".join(labels or LABELS))
+            is_plain = all(isinstance(label, str) for label in label_chips.described(labels or LABELS))
+            names = shlex.quote(",".join(labels or LABELS)) if is_plain else "@labels.yaml"
             return f"rehead zero-shot table.csv --labels {names} -o scored.csv"
         return f"rehead predict {model} table.csv -o scored.csv"
 
@@ -116,7 +117,7 @@ def build(page: Page, tab: gr.Tab) -> None:
         event(for_model, [model], [labels, several], api_name=False, show_progress="hidden")
     hidden = [WAITING, HIDDEN, HIDDEN, gr.update(visible=False)]
     act = reporting_stream(partial(_score, page), page.admission.telemetry, otherwise=hidden)
-    inputs = [*fields.inputs, column, model, labels, several, every, kind, encoding]
+    inputs = [*fields.inputs, column, model, labels, several, every, kind, encoding, fields.sheet]
     outputs = [progress, download, result, stop, problem]
     event = score.click(act, inputs, outputs, api_name=False, show_progress="hidden")
     score.click(None, js=scroll_to("batch-answer"))
@@ -147,9 +148,10 @@ async def _score(
     every: bool,
     kind: str,
     encoding: str | None = None,
+    sheet: str | None = None,
 ) -> AsyncIterator[list[Any]]:
     table = table_upload.path_of(page, upload, offered if offered in table_upload.offered(page) else None)
-    options = table_upload.options_of(encoding)
+    options = table_upload.options_of(encoding, sheet=sheet)
     if table is None:
         raise BadRequest("there is no table yet: upload one, or try the example")
     if not column:

@@ -22,6 +22,7 @@ from service.ui.results import (
     about,
     as_tool,
     bars,
+    decisions_of,
     importance,
     note,
     reporting,
@@ -107,14 +108,17 @@ def build(page: Page, tab: gr.Tab) -> None:
         (answer,) = await _answers(admission, model, [text])
         return [{"label": row.label, "score": row.score} for row in answer.predictions]
 
-    gr.api(as_tool(classify_sentiment, admission.telemetry), api_name="classify_sentiment")
+    # as a tool, a queued function is called through a URL that Gradio makes of the first client's Host header
+    queue = not admission.settings.mcp
+    gr.api(as_tool(classify_sentiment, admission.telemetry), api_name="classify_sentiment", queue=queue)
 
 
 async def _single(admission: Admission, has_feedback: bool, model: str | None, text: str) -> list[Any]:
     engine = await _engine(admission, model)
     (answer,) = await _answers(admission, model, [_checked(text)])
     task = engine.folder.settings.task
-    shown = [bars(answer, number=task == "regression"), note(answer), HIDDEN]
+    said = note(answer, decisions_of(answer, engine.folder))
+    shown = [bars(answer, number=task == "regression"), said, HIDDEN]
     if not has_feedback:
         return shown
     best = answer.best

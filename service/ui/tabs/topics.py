@@ -14,6 +14,8 @@ from service.batch.scoring_task import predicted_labels
 from service.errors import BadRequest, ServiceError
 from service.inference import zero_shot
 from service.inference.engine import Engine
+from service.inference.label_parsing import Labels, labels_of
+from service.inference.label_wording import wording_of
 from service.inference.model_store import ModelStore
 from service.schema import Answer, ZeroShotRequest
 from service.server.admission import Admission
@@ -35,7 +37,9 @@ EXAMPLES = (
     ["My card was charged twice and nobody answers the phone.", ["billing", "customer service", "delivery"], True],
 )
 HYPOTHESES_SHOWN = 5
-MAX_SETS = 50
+MAX_SETS, MAX_SET_LABELS, MAX_SET_CHARACTERS = 50, 10_000, 500_000
+"""Label sets that a browser stores, their labels and the characters of these in all: every call that reads the sets
+carries them, within the limits of `page_calls` and of a request body, and a browser stores a few megabytes."""
 
 
 def build(page: Page, tab: gr.Tab) -> None:
@@ -79,7 +83,7 @@ def build(page: Page, tab: gr.Tab) -> None:
     def program(
         language: str, address: str, model: str | None, text: str, labels: list[str], several: bool, template: str
     ) -> str:
-        parameters: dict[str, Any] = {"candidate_labels": labels or list(LABELS)}
+        parameters: dict[str, Any] = {"candidate_labels": label_chips.described(labels or LABELS)}
         parameters |= {"multi_label": True} if several else {}
         if template != _template(admission.store, model):
             parameters["hypothesis_template"] = template
@@ -134,12 +138,15 @@ def build(page: Page, tab: gr.Tab) -> None:
         answer = await _classified(admission, model, text, question)
         return [{"label": row.label, "score": row.score} for row in answer.predictions]
 
-    gr.api(as_tool(classify_topics, admission.telemetry), api_name="classify_topics")
+    # as a tool, a queued function is called through a URL that Gradio makes of the first client's Host header
+    queue = not admission.settings.mcp
+    gr.api(as_tool(classify_topics, admission.telemetry), api_name="classify_topics", queue=queue)
 
 
 def _sets(page: Page, labels: gr.Dropdown) -> None:
     """Add named sets of labels, stored in the browser and nowhere else."""
     stored = page.label_sets
+    max_characters = min(MAX_SET_CHARACTERS, page.admission.settings.max_body_bytes // 8)  # of up to 4 bytes
     with gr.Accordion("Label sets (stored in this browser)", open=False, elem_id="topics-sets"):
         with gr.Row(equal_height=True):
             selection = gr.Dropdown([], label="Load a set", elem_id="topics-set")
@@ -155,7 +162,7 @@ def _sets(page: Page, labels: gr.Dropdown) -> None:
     async def saved(sets: list[Any] | None, name: str, labels: list[str]) -> list[Any]:
         if not (title := name.strip()[:64]) or not labels:
             raise BadRequest("enter a name for the set, and at least one label")
-        sets = [*[entry for entry in sets or [] if entry[0] != title], [title, labels]][-MAX_SETS:]
+        sets = with_set(sets or [], title, labels, max_characters)
         return [sets, options(sets, value=title), ""]
 
     def without(sets: list[Any], name: str | None) -> list[Any]:
@@ -174,15 +181,35 @@ def _sets(page: Page, labels: gr.Dropdown) -> None:
     stored.change(lambda sets: options(sets), [stored], [selection], api_name=False, show_progress="hidden")
 
 
+def with_set(sets: list[Any], title: str, labels: list[str], max_characters: int = MAX_SET_CHARACTERS) -> list[Any]:
+    """Return the sets `[title, labels]` with one more, or another one of that title.
+
+    Raises:
+        BadRequest: too many sets, labels or characters in all.
+    """
+    sets = [*[entry for entry in sets if entry[0] != title], [title, labels]]
+    names = [name for _, names in sets for name in names]
+    if len(sets) > MAX_SETS or len(names) > MAX_SET_LABELS or sum(map(len, names)) > max_characters:
+        raise BadRequest(
+            f"a browser stores at most {MAX_SETS} label sets with {MAX_SET_LABELS:,} labels and {max_characters:,} "
+            "characters in all: delete a set first, or save fewer labels"
+        )
+    return sets
+
+
 def _preview(template: str, labels: list[str] | None) -> str:
     """Return the hypotheses as HTML, or what is wrong with the template."""
     try:
         zero_shot.check_template(template)
     except ServiceError as error:
         return f'<div class="rehead-note">{escape(str(error))}</div>'
-    names = labels or []
-    shown = "".join(f"<li>{escape(zero_shot.fill(template, name))}</li>" for name in names[:HYPOTHESES_SHOWN])
-    hidden = len(names) - HYPOTHESES_SHOWN
+    try:
+        parsed = labels_of(label_chips.described(labels)) if labels else Labels(())
+        sentences = wording_of(ZeroShotRequest(parsed.names, texts=parsed.texts), template).sentences
+    except ServiceError:  # a label that is there twice, of which Classify informs
+        sentences = tuple(zero_shot.fill(template, name) for name in labels or [])
+    shown = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences[:HYPOTHESES_SHOWN])
+    hidden = len(sentences) - HYPOTHESES_SHOWN
     rest = f"<li>and {hidden} more</li>" if hidden > 0 else ""
     return f'<div class="rehead-note">Hypotheses tested against the text:<ul>{shown}{rest}</ul></div>'
 

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import gradio as gr
 from gradio.components import Component
 
 from finetune.config.training import TrainConfig
-from service.errors import BadRequest, Overloaded
+from service.errors import BadRequest
 from service.server.training_jobs import Job, Jobs
-from service.ui import form, links, recipes, snippets, table_upload, training_view
+from service.ui import form, links, recipes, run_controls, snippets, table_upload, training_view
 from service.ui.results import SAME, reporting
 from service.ui.tab import Page
 
-T = TypeVar("T")
 NAME = "train"
 FIRST = ("data.task", "loss", "class_weights", "optim.epochs", "optim.batch_size", "optim.lr", "optim.early_stopping")
 MORE = (
     *("model.head", "model.pooling", "model.initializer", "model.freeze", "model.dropout"),
     *("optim.optimizer", "optim.schedule", "optim.warmup", "optim.sampler", "checkpoint.best_by"),
     *("optim.head_lr", "optim.layer_decay", "optim.ema_decay", "data.max_length", "data.validation_size"),
-    *("data.encoding", "data.separator", "data.sheet", "data.weight", "gradients.auto_recover", "precision", "seed"),
+    *("data.encoding", "data.separator", "data.weight", "gradients.auto_recover", "precision", "seed"),
     *("data.label_columns", "data.label_names"),
 )
 SETTINGS = (*FIRST, *MORE)
-REFRESH_S, REPORT_TIMEOUT_S = 1.5, 30.0
 OFF = """
 <div class="rehead-empty" id="train-off"><h2>Training is off on this server</h2>
 <p>Its operator can enable it: <code>rehead serve --allow-training</code></p></div>
@@ -76,7 +72,7 @@ class _Components:
     @property
     def inputs(self) -> list[Any]:
         """Return the inputs of a handler, in the order that `_settings` reads."""
-        fields = (self.text, self.label, self.name, self.base, self.loss_options)
+        fields = (self.text, self.label, self.name, self.base, self.loss_options, self.table.sheet)
         return [*self.table.inputs, *fields, *self.settings.values()]
 
 
@@ -185,19 +181,23 @@ def _plot(kind: Any, columns: tuple[str, ...], title: str, element_id: str) -> A
 
 def _connect_run(page: Page, jobs: Jobs, parts: _Components, run: list[Any]) -> None:
     """Connect the buttons Train and Stop, and refresh the section Training while a run lasts."""
-    timer = gr.Timer(REFRESH_S, active=False)
-    outputs = [*run, parts.stop, timer]
-    telemetry, same = page.admission.telemetry, [SAME] * len(outputs)
-    begin = reporting(_starting(page, jobs), telemetry, otherwise=same)
-    end = reporting(_stopping(page, jobs), telemetry, otherwise=same)
 
-    def refreshed() -> list[Any]:
-        return drawn(jobs.latest())
+    def configured(values: Sequence[Any]) -> tuple[str, TrainConfig]:
+        _, config = _config(page, jobs, values, named=True)
+        return Path(config.out).name, config
 
-    parts.start.click(begin, [page.token_field, *parts.inputs], [*outputs, parts.problem], api_name=False)
-    parts.stop.click(end, [page.token_field], [*outputs, parts.problem], api_name=False)
-    timer.tick(refreshed, None, outputs, api_name=False, show_progress="hidden")
-    page.blocks.load(refreshed, None, outputs, api_name=False, show_progress="hidden")
+    run_controls.connect(
+        page,
+        jobs,
+        "training",
+        start=parts.start,
+        stop=parts.stop,
+        inputs=parts.inputs,
+        configured=configured,
+        outputs=run,
+        drawn=drawn,
+        problem=parts.problem,
+    )
 
 
 def _connect_report(page: Page, jobs: Jobs, parts: _Components) -> None:
@@ -225,7 +225,7 @@ def _connect_ranking(page: Page, jobs: Jobs, parts: _Components) -> None:
         page.check(token)
         table, config = await page.admission.background(partial(_config, page, jobs, values, named=False))
         try:
-            data = await _in_turn(lambda: page.admission.background(jobs.ranking, config))
+            data = await run_controls.in_turn(lambda: page.admission.background(jobs.ranking, config))
         except BadRequest as error:
             raise BadRequest(table_upload.without_place(str(error), table)) from error
         return [gr.update(value=training_view.ranking(data), visible=True), data["recommended"]]
@@ -259,9 +259,9 @@ def _settings(values: Sequence[Any]) -> dict[str, Any]:
     Raises:
         BadRequest: an option of the loss that does not read name=value.
     """
-    _, _, text, label, name, base, loss_options, *filled = values
+    _, _, text, label, name, base, loss_options, sheet, *filled = values
     settings: dict[str, Any] = {"base": base}
-    settings |= {f"data.{key}": value for key, value in (("text", text), ("label", label)) if value}
+    settings |= {f"data.{key}": value for key, value in (("text", text), ("label", label), ("sheet", sheet)) if value}
     settings |= form.settings(dict(zip(SETTINGS, filled, strict=True)))
     if "data.label_columns" in settings:
         settings.pop("data.label", None)
@@ -277,35 +277,13 @@ def _config(page: Page, jobs: Jobs, values: Sequence[Any], *, named: bool) -> tu
     table, settings = table_upload.path_of(page, values[0], values[1]), _settings(values)
     if table is None:
         raise BadRequest("there is no table yet: upload one")
-    options = table_upload.options_of(settings.get("data.encoding"), settings.get("data.separator"))
+    options = table_upload.options_of(settings.get("data.encoding"), settings.get("data.separator"), sheet=values[7])
     for key in {"data.text", "data.label"} & settings.keys():
         settings[key] = table_upload.column_of(table, settings[key], options)
     name = (values[4] or "").strip()
     if named and not name:
         raise BadRequest("enter a name for the new model")
     return table, jobs.config(name if named else None, settings, table)
-
-
-def _starting(page: Page, jobs: Jobs) -> Any:
-    async def start(token: str, *values: Any) -> list[Any]:
-        page.check(token)
-        _, config = await page.admission.background(partial(_config, page, jobs, values, named=True))
-        name = Path(config.out).name
-        await page.admission.background(jobs.start, name, config)
-        return drawn(jobs.job(name))
-
-    return start
-
-
-def _stopping(page: Page, jobs: Jobs) -> Any:
-    async def stop(token: str) -> list[Any]:
-        page.check(token)
-        job = jobs.latest()
-        if job is not None:
-            await page.admission.background(jobs.stop, job.name)
-        return drawn(jobs.latest())
-
-    return stop
 
 
 def _reporting_data(page: Page, jobs: Jobs) -> Any:
@@ -318,7 +296,7 @@ def _reporting_data(page: Page, jobs: Jobs) -> Any:
             return ['<div class="rehead-note">Select the text column and the label column.</div>']
         table, config = await page.admission.background(partial(_config, page, jobs, values, named=False))
         try:
-            data = await _in_turn(lambda: page.admission.background(jobs.data_report, config))
+            data = await run_controls.in_turn(lambda: page.admission.background(jobs.data_report, config))
         except BadRequest as error:
             raise BadRequest(table_upload.without_place(str(error), table)) from error
         return [training_view.report(data)]
@@ -326,25 +304,12 @@ def _reporting_data(page: Page, jobs: Jobs) -> Any:
     return report
 
 
-async def _in_turn(report: Callable[[], Awaitable[T]]) -> T:
-    """Return a data report, after those that are being made for other tables."""
-    end = time.monotonic() + REPORT_TIMEOUT_S
-    while True:
-        try:
-            return await report()
-        except Overloaded:
-            if time.monotonic() > end:
-                raise
-            await asyncio.sleep(REFRESH_S)
-
-
 def drawn(job: Job | None) -> list[Any]:
-    """Return a run as updates of its status, curves, gradients, the Stop button and the timer."""
+    """Return a run as updates of its status, curves and gradients."""
     if job is None:
         hidden = gr.update(visible=False)
-        return [IDLE, hidden, hidden, hidden, hidden, SAME, hidden, gr.update(active=False)]
+        return [IDLE, hidden, hidden, hidden, hidden, SAME]
     losses, scores, layers = training_view.losses(job), training_view.scores(job), training_view.gradients(job)
-    running = job.state == "running"
     evaluations, whole = scores["update"].nunique(), {"x_lim": training_view.updates(job)}
     return [
         training_view.status(job),
@@ -353,6 +318,4 @@ def drawn(job: Job | None) -> list[Any]:
         gr.update(value=scores, visible=evaluations == 1, **whole),  # a line through one point shows nothing
         gr.update(visible=bool(layers)),
         layers,
-        gr.update(visible=running),
-        gr.update(active=running),
     ]

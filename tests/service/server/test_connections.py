@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import socket
+import subprocess
 import threading
 import time
 
@@ -41,12 +43,15 @@ def running(monkeypatch):
     """Return a function that serves `app` on loopback, and returns its connections and its port."""
     with contextlib.ExitStack() as stack:
 
-        def start(limit=100, proxies=(), **seconds):
+        def start(limit=100, proxies=(), app=app, tls=None, **seconds):
             for name, value in ({"SWEEP_S": 0.01} | seconds).items():
                 monkeypatch.setattr(module, name, value)
             connections = Connections(limit, proxies)
             listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-            config = uvicorn.Config(app, http=protocol_of(connections), lifespan="off", log_level="critical")
+            quiet = {"lifespan": "off", "log_level": "critical"}
+            config = uvicorn.Config(
+                app, http=protocol_of(connections), ssl_certfile=tls, loop=f"{module.__name__}:new_event_loop", **quiet
+            )
             server = uvicorn.Server(config)
 
             async def serve():
@@ -54,7 +59,11 @@ def running(monkeypatch):
                 await server.serve([listener])
                 closing.cancel()
 
-            thread = threading.Thread(target=asyncio.run, args=(serve(),))
+            def run():
+                with asyncio.Runner(loop_factory=module.new_event_loop) as runner:
+                    runner.run(serve())
+
+            thread = threading.Thread(target=run)
             thread.start()
             stack.callback(thread.join, DEADLINE_S)
             stack.callback(setattr, server, "should_exit", True)
@@ -105,6 +114,46 @@ def test_an_upgrade_to_a_websocket_is_refused_and_counted_out(running):
     client = connect(port, head)
     assert client.recv(100).startswith(b"HTTP/1.1 400 ") and is_closed(client)
     until(lambda: len(connections) == 0, "the connection is counted out")
+
+
+def test_pipelined_requests_do_not_write_to_a_lost_connection(running):
+    start, connect = running
+    begun, go, errors, ended = threading.Event(), threading.Event(), [], threading.Event()
+
+    async def slow(scope, receive, send):
+        begun.set()
+        while not go.is_set():
+            await asyncio.sleep(0.01)
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+            await send({"type": "http.response.body", "body": b"a"})
+        except Exception as error:
+            errors.append(error)
+        ended.set()
+
+    connections, port = start(app=slow)
+    connect(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 2)
+    until(begun.is_set, "the first request is under way")
+    (connection,) = connections._open
+    connection.loop.call_soon_threadsafe(connection.transport.abort)
+    until(lambda: not len(connections), "the connection is counted out")
+    go.set()
+    until(ended.is_set, "the first request has ended")
+    assert errors == []
+
+
+def test_a_tls_handshake_has_a_time_limit(running, tmp_path):
+    start, connect = running
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=localhost"]
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    both = tmp_path / "both.pem"
+    both.write_text((tmp_path / "key.pem").read_text() + (tmp_path / "cert.pem").read_text())
+    _, port = start(tls=both, HANDSHAKE_S=0.3)
+    assert is_closed(connect(port))
+    assert httpx.post(f"https://127.0.0.1:{port}/", content=b"abc", verify=False).text == "3"
 
 
 class Idle:

@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+from service.server.telemetry import Telemetry
+
 KEY = "a-long-enough-key-1"
 ASK = {"inputs": "I loved it."}
 CANARY = "canary-7f3a"
@@ -68,6 +70,21 @@ def test_errors_carry_the_request_id_in_their_dialects_shape(served):
             answer = client.post(path, json={"odd": 1}, headers=headers | {"X-Request-Id": "mine-1"})
             assert answer.status_code in (400, 401, 422) and set(answer.json()) == shape, (path, answer.text)
             assert answer.headers["X-Request-Id"] == "mine-1" and answer.json().get("request_id", "mine-1") == "mine-1"
+
+
+def test_an_exception_after_a_response_began_is_logged_with_its_cause():
+    lines = []
+    error = RuntimeError("Caught handled exception, but response already started.")
+    error.__cause__ = ZeroDivisionError(CANARY)
+    Telemetry(lines.append).crash("mine-1", error)
+    assert json.loads(lines[0]) | {"at": 0, "cause_at": 0} == {
+        "request_id": "mine-1",
+        "crash": "RuntimeError",
+        "at": 0,
+        "cause": "ZeroDivisionError",
+        "cause_at": 0,
+    }
+    assert CANARY not in lines[0]
 
 
 def test_texts_labels_and_tokens_are_in_no_log_line_and_no_metric(served, monkeypatch, capsys):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ from finetune.core.errors import CheckpointError, ConfigError
 from finetune.training.run_lock import locked
 from service.app import create_app
 from service.errors import BadRequest, Overloaded
+from service.labeling import report_files
 from service.server.training_jobs import FOLDER, Jobs
 from service.settings import ServeSettings
 from tests.support import waiting
@@ -253,3 +256,141 @@ def test_choices_are_those_of_the_tables(jobs):
     found = jobs.choices()
     assert list(found["losses"]) == list(LOSSES) and list(found["heads"]) == list(HEADS)
     assert all(sentence for table in found.values() for sentence in table.values())
+
+
+LABELS = ["sports", "business", "science"]
+WORDS = ("football match", "market money", "space planet")
+
+
+def write_texts(file, rows=60):
+    """Write short distinct texts about the labels, without labels."""
+    lines = [f"the {WORDS[row % 3]} of text {row}" for row in range(rows)]
+    file.write_text("\n".join(["text", *lines]) + "\n")
+    return file
+
+
+@pytest.fixture
+def distilling(tmp_path, tiny_topics, tiny_sentiment):
+    """Return the jobs of a server with a zero-shot model and another one."""
+    (tmp_path / "models").mkdir()
+    shutil.copytree(tiny_topics, tmp_path / "models" / "topics")
+    shutil.copytree(tiny_sentiment, tmp_path / "models" / "sentiment")
+    running = Jobs(tmp_path / "models")
+    yield running
+    running.close()
+
+
+def distillation(jobs, table, name="news", **more):
+    return jobs.distillation(name, {"teacher": "topics", "labels": LABELS, "text": "text"} | more, table)
+
+
+def counted_scores(cache):
+    """Return how many texts a run has scored so far."""
+    with sqlite3.connect(cache) as database:
+        return database.execute("SELECT count(*) FROM answers").fetchone()[0]
+
+
+def test_a_distillation_is_a_run_in_the_same_queue_and_leaves_a_model(distilling, settings, tmp_path):
+    table = write_texts(tmp_path / "texts.csv")
+    labeled = tmp_path / "answers.csv"
+    answers = [f"the {WORDS[row % 3]} of answer {row},{LABELS[row % 3]}" for row in range(12)]
+    labeled.write_text("\n".join(["text,label", *answers, "a text that nobody labeled,"]) + "\n")
+    config = distillation(distilling, table, validation=str(labeled), none_of_these=True)
+    report = distilling.data_report(config)
+    assert (report["drawn"], report["measured"], report["counts"]["usable"]) == (60, 12, 60)
+    assert len(report["sample"]) <= 16 and report["sample"][0] == "the football match of text 0"
+    distilling.start("news", config)
+    with pytest.raises(Overloaded, match="news is being trained, and one run trains at a time"):
+        distilling.start("films", distilling.config("films", settings | {"base": "topics"}, table))
+    job = until(distilling, "news", lambda job: job.state != "running")
+    assert job.state == "finished", job.events[-1]
+    assert distilling.latest("distillation") == job and distilling.latest() is None
+    assert Path(job.config["texts"]).read_bytes() == table.read_bytes()
+    kinds = [type(event) for event in job.events]
+    assert kinds.index(events.Processed) < kinds.index(events.Started) < kinds.index(events.Finished)
+    ends = [
+        (event.verb, event.done)
+        for event in job.events
+        if isinstance(event, events.Processed) and event.done == event.rows
+    ]
+    assert ends[0] == ("scored", 60) and set(ends[1:]) <= {("embedded", 60)}  # by a second model, where it is installed
+    report = report_files.report_of(tmp_path / "models" / "news")
+    assert report["measured"]["rows"] == 12 and set(report["shares"]) == {*LABELS, "none of these"}
+    assert not (tmp_path / "models" / ".news.distill").exists(), "the texts and scores of a finished run are deleted"
+    with pytest.raises(BadRequest, match="there is a model 'news' already"):
+        distillation(distilling, table)
+
+
+@pytest.mark.slow
+def test_a_stopped_distillation_continues_from_its_scores(distilling, tmp_path):
+    table = write_texts(tmp_path / "texts.csv", 6000)
+    cache = tmp_path / "models" / ".news.distill" / "scores.sqlite3"
+    distilling.start("news", distillation(distilling, table))
+    until(distilling, "news", lambda job: scored(job) >= 256)
+    distilling.stop("news")
+    assert distilling.job("news").state == "stopped" and not (tmp_path / "models" / "news").exists()
+    before = counted_scores(cache)
+    assert 256 <= before < 6000
+    again = write_texts(tmp_path / "uploaded_again.csv", before)  # all of which were scored
+    distilling.start("news", distillation(distilling, again))
+    job = until(distilling, "news", lambda job: scored(job) == before)
+    assert counted_scores(cache) == before
+    until(distilling, "news", lambda job: f"{before:,} of {before:,} scores came from the cache" in told(job))
+    assert job.config["texts"].endswith("table.csv")
+    distilling.stop("news")
+
+
+def scored(job):
+    return max((event.done for event in job.events if isinstance(event, events.Processed)), default=0)
+
+
+def told(job):
+    return [event.text for event in job.events if isinstance(event, events.Info)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc, which this system does not have")
+def test_a_distillation_ends_with_its_server(distilling, tmp_path):
+    table = write_texts(tmp_path / "texts.csv", 20_000)
+    program = (
+        "import signal; from pathlib import Path; from service.server.training_jobs import Jobs\n"
+        f"jobs = Jobs(Path({str(tmp_path / 'models')!r}))\n"
+        f"settings = {{'teacher': 'topics', 'labels': {LABELS!r}, 'text': 'text'}}\n"
+        f"jobs.start('news', jobs.distillation('news', settings, Path({str(table)!r})))\n"
+        "print(jobs._running[1].pid, flush=True); signal.pause()"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    try:
+        until(distilling, "news", lambda job: scored(job) > 0)
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        parent.stdout.close()
+    waiting.until(lambda: not os.path.exists(f"/proc/{child}"), "the end of the run")  # noqa: PTH110 (no file)
+    assert distilling.latest("distillation").state == "stopped"
+
+
+def test_a_distillation_that_cannot_be_says_why(distilling, tmp_path):
+    table = write_texts(tmp_path / "texts.csv", 3)
+    with pytest.raises(BadRequest, match="3 of 3 rows hold a text without a label"):
+        distilling.data_report(distillation(distilling, table))
+    distilling.start("news", distillation(distilling, table))
+    job = until(distilling, "news", lambda job: job.state != "running")
+    assert job.state == "failed" and "3 of 3 rows hold a text without a label" in job.events[-1].text
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    ["http://127.0.0.1:1/v1", "sentiment", "google/bert", "../topics", None, {"name": "endpoint", "url": "http://x"}],
+)
+def test_only_served_zero_shot_models_teach(distilling, tmp_path, teacher):
+    with pytest.raises(BadRequest, match="is no zero-shot model of this server: use one of topics"):
+        distillation(distilling, write_texts(tmp_path / "texts.csv"), teacher=teacher)
+
+
+def test_a_student_starts_from_an_allowed_base(distilling, tmp_path, tiny_base):
+    table = write_texts(tmp_path / "texts.csv")
+    assert distillation(distilling, table).base == "topics"
+    restricted = Jobs(tmp_path / "models", (str(tiny_base),))
+    assert distillation(restricted, table).base == str(tiny_base)

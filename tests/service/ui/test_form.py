@@ -41,7 +41,6 @@ GIVEN = {
     "data.validation_size": 0.2,
     "data.encoding": "cp1251",
     "data.separator": ";",
-    "data.sheet": "Reviews",
     "data.weight": "certainty",
     "gradients.auto_recover": True,
     "precision": "float32",
@@ -50,7 +49,7 @@ GIVEN = {
     "data.label_names": "unkind, coarse",
 }
 
-ONLY_NAMES = {"data.sheet", "data.weight", "checkpoint.best_by", *form.TABLES, "data.label_columns", "data.label_names"}
+ONLY_NAMES = {"data.weight", "checkpoint.best_by", *form.TABLES, "data.label_columns", "data.label_names"}
 """Settings whose words are names and nothing else: of a table's entries, of columns, of labels."""
 
 

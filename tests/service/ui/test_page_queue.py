@@ -137,10 +137,10 @@ def test_long_names_of_columns_are_cut_and_still_select_their_column(served, tmp
     number = next(
         event["id"]
         for event in client.get("/config").json()["dependencies"]
-        if [target[1] for target in event["targets"]] == ["upload"] and len(event["inputs"]) > 1
+        if [target[1] for target in event["targets"]] == ["upload"] and len(event["inputs"]) > 2
     )
     upload = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    body = {"data": [upload, None, "automatic"], "fn_index": number, "session_hash": "cut"}
+    body = {"data": [upload, None, None, "automatic"], "fn_index": number, "session_hash": "cut"}
     assert client.post("/gradio_api/queue/join", json=body).status_code == 200
     messages = queue_of(client).pending_messages_per_session["cut"]
     until(lambda: messages.qsize() >= 3, "the preview is there")

@@ -6,16 +6,20 @@ import asyncio
 import json
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio.queueing
 import gradio.route_utils
 import gradio.routes
 import pytest
 
+from service.errors import BadRequest
 from service.server.admission import UPLOADS_STORED, Admission
 from service.server.request_record import RECORD, RequestRecord
+from service.server.routes import error_responses
 from service.settings import ServeSettings
 from service.ui import restrictions, upload_folder
+from service.ui.page_calls import PageCalls
 
 JSON = {"Content-Type": "application/json"}
 CANARY = "canary-7f3a"
@@ -184,3 +188,77 @@ def test_gradio_reports_exceptions_and_keeps_the_rest_of_the_traceback_module():
     finally:
         for module, original in zip(modules, before, strict=True):
             module.traceback = original
+
+
+def test_no_second_response_is_sent_for_a_refusal_after_the_first_began(monkeypatch):
+    """The exception is left to `RequestMiddleware`, which logs it and ends the connection."""
+    sent = []
+
+    async def begun(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise BadRequest("too late")
+
+    async def send(message):
+        sent.append(message["type"])
+
+    monkeypatch.setattr(upload_folder, "clean_up", lambda: 0)
+    admission = Admission(None, ServeSettings(), None)
+    refusal = error_responses.response
+    middleware = restrictions.GradioRestrictions(begun, admission=admission, calls=None, refusal=refusal)
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": [], RECORD: RequestRecord("id")}
+    with pytest.raises(BadRequest, match="too late"):
+        asyncio.run(middleware(scope, None, send))
+    assert sent == ["http.response.start"]
+
+
+@pytest.mark.parametrize("route", ["mcp", "mcp/"])
+def test_of_the_model_context_protocol_only_tools_are_answered(route):
+    """For resources and prompts, Gradio sends requests to a URL that it makes of a client's Host header."""
+    calls = PageCalls(SimpleNamespace(fns={}))
+    for method in ("initialize", "notifications/initialized", "ping", "tools/list", "tools/call", "resources/list"):
+        calls.check(route, json.dumps({"jsonrpc": "2.0", "id": 1, "method": method}).encode())
+    calls.check(route, json.dumps({"jsonrpc": "2.0", "id": 1, "result": {}}).encode())
+    for method in ("resources/read", "prompts/get", "completion/complete", "tools/call\n", ["tools/call"], 1):
+        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"uri": "file:///etc/passwd"}}
+        for content in (message, [{"method": "ping"}, message]):
+            with pytest.raises(BadRequest, match="this server has tools only"):
+                calls.check(route, json.dumps(content).encode())
+    for content in (b"1", b"[1]", b'"tools/call"', b"null", b""):
+        with pytest.raises(BadRequest, match="is a JSON object"):
+            calls.check(route, content)
+
+
+def refused_by_mcp(method, path):
+    """Return the status, the headers and the sentence of a request that must not reach Gradio."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def app(scope, receive, send):
+        raise AssertionError("the request was passed on")
+
+    admission = Admission(None, ServeSettings(), None)
+    middleware = restrictions.GradioRestrictions(app, admission=admission, calls=None, refusal=error_responses.response)
+    scope = {"type": "http", "method": method, "path": f"/gradio_api/{path}", "headers": []}
+    asyncio.run(middleware(scope | {RECORD: RequestRecord("id")}, None, send))
+    return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"].decode()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(
+    "path",
+    ["mcp/sse", "mcp/messages/", "mcp//sse", "mcp/schema", "mcp/<script>/gradio_api/mcp", "mcp/x/../http", "mcpx"],
+)
+def test_the_model_context_protocol_has_no_route_but_streamable_http(method, path):
+    """Gradio's older transport is not bounded, and its page for browsers quotes the path of the request in a script."""
+    status, _, sentence = refused_by_mcp(method, path)
+    assert status == 403 and "streamable HTTP only" in sentence and "script" not in sentence
+
+
+@pytest.mark.parametrize("path", ["mcp", "mcp/", "mcp/http", "mcp/http/"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "TRACE"])
+def test_the_model_context_protocol_is_answered_by_post_only(method, path):
+    """No stream stays open, and no page shows headers of a request, such as X-Forwarded-Host."""
+    status, headers, _ = refused_by_mcp(method, path)
+    assert status == 405 and headers[b"allow"] == b"POST"
