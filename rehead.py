@@ -33,21 +33,29 @@ if TYPE_CHECKING:
     from finetune.cross_validation import CrossValidation, cross_validate
     from finetune.run import TrainResult, train
     from finetune.tune import SearchResult, search
+    from service.batch.batch_scorer import BatchScorer
     from service.batch.score_table import score as score_table
+    from service.calibrate import CalibrationResult, calibrate
     from service.errors import BackendFailed, BadRequest, ModelNotFound, ServiceError
     from service.estimators import FineTunedClassifier, FineTunedRegressor, ZeroShotEstimator
     from service.evaluate import evaluate
+    from service.inference.profile import ZeroShotProfile
+    from service.labeling.distill import DistillResult, distill
     from service.pipelines import Classifier, ZeroShotClassifier, load
+    from service.profiling import make_profile
 
 __all__ = [
     "BackendFailed",
     "BadRequest",
     "BaseRanking",
+    "BatchScorer",
+    "CalibrationResult",
     "CheckpointError",
     "Classifier",
     "ConfigError",
     "CrossValidation",
     "DataError",
+    "DistillResult",
     "FineTunedClassifier",
     "FineTunedRegressor",
     "FinetuneError",
@@ -62,9 +70,13 @@ __all__ = [
     "TrainingError",
     "ZeroShotClassifier",
     "ZeroShotEstimator",
+    "ZeroShotProfile",
+    "calibrate",
     "cross_validate",
+    "distill",
     "evaluate",
     "load",
+    "make_profile",
     "rank_bases",
     "score_table",
     "search",
@@ -81,11 +93,16 @@ _MODULES = {
     "finetune.cross_validation": ("CrossValidation", "cross_validate"),
     "finetune.run": ("TrainResult", "train"),
     "finetune.tune": ("SearchResult", "search"),
+    "service.batch.batch_scorer": ("BatchScorer",),
     "service.batch.score_table": ("score_table",),
+    "service.calibrate": ("CalibrationResult", "calibrate"),
     "service.errors": ("BackendFailed", "BadRequest", "ModelNotFound", "ServiceError"),
     "service.estimators": ("FineTunedClassifier", "FineTunedRegressor", "ZeroShotEstimator"),
     "service.evaluate": ("evaluate",),
+    "service.inference.profile": ("ZeroShotProfile",),
+    "service.labeling.distill": ("DistillResult", "distill"),
     "service.pipelines": ("Classifier", "ZeroShotClassifier", "load"),
+    "service.profiling": ("make_profile",),
 }
 _RENAMED = {"score_table": "score"}
 """Public name -> its name in the module, where they differ."""

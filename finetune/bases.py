@@ -257,6 +257,29 @@ def embeddings(body: torch.nn.Module, encoder: TextEncoder, rows: Rows, device: 
     return np.stack(means)
 
 
+def text_embedder(
+    name: str, *, models_dir: str | PathLike[str] | None = "models", device: str = "auto", revision: str | None = None
+) -> Callable[[Sequence[str]], npt.NDArray[np.float32]]:
+    """Return a function from texts to the mean last hidden states `[N, H]` of a base model.
+
+    Raises:
+        CheckpointError: the base cannot be used.
+    """
+    from finetune.modeling.build import base_config, body_of, build_model
+
+    base = download(find(name, models_dir), models_dir, revision=revision)
+    described = base_config(base).to_dict()
+    encoder = TextEncoder.load(base.source, described, max_length=None)
+    short = TextEncoder.load(base.source, described, max_length=min(encoder.max_length, MAX_TOKENS))
+    with quiet_transformers():
+        body = body_of(build_model(base, LabelSpace("binary", ("no", "yes"))).model).eval()
+
+    def embedded(texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        return embeddings(body, short, Rows(list(texts), None, [None] * len(texts), [], name), device)
+
+    return embedded
+
+
 def _recommendation(
     ranked: Sequence[RankedBase], measured: dict[str, ScoredSplit], labels: LabelSpace, metric: str
 ) -> tuple[str, str]:

@@ -17,18 +17,24 @@ from finetune.config.training import Choice, ModelConfig, TrainConfig
 from finetune.core import model_folder
 from finetune.core.device import torch_device
 from finetune.core.errors import ConfigError, FinetuneError
+from finetune.core.labels import LabelSpace
 from finetune.core.registry import pick
 from finetune.core.task import Task
 from finetune.data.load import Splits, read_source
+from finetune.evaluation.calibration import method_of
+from finetune.evaluation.conformal import check_coverage
 from finetune.evaluation.evaluate import decided
 from finetune.evaluation.metrics import METRICS, METRICS_OF_TASK, SCORE_METRICS, UNFIT, best_by, load_metric
+from finetune.evaluation.thresholds import THRESHOLDS, check_thresholds
 from finetune.modeling import heads
 from finetune.modeling.heads import HEADS, STOCK
 from finetune.modeling.initializers import INITIALIZERS, initialize
 from finetune.modeling.poolings import POOLINGS
-from finetune.training import trackers
+from finetune.training import processes, trackers
 from finetune.training.auxiliary_losses import AUXILIARY
-from finetune.training.losses import LOSSES, loss_for
+from finetune.training.few_shot import AUTO, FEW_SHOT
+from finetune.training.few_shot_run import HEAD, ways_of
+from finetune.training.losses import LOSSES, default_loss, loss_for
 from finetune.training.optim import OPTIMIZERS, SCHEDULES, frozen_depths, parts_of, weight_decay_of
 from finetune.training.run_identity import check_allowed
 
@@ -44,6 +50,8 @@ def check_settings(config: TrainConfig) -> None:
         MissingExtra: a setting needs a package that is not installed; names the install line.
     """
     torch_device(config.device)
+    if processes.count() > 1:
+        _check_for_processes(config)
     optim, model = config.optim, config.model
     pooling = Choice(name=model.pooling) if model.pooling is not None else None
     choices: tuple[tuple[str, Mapping[str, Any], Choice | None], ...] = (
@@ -53,8 +61,10 @@ def check_settings(config: TrainConfig) -> None:
         ("head", HEADS, model.head),
         ("pooling", POOLINGS, pooling),
         ("initializer", INITIALIZERS, model.initializer),
+        ("thresholds", THRESHOLDS, config.thresholds),
         *(("auxiliary term", AUXILIARY, choice) for choice in config.auxiliary),
     )
+    _check_few_shot(config)
     for what, table, choice in choices:
         if choice is not None:
             pick(table, choice.name, choice.options, what=what)
@@ -72,6 +82,38 @@ def check_settings(config: TrainConfig) -> None:
     _check_weight(config)
     if model.head.name != STOCK and config.zero_shot.attention == "alternate":
         raise ConfigError("zero_shot.attention=alternate needs the base's own head: leave out model.head")
+
+
+def _check_for_processes(config: TrainConfig) -> None:
+    """Raise for settings that only one process can follow."""
+    alone = {
+        "few_shot": (config.few_shot is not None, "trains on few rows"),
+        "base=auto": (config.base == "auto", "ranks bases: run `rehead bases` first, and name its recommendation"),
+        "optim.batch_size=auto": (config.optim.batch_size == "auto", "measures free memory: give the rows per process"),
+    }
+    for setting, (is_set, why) in alone.items():
+        if is_set:
+            raise ConfigError(f"{setting} runs in one process, and {processes.count()} were started; it {why}")
+
+
+def _check_few_shot(config: TrainConfig) -> None:
+    """Raise for an unknown way, and for settings that few-shot training would ignore."""
+    if config.few_shot is None:
+        return
+    pick(FEW_SHOT | {AUTO: _auto}, config.few_shot.name, config.few_shot.options, what="few_shot")
+    model = config.model.model_copy(update={"revision": None})
+    if model not in (ModelConfig(), HEAD):
+        raise ConfigError("few_shot trains a linear head on mean pooling: leave out the settings of model")
+    defaults = TrainConfig(base=config.base, out=config.out)
+    for name in ("class_weights", "auxiliary", "optim", "gradients", "checkpoint", "report_to", "zero_shot"):
+        if getattr(config, name) != getattr(defaults, name):
+            raise ConfigError(f"few_shot does not use {name}: leave out one of the two")
+    if config.loss not in (None, Choice(name=default_loss("multiclass", soft_labels=False))):
+        raise ConfigError("few_shot has losses of its own: leave out loss")
+
+
+def _auto() -> None:
+    """The best of the others in cross-validation"""
 
 
 def _check_weight(config: TrainConfig) -> None:
@@ -98,13 +140,23 @@ def check_run(config: TrainConfig, base: model_folder.Location, splits: Splits, 
     Raises:
         FinetuneError: names the setting.
     """
+    from torch.nn.modules.batchnorm import _BatchNorm
+
     from finetune.modeling.build import head_of, regression_layer, without_weights
     from finetune.modeling.lora import layers_of
 
     labels = splits.labels
+    if config.few_shot is not None:
+        ways_of(config.few_shot, base, labels, splits.train)
     _check_metrics(config, labels.task)
+    _check_scores(config, labels)
     _require_defined(best_by(config.checkpoint.best_by, labels.task), splits)
     model = without_weights(base, labels, config.model)
+    if processes.count() > 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
+        raise ConfigError(
+            "batch normalization takes its statistics from the rows of one process, so that several would train other "
+            "models: --set model.head.norm=layer, or run one process"
+        )
     if labels.task == "regression":
         regression_layer(model)
     if config.model.lora is None:
@@ -118,6 +170,16 @@ def check_run(config: TrainConfig, base: model_folder.Location, splits: Splits, 
     if labels.nli is not None:
         for source in config.zero_shot.fit_on:
             read_source(source, DataConfig(), seed=config.seed)
+
+
+def _check_scores(config: TrainConfig, labels: LabelSpace) -> None:
+    if labels.nli is not None and config.calibration not in ("auto", "none"):
+        raise ConfigError(
+            "calibration is for a model's own labels, and this run trains a zero-shot model: leave it out"
+        )
+    method_of(config.calibration, labels.task)
+    check_thresholds(config.thresholds, labels)
+    check_coverage(config.coverage, labels)
 
 
 def _any_task_of(loss: Choice) -> Any:

@@ -16,6 +16,7 @@ import click
 
 from finetune.config.choices import TABLES
 from finetune.config.command_line import SettingsCommand
+from finetune.core import launch
 from finetune.core.allocator import keep_freed_memory
 from finetune.core.event_printer import EventPrinter
 from finetune.core.number_format import figure
@@ -40,13 +41,14 @@ SETTINGS = {
     **{name: f"optim.{name}" for name in ("epochs", "batch_size", "lr", "early_stopping")},
     "data": "data.train",
     "loss": "loss.name",
+    "few_shot": "few_shot.name",
     "head": "model.head.name",
     "freeze": "model.freeze",
 }
 """Parameter of `rehead finetune` -> the setting that it gives a value."""
 
 GROUPS = {
-    "Basic options": ("base", "out", "epochs", "file", "overrides", "dry_run", "full", "help"),
+    "Basic options": ("base", "out", "epochs", "few_shot", "file", "overrides", "dry_run", "full", "help"),
     "Data": (
         *("text", "label", "text_pair", "group", "weight", "task", "max_length"),
         *("encoding", "separator", "header", "sheet"),
@@ -63,7 +65,10 @@ class Terminated(KeyboardInterrupt):
 
 
 def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
-    """Run a click command or group; errors meant for users become one line and an exit code."""
+    """Run a click command or group; errors meant for users become one line and an exit code.
+
+    Of several processes that were started together, process 0 prints what all of them would.
+    """
 
     def terminate(number: int, frame: Any) -> NoReturn:
         raise Terminated
@@ -75,7 +80,8 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
-        error.show()
+        if launch.is_main():
+            error.show()
         sys.exit(2)
     except Terminated:
         sys.exit(EXIT_TERMINATED)
@@ -88,7 +94,8 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
         code = getattr(error, "exit_code", None)
         if code is None:
             raise  # a defect: Python prints the traceback and exits with 1
-        click.echo(f"error: {error}", err=True)
+        if launch.is_main() or getattr(error, "is_own", False):
+            click.echo(f"error: {error}", err=True)
         sys.exit(code)
     sys.exit(0)
 
@@ -113,6 +120,11 @@ def run(group: click.Command, args: list[str] | None = None) -> NoReturn:
 @click.option("--batch-size", metavar="ROWS", help="Rows per batch; also `full` or `auto`.  [default: 32]")
 @click.option(
     "--lr", "--learning-rate", "lr", type=float, help="Peak learning rate; if not given, it suits the base's width."
+)
+@click.option(
+    "--few-shot",
+    metavar="WAY",
+    help="For few rows of each label: `auto` cross-validates the ways of `rehead choices few_shot` and takes the best.",
 )
 @click.option("--loss", metavar="NAME", help="Loss; `rehead choices losses` lists them.")
 @click.option(
@@ -163,6 +175,9 @@ def finetune(
         raise click.UsageError("--full goes with --dry-run")
     if folds is not None and (dry_run or flags["resume"]):
         raise click.UsageError("--folds trains a model for each fold from the start: leave out --dry-run and --resume")
+    for option, is_set in {"--dry-run": dry_run, "--folds": folds is not None}.items():
+        if is_set:
+            launch.require_one_process(option)
     flags |= {name: list(flags[name]) or None for name in ("text", "label", "allow_changed")}
     config = loading.load(file, overrides, **{SETTINGS[name]: value for name, value in flags.items()})
     from finetune.core.quiet import quiet
@@ -174,8 +189,12 @@ def finetune(
     if folds is not None:
         _cross_validate(config, folds)
     from finetune.run import train
+    from finetune.training import processes
 
-    _print_result(config, train(config))
+    result = train(config)
+    if processes.is_main():
+        _print_result(config, result)
+    processes.leave()
 
 
 def _cross_validate(config: TrainConfig, folds: int) -> None:
@@ -211,7 +230,7 @@ def _dry_run(config: TrainConfig, *, full: bool) -> None:
 
 def _print_data_report(prepared: Prepared) -> None:
     splits, plan = prepared.splits, prepared.batch_plan
-    for sentence in splits.notes:
+    for sentence in filter(None, (*splits.notes, str(prepared.head))):
         click.echo(f"# {sentence}")
     click.echo("# labels: " + ", ".join(splits.labels.names))
     for name, count in splits.counts.items():
@@ -219,6 +238,9 @@ def _print_data_report(prepared: Prepared) -> None:
     click.echo(f"# {prepared.tokenizer_report}")
     for sentence in prepared.warnings:
         click.echo(f"# warning: {sentence}")
+    if prepared.config.few_shot is not None:
+        click.echo(f"# few-shot: {prepared.config.few_shot.name}")
+        return
     click.echo(f"# updates: {plan.updates} ({plan.updates_per_epoch} an epoch)")
 
 

@@ -24,6 +24,7 @@ from finetune.core.errors import ConfigError, DataError
 from finetune.core.event_printer import EventPrinter
 from finetune.core.events import Info, Listener, Saved, Warned
 from finetune.core.labels import LabelSpace
+from finetune.core.launch import require_one_process
 from finetune.core.model_folder import write_json
 from finetune.core.quiet import quiet_transformers
 from finetune.core.scores import decide
@@ -31,6 +32,7 @@ from finetune.core.tables.files import write_table
 from finetune.data.load import Splits, load_splits
 from finetune.data.rows import Rows, without_texts
 from finetune.data.splits import folds_of, split, target_scale_of
+from finetune.evaluation import label_errors
 from finetune.evaluation.evaluate import ScoredSplit, scored_rows
 from finetune.reports.report import part
 from finetune.run import measured_run
@@ -72,8 +74,11 @@ def cross_validate(
     Raises:
         FinetuneError: as `train` does; too few rows or groups; the folder exists and `overwrite` is off.
     """
+    require_one_process("cross-validation")
     if folds < 2:
         raise ConfigError(f"--folds {folds}: give 2 folds or more")
+    if config.thresholds is not None or config.coverage is not None:
+        raise ConfigError("--folds measures scores, without thresholds and coverage of each fold: leave them out")
     if config.base == "auto":
         raise ConfigError("--folds with --base auto would choose the base by rows of the folds: name a base")
     out = Path(config.out).with_name(f"{Path(config.out).name}.folds")
@@ -96,6 +101,9 @@ def cross_validate(
         measured = list(_measured(config, whole, parts, work, emit))
         result = _joined(config, whole, parts, measured, out)
         _write(result, whole.labels, work / "finished")
+        likely = label_errors.write(work / "finished", whole.labels, result.scores, result.rows)
+        if likely is not None:
+            emit(Info(likely))
         shutil.rmtree(out, ignore_errors=True)
         (work / "finished").replace(out)
         emit(Saved(str(out)))
@@ -110,7 +118,9 @@ def _measured(
         splits = _fold_splits(config, whole, part_rows)
         sizes = f"trained on {len(splits.train)} rows, validated on {len(splits.validation)}, {len(part_rows)} scored"
         emit(Info(f"fold {number} of {len(parts)}: {sizes}"))
-        alone = {"resume": False, "allow_changed": (), "report_to": (), "tfidf_baseline": False}
+        alone: dict[str, Any] = {"resume": False, "allow_changed": (), "report_to": (), "tfidf_baseline": False}
+        if whole.labels.task == "multi_label":
+            alone["calibration"] = "none"  # each fold would have thresholds of its own, and pooled scores have none
         run = config.model_copy(update=alone)
         folder = work / f"{FOLD}-{number}"
         yield measured_run(run.model_copy(update={"out": str(folder)}), splits, folder / "checkpoints", emit)[FOLD]

@@ -26,12 +26,16 @@ from finetune.data.row_weights import scaled_weights
 from finetune.data.rows import Rows
 from finetune.data.tokenized import Tokens
 from finetune.data.tokenizer_report import TokenizerReport
+from finetune.training import processes
 from finetune.training.batch_plan import BatchPlan, batch_plan_for
+from finetune.training.few_shot import AUTO
+from finetune.training.few_shot_run import HEAD, are_few
 from finetune.training.objective import Objective
 
 if TYPE_CHECKING:
+    from finetune.modeling.kept_head import HeadPlan
+    from finetune.training.examples import Examples
     from finetune.training.fit import AttemptInputs
-    from finetune.training.trainer import Examples
 
 LR_AT_WIDTH, LR_WIDTH = 5e-5, 768
 """Default learning rate, and the width of the base it is for; it falls in proportion to the width."""
@@ -55,6 +59,7 @@ class Prepared:
         tokenizer_report: how well the tokenizer suits the texts.
         near_duplicates: texts that nearly repeat one another.
         batch_plan: batches and number of updates.
+        head: what is kept of the base's head.
     """
 
     config: TrainConfig
@@ -67,6 +72,7 @@ class Prepared:
     tokenizer_report: TokenizerReport
     near_duplicates: NearDuplicates
     batch_plan: BatchPlan
+    head: HeadPlan
 
     @property
     def warnings(self) -> list[str]:
@@ -77,9 +83,8 @@ class Prepared:
         """Return what an attempt at training reads, with `work` as the folder of its checkpoints."""
         from finetune.training.fit import AttemptInputs
 
-        return AttemptInputs(
-            self.base, self.objective, self.encoder, self.train, self.validation, self.batch_plan, work, emit
-        )
+        rows = (self.train, self.validation)
+        return AttemptInputs(self.base, self.objective, self.encoder, *rows, self.batch_plan, work, emit, self.head)
 
 
 def prepare(
@@ -96,6 +101,7 @@ def prepare(
         FinetuneError: settings, data, base or checkpoints that cannot be used; names the setting or the row.
     """
     from finetune.modeling.build import base_config, body_config
+    from finetune.modeling.kept_head import plan_head
 
     # 1. Settings alone, then the base: a mistake there should not cost the reading of a large table.
     check_settings(config)
@@ -107,8 +113,11 @@ def prepare(
     described = base_config(base)
 
     # 2. The table: columns, task, labels, splits.
-    splits = splits or load_splits(config.data, seed=config.seed, data=data)
+    if splits is None:
+        config, splits = _read(config, data, emit)
     _emit(emit, splits.notes, splits.warnings)
+    if config.few_shot is not None:
+        config = config.model_copy(update={"model": HEAD.model_copy(update={"revision": config.model.revision})})
 
     # 3. The tokenizer, and the defaults that depend on base and table.
     keeps_hypothesis = splits.labels.nli is not None and splits.train.pairs is not None
@@ -119,24 +128,46 @@ def prepare(
         truncation="only_first" if keeps_hypothesis else "longest_first",
     )
     objective = Objective.of(config, splits.labels, splits.train.values, splits.target, scaled_weights(splits.train))
-    config = _resolved(config, body_config(described), objective, encoder)
+    head = plan_head(base, described, splits.labels, objective.activation, config.model)
+    _emit(emit, [str(head)] if str(head) else [], ())
+    config = _resolved(config, body_config(described), objective, encoder, head)
 
     # 4. Token ids and targets, and how well the tokenizer suits the texts.
     train, validation = (_examples(config, splits, objective, encoder, name) for name in ("train", "validation"))
     fit = tokenizer_report.tokenizer_report(
         encoder, splits.train.texts, train.tokens, base=config.base, seed=config.seed
     )
-    near = near_duplicates.find(splits.by_name())
+    # they are only reported, which process 0 does
+    near = near_duplicates.find(splits.distinct()) if processes.is_main() else NearDuplicates([], 0, 0)
     splits = replace(splits, counts=splits.counts | near.counts)
     _emit(emit, [str(near), str(fit)], fit.warnings)
 
     # 5. Batches and updates, and the settings that depend on all of the above.
-    plan = _batch_plan(config, base, objective, train)
+    plan = _batch_plan(config, base, objective, train, head)
     check_run(config, base, splits, rows=plan.batches.batch_size)
-    prepared = Prepared(config, base, splits, objective, encoder, train, validation, fit, near, plan)
+    prepared = Prepared(config, base, splits, objective, encoder, train, validation, fit, near, plan, head)
     if config.resume:
         _require_same_run(prepared)
     return prepared
+
+
+def _read(config: TrainConfig, data: Any, emit: Listener) -> tuple[TrainConfig, Splits]:
+    """Return the splits of a run, and its config: without `few_shot: auto` where the rows are not few.
+
+    Few-shot training without a validation table keeps all rows to train on, and scores them by cross-validation.
+    """
+    whole = load_splits(config.data, seed=config.seed, data=data, whole=config.few_shot is not None)
+    if config.few_shot is None:
+        return config, whole
+    if config.few_shot.name == AUTO and not are_few(whole.train, whole.labels):
+        each = len(whole.train) / len(whole.labels)
+        emit(Info(f"few_shot: {each:.0f} rows of a label are not few: all of the encoder is fine-tuned as usual"))
+        config = config.model_copy(update={"few_shot": None})
+        return config, load_splits(config.data, seed=config.seed, data=data)
+    if len(whole.validation):
+        return config, whole
+    note = "no validation table: every training row is scored by a model of the other folds"
+    return config, replace(whole, validation=whole.train, notes=[*whole.notes, note])
 
 
 def _with_recommended_base(config: TrainConfig, data: Any, emit: Listener) -> TrainConfig:
@@ -179,26 +210,32 @@ def _emit(emit: Listener, notes: Iterable[str], warnings: Iterable[str]) -> None
         emit(Warned(sentence))
 
 
-def _resolved(config: TrainConfig, body: Any, objective: Objective, encoder: TextEncoder) -> TrainConfig:
+def _resolved(
+    config: TrainConfig, body: Any, objective: Objective, encoder: TextEncoder, head: HeadPlan
+) -> TrainConfig:
     """Return the config with inferred values written in, so that training with it repeats the run."""
+    data = config.data.model_copy(update={"task": objective.labels.task, "max_length": encoder.max_length})
+    if config.few_shot is not None:
+        return config.model_copy(update={"data": data})
     lr = config.optim.lr or usual_lr(body)
-    head_lr = config.optim.head_lr or max(lr, min(HEAD_FASTER * lr, HEAD_LR))
-    task, max_length = objective.labels.task, encoder.max_length
+    head_lr = config.optim.head_lr or (lr if head.is_whole else max(lr, min(HEAD_FASTER * lr, HEAD_LR)))
     return config.model_copy(
         update={
-            "data": config.data.model_copy(update={"task": task, "max_length": max_length}),
+            "data": data,
             "optim": config.optim.model_copy(update={"lr": lr, "head_lr": head_lr}),
             "loss": objective.loss,
         }
     )
 
 
-def _batch_plan(config: TrainConfig, base: model_folder.Location, objective: Objective, train: Examples) -> BatchPlan:
+def _batch_plan(
+    config: TrainConfig, base: model_folder.Location, objective: Objective, train: Examples, head: HeadPlan
+) -> BatchPlan:
     from finetune.training.fit import built_for
 
     model = None
     if config.optim.batch_size == "auto":  # measured on the model itself
-        model = built_for(config, base, objective, train).model
+        model = built_for(config, base, objective, train, head).model
     return batch_plan_for(config, train.tokens.lengths, train.targets, objective.labels.task, model)
 
 
@@ -212,7 +249,7 @@ def _require_same_run(prepared: Prepared) -> None:
 
 def _examples(config: TrainConfig, splits: Splits, objective: Objective, encoder: TextEncoder, name: str) -> Examples:
     """Return the rows of a split as they are trained on; raises as `Objective.targets_of` does."""
-    from finetune.training.trainer import Examples
+    from finetune.training.examples import Examples
 
     rows = splits.by_name()[name]
     targets = objective.targets_of(rows)

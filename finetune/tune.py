@@ -18,6 +18,7 @@ from finetune.config.training import TrainConfig
 from finetune.core import model_folder
 from finetune.core.errors import ConfigError, MissingExtra, TrainingError
 from finetune.core.events import Evaluated, Event, Info, Listener, Saved, Warned
+from finetune.core.launch import require_one_process
 from finetune.evaluation.metrics import LOSS, LOWER_IS_BETTER, best_by
 from finetune.prepare import prepare
 from finetune.reports import plots
@@ -73,6 +74,7 @@ def search(
     Raises:
         FinetuneError: no range, or an invalid one; another search at this place; no trial that ended with a score.
     """
+    require_one_process("the search")
     study = _Study(_optuna(), space_of(content), on_event or (lambda event: None))
     with locked(study.out):
         if study.exists:

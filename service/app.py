@@ -8,13 +8,12 @@ import errno
 import gc
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
 
-import gradio
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
@@ -28,40 +27,40 @@ from finetune.core.model_folder import ModelFolder
 from service.errors import BackendFailed, BadRequest, ServiceError
 from service.inference.engine import Engine
 from service.inference.model_store import ModelStore, describe
+from service.schema import checked_window
 from service.server.admission import Admission
 from service.server.auth import ApiKeys, check_exposure
 from service.server.connections import KEEP_ALIVE_S, Connections, limit_of, protocol_of
-from service.server.feedback import Feedback
 from service.server.middleware import RequestMiddleware
 from service.server.proxy import ProxyMiddleware, add_prefix, trusted_addresses
 from service.server.routes import docs, error_responses, health, huggingface, login, metrics, systemone, tei, vllm
 from service.server.telemetry import Telemetry, quiet_libraries
 from service.server.training_jobs import Jobs
 from service.settings import RuntimeSettings, ServeSettings
-from service.ui import build as page
-from service.ui import theme
-from service.ui.page_calls import PageCalls
-from service.ui.restrictions import (
-    FORM_BYTES,
-    GradioRestrictions,
-    delete_old_files,
-    replace_traceback_printing,
-    restrict,
-)
-from service.ui.upload_folder import delete_folder
+from service.ui.upload_folder import delete_folder, delete_old_files
 
 Say = Callable[[str], None]
+MetricsPage = Callable[[], Awaitable[bytes]]
 ACCEPTED_AT_ONCE = 32
 DRAIN_S = 0.5
 """Seconds in which a server that shuts down answers new requests with 503, before it closes its sockets."""
 
 
-def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Say | None = None) -> FastAPI:
+def create_app(
+    settings: ServeSettings,
+    *,
+    say: Say = lambda line: None,
+    log: Say | None = None,
+    page: bool = True,
+    metrics_page: MetricsPage | None = None,
+) -> FastAPI:
     """Return the app; models load when it starts.
 
     Args:
         say: receives progress lines, such as which models were loaded.
         log: receives each line of the log; default is standard error.
+        page: whether the app has the web UI and its login; without it gradio is not imported.
+        metrics_page: returns what `/metrics` answers; default is the metrics of this app alone.
 
     Raises:
         ModelNotFound: the default model is not served, or no model is.
@@ -76,49 +75,67 @@ def create_app(settings: ServeSettings, *, say: Say = lambda line: None, log: Sa
     if runtime.device not in ("auto", "cpu"):
         torch_device(runtime.device)  # raises here where it is not available, and not once for each model
     telemetry = Telemetry(log)
-    store = ModelStore(settings.models, partial(_load, runtime, telemetry, say), default=settings.default)
+    store = ModelStore(
+        settings.models, partial(_load, runtime, settings.window, telemetry, say), default=settings.default
+    )
     store.pin_default()
     if settings.tables is not None and not settings.tables.is_dir():
         raise BadRequest(f"there is no folder {settings.tables}: set --tables to a folder of tables")
     jobs = Jobs(settings.models, settings.bases, runtime.device) if settings.allow_training else None
-    feedback = Feedback(settings.feedback, settings.max_feedback_rows) if settings.feedback is not None else None
     admission = Admission(store, settings, telemetry)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await run_in_threadpool(_preload, store, say)
-        gc.collect()
-        gc.freeze()  # loaded models stay: a collection that walks through them would stop every thread
-        cleanup = asyncio.ensure_future(delete_old_files())
-        yield
-        cleanup.cancel()
-        if jobs is not None:
-            await run_in_threadpool(jobs.close)
-        await run_in_threadpool(admission.close)
-        for name in store.loaded():
-            await run_in_threadpool(store.get(name).close)
-
+    lifespan = partial(_lifespan, admission=admission, jobs=jobs, say=say, page=page)
     app = _App(title="rehead", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.store, app.state.admission = store, admission
-    blocks = page.build(admission, has_key=bool(keys), jobs=jobs, feedback=feedback)
-    _connect(app, admission, keys, PageCalls(blocks))
-    _mount_page(app, admission, blocks)
+    login_routes = (login.build(keys, admission.limits.bodies),) if page else ()
+    paths = _add_routes(app, admission, metrics_page, *login_routes)
+    inner: ASGIApp = app.inner
+    if page:
+        from service.ui.mount import mount  # gradio takes seconds to import, and replicas need none
+
+        inner = mount(app, inner, admission, has_key=bool(keys), jobs=jobs)
+    app.outer = ProxyMiddleware(
+        RequestMiddleware(
+            inner, admission=admission, keys=keys, refusal=error_responses.response, routes=paths, has_login=page
+        ),
+        settings,
+    )
     return app
 
 
-def _connect(app: _App, admission: Admission, keys: ApiKeys, calls: PageCalls) -> None:
-    """Add routes, error handlers and middleware."""
+@contextlib.asynccontextmanager
+async def _lifespan(
+    app: FastAPI, *, admission: Admission, jobs: Jobs | None, say: Say, page: bool
+) -> AsyncIterator[None]:
+    """Load the models before the first request, and close them after the last."""
+    store = admission.store
+    await run_in_threadpool(_preload, store, say)
+    gc.collect()
+    gc.freeze()  # loaded models stay: a collection that walks through them would stop every thread
+    cleanup = asyncio.ensure_future(delete_old_files()) if page else None
+    yield
+    if cleanup is not None:
+        cleanup.cancel()
+    if jobs is not None:
+        await run_in_threadpool(jobs.close)
+    await run_in_threadpool(admission.close)
+    for name in store.loaded():
+        await run_in_threadpool(store.get(name).close)
+
+
+def _add_routes(
+    app: FastAPI, admission: Admission, metrics_page: MetricsPage | None, *others: APIRouter
+) -> frozenset[str]:
+    """Add routes, error handlers and CORS; return the paths of the routes."""
     settings = admission.settings
     routers = (
         *(dialect.build(admission) for dialect in DIALECTS),
         health.build(admission),
-        metrics.build(admission.telemetry),
-        docs.build(app),
-        login.build(keys, admission.limits.bodies),
+        metrics.build(metrics_page or admission.telemetry.own_page),
+        docs.build(app, has_page=bool(others)),
+        *others,
     )
     for router in routers:
         app.include_router(router)
-    paths = frozenset(route.path for router in routers for route in router.routes if isinstance(route, APIRoute))
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -128,11 +145,7 @@ def _connect(app: _App, admission: Admission, keys: ApiKeys, calls: PageCalls) -
         )
     for kind, handler in ERROR_HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    restricted = GradioRestrictions(app.inner, admission=admission, calls=calls, refusal=error_responses.response)
-    checked = RequestMiddleware(
-        restricted, admission=admission, keys=keys, refusal=error_responses.response, routes=paths
-    )
-    app.outer = ProxyMiddleware(checked, settings)
+    return frozenset(route.path for router in routers for route in router.routes if isinstance(route, APIRoute))
 
 
 def serve(settings: ServeSettings, *, say: Say) -> None:
@@ -142,12 +155,13 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
         BadRequest: the address cannot be bound, or a setting is invalid.
         ModelNotFound, BackendFailed: there is nothing to serve.
     """
-    with _listen(settings.host, settings.port) as listener:
+    with listen(settings.host, settings.port) as listener:
         connections = Connections(limit_of(settings.max_connections, say), trusted_addresses(settings))
         app = create_app(settings, say=say)
         config = uvicorn.Config(
             app,
             http=protocol_of(connections),
+            loop="service.server.connections:new_event_loop",
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=round(settings.request_seconds),
@@ -173,33 +187,14 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
                 delete_folder()
 
 
-def _load(runtime: RuntimeSettings, telemetry: Telemetry, say: Say, folder: ModelFolder) -> Engine:
+def _load(runtime: RuntimeSettings, window: str | None, telemetry: Telemetry, say: Say, folder: ModelFolder) -> Engine:
     name = folder.path.name
     engine = Engine.load(
         folder, runtime, log=say, on_batch=partial(telemetry.batch, name), on_reload=partial(telemetry.restarted, name)
     )
+    engine.window = checked_window(window) or engine.window
     telemetry.loaded(name, lambda: engine.queued_tokens)
     return engine
-
-
-def _mount_page(app: FastAPI, admission: Admission, blocks: gradio.Blocks) -> None:
-    """Mount the page at `/`, after the routes that the app has already."""
-    settings = admission.settings
-    replace_traceback_printing(partial(admission.telemetry.crash, "page"))
-    gradio.mount_gradio_app(
-        app,
-        restrict(blocks),
-        path="/",
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        # the bound of an upload; GradioRestrictions holds all other bodies to max_body_bytes
-        app_kwargs={"max_body_size": settings.max_upload_bytes + FORM_BYTES},
-        max_file_size=settings.max_upload_bytes,
-        mcp_server=settings.mcp,
-        theme=theme.theme(),
-        css=theme.CSS,
-    )
 
 
 class _App(FastAPI):
@@ -261,7 +256,12 @@ def _preload(store: ModelStore[Engine], say: Say) -> None:
         raise BackendFailed("no model could be loaded")
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to the address; port 0 selects a free one.
+
+    Raises:
+        BadRequest: it cannot be bound.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with contextlib.ExitStack() as on_failure:

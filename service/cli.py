@@ -12,12 +12,19 @@ from typing import NoReturn
 import click
 
 from finetune import cli as finetune_cli
+from finetune.core import launch
 
 SERVICE_COMMANDS = {
     "evaluate": "service.commands.evaluate",
+    "calibrate": "service.commands.calibrate",
     "compare": "service.commands.compare",
+    "drift": "service.commands.drift",
+    "label-errors": "service.commands.label_errors",
+    "review": "service.commands.review",
     "predict": "service.commands.predict",
     "zero-shot": "service.commands.zero_shot",
+    "profile": "service.commands.profile",
+    "distill": "service.commands.distill",
     "models": "service.commands.models",
     "export": "service.commands.export",
     "push": "service.commands.push",
@@ -37,6 +44,14 @@ class _Commands(click.Group):
             command: click.Command = import_module(SERVICE_COMMANDS[cmd_name]).command
             return command
         return finetune_cli.commands.get(cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name != "finetune":  # the others would do their work, and write their files, once in each process
+            launch.require_one_process(f"rehead {name}")
+        return name, command, rest
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

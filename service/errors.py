@@ -9,6 +9,7 @@
     ├── Unauthorized
     │   └── Forbidden
     ├── ModelNotFound
+    ├── MethodNotAllowed
     ├── Overloaded
     │   ├── QueueTimeout
     │   └── RateLimited
@@ -90,6 +91,17 @@ class ModelNotFound(ServiceError):
     status = 404
     code = "model_not_found"
     exit_code = 2
+
+
+class MethodNotAllowed(ServiceError):
+    """The path does not answer this HTTP method; the header `Allow` lists those that it does."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allow: str) -> None:
+        super().__init__(message)
+        self.headers["Allow"] = allow
 
 
 class Overloaded(ServiceError):

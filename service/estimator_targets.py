@@ -170,6 +170,35 @@ def require_length(labels: Any, rows: int) -> None:
         raise BadRequest(f"X has {rows} texts and y {len(labels)} labels: give one label for each text")
 
 
+def weights_of(sample_weight: Any, rows: int) -> list[float] | None:
+    """Return the weights of `rows` texts; None where none are given.
+
+    Raises:
+        BadRequest: a weight that is no finite number of at least 0, another number of weights than of texts, or only
+            weights of 0.
+    """
+    if sample_weight is None:
+        return None
+    try:
+        weights = np.asarray(sample_weight, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise BadRequest("sample_weight must hold a number for each text") from error
+    if weights.ndim != 1:
+        raise BadRequest(f"sample_weight must be 1D, a number for each text, and it has {weights.ndim} dimensions")
+    if len(weights) != rows:
+        raise BadRequest(f"X has {rows} texts and sample_weight {len(weights)} weights: give one weight for each text")
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(wrong):
+        position = int(wrong[0])
+        raise BadRequest(
+            f"sample_weight {position + 1} of {rows} is {weights[position]:g}, not a finite number of at least 0"
+        )
+    if not weights.any():
+        raise BadRequest(f"sample_weight is zero for all {rows} texts: give some a weight")
+    numbers: list[float] = weights.tolist()
+    return numbers
+
+
 def _require_present(labels: Sequence[Any]) -> None:
     position = next((index for index, label in enumerate(labels) if is_missing(label)), None)
     if position is not None:

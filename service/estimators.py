@@ -6,12 +6,13 @@ import shutil
 import tempfile
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import logit
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
@@ -20,8 +21,9 @@ from finetune.config.training import TrainConfig
 from finetune.core.model_folder import Scorer, read
 from finetune.core.scores import decide
 from service.errors import BadRequest
-from service.estimator_targets import classes_of, numbers_of, require_length, targets_of
+from service.estimator_targets import classes_of, numbers_of, require_length, targets_of, weights_of
 from service.inference.engine import Engine
+from service.inference.label_parsing import labels_of
 from service.inference.zero_shot import parse_labels
 from service.pipelines import ZeroShotClassifier
 from service.schema import Function
@@ -76,18 +78,22 @@ class _FineTuned(_TextInput, BaseEstimator):  # type: ignore[misc]
             models_dir,
         )
 
-    def _train(self, texts: Sequence[str], values: Sequence[Any], task: str) -> None:
+    def _train(self, texts: Sequence[str], values: Sequence[Any], task: str, sample_weight: Any) -> None:
         from finetune.run import train
 
         folder = Path(self.out) if self.out is not None else Path(self._temporary()) / "model"
-        rows = [{"text": text, "label": value} for text, value in zip(texts, values, strict=True)]
-        result = train(self._config(folder, task), data=rows, progress=False)
+        rows: list[dict[str, Any]] = [{"text": text, "label": value} for text, value in zip(texts, values, strict=True)]
+        weights = weights_of(sample_weight, len(texts))
+        for row, weight in zip(rows, weights or (), strict=False):
+            row["weight"] = weight
+        config = self._config(folder, task, weight="weight" if weights is not None else None)
+        result = train(config, data=rows, progress=False)
         for sentence in result.verdict.warnings:
             warnings.warn(sentence, ConvergenceWarning, stacklevel=3)
         self.folder_ = str(folder)
         self._load()
 
-    def _config(self, folder: Path, task: str) -> TrainConfig:
+    def _config(self, folder: Path, task: str, *, weight: str | None) -> TrainConfig:
         from finetune.config.loading import load
 
         return load(
@@ -99,6 +105,7 @@ class _FineTuned(_TextInput, BaseEstimator):  # type: ignore[misc]
             loss__name=self.loss,
             data__text="text",
             data__label="label",
+            data__weight=weight,
             data__task=task,
             data__max_length=self.max_length,
             optim__epochs=self.epochs,
@@ -163,18 +170,22 @@ class FineTunedClassifier(ClassifierMixin, _FineTuned):  # type: ignore[misc]
 
     __doc__ = _with_parameters(__doc__)
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fine-tune on texts `X` and labels `y`; a tenth of the rows is the validation split, for the best checkpoint.
+
+        Args:
+            sample_weight: weight of each row in the loss `[N]`, as `--weight`; None weights all rows the same.
 
         Raises:
             DataError: too few rows, or one label only.
-            BadRequest: labels are missing, continuous, or differ in blanks or invisible characters only.
+            BadRequest: labels are missing, continuous, or differ in blanks or invisible characters only; or weights
+                that are no finite numbers of at least 0, or not as many as texts.
         """
         texts = _texts(X)
         targets = targets_of(y, len(texts))
         self.indicator_ = targets.form == "indicator"
         self.classes_, self._names = targets.classes, targets.names
-        self._train(texts, targets.values, "multiclass" if targets.form == "one" else "multi_label")
+        self._train(texts, targets.values, "multiclass" if targets.form == "one" else "multi_label", sample_weight)
         names = self._engine.folder.labels.names
         named = zip(self.classes_.tolist(), self._names, strict=True)
         missing = [label for label, name in named if name not in names]
@@ -184,10 +195,12 @@ class FineTunedClassifier(ClassifierMixin, _FineTuned):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Any:
         """Return the best label of each text `[N]`; lists of names or an indicator matrix `[N, C]`, as `y` was."""
-        scores = self.predict_proba(X)
-        if self._engine.folder.labels.task != "multi_label":
-            return self.classes_[scores.argmax(axis=1)]
-        predicted = decide(scores, "multi_label", self._engine.folder.settings.thresholds)
+        check_is_fitted(self, "folder_")
+        settings = self._engine.folder.settings
+        predicted = decide(self._scores(X), settings.task, settings.thresholds)
+        if settings.task != "multi_label":
+            return self.classes_[self._ordered(np.eye(len(self._engine.folder.labels))[predicted]).argmax(axis=1)]
+        predicted = self._ordered(predicted).astype(bool)
         return predicted.astype(int) if self.indicator_ else [self.classes_[row].tolist() for row in predicted]
 
     def predict_proba(self, X: Any) -> Array:
@@ -195,9 +208,22 @@ class FineTunedClassifier(ClassifierMixin, _FineTuned):  # type: ignore[misc]
         return self._ordered(self._scores(X))
 
     def decision_function(self, X: Any) -> Array:
-        """Return logits `[N, C]` in the order of `classes_`; for two labels the margin `[N]` of the second."""
+        """Return logits `[N, C]` in the order of `classes_`; for two labels the margin `[N]` of the second.
+
+        Where the model has thresholds, or a calibration of each label, they are shifted so that a label is predicted
+        from 0 up.
+        """
         logits = self._ordered(self._scores(X, "none"))
-        return logits[:, 1] - logits[:, 0] if self._engine.folder.labels.task == "binary" else logits
+        settings = self._engine.folder.settings
+        if settings.task == "binary":
+            (bounds,) = self._ordered(np.array([settings.thresholds or (0.5, 0.5)]))
+            margins: Array = logits[:, 1] - logits[:, 0] - settings.temperature * logit(bounds[1])
+            return margins
+        if settings.task == "multi_label" and (settings.thresholds is not None or settings.scaling is not None):
+            bounds = settings.thresholds if settings.thresholds is not None else 0.5
+            tiny = np.finfo(np.float64).eps
+            return self._ordered(logit(np.clip(self._scores(X), tiny, 1 - tiny)) - logit(np.asarray(bounds)))
+        return logits
 
     def _ordered(self, scores: Array) -> Array:
         names = {name: index for index, name in enumerate(self._engine.folder.labels.names)}
@@ -213,10 +239,10 @@ class FineTunedRegressor(RegressorMixin, _FineTuned):  # type: ignore[misc]
 
     __doc__ = _with_parameters(__doc__)
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Fine-tune on texts `X` and numbers `y [N]`."""
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fine-tune on texts `X` and numbers `y [N]`; `sample_weight [N]` multiplies the loss of each row."""
         texts = _texts(X)
-        self._train(texts, numbers_of(y, len(texts)), "regression")
+        self._train(texts, numbers_of(y, len(texts)), "regression", sample_weight)
         return self
 
     def predict(self, X: Any) -> Array:
@@ -229,7 +255,8 @@ class ZeroShotEstimator(ClassifierMixin, _TextInput, BaseEstimator):  # type: ig
 
     Args:
         model: a path, a served name or a Hub id of an NLI model.
-        labels: the candidate labels; None takes them from the `y` of `fit`.
+        labels: the candidate labels, also described ones as `ZeroShotClassifier` takes them; None takes them from the
+            `y` of `fit`.
         hypothesis_template, scorer, models_dir: as in `ZeroShotClassifier`.
     """
 
@@ -237,7 +264,7 @@ class ZeroShotEstimator(ClassifierMixin, _TextInput, BaseEstimator):  # type: ig
         self,
         model: str = "topics",
         *,
-        labels: Sequence[str] | None = None,
+        labels: Sequence[str | Mapping[str, Any]] | Mapping[str, Any] | None = None,
         hypothesis_template: str | None = None,
         scorer: Scorer | None = None,
         models_dir: str = "models",
@@ -258,9 +285,15 @@ class ZeroShotEstimator(ClassifierMixin, _TextInput, BaseEstimator):  # type: ig
             )
         if X is not None and y is not None:
             require_length(y, len(_texts(X)))
-        self.classes_ = classes_of(self.labels if self.labels is not None else y)
+        self.classes_ = classes_of(self._names() if self.labels is not None else y)
         self._load()
         return self
+
+    def _names(self) -> Any:
+        """Return the names of the labels, without what describes them."""
+        own: Any = self.labels
+        is_described = isinstance(own, Mapping) or any(isinstance(label, Mapping) for label in own)
+        return list(labels_of(own).names) if is_described else own
 
     def _load(self) -> None:
         self._loaded_with = self._model_parameters()
@@ -277,7 +310,9 @@ class ZeroShotEstimator(ClassifierMixin, _TextInput, BaseEstimator):  # type: ig
         if "_classifier" not in self.__dict__ or self._loaded_with != self._model_parameters():
             self._load()  # unpickled, or other parameters were set
         names = parse_labels([str(label) for label in self.classes_.tolist()])
-        answers = self._classifier(_texts(X), names)
+        answers = self._classifier(
+            _texts(X), names if self.labels is None or self._names() is self.labels else self.labels
+        )
         by_name = [dict(zip(answer["labels"], answer["scores"], strict=True)) for answer in answers]
         return np.array([[scores[name] for name in names] for scores in by_name]).reshape(len(by_name), len(names))
 

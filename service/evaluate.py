@@ -31,6 +31,7 @@ def evaluate(
     device: str | None = None,
     models_dir: str | PathLike[str] | None = "models",
     sheet: str | None = None,
+    weight: str | None = None,
 ) -> dict[str, Any]:
     """Return the metrics of a model on labeled rows, with 95% intervals and the majority (or mean) baseline.
 
@@ -46,6 +47,7 @@ def evaluate(
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; by default REHEAD_DEVICE, else `auto`.
         models_dir: the folder of served names.
         sheet: of an Excel file, by its name or its number from 1.
+        weight: the column of the weight of each row, a number of at least 0: a row of weight 2 counts as two.
 
     Returns:
         `{"split", "rows", "metrics": {name: {"value", "low", "high"}}, "baseline", "data"}`, as in metrics.json.
@@ -57,7 +59,7 @@ def evaluate(
     from finetune.reports.report import evaluation_json
 
     columns = {"text": text, "label": label, "text_pair": text_pair, "label_names": label_names}
-    columns |= {"sheet": sheet}
+    columns |= {"sheet": sheet, "weight": weight}
     config = DataConfig(**{name: value for name, value in columns.items() if value is not None})
     folder = resolve(model, models_dir)
     evaluation = evaluate_model(folder, data, config, metrics=metrics, by=by, tfidf=tfidf, device=device)

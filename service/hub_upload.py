@@ -8,7 +8,7 @@ from typing import NamedTuple
 from finetune.core.model_folder import ModelFolder
 from service.errors import BadRequest
 
-TEXTS = ("report/errors.csv", "report/near_duplicates.csv")
+TEXTS = ("report/errors.csv", "report/label_errors.csv", "report/near_duplicates.csv")
 """Files with texts of the data; uploaded with `with_texts` only."""
 
 MESSAGE = "Upload a model trained with rehead"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from os import PathLike
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from finetune.core.model_folder import AttentionMode, Scorer
 from service.errors import BadRequest
@@ -19,11 +19,19 @@ ModelName = str | PathLike[str]
 Rows = list[Any] | tuple[Any, ...]
 
 
+class WindowSpan(TypedDict):
+    """Characters of a window: the first, and the one after the last."""
+
+    start: int
+    end: int
+
+
 class LabelScore(TypedDict):
-    """A label and its score."""
+    """A label and its score; `window` is the one that decided, where texts are read in windows."""
 
     label: str
     score: float
+    window: NotRequired[WindowSpan]
 
 
 class ZeroShotResult(TypedDict):
@@ -32,6 +40,7 @@ class ZeroShotResult(TypedDict):
     sequence: str
     labels: list[str]
     scores: list[float]
+    window: NotRequired[WindowSpan]
 
 
 class ClassifierOptions(TypedDict, total=False):
@@ -41,6 +50,8 @@ class ClassifierOptions(TypedDict, total=False):
     batch_size: int | None
     attention: AttentionMode | None
     truncation: bool
+    window: Any
+    abstain: bool
 
 
 class ZeroShotOptions(TypedDict, total=False):
@@ -52,6 +63,9 @@ class ZeroShotOptions(TypedDict, total=False):
     attention: AttentionMode | None
     shortlist: int | None
     batch_size: int | None
+    keep_identifiers: bool | None
+    beam: int | None
+    window: Any
 
 
 class LoadOptions(TypedDict, total=False):
@@ -121,21 +135,35 @@ def without_iterator(inputs: Any) -> Any:
 
 def best_of(answer: Answer) -> LabelScore:
     """Return the best label of an answer."""
-    return {"label": answer.best.label, "score": answer.best.score}
+    return _with_window({"label": answer.best.label, "score": answer.best.score}, answer)
 
 
 def ranked(answer: Answer, top_k: int | None) -> list[LabelScore]:
     """Return the `top_k` best labels of an answer, best first; all for None."""
-    return [{"label": item.label, "score": item.score} for item in answer.predictions[:top_k]]
+    return [_with_window({"label": item.label, "score": item.score}, answer) for item in answer.predictions[:top_k]]
+
+
+def in_set(answer: Answer) -> list[LabelScore]:
+    """Return the labels of an answer's prediction set, best first."""
+    return [{"label": item.label, "score": item.score} for item in answer.prediction_set]
 
 
 def zero_shot_result(text: str, answer: Answer) -> ZeroShotResult:
     """Return a zero-shot answer, best label first."""
-    return {
+    result: ZeroShotResult = {
         "sequence": text,
         "labels": [item.label for item in answer.predictions],
         "scores": [item.score for item in answer.predictions],
     }
+    if answer.window is not None:
+        result["window"] = {"start": answer.window[0], "end": answer.window[1]}
+    return result
+
+
+def _with_window(row: LabelScore, answer: Answer) -> LabelScore:
+    if answer.window is not None:
+        row["window"] = {"start": answer.window[0], "end": answer.window[1]}
+    return row
 
 
 def _stream(inputs: Iterator[Any], answer: Callable[[list[Any]], list[Any]]) -> Iterator[Any]:

@@ -24,12 +24,13 @@ from service.pipeline_shapes import (
     answers_of,
     best_of,
     columns_of,
+    in_set,
     is_columns,
     ranked,
     rows_of,
     without_iterator,
 )
-from service.schema import Function, TextInput
+from service.schema import NO_SETS, Function, TextInput, checked_window
 from service.settings import BackendName, PrecisionName
 from service.zero_shot_pipeline import ZeroShotClassifier
 
@@ -95,6 +96,15 @@ class Classifier(LoadedModel):
         inputs = [TextInput.of(with_joined_text(text, joins)) for text in texts_of(texts)]
         return scores_of(self.engine.classify(inputs, batch_size=self.batch_size), len(self.labels))
 
+    def predict_sets(self, texts: Any) -> list[list[str]]:
+        """Return the labels in the prediction set of each text (or pair), best first; an empty list is none of these.
+
+        Raises:
+            BadRequest: an input is no text, or the model has no prediction sets.
+        """
+        sets: list[list[LabelScore]] = self(texts_of(texts), abstain=True)
+        return [[item["label"] for item in members] for members in sets]
+
     @overload
     def __call__(
         self, inputs: str, *, top_k: int | None = ..., **options: Unpack[ClassifierOptions]
@@ -132,6 +142,8 @@ class Classifier(LoadedModel):
         batch_size: int | None = None,
         attention: AttentionMode | None = None,
         truncation: bool = True,
+        abstain: bool = False,
+        window: Any = None,
     ) -> Any:
         """Return labels and scores, in the shape that transformers' text-classification pipeline returns.
 
@@ -141,7 +153,10 @@ class Classifier(LoadedModel):
             top_k: number of labels for each text; None for all. Without it, only the best.
             function_to_apply: `softmax`, `sigmoid`, `none`, or the activation of the model's task (the default).
             attention: `ordinary` or `shared_text`; by default what the model's folder records.
+            abstain: return the labels of the prediction set, which may be none, as `top_k` would return them.
             truncation: must be True, for compatibility: texts longer than the model reads are always truncated.
+            window: read long texts in windows: tokens, or a dict with `tokens`, `overlap` and `aggregate`; each result
+                then has the characters of the window that decided. By default as the model's folder records.
 
         Returns:
             As transformers does: for a collection, a list with `{"label", "score"}` for each text, or with `top_k`
@@ -153,6 +168,10 @@ class Classifier(LoadedModel):
         """
         if not (top_k is UNSET or top_k is None or (isinstance(top_k, int) and top_k >= 1)):
             raise BadRequest(f"top_k must be a whole number from 1, or None for all labels, not {top_k!r}")
+        if abstain and top_k is not UNSET:
+            raise BadRequest("abstain returns the labels of the prediction set: leave out top_k")
+        if abstain and self.folder.settings.prediction_sets is None:
+            raise BadRequest(NO_SETS)
         if truncation is not True:
             raise BadRequest("truncation cannot be turned off: a text longer than the model reads is always truncated")
 
@@ -161,8 +180,11 @@ class Classifier(LoadedModel):
                 [TextInput.of(with_joined_text(row, self.folder.settings.text_columns)) for row in rows],
                 function=function_to_apply or "default",
                 attention=attention,
+                window=checked_window(window),
                 batch_size=self.batch_size if batch_size is None else batch_size,
             )
+            if abstain:
+                return [in_set(item) for item in answers]
             return [best_of(item) if top_k is UNSET else ranked(item, top_k) for item in answers]
 
         inputs = with_joined_columns(inputs, self.folder.settings.text_columns)
@@ -170,7 +192,7 @@ class Classifier(LoadedModel):
             return columns_of(inputs, answer(rows_of(inputs)), ("label", "score"))
         if isinstance(inputs, str | Mapping):
             result = answer([inputs])[0]
-            return [result] if isinstance(inputs, str) and top_k is UNSET else result
+            return [result] if isinstance(inputs, str) and top_k is UNSET and not abstain else result
         return answers_of(inputs, answer)
 
     @overload

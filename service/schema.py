@@ -6,10 +6,12 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from finetune.core.language import other_language
-from finetune.core.model_folder import AttentionMode, Scorer
+from finetune.core.model_folder import AttentionMode, ModelFolder, Scorer
+from finetune.core.scores import Floats
+from finetune.core.windows import Window, window_of
 from service.errors import BadRequest, TooLarge
 
 Function = Literal["default", "softmax", "sigmoid", "none"]
@@ -20,6 +22,16 @@ SCORERS: tuple[Scorer, ...] = get_args(Scorer)
 ATTENTION_MODES: tuple[AttentionMode, ...] = get_args(AttentionMode)
 
 LANGUAGES_READ = 16
+
+DEFAULT_BEAM = 3
+
+NONE_OF_THESE = "none of these"
+"""An empty prediction set, in words."""
+
+NO_SETS = (
+    "this model has no prediction sets: train it with --set coverage=0.9, or fit them with rehead calibrate "
+    "MODEL FILE --coverage 0.9 -o OUT"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +62,28 @@ class TextInput:
         return cls(text, pair)
 
 
+class ScoreProfile(Protocol):
+    """What a request needs of a profile (service/inference/profile.py)."""
+
+    def applied(self, request: ZeroShotRequest, folder: ModelFolder) -> ZeroShotRequest:
+        """Return the request for this profile; raise `BadRequest` where they do not fit."""
+
+    def scores(self, scores: Floats, labels: tuple[str, ...]) -> Floats:
+        """Return scores `[N, L]` with the profile."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its content."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelText:
+    """What describes a label beside its name: a sentence or phrase, other phrasings of it, and example texts."""
+
+    description: str = ""
+    phrasings: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class ZeroShotRequest:
     """Candidate labels and how to score them. None stands for what the model's folder records."""
@@ -61,6 +95,15 @@ class ZeroShotRequest:
     attention: AttentionMode | None = None
     shortlist: int | None = None
     """Run the model on this number of labels only, those nearest to the text by embedding; the others score 0."""
+    profile: ScoreProfile | None = None
+    """What is known of these labels with this model."""
+    texts: tuple[tuple[str, LabelText], ...] = ()
+    """The labels that are described, by name or by path in a tree."""
+    keep_identifiers: bool = False
+    """Read labels such as `book_flight` as they are, instead of as words."""
+    beam: int = DEFAULT_BEAM
+    """Labels of each level of a tree whose labels below are scored; the others score 0. 0: labels are no tree."""
+    window: Window | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,30 +121,49 @@ class Answer:
     Attributes:
         truncated: whether the text is longer than the model reads.
         language: ISO 639-1 code of the text's language if the model was not trained for it, else None.
+        decided: place of the predicted label where a threshold decides between two labels; else None.
+        members: places of the labels in the prediction set; None where the model has none.
+        window: characters of the window that decided, first and after the last, where texts are read in windows.
     """
 
     labels: tuple[str, ...]
     scores: tuple[float, ...]
     truncated: bool
     language: str | None = None
+    decided: int | None = None
+    members: tuple[int, ...] | None = None
+    window: tuple[int, int] | None = None
 
     @property
     def predictions(self) -> tuple[Prediction, ...]:
-        """Every label with its score, best first."""
-        order = sorted(range(len(self.scores)), key=lambda place: -self.scores[place])
+        """Every label with its score, the predicted one first, then by score."""
+        order = sorted(range(len(self.scores)), key=lambda place: (place != self.decided, -self.scores[place]))
         return tuple(Prediction(self.labels[place], self.scores[place]) for place in order)
 
     @property
     def remarks(self) -> dict[str, Any]:
-        """`truncated` and `language` where they say something, as an answer in JSON has them."""
+        """`truncated`, `language` and `window` where they say something, as an answer in JSON has them."""
         language = {} if self.language is None else {"language": self.language}
-        return ({"truncated": True} if self.truncated else {}) | language
+        window = {} if self.window is None else {"window": {"start": self.window[0], "end": self.window[1]}}
+        return ({"truncated": True} if self.truncated else {}) | language | window
 
     @property
     def best(self) -> Prediction:
-        """The label with the highest score."""
-        place = max(range(len(self.scores)), key=self.scores.__getitem__)
+        """The predicted label: that with the highest score, unless a threshold decides between two."""
+        place = self.decided if self.decided is not None else max(range(len(self.scores)), key=self.scores.__getitem__)
         return Prediction(self.labels[place], self.scores[place])
+
+    @property
+    def prediction_set(self) -> tuple[Prediction, ...]:
+        """The labels of the prediction set, best first; empty where no score is high enough.
+
+        Raises:
+            BadRequest: the model has no prediction sets.
+        """
+        if self.members is None:
+            raise BadRequest(NO_SETS)
+        order = sorted(self.members, key=lambda place: -self.scores[place])
+        return tuple(Prediction(self.labels[place], self.scores[place]) for place in order)
 
 
 def with_languages(answers: Sequence[Answer], texts: Iterable[str], known: Collection[str]) -> list[Answer]:
@@ -155,6 +217,18 @@ class Work:
                 hint="send fewer or shorter texts, or fewer labels, at once",
             )
         self.tokens += tokens
+
+
+def checked_window(value: Any) -> Window | None:
+    """Return the window that a request describes, as `window_of` reads it.
+
+    Raises:
+        BadRequest: it is none.
+    """
+    try:
+        return window_of(value)
+    except ValueError as error:
+        raise BadRequest(f"window: {error}") from error
 
 
 def one_of(field: str, value: Any, accepted: Collection[Any]) -> Any:

@@ -11,9 +11,11 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from finetune.core.windows import window_of
 from service.errors import BadRequest
 
 BackendName = Literal["auto", "torch", "openvino", "onnx", "dummy"]
+EngineName = Literal["local", "ray"]
 M = TypeVar("M", bound=BaseModel)
 LISTS = ("allowed_hosts", "cors_origins", "bases", "trusted_proxies")
 PREFIX = r"(/[\w.~-]+)+"
@@ -88,6 +90,21 @@ class ServeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    engine: EngineName = "local"
+    """What runs the models: local is this process; ray is Ray Serve, with the API only (extra `ray`)."""
+
+    replicas: int | None = Field(default=None, ge=1)
+    """Processes that hold the models, with --engine ray; default is 1."""
+
+    min_replicas: int | None = Field(default=None, ge=1)
+    """Fewest replicas where Ray sets their number by the load; goes with --max-replicas."""
+
+    max_replicas: int | None = Field(default=None, ge=1)
+    """Most replicas where Ray sets their number by the load; goes with --min-replicas."""
+
+    num_gpus_per_replica: float = Field(default=0.0, ge=0)
+    """GPUs of a replica, such as 1 or 0.5; without one a replica runs on the processor."""
+
     host: str = "127.0.0.1"
     """The address to listen on."""
 
@@ -154,6 +171,9 @@ class ServeSettings(BaseModel):
     max_upload_bytes: int = Field(default=50_000_000, ge=1024)
     """Largest upload in the web UI, in bytes."""
 
+    window: str | None = None
+    """How long texts are read: tokens of a window, or tokens=256,overlap=64,aggregate=mean; off truncates them."""
+
     max_body_bytes: int = Field(default=2_000_000, ge=1024)
     """Largest request body, in bytes."""
 
@@ -189,6 +209,23 @@ class ServeSettings(BaseModel):
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together: set both, or neither")
         return self
+
+    @model_validator(mode="after")
+    def _replicas_are_one_choice(self) -> Self:
+        low, high = self.min_replicas, self.max_replicas
+        if (low is None) != (high is None):
+            raise ValueError("min_replicas and max_replicas go together: set both, or neither")
+        if low is not None and high is not None and (low > high or self.replicas is not None):
+            raise ValueError("set replicas, or min_replicas and max_replicas with the smaller number first")
+        if self.engine == "local" and (self.replicas or high or self.num_gpus_per_replica):
+            raise ValueError("replicas and their GPUs go with the engine ray: add --engine ray")
+        return self
+
+    @field_validator("window")
+    @classmethod
+    def _window_is_one(cls, value: str | None) -> str | None:
+        window_of(value)
+        return value
 
     @field_validator("root_path")
     @classmethod

@@ -92,6 +92,8 @@ def test_the_fine_tuning_page_runs_as_it_is_written(tmp_path, monkeypatch):
     names = ["Rome", "Lima", "Cork", "Bern", "Oslo", "Kyiv", "Faro", "Bari", "Graz", "Metz", "Lund", "Vigo"]
     rows = [{"text": text.format(name), "label": label} for name in names for label, text in kinds.items()]
     write_table("questions.csv", rows)
+    jokes = [{"text": f"What did {name} say to the bar?", "label": "joke"} for name in names]
+    write_table("more_questions.csv", [*rows, *jokes])
     write_table(
         "held.csv",
         [
@@ -100,7 +102,7 @@ def test_the_fine_tuning_page_runs_as_it_is_written(tmp_path, monkeypatch):
         ],
     )
     commands = [shlex.split(line) for block in blocks("finetune.md", "sh") for line in block.splitlines()]
-    assert len(commands) == 7 and all(command[0] == "rehead" for command in commands)
+    assert len(commands) == 8 and all(command[0] == "rehead" for command in commands)
     printed = []
     for command in commands:
         done = CliRunner().invoke(rehead, command[1:])
@@ -112,6 +114,7 @@ def test_the_fine_tuning_page_runs_as_it_is_written(tmp_path, monkeypatch):
         2
     ]
     assert "difference from questions" in printed[4] and printed[6].count("\n") >= 3
+    assert "kept for 3 labels: human, location, numeric; new: joke" in printed[7]
 
 
 def test_the_language_page_prints_what_it_shows():
@@ -128,4 +131,29 @@ def test_the_language_page_prints_what_it_shows():
     shown = re.search(r"^```\n(Das Parlament.*?)^```$", page, re.DOTALL | re.MULTILINE)
     assert shown is not None
     assert best_labels == ["politics", "michezo"]
-    assert [line.split()[0] for line in shown[1].splitlines() if " 1.000 " in line] == best_labels
+    lines = shown[1].splitlines()
+    texts = [number for number, line in enumerate(lines) if not line.startswith(" ")]
+    assert [lines[number + 1].split()[0] for number in texts] == best_labels
+
+
+def test_the_page_on_labels_prints_what_it_shows(tmp_path, monkeypatch):
+    import json
+    import shlex
+
+    from click.testing import CliRunner
+
+    from service.cli import rehead
+
+    monkeypatch.chdir(tmp_path)
+    [labels] = blocks("labels.md", "yaml")
+    (tmp_path / "labels.yaml").write_text(labels)
+    commands = [shlex.split(block)[1:] for block in blocks("labels.md", "sh")]
+    assert len(commands) == 2
+    scored, in_windows = (CliRunner().invoke(rehead, command) for command in commands)
+    page = (DOCS / "labels.md").read_text(encoding="utf-8")
+    shown = re.search(r"^```\n(I cannot sign in.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert shown is not None and scored.exit_code == 0
+    printed, lines = scored.stdout.splitlines(), shown[1].splitlines()
+    assert printed[0] == lines[0] and printed[1].rsplit(None, 2)[0] == lines[1].rsplit(None, 2)[0]
+    assert sorted(line[:21] for line in printed) == sorted(line[:21] for line in lines)
+    assert json.loads(in_windows.stdout)[0]["window"] == {"start": 0, "end": 27}

@@ -12,6 +12,7 @@ import rehead
 
 NAMES = {
     *("load", "Classifier", "ZeroShotClassifier", "train", "TrainConfig", "TrainResult", "evaluate", "score_table"),
+    "BatchScorer",
     *(
         "FineTunedClassifier",
         "FineTunedRegressor",
@@ -21,7 +22,8 @@ NAMES = {
         "rank_bases",
         "BaseRanking",
     ),
-    *("cross_validate", "CrossValidation"),
+    *("cross_validate", "CrossValidation", "distill", "DistillResult"),
+    *("calibrate", "CalibrationResult", "make_profile", "ZeroShotProfile"),
     *(
         "ReheadError",
         "FinetuneError",

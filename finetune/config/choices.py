@@ -18,6 +18,8 @@ TABLES = {
     "activations": "modeling.activations",
     "initializers": "modeling.initializers",
     "metrics": "evaluation.metrics",
+    "thresholds": "evaluation.thresholds",
+    "few_shot": "training.few_shot",
     "auxiliary": "training.auxiliary_losses",
     "optimizers": "training.optim",
     "schedules": "training.optim",

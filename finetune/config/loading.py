@@ -102,7 +102,7 @@ def build(content: Mapping[str, Any], where: str | None = None) -> TrainConfig:
     try:
         return TrainConfig.model_validate(dict(content))
     except ValidationError as error:
-        raise ConfigError(_sentence(error, where)) from error
+        raise ConfigError(sentence_of(error, where)) from error
 
 
 def read_yaml(file: str | Path) -> dict[str, Any]:
@@ -154,10 +154,13 @@ def number(value: Any) -> float | int | None:
         return None
 
 
-def suggestion(path: list[str]) -> str:
-    """Return a hint for an unknown key: its present name, our name for it, the nearest name, or all names."""
+def suggestion(path: list[str], model: type[BaseModel] = TrainConfig) -> str:
+    """Return a hint for an unknown key of `model`: its present name, our name for it, the nearest one, or all names."""
     *parents, last = path
-    known = list(_section_at(parents).model_fields)
+    known = list(_section_at(parents, model).model_fields)
+    if model is not TrainConfig:
+        nearest = difflib.get_close_matches(last, known, n=1)
+        return f"did you mean {nearest[0]!r}?" if nearest else f"known settings here: {', '.join(known)}"
     if last in RENAMED and RENAMED[last] in known:
         return f"it is called {'.'.join([*parents, RENAMED[last]])!r} now"
     if last in MEANT and MEANT[last] != ".".join(path):
@@ -210,13 +213,19 @@ def _scalar(text: str) -> Any:
     return value
 
 
-def _sentence(error: ValidationError, where: str | None) -> str:
+def sentence_of(error: ValidationError, where: str | None, model: type[BaseModel] = TrainConfig) -> str:
+    """Return a validation error in one sentence.
+
+    Args:
+        where: the file that the settings were read from.
+        model: what they were validated as.
+    """
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     key = ".".join(path)
     prefix = f"{where}: " if where else ""
     if first["type"] == "extra_forbidden":
-        return f"{prefix}unknown setting {key!r}: {suggestion(path)}"
+        return f"{prefix}unknown setting {key!r}: {suggestion(path, model)}"
     if first["type"] == "missing":
         flag = {"base": " (--base)", "out": " (--out)"}.get(key, "")
         return f"{prefix}setting {key!r}{flag} is missing"
@@ -225,9 +234,9 @@ def _sentence(error: ValidationError, where: str | None) -> str:
     return f"{prefix}setting {key!r}{value}: {message[0].lower()}{message[1:]}"
 
 
-def _section_at(path: list[str]) -> type[BaseModel]:
+def _section_at(path: list[str], model: type[BaseModel]) -> type[BaseModel]:
     """Return the section that a dotted key leads to; positions in lists and names of test tables are passed over."""
-    section: type[BaseModel] = TrainConfig
+    section = model
     for part in path:
         field = section.model_fields.get(part)
         section = (_section_in(field.annotation) if field is not None else None) or section

@@ -24,6 +24,7 @@ from finetune.config.training import (
     ModelConfig,
     OptimConfig,
     TrainConfig,
+    WindowConfig,
     ZeroShotConfig,
 )
 from finetune.core.registry import options_of
@@ -60,17 +61,20 @@ SECTIONS: dict[str, tuple[str, type[BaseModel], str]] = {
     "Gradients": ("gradients.", GradientsConfig, ""),
     "Checkpoints": ("checkpoint.", CheckpointConfig, ""),
     "Zero-shot": ("zero_shot.", ZeroShotConfig, ""),
+    "Windows": ("window.", WindowConfig, ""),
 }
 """Heading -> prefix of the keys, the model that has them, and an introduction in place of its docstring."""
 
 CHOICES = {
     "losses": "Names for `loss`.",
+    "thresholds": "Names for `thresholds`; `precision=0.9` is short for `precision` with `at_least: 0.9`.",
     "heads": "Names for `model.head`.",
     "poolings": "Names for `model.pooling`.",
     "initializers": "Names for `model.initializer`.",
     "activations": "Names for the option `activation` of the head `mlp`.",
     "optimizers": "Names for `optim.optimizer`.",
     "schedules": "Names for `optim.schedule`.",
+    "few_shot": "Names for `few_shot`, beside `auto`.",
     "auxiliary": "Names for `auxiliary`.",
     "metrics": "Names for `metrics` and `checkpoint.best_by`.",
 }
@@ -137,7 +141,9 @@ def _type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     elif annotation is Choice:
         text = "choice"
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        text = {Source: "table", RecastConfig: "`recast`", LoraConfig: "`model.lora`"}[annotation]
+        text = {Source: "table", RecastConfig: "`recast`", LoraConfig: "`model.lora`", WindowConfig: "`window`"}[
+            annotation
+        ]
     else:
         text = {str: "string", bool: "boolean", int: "integer", float: "number"}[annotation]
     bounds = [

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from finetune.config.data import DataConfig, Part, Source, Template
+from finetune.config.threshold_rule import threshold_rule
+from finetune.core.windows import Aggregate, window_of
 
 DEFAULT_ERROR_ROWS = 50
 
@@ -56,6 +58,24 @@ def _count_or_word(value: Any, words: tuple[str, ...], message: str) -> Any:
     return count
 
 
+class WindowConfig(Part):
+    """Overlapping parts of a long text, which a model reads one by one."""
+
+    tokens: int = Field(256, ge=8)
+    """Most tokens of a window, without special ones."""
+
+    overlap: int | None = Field(None, ge=0)
+    """Tokens that a window shares with the one before it, half of its tokens at most; None shares a quarter."""
+
+    aggregate: Aggregate = "mean"
+    """How the scores of windows become those of the text: max, mean, or first for the first window alone."""
+
+    @model_validator(mode="after")
+    def _overlaps_half_at_most(self) -> Self:
+        window_of(self.model_dump())
+        return self
+
+
 class LoraConfig(Part):
     """Low-rank adapters (LoRA) in the encoder's linear layers; they need peft (the extra `lora`)."""
 
@@ -94,8 +114,14 @@ class ModelConfig(Part):
     """Pooling of the token states into one vector, for heads other than `stock`; None takes `cls`, `rehead choices
     poolings` lists all."""
 
+    keep_head: Literal["auto"] | bool = "auto"
+    """Start from the head of a finished classifier: the rows of its output layer whose labels stay, by name, are kept,
+    and other labels get new rows; `auto` does so where head, task and output activation are the same, true refuses
+    where they are not."""
+
     initializer: Choice | None = None
-    """Initializer of the new head's weights; None takes that of the base, `rehead choices initializers` lists all."""
+    """Initializer of the weights that are new in the head; None takes that of the base, `rehead choices initializers`
+    lists all."""
 
     freeze: Literal["none", "embeddings", "body"] | int = "none"
     """Frozen part of the encoder; `embeddings`, a number N for the embeddings and the first N layers, or `body` for
@@ -122,11 +148,12 @@ class OptimConfig(Part):
     """Number of passes over the training rows (`num_train_epochs`)."""
 
     batch_size: int | Literal["full", "auto"] = 32
-    """Rows in a batch; `full` puts all rows into each update, `auto` finds the largest batch of the longest texts that
-    fits in memory."""
+    """Rows in a batch of each process; `full` puts all rows into each update, `auto` finds the largest batch of the
+    longest texts that fits in memory."""
 
     batch_tokens: int | None = Field(None, ge=1)
-    """Maximum number of padded tokens in a batch, instead of a number of rows; short texts get larger batches."""
+    """Maximum number of padded tokens in a batch of each process, instead of a number of rows; short texts get larger
+    batches."""
 
     group_by_length: bool = True
     """Batch texts of similar length together, so that less time is spent on padding."""
@@ -138,7 +165,7 @@ class OptimConfig(Part):
     """Batches per update (`gradient_accumulation_steps`)."""
 
     effective_batch: int | None = Field(None, ge=1)
-    """Rows per update, reached by accumulating batches; None takes `accumulation` batches."""
+    """Rows per update of all processes, reached by accumulating batches; None takes `accumulation` batches."""
 
     optimizer: Choice = Choice(name="adamw")
     """Optimizer; `rehead choices optimizers` lists them."""
@@ -148,7 +175,8 @@ class OptimConfig(Part):
     bases and less for larger ones."""
 
     head_lr: float | None = Field(None, gt=0)
-    """Peak learning rate of the new head; None takes 10 times `lr`, at most 1e-3, and never less than `lr`."""
+    """Peak learning rate of the head; None takes 10 times `lr`, at most 1e-3 and never less than `lr`, or `lr` where
+    all of the head is kept (`model.keep_head`)."""
 
     layer_decay: float = Field(1.0, gt=0, le=1)
     """Layer-wise learning rate decay; each layer's rate is that of the layer above times this, down to the
@@ -176,6 +204,10 @@ class OptimConfig(Part):
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Decay of an exponential moving average (EMA) of the weights, which is evaluated and saved instead of them; 0.999
     averages about the last 1,000 updates, None turns it off."""
+
+    interpolate_base: float = Field(0.0, ge=0, lt=1)
+    """Share of the base's weights in the saved encoder: share * base + (1 - share) * trained. What the base knows
+    beyond the training rows, other languages for instance, suffers less (WiSE-FT, Wortsman et al. 2022)."""
 
     early_stopping: int | None = Field(None, ge=1)
     """Stop after this many evaluations without a better `checkpoint.best_by` (patience); None trains to the end."""
@@ -261,6 +293,10 @@ class TrainConfig(Part):
     model: ModelConfig = ModelConfig()
     """Changes to the base: its head, dropout, and which of its weights are trained."""
 
+    few_shot: Choice | None = None
+    """Training on few rows of each label; `auto` cross-validates the ways of `rehead choices few_shot` and takes the
+    best, a name takes that one, and None is ordinary fine-tuning. The base is topics unless it is set."""
+
     loss: Choice | None = None
     """Loss; None takes the default of the task, `rehead choices losses` lists all."""
 
@@ -274,11 +310,24 @@ class TrainConfig(Part):
     metrics: tuple[str, ...] = ()
     """Additional metrics; those of `rehead choices metrics`, or any that `evaluate.load` finds."""
 
+    calibration: Literal["auto", "none", "temperature", "platt", "isotonic"] = "auto"
+    """Calibration of the scores on the validation rows; `auto` is `temperature` for one label a text and `platt` for
+    several, and `isotonic` takes 1,000 rows."""
+
+    thresholds: Annotated[Choice | None, BeforeValidator(threshold_rule)] = None
+    """Rule by which the threshold of each label is tuned on the validation rows, for several labels or two; None keeps
+    0.5, `rehead choices thresholds` lists all."""
+
+    coverage: float | None = Field(None, gt=0, lt=1)
+    """Proportion of texts whose prediction set holds the true label, such as 0.9; the sets, fitted on the validation
+    rows, are what `--abstain` answers, and None makes none."""
+
     tfidf_baseline: bool = True
     """Also evaluate TF-IDF with logistic regression on the same rows, as a baseline."""
 
     error_rows: int = Field(DEFAULT_ERROR_ROWS, ge=0)
-    """Rows of each kind in report/errors.csv and report/near_duplicates.csv, which contain texts; 0 writes neither."""
+    """Rows of each kind in report/errors.csv and report/near_duplicates.csv, which contain texts; 0 writes neither, and
+    no report/label_errors.csv."""
 
     plots: bool = True
     """Draw the plots of the report, which takes a few seconds."""
@@ -297,6 +346,9 @@ class TrainConfig(Part):
 
     zero_shot: ZeroShotConfig = ZeroShotConfig()
     """Zero-shot classification with a model that is trained on entailment labels."""
+
+    window: WindowConfig | None = None
+    """How the finished model reads long texts; None truncates them. Training and its metrics read truncated texts."""
 
     license: str | None = None
     """License of the model for its card, as the Hub spells it (apache-2.0, mit, cc-by-sa-4.0, other)."""
@@ -329,3 +381,10 @@ class TrainConfig(Part):
 
     models_dir: str = "models"
     """Folder of the models that `base` can name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _base_of_few_shot(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("few_shot") is not None and value.get("base") is None:
+            return value | {"base": "topics"}
+        return value

@@ -17,9 +17,14 @@ from __future__ import annotations
 
 
 class ReheadError(Exception):
-    """Base of every error that is shown to a user without a traceback."""
+    """Base of every error that is shown to a user without a traceback.
+
+    Attributes:
+        is_own: whether this process alone reports it, of several that train together.
+    """
 
     exit_code = 1
+    is_own = False
 
 
 class FinetuneError(ReheadError):

@@ -7,11 +7,14 @@ from typing import Any
 
 import click
 
-from finetune.core.events import Evaluated, Event, Info, Started, Step, Warned
+from finetune.core.events import Evaluated, Event, Info, Processed, Started, Step, Warned
 from finetune.core.number_format import figure
 
 MANY_SECONDS = 90
 """Time left from which it is given in minutes."""
+
+MANY_ROWS = 1000
+"""Texts from which progress over them is printed."""
 
 NOT_METRICS = ("_second", "runtime", "epoch")
 """Endings of what the Trainer reports beside the metrics."""
@@ -23,6 +26,7 @@ class EventPrinter:
     def __init__(self) -> None:
         self._bar: Any = None
         self._is_estimated = False
+        self._tenths: dict[str, int] = {}
 
     def __enter__(self) -> EventPrinter:
         return self
@@ -38,6 +42,8 @@ class EventPrinter:
                 self._started(event)
             case Step():
                 self._step(event)
+            case Processed():
+                self._processed(event)
             case Evaluated():
                 self._evaluated(event)
             case Warned():
@@ -70,6 +76,13 @@ class EventPrinter:
                 f"update {event.update}/{event.updates}  loss {event.loss:.4f}  lr {event.lr:.2e}  "
                 f"{event.rows_per_s:.0f} rows/s  {left} left"
             )
+
+    def _processed(self, event: Processed) -> None:
+        """Print each tenth of many texts."""
+        tenth = event.done * 10 // event.rows
+        if event.rows >= MANY_ROWS and tenth > self._tenths.get(event.verb, 0):
+            self._tenths[event.verb] = tenth
+            self._print(f"{event.verb} {event.done:,} of {event.rows:,} texts")
 
     def _evaluated(self, event: Evaluated) -> None:
         metrics = {name: value for name, value in event.metrics.items() if not name.endswith(NOT_METRICS)}

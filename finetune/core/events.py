@@ -36,6 +36,22 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Processed:
+    """Progress of a pass over the texts before training.
+
+    Attributes:
+        verb: what is done to them, in the past tense, such as `scored`.
+        done, rows: texts that are done, and all.
+        left_s: remaining seconds; None while no text took any time.
+    """
+
+    verb: str
+    done: int
+    rows: int
+    left_s: float | None
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """The validation split was evaluated.
 
@@ -105,5 +121,5 @@ class Finished:
     notes: tuple[str, ...] = ()
 
 
-Event = Started | Step | Evaluated | GradientsRecorded | Saved | Info | Warned | Failed | Finished
+Event = Started | Step | Processed | Evaluated | GradientsRecorded | Saved | Info | Warned | Failed | Finished
 Listener = Callable[[Event], None]

@@ -16,17 +16,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from finetune.core.calibration import LabelScaling, PredictionSets, calibration_json, prediction_sets_of, scaling_of
 from finetune.core.errors import CheckpointError, ConfigError
 from finetune.core.labels import LabelSpace
-from finetune.core.scores import ACTIVATION_OF_TASK, Activation
+from finetune.core.scores import ACTIVATION_OF_TASK, Activation, Floats, activate
 from finetune.core.target_scale import TargetScale
 from finetune.core.weight_files import WEIGHTS_INDEX, check_weights, refuse_adapter
+from finetune.core.windows import Window, window_of
 
 FORMAT = 1
 """Version of `classifier.json` and `manifest.json`."""
 
+DECIDING_FORMAT = 2
+"""Version of a `classifier.json` whose calibration of labels, threshold of two labels, sets or window would be
+ignored by versions of rehead that read `FORMAT` only."""
+
 DEFAULT_TEMPLATE = "This text is about {}."
 CLASSIFIER, MANIFEST, METRICS, TRAIN_CONFIG = "classifier.json", "manifest.json", "metrics.json", "train_config.yaml"
+DRIFT_REFERENCE = "drift_reference.json"
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model")
 HASHED = ("model*.safetensors", WEIGHTS_INDEX, *TOKENIZER_FILES)
 
@@ -68,8 +75,12 @@ class ClassifierSettings:
     """The content of `classifier.json`, which is only what the Hugging Face files cannot hold.
 
     Attributes:
+        thresholds: lowest score of each label, of multi-label and of two labels; None takes 0.5.
+        scaling: of multi-label, the calibration of each label.
+        prediction_sets: of single-label, how a set of labels with a stated coverage is formed.
         text_columns: columns of the training table whose joined texts the model reads; empty for one column.
         languages: ISO 639-1 codes of the languages that the model was trained for; empty if unknown.
+        window: how long texts are read; None for whole texts, which are truncated.
     """
 
     task: str
@@ -82,6 +93,14 @@ class ClassifierSettings:
     target: TargetScale | None = None
     text_columns: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
+    scaling: LabelScaling | None = None
+    prediction_sets: PredictionSets | None = None
+    window: Window | None = None
+
+    def scores(self, logits: Any) -> Floats:
+        """Return the scores of logits, both `[B, C]`."""
+        temperature, target, scaling = self.temperature, self.target, self.scaling
+        return activate(logits, self.activation, temperature=temperature, target=target, scaling=scaling)
 
 
 @dataclass(frozen=True)
@@ -214,8 +233,12 @@ def read(path: str | os.PathLike[str], *, check_hashes: bool = False) -> ModelFo
 
 def write_settings(folder: Path, settings: ClassifierSettings) -> None:
     """Write classifier.json."""
-    content: dict[str, Any] = {"format": FORMAT, "task": settings.task, "activation": settings.activation}
-    content |= {"temperature": settings.temperature, "thresholds": settings.thresholds}
+    calibration = calibration_json(settings.scaling, settings.prediction_sets)
+    decides = bool(calibration) or (settings.thresholds is not None and settings.task == "binary")
+    decides |= settings.window is not None
+    content: dict[str, Any] = {"format": DECIDING_FORMAT if decides else FORMAT, "task": settings.task}
+    content |= {"activation": settings.activation}
+    content |= {"temperature": settings.temperature, "thresholds": settings.thresholds} | calibration
     content |= {"base": settings.base, "max_length": settings.max_length}
     if settings.target is not None:
         content |= {"target": settings.target.to_json()}
@@ -223,6 +246,8 @@ def write_settings(folder: Path, settings: ClassifierSettings) -> None:
         content |= {"text_columns": list(settings.text_columns)}
     if settings.languages:
         content |= {"languages": list(settings.languages)}
+    if settings.window is not None:
+        content |= {"window": settings.window.to_json()}
     if settings.zero_shot is not None:
         zero = settings.zero_shot
         content |= {"hypothesis_template": zero.hypothesis_template, "attention": zero.attention}
@@ -231,8 +256,10 @@ def write_settings(folder: Path, settings: ClassifierSettings) -> None:
 
 
 def seal(folder: Path) -> None:
-    """Write manifest.json, with the SHA-256 of weights, tokenizer files, config.json and classifier.json."""
+    """Write manifest.json, with the SHA-256 of weights, tokenizer files, config.json, classifier.json and
+    drift_reference.json."""
     names = {file.name for pattern in HASHED for file in folder.glob(pattern)} | {"config.json", CLASSIFIER}
+    names |= {DRIFT_REFERENCE} if (folder / DRIFT_REFERENCE).is_file() else set()
     files = {name: sha256(folder / name) for name in sorted(names)}
     write_json(folder / MANIFEST, {"format": FORMAT, "files": files})
 
@@ -286,9 +313,10 @@ def _settings(file: Path, stored: dict[str, Any] | None, labels: LabelSpace) -> 
     zero = ZeroShotSettings() if labels.nli is not None else None
     if stored is None:
         return ClassifierSettings(labels.task, ACTIVATION_OF_TASK[labels.task], zero_shot=zero)
-    if stored.get("format") != FORMAT:
+    if stored.get("format") not in (FORMAT, DECIDING_FORMAT):
         raise CheckpointError(
-            f"{file} has format {stored.get('format')!r}, and this version of rehead reads {FORMAT}: upgrade rehead"
+            f"{file} has format {stored.get('format')!r}, and this version of rehead reads {FORMAT} and "
+            f"{DECIDING_FORMAT}: upgrade rehead"
         )
     try:
         if zero is not None:
@@ -311,9 +339,12 @@ def _settings(file: Path, stored: dict[str, Any] | None, labels: LabelSpace) -> 
             TargetScale.from_json(target) if target is not None else None,
             tuple(map(str, stored.get("text_columns", ()))),
             tuple(map(str, stored.get("languages", ()))),
+            scaling_of(stored, len(labels)),
+            prediction_sets_of(stored),
+            window_of(stored.get("window")),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file} is not a classifier.json of format {FORMAT}: {error}") from error
+        raise CheckpointError(f"{file} is not a classifier.json that can be read: {error}") from error
 
 
 def _json(file: Path) -> dict[str, Any]:

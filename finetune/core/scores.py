@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from finetune.core.calibration import LabelScaling, PlattScaling, PredictionSets
 from finetune.core.target_scale import TargetScale
 
 Activation = Literal["softmax", "sigmoid", "linear", "softplus"]
@@ -42,12 +43,18 @@ def sigmoid(logits: npt.ArrayLike) -> Floats:
 
 
 def activate(
-    logits: npt.ArrayLike, activation: Activation, *, temperature: float = 1.0, target: TargetScale | None = None
+    logits: npt.ArrayLike,
+    activation: Activation,
+    *,
+    temperature: float = 1.0,
+    target: TargetScale | None = None,
+    scaling: LabelScaling | None = None,
 ) -> Floats:
     """Return the scores of logits, both `[B, C]`.
 
     Args:
         temperature: divisor of the logits of a classifier.
+        scaling: of multi-label, the calibration of each label, which takes the place of the sigmoid.
         target: scale of a regression; its standard deviation is the unit of `softplus`, and predictions are clipped to
             its bounds.
     """
@@ -58,14 +65,27 @@ def activate(
             values = np.asarray(unit * np.logaddexp(values / unit, 0.0))
         return target.clip(values) if target is not None else values
     scaled = np.asarray(logits, dtype=np.float64) / temperature
+    if scaling is not None and activation == "sigmoid":
+        return _scaled(scaled, scaling)
     return softmax(scaled) if activation == "softmax" else sigmoid(scaled)
+
+
+def _scaled(logits: Floats, scaling: LabelScaling) -> Floats:
+    if isinstance(scaling, PlattScaling):
+        return sigmoid(np.asarray(scaling.slopes) * logits + np.asarray(scaling.offsets))
+    scores = sigmoid(logits)
+    for label, knots in enumerate(scaling.knots):
+        if knots:
+            at, values = np.asarray(knots).T
+            scores[:, label] = np.interp(logits[:, label], at, values)
+    return scores
 
 
 def decide(scores: Floats, task: str, thresholds: npt.ArrayLike | None = None) -> npt.NDArray[Any]:
     """Return the predictions of scores `[B, C]`.
 
     Args:
-        thresholds: lowest score of each label `[C]` for multi-label; None takes 0.5.
+        thresholds: lowest score of each label `[C]`; None takes 0.5. With two labels, that of the second one decides.
 
     Returns:
         Ids `[B]` for binary and multiclass, booleans `[B, C]` for multi-label, values `[B]` for regression.
@@ -74,4 +94,12 @@ def decide(scores: Floats, task: str, thresholds: npt.ArrayLike | None = None) -
         return np.asarray(scores[:, 0])
     if task == "multi_label":
         return np.asarray(scores >= (0.5 if thresholds is None else np.asarray(thresholds, dtype=np.float64)))
+    if task == "binary" and thresholds is not None:
+        return np.asarray(scores[:, 1] >= np.asarray(thresholds, dtype=np.float64)[1]).astype(np.int64)
     return np.asarray(scores.argmax(axis=-1))
+
+
+def in_sets(scores: Floats, sets: PredictionSets) -> npt.NDArray[np.bool_]:
+    """Return which labels are in the prediction set of each text, `[B, C]`; none of them where no score is high
+    enough."""
+    return np.asarray(scores >= sets.lowest_score)

@@ -25,7 +25,7 @@ from finetune.data.label_reading import LabelReading, RawRows, label_cells
 from finetune.data.label_warnings import label_warnings
 from finetune.data.nli_pairs import recast
 from finetune.data.row_filters import usable_rows
-from finetune.data.row_weights import row_weights
+from finetune.data.row_weights import row_weights, without_zero_weights
 from finetune.data.rows import Origin, Rows, concatenated, conflicting_texts, without_duplicates, without_texts
 from finetune.data.sources import Columns, column_named, find_columns, named_splits, table_options
 from finetune.data.splits import split, target_scale_of
@@ -68,6 +68,17 @@ class Splits:
         """Return the splits by name: `train`, `validation` and those of `tests`."""
         return {"train": self.train, "validation": self.validation, **self.tests}
 
+    @property
+    def is_cross_validated(self) -> bool:
+        """Whether the validation rows are the training rows, each scored by a model of the others."""
+        return self.validation is self.train
+
+    def distinct(self) -> dict[str, Rows]:
+        """Return the splits by name, each row once."""
+        return {
+            name: rows for name, rows in self.by_name().items() if name != "validation" or not self.is_cross_validated
+        }
+
 
 def load_splits(config: DataConfig, *, seed: int, data: Any = None, whole: bool = False) -> Splits:
     """Read, check and split the tables of `config`.
@@ -91,8 +102,7 @@ def load_splits(config: DataConfig, *, seed: int, data: Any = None, whole: bool 
     else:
         raise ConfigError("no data: name a table to train on, for example `rehead finetune reviews.csv`")
     for raw in raws["train"]:
-        if config.weight is not None and raw.rows.origin is not None:
-            column_named(config.weight, raw.rows.origin.tables[0], "--weight")
+        reading.require_weights(raw)
     reading.fit(raws["train"])
     train = concatenated(reading.parsed(raws["train"]))
     holdouts = {name: concatenated(reading.parsed([raw])) for name, raw in reading.holdouts.items()}
@@ -116,7 +126,7 @@ def load_rows(
         text_columns: the columns whose joined texts it was trained on; used where `config` names no text.
 
     Raises:
-        DataError: no usable rows, or a label that the model does not have.
+        DataError: no usable rows, a label that the model does not have, or no column of weights.
     """
     known = labels.names if labels.task != "regression" else ()
     reading = _Reading(config.model_copy(update={"task": labels.task}), seed=0, known=known, recorded=text_columns)
@@ -124,9 +134,11 @@ def load_rows(
         raw = reading.one(Source(path=str(source)))
     else:
         raw = reading.one(Source(path="the given table"), source)
+    reading.require_weights(raw)
     reading.fit([raw])
     counts = reading.counts
     rows = without_duplicates(concatenated(reading.parsed([raw])), counts, "duplicates")
+    rows = without_zero_weights(rows, counts)
     _require_known(rows, labels)
     return rows, dict(counts)
 
@@ -186,6 +198,11 @@ class _Reading:
         if self.labels.is_hidden(raw):
             raise DataError(f"all {len(raw.rows)} labels are -1: give a table with labels", file=raw.rows.source)
         return self.labels.parsed(raw)
+
+    def require_weights(self, raw: RawRows) -> None:
+        """Raise a DataError where the table lacks the column of weights that the config names."""
+        if self.config.weight is not None and raw.rows.origin is not None:
+            column_named(self.config.weight, raw.rows.origin.tables[0], "--weight")
 
     def labeled(self, name: str, raws: Sequence[RawRows]) -> list[Rows]:
         """Return the rows of a split of the training source with label values; none if its labels are hidden."""

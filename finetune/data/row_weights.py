@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,9 +43,27 @@ def scaled_weights(rows: Rows) -> npt.NDArray[np.float32] | None:
     if rows.weights is None:
         return None
     weights = np.asarray(rows.weights, dtype=np.float64)
-    if not weights.any():
-        raise DataError(f"the weights of all {len(rows)} rows are 0 (--weight): give some a weight", file=rows.source)
+    _require_a_weight(rows)
     return np.asarray(weights / weights.mean(), dtype=np.float32)
+
+
+def without_zero_weights(rows: Rows, counts: Counter[str]) -> Rows:
+    """Return the rows whose weight is above 0; the number of others is added to `counts["zero_weights"]`.
+
+    Raises:
+        DataError: all weights are 0.
+    """
+    if rows.weights is None:
+        return rows
+    _require_a_weight(rows)
+    places = np.flatnonzero(rows.weights)
+    counts["zero_weights"] += len(rows) - len(places)
+    return rows.take(places.tolist())
+
+
+def _require_a_weight(rows: Rows) -> None:
+    if not any(rows.weights or ()):
+        raise DataError(f"the weights of all {len(rows)} rows are 0 (--weight): give some a weight", file=rows.source)
 
 
 def _weight(cell: Any, file: str, row: int, column: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from finetune.config.training import TrainConfig
@@ -28,6 +28,7 @@ BASELINE = (
     "The baseline always answers the most frequent label of the training rows (or their mean), with the class "
     "proportions as scores."
 )
+PLAIN = "Plain transformers returns scores without this calibration."
 TFIDF = " TF-IDF is logistic regression (ridge) on words and word pairs."
 
 
@@ -40,6 +41,8 @@ def model_card(
     plots: list[str],
     verdict: Verdict | None = None,
     error_columns: str = "",
+    calibration: Sequence[str] = (),
+    origin: str = "",
 ) -> str:
     """Return the model card of a finished run: metadata, use, scores, plots, data, training.
 
@@ -47,6 +50,8 @@ def model_card(
         plots: file names in the folder `report`.
         verdict: warnings and notes about the run.
         error_columns: a description of the table of errors, if there is one.
+        calibration: sentences about what was fitted on the validation rows.
+        origin: sentences about what is kept of the base's head, or how few rows were trained on.
     """
     from huggingface_hub import ModelCard
 
@@ -59,6 +64,7 @@ def model_card(
     verdict = verdict or Verdict()
     parts = [f"# {name}", *(f"**Warning: {sentence}.**" for sentence in verdict.warnings)]
     parts += [f"`{config.base}` fine-tuned with rehead {purpose}."]
+    parts += [f"{origin[0].upper()}{origin[1:]}{'' if origin.endswith('.') else '.'}"] if origin else []
     if labels.task != "regression":
         parts += ["Labels: " + ", ".join(f"`{label}`" for label in labels.names)]
     parts += [
@@ -67,6 +73,8 @@ def model_card(
         "## Scores",
         _score_table(measured),
         f"The 95% intervals are {INTERVALS}.",
+        *([" ".join(calibration)] if calibration else []),
+        *([PLAIN] if settings.temperature != 1 or settings.scaling is not None else []),
         *([f"{verdict.chosen[0].upper()}{verdict.chosen[1:]}."] if verdict.chosen else []),
     ]
     if labels.task != "regression" and len(labels) <= MOST_LABELS_LISTED:

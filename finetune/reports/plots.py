@@ -130,15 +130,22 @@ def learning_rate(history: list[dict[str, Any]], file: Path) -> None:
     figure.savefig(file, dpi=DPI)
 
 
-def reliability(scores: Any, references: Any, file: Path) -> None:
+def reliability(scores: Any, references: Any, file: Path, *, before: Any = None) -> None:
     """Plot how often answers with a score are correct, beside the diagonal of a calibrated model, and how many there
-    are."""
+    are.
+
+    Args:
+        before: the scores before calibration, for a curve of their own.
+    """
     from sklearn.calibration import calibration_curve
 
     confidence, correct = confidences(scores, references)
     observed, expected = calibration_curve(correct, confidence, n_bins=CALIBRATION_BINS)
     figure, axes = _figure(5.5, 5)
     axes.plot([0, 1], [0, 1], "--", color="gray", label="calibrated")
+    if before is not None:
+        curve = calibration_curve(*reversed(confidences(before, references)), n_bins=CALIBRATION_BINS)
+        axes.plot(curve[1], curve[0], "s:", color=RED, label="before calibration", clip_on=False)
     axes.plot(expected, observed, "o-", color=BLUE, label="model", clip_on=False)
     axes.set_xlabel("score of the answer")
     axes.set_ylabel("proportion correct")

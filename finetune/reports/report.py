@@ -23,6 +23,7 @@ from finetune.data.rows import Rows
 from finetune.evaluation.evaluate import Evaluation, ScoredSplit
 from finetune.evaluation.intervals import INTERVALS, Scored
 from finetune.evaluation.metrics import METRICS_OF_TASK
+from finetune.evaluation.score_fitting import ScoreReport
 from finetune.reports import plots
 from finetune.training.gradient_monitor import GradientSnapshot
 
@@ -59,6 +60,7 @@ def write(
     *,
     error_rows: int,
     with_plots: bool,
+    fitted: ScoreReport | None = None,
 ) -> list[str]:
     """Write a run's plots, its gradient snapshots and the errors on its validation split into the new folder `report`.
 
@@ -78,7 +80,13 @@ def write(
     gradients = ["gradients.png"] if snapshots else []
     if snapshots:
         plots.gradients(snapshots, report / gradients[0])
-    return ["training_curve.png", "learning_rate.png", "lengths.png", *gradients, *draw(report, labels, measured)]
+    return [
+        "training_curve.png",
+        "learning_rate.png",
+        "lengths.png",
+        *gradients,
+        *draw(report, labels, measured, fitted),
+    ]
 
 
 def write_errors(report: Path, labels: LabelSpace, measured: ScoredSplit, count: int) -> None:
@@ -90,8 +98,9 @@ def write_errors(report: Path, labels: LabelSpace, measured: ScoredSplit, count:
 
 def evaluation_json(source: str, evaluation: Evaluation) -> dict[str, Any]:
     """Return an evaluation in the format of metrics.json, with the metrics by a column under `by`."""
+    weight = {"weight": evaluation.weight} if evaluation.weight is not None else {}
     by = {"by": {name: part(scored) for name, scored in evaluation.by.items()}} if evaluation.by else {}
-    return {"split": source} | part(evaluation.measured.scored) | {"data": evaluation.counts} | by
+    return {"split": source} | weight | part(evaluation.measured.scored) | {"data": evaluation.counts} | by
 
 
 def write_evaluation(folder: Path, labels: LabelSpace, measured: ScoredSplit, content: dict[str, Any]) -> None:
@@ -118,8 +127,12 @@ def write_near_duplicates(report: Path, pairs: list[dict[str, Any]]) -> None:
         write_table(report / NEAR_DUPLICATES, pairs)
 
 
-def draw(report: Path, labels: LabelSpace, measured: ScoredSplit) -> list[str]:
-    """Draw the plots of one split into the folder `report`, and return their file names."""
+def draw(report: Path, labels: LabelSpace, measured: ScoredSplit, fitted: ScoreReport | None = None) -> list[str]:
+    """Draw the plots of one split into the folder `report`, and return their file names.
+
+    Args:
+        fitted: what was fitted on the split; its held-out rows are then those of the reliability plot.
+    """
     references = labels.encode(measured.rows.values)
     predictions = decide(measured.scores, labels.task, measured.thresholds)
     drawn = []
@@ -132,7 +145,12 @@ def draw(report: Path, labels: LabelSpace, measured: ScoredSplit) -> list[str]:
         errors, ylabel = np.abs(predictions - references), "mean absolute error"
     else:
         references = references.astype(int)
-        plots.reliability(measured.scores, references, report / "reliability.png")
+        held_out = fitted.held_out if fitted is not None else None
+        if held_out is not None:
+            truth = held_out.targets.astype(int)
+            plots.reliability(held_out.after, truth, report / "reliability.png", before=held_out.before)
+        else:
+            plots.reliability(measured.scores, references, report / "reliability.png")
         plots.precision_recall(labels, measured.scores, references, report / "precision_recall.png")
         drawn += ["reliability.png", "precision_recall.png"]
         wrong = predictions != references

@@ -107,6 +107,8 @@ def verdict_of(
 
 def advice_of(config: TrainConfig, usual_lr: float) -> str:
     """Return a suggestion for a run that learned too little; never a higher learning rate where it is high already."""
+    if config.few_shot is not None:
+        return "on more rows"
     usual = usual_lr * (SGD_FASTER if config.optim.optimizer.name == "sgd" else 1)
     lr = config.optim.lr or usual
     if lr > FAR_FROM_USUAL * usual:

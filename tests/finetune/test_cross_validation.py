@@ -126,3 +126,10 @@ def test_the_command_line_cross_validates_and_trains_the_final_model(tiny_base: 
     assert result.exit_code == 0, result.output
     assert "2 folds: " in result.output and f"predictions: {tmp_path / 'm.folds' / 'predictions.csv'}" in result.output
     assert f"model: {tmp_path / 'm'}" in result.output and (tmp_path / "m" / "config.json").is_file()
+
+
+def test_thresholds_and_coverage_of_folds_are_refused(tiny_base: Path, tmp_path: Path) -> None:
+    for setting in ({"thresholds": "f1"}, {"coverage": 0.9}):
+        config = build({"base": str(tiny_base), "out": str(tmp_path / "model"), **setting})
+        with pytest.raises(ConfigError, match="leave them out"):
+            cross_validate(config, 3, data=[{"text": "good", "label": "a"}])

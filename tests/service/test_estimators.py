@@ -104,6 +104,33 @@ def test_it_works_inside_pipeline_grid_search_and_cross_validation(quick: dict[s
     assert search.best_params_ == {"epochs": 8}
 
 
+def test_rows_are_weighted_by_sample_weight(quick: dict[str, Any]) -> None:
+    texts = [f"good great film {index}" for index in range(60)]
+    weights = np.where(LABELS == "yes", 1.0, 0.0)  # only the rows of one label count
+    model = FineTunedClassifier(**quick).fit(texts, LABELS, sample_weight=weights)
+    assert set(model.predict(texts).tolist()) == {"yes"}
+    assert model.score(texts, LABELS, sample_weight=weights) == 1.0
+    assert model.score(texts, LABELS) == 0.5
+    numbers = FineTunedRegressor(**quick).fit(texts, (LABELS == "yes") * 1.0, sample_weight=1.0 - weights)
+    assert numbers.predict(texts).mean() < 0.4
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        ([1.0], "X has 60 texts and sample_weight 1 weights"),
+        ([1.0] * 59 + [-1], "sample_weight 60 of 60 is -1"),
+        ([float("nan")] * 60, "sample_weight 1 of 60 is nan"),
+        (["a"] * 60, "sample_weight must hold a number for each text"),
+        ([0] * 60, "sample_weight is zero for all 60 texts"),
+    ],
+)
+def test_wrong_sample_weights_are_refused(quick: dict[str, Any], weights: Any, sentence: str) -> None:
+    for estimator in (FineTunedClassifier(**quick), FineTunedRegressor(**quick)):
+        with pytest.raises(BadRequest, match=sentence):
+            estimator.fit(TEXTS, (LABELS == "yes") * 1, sample_weight=weights)
+
+
 def test_whole_numbers_stay_numbers_and_in_order(quick: dict[str, Any]) -> None:
     numbers = np.array([10, 2])[(LABELS == "yes").astype(int)]
     model = FineTunedClassifier(**quick).fit(TEXTS, numbers)

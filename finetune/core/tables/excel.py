@@ -54,9 +54,7 @@ def stream(file: Path, chunk_rows: int, options: TableOptions) -> TableStream:
     """
     import pyarrow
 
-    if find_spec("python_calamine") is None:
-        raise MissingExtra(f"reading {file.suffix.lower()} needs python-calamine: pip install 'rehead[excel]'")
-    _check_unpacked_size(file)
+    _check_readable(file)
     lines = _printed(file, options.sheet or "")
     about = json.loads(next(lines))
     first = next(lines, None)
@@ -83,6 +81,20 @@ def stream(file: Path, chunk_rows: int, options: TableOptions) -> TableStream:
         warnings = (f"the workbook has other sheets ({others}), and {about['sheet']!r} is read: --sheet names another",)
     types = dict.fromkeys(columns, pyarrow.string())
     return TableStream(str(file), types, chunks(), lambda: rows_read[0] / count, f"sheet {about['sheet']!r}", warnings)
+
+
+def sheet_names(file: Path) -> list[str]:
+    """Return the names of the sheets that are shown, in order; the first is read where none is named.
+
+    Raises:
+        DataError: no workbook, or more than `MAX_MEMORY_BYTES` to read it.
+        MissingExtra: python-calamine is not installed.
+    """
+    _check_readable(file)
+    lines = _printed(file, "", "names")
+    names: list[str] = json.loads(next(lines))["sheets"]
+    lines.close()
+    return names
 
 
 def writer(out: Path, types: Mapping[str, pyarrow.DataType], *, escape_formulas: bool) -> TableWriter:
@@ -158,8 +170,11 @@ def _shown(value: Any) -> str:
     return encodable(as_json(value) if isinstance(value, list | dict) else str(value))
 
 
-def _check_unpacked_size(file: Path) -> None:
-    """Raise `DataError` for a workbook whose parts would unpack to more than `MAX_UNPACKED_BYTES`."""
+def _check_readable(file: Path) -> None:
+    """Raise `MissingExtra` without python-calamine, and `DataError` for a workbook whose parts would unpack to more
+    than `MAX_UNPACKED_BYTES`."""
+    if find_spec("python_calamine") is None:
+        raise MissingExtra(f"reading {file.suffix.lower()} needs python-calamine: pip install 'rehead[excel]'")
     if not zipfile.is_zipfile(file):
         return  # an .xls file is not packed
     try:
@@ -175,14 +190,14 @@ def _check_unpacked_size(file: Path) -> None:
         )
 
 
-def _printed(file: Path, sheet: str) -> Generator[str, None, None]:
+def _printed(file: Path, sheet: str, *names: str) -> Generator[str, None, None]:
     """Yield the lines that `excel_cells` prints about a sheet; its process ends with this iterator.
 
     Raises:
         DataError: the sheet cannot be read.
     """
     # -P: the folder of the program is not searched for modules
-    command = [sys.executable, "-P", excel_cells.__file__, str(file.resolve()), sheet, str(MAX_MEMORY_BYTES)]
+    command = [sys.executable, "-P", excel_cells.__file__, str(file.resolve()), sheet, str(MAX_MEMORY_BYTES), *names]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
     ) as process:

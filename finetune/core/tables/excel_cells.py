@@ -1,8 +1,8 @@
-"""A program that prints the cells of an Excel sheet as texts: `excel_cells.py FILE SHEET MEMORY_BYTES`.
+"""A program that prints the cells of an Excel sheet as texts: `excel_cells.py FILE SHEET MEMORY_BYTES [names]`.
 
 It runs as a process of its own, since a damaged or malicious workbook of a few kilobytes can ask for any amount of
 memory, which ends the process. The first line that it prints is a JSON object about the sheet, or an error; then each
-row that is not blank is a JSON list.
+row that is not blank is a JSON list. With `names` it prints a JSON object with the names of the sheets only.
 """
 
 from __future__ import annotations
@@ -69,11 +69,14 @@ def _filled(row: Iterable[Any]) -> list[int]:
     return [place for place, value in enumerate(row) if value != "" and str(value).strip()]
 
 
-def _print_sheet(file: str, name: str) -> None:
+def _print_sheet(file: str, name: str, *, only_names: bool) -> None:
     from python_calamine import CalamineError, CalamineWorkbook, PasswordError
 
     try:
         with CalamineWorkbook.from_path(file) as workbook:
+            if only_names:
+                print(json.dumps({"sheets": _tables(workbook)}))
+                return
             sheet = workbook.get_sheet_by_name(sheet_named(name, workbook))
             places = [(found[0], found[-1]) for row in sheet.iter_rows() if (found := _filled(row))]
             first = min((low for low, _ in places), default=0)
@@ -91,15 +94,16 @@ def _print_sheet(file: str, name: str) -> None:
         print(json.dumps({"error": f"not a readable Excel workbook ({' '.join(str(error).split())[:200]})"}))
 
 
-def main(file: str, sheet: str, memory_bytes: str) -> None:
-    """Print the sheet, with limits on the memory and time of this process where the system has such limits."""
+def main(file: str, sheet: str, memory_bytes: str, names: str = "") -> None:
+    """Print the sheet, or with `names` the names of all, with limits on the memory and time of this process where the
+    system has such limits."""
     with contextlib.suppress(ImportError, ValueError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
         resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _print_sheet(file, sheet)
+    _print_sheet(file, sheet, only_names=bool(names))
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def test_keep_embedding_holds_the_hypothesis_read_alone_to_the_base_as_well(
 
     base = AutoModel.from_pretrained(tiny_nli).eval()
     body = copy.deepcopy(base)
-    term = keep_embedding(body, None, weight=2.0, of_hypotheses=True)
+    term = keep_embedding(body, encoder.tokenizer, weight=2.0, of_hypotheses=True)
     torch.nn.init.normal_(body.encoder.layer[0].output.dense.weight)  # as if trained away from the base
     texts, hypotheses = ["a good film", "the match"], ["it is about sports", "money"]
 
@@ -175,6 +175,49 @@ def test_keep_embedding_may_give_the_base_a_prefix(tiny_nli: Path, encoder: Text
         target = body(ids).last_hidden_state.mean(dim=1)
         now = mean_of_text(states, batch["segments"])[row]
         assert torch.allclose(loss[row], 1 - torch.nn.functional.cosine_similarity(now, target[0], dim=0), atol=1e-5)
+
+
+def test_a_repeated_first_token_belongs_to_the_text_and_the_base_reads_it_once(tiny_nli: Path, tmp_path: Path) -> None:
+    import shutil
+
+    import torch
+    from transformers import AutoModel
+
+    from finetune.recipes.multilingual_trim import repeat_first_token
+    from finetune.training.auxiliary_losses import keep_embedding, mean_of_text
+    from finetune.training.trainer import shared_text_bias
+
+    folder = tmp_path / "repeated"
+    shutil.copytree(tiny_nli, folder)
+    repeat_first_token(folder)
+    encoder = TextEncoder.load(folder, {})
+    once = TextEncoder.load(tiny_nli, {})
+    texts, hypotheses = ["a good film", "the match"], ["it is about sports", "money"]
+    alone, pair = encoder(texts)[0], encoder(texts, hypotheses)[0]
+    assert alone.ids.tolist() == [alone.ids[0], *once(texts)[0].ids.tolist()]
+    assert pair.segments.tolist()[: len(alone)] == [LEADING] + [TEXT] * (len(alone) - 1)
+    assert encoder.before_hypotheses(texts, 6)[0].followed_by(encoder.hypotheses(hypotheses)[0]).ids.tolist() == [
+        *pair.ids.tolist()
+    ]
+
+    body = AutoModel.from_pretrained(folder).eval()
+    batch = {key: torch.from_numpy(array) for key, array in encoder.pad(encoder(texts, hypotheses)).items()}
+
+    def read(rows: dict[str, torch.Tensor]) -> torch.Tensor:
+        masked = rows | {"attention_mask": shared_text_bias(rows["segments"], body)}
+        return body(**{key: value for key, value in masked.items() if key != "segments"}).last_hidden_state
+
+    loss = keep_embedding(body, encoder.tokenizer, weight=1.0, of_hypotheses=True)(read(batch), batch)
+
+    expected = torch.zeros(2)
+    for part in (texts, hypotheses):
+        for row, text in enumerate(part):
+            own = {key: torch.from_numpy(array) for key, array in encoder.pad(encoder([text])).items()}
+            now = mean_of_text(read(own), own["segments"])
+            base = body(torch.from_numpy(once.pad(once([text]))["input_ids"])).last_hidden_state.mean(dim=1)
+            expected[row] += (1 - torch.nn.functional.cosine_similarity(now, base)[0]) / 2
+    assert torch.allclose(loss, expected, atol=1e-5)
+    assert loss.min() > 1e-4  # a first token more is seen
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

@@ -208,3 +208,14 @@ def test_a_missing_package_is_named_with_its_install_line(
     monkeypatch.setattr(excel, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=rf"\.xlsx needs {package}: pip install 'rehead\[excel\]'"):
         act(file)
+
+
+def test_the_names_of_the_sheets_are_those_that_are_shown(tmp_path: Path) -> None:
+    with xlsxwriter.Workbook(str(tmp_path / "book.xlsx")) as book:
+        for name in ("Notes", "2024", "hidden"):
+            book.add_worksheet(name).write_row(0, 0, ["text"])
+        book.get_worksheet_by_name("hidden").hide()
+    assert excel.sheet_names(tmp_path / "book.xlsx") == ["Notes", "2024"]
+    (tmp_path / "no.xlsx").write_bytes(b"no workbook")
+    with pytest.raises(DataError, match="not a readable Excel workbook"):
+        excel.sheet_names(tmp_path / "no.xlsx")
