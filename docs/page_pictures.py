@@ -1,7 +1,8 @@
 """Take the screenshots of docs/page.md: `python docs/page_pictures.py REVIEWS NEW`, two tables with a column `text`.
 
 Runs the walkthrough of that page with a real server and a real browser. REVIEWS also has a column `label`: a model is
-trained on it in the web UI, and NEW is scored with that model.
+trained on it in the web UI, and NEW is scored with that model. `--only no-labels` takes the screenshots of
+docs/no_labels.md alone, with the example table of that tab.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from PIL import Image
 
 PICTURES = Path(__file__).parent / "pictures" / "page"
+NO_LABELS = PICTURES.with_name("no_labels")
 FLAGS = ["--no-sandbox", "--disable-gpu"]
 WIDTHS = {"desktop": (1200, 800), "phone": (390, 800)}
 TABS = ("Sentiment", "Topics", "Batch", "Train", "Models")
@@ -29,12 +31,12 @@ TIMEOUT_S = 900
 NAME = "reviews"
 
 
-def take_screenshot(page: Any, name: str) -> None:
+def take_screenshot(page: Any, name: str, folder: Path = PICTURES) -> None:
     """Write a screenshot of the whole page, with few colors so that the file is small."""
     page.evaluate("document.activeElement.blur()")
     page.mouse.move(0, 0)
     page.wait_for_timeout(900)
-    file = PICTURES / f"{name}.png"
+    file = folder / f"{name}.png"
     page.screenshot(path=file, full_page=True)
     with Image.open(file) as picture:
         picture.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(file, optimize=True)
@@ -90,12 +92,40 @@ def fill_tab(page: Any, tab: str, new: Path) -> None:
         wait_for_text(page, "#models-table", "central bank")
 
 
+def distill(browser: Any, address: str) -> None:
+    """Distill the example table of the No labels tab, and take screenshots of its result."""
+    NO_LABELS.mkdir(parents=True, exist_ok=True)
+    for (width, theme), done in ((("desktop", "light"), False), (("phone", "dark"), True)):
+        wide, high = WIDTHS[width]
+        context = browser.new_context(viewport={"width": wide, "height": high}, color_scheme=theme)
+        page = context.new_page()
+        page.set_default_timeout(TIMEOUT_S * 1000)
+        page.goto(address)
+        page.get_by_role("tab", name="No labels").click()
+        if not done:
+            page.click("#no-labels-example")
+            wait_for_text(page, "#no-labels-report", "will be scored")
+            page.click("#no-labels-people button")
+            page.click("#no-labels-label-column input")
+            page.get_by_role("option", name="topic").click()
+            wait_for_text(page, "#no-labels-report", "Accuracy will be measured")
+            page.fill("#no-labels-name textarea, #no-labels-name input", "my-topics")
+            page.click("#no-labels-start")
+        wait_for_text(page, "#no-labels-status", "is ready")
+        page.locator("#no-labels-result summary").first.click()
+        take_screenshot(page, f"{width}-{theme}", NO_LABELS)
+        context.close()
+
+
 def main() -> None:
     """Start a server, run the walkthrough and take the screenshots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("reviews", type=Path, help="labeled table to train on")
-    parser.add_argument("new", type=Path, help="table to score")
+    parser.add_argument("reviews", type=Path, nargs="?", help="labeled table to train on")
+    parser.add_argument("new", type=Path, nargs="?", help="table to score")
+    parser.add_argument("--only", choices=["no-labels"], help="take the screenshots of this tab alone")
     args = parser.parse_args()
+    if args.new is None and args.only is None:
+        parser.error("name the tables REVIEWS and NEW")
     from playwright.sync_api import sync_playwright
 
     PICTURES.mkdir(parents=True, exist_ok=True)
@@ -113,6 +143,9 @@ def main() -> None:
         try:
             assert server.stdout is not None
             address = next(match[0] for line in server.stdout if (match := re.search(r"http://\S+", line)))
+            if args.only == "no-labels":
+                distill(browser, address)
+                return
             trained = False
             for width, (wide, high) in WIDTHS.items():
                 for theme in ("light", "dark"):
