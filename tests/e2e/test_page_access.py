@@ -89,6 +89,14 @@ def use(page, tab):
         said(page, "#models-table", "central bank")
 
 
+def settle(page):
+    """Wait until nothing is being computed: Gradio fades what will be replaced."""
+    page.wait_for_function("!document.querySelector('.pending')")
+    page.wait_for_function(
+        "document.getAnimations().every(one => one.playState !== 'running' || one.effect.getTiming().iterations > 9)"
+    )
+
+
 @pytest.mark.slow
 def test_no_tab_is_wider_than_its_window_and_axe_finds_nothing_grave(sized):
     from axe_playwright_python.sync_playwright import Axe
@@ -98,6 +106,7 @@ def test_no_tab_is_wider_than_its_window_and_axe_finds_nothing_grave(sized):
         sized.get_by_role("tab", name=tab).click()
         sized.wait_for_selector(f"#{tab.lower().replace(' ', '-')}-link", state="visible")
         use(sized, tab)
+        settle(sized)
         wide = sized.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
         assert wide[0] <= wide[1], tab
         found = axe.run(sized).response

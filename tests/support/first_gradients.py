@@ -1,7 +1,7 @@
 """The gradients of a run's first update, in this process or in each of several.
 
 The real Trainer is stopped where it hands gradients to the optimizer. As a script, under torch.distributed.run: BASE
-OUT, with CASES as JSON on standard input.
+OUT CASES, the cases as JSON.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from finetune.core.labels import LabelSpace
 from finetune.core.model_folder import find
 from finetune.core.tokenization import TextEncoder
 from finetune.data.tokenized import Tokens
+from finetune.training import processes
 from finetune.training.batch_plan import batch_plan_for
 from finetune.training.examples import Examples
 from finetune.training.fit import AttemptInputs, TrainingAttempt
@@ -87,10 +88,13 @@ def first_gradients(
 
 
 if __name__ == "__main__":
+    processes.join("cpu", lambda event: None)  # or both would write one checkpoint
     base, out = Path(sys.argv[1]), Path(sys.argv[2])
     collected = {}
     for name, task in json.loads(sys.argv[3]):
         weights = {} if task == "regression" else {"class_weights": {"a": 3.0, "b": 0.5}}
         collected[f"{name} {task}"] = first_gradients(base, out / "run", name, task, rows=8, batch_size=4, **weights)
-    if torch.distributed.get_rank() == 0:
+    if processes.is_main():
         torch.save(collected, out / "gradients.pt")
+    processes.wait()
+    processes.leave()
