@@ -85,6 +85,13 @@ def table_of(config: RunConfig) -> Path:
     return Path(config.texts if isinstance(config, DistillConfig) else config.data.train[0].path)
 
 
+def table_versions(config: RunConfig) -> list[tuple[int, int]]:
+    """Return the modification times and sizes of a run's tables; those that cannot be read are left out."""
+    labeled = config.validation if isinstance(config, DistillConfig) else None
+    files = [file for file in (table_of(config), labeled and Path(labeled)) if file and file.is_file()]
+    return [(file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+
+
 def with_copies(config: RunConfig, folder: Path) -> RunConfig:
     """Return a configuration that reads copies of its tables in a run's folder."""
     table = _copy(table_of(config), folder / TABLE)

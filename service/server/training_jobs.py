@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ STOP_TIMEOUT_S = 20.0
 """Seconds that a stopped run has for its last update and its checkpoint."""
 
 REPORT_TIMEOUT_S, RANKING_TIMEOUT_S = 120.0, 300.0
+REPORT_KEPT_S = 60.0
 MAX_RUNS = 20
 """Runs whose folders are kept; starting another one deletes the oldest."""
 
@@ -96,6 +98,7 @@ class Jobs:
         self._bases, self._models, self._folder = bases, models, models / FOLDER
         self.device = device.partition(":")[0]  # training takes the first card
         self._lock, self._choices_lock, self._report_lock = threading.Lock(), threading.Lock(), threading.Lock()
+        self._report: tuple[tuple[str, str, list[tuple[int, int]]], dict[str, Any], float] | None = None
         self._queries: set[subprocess.Popen[bytes]] = set()
         self._running: tuple[str, subprocess.Popen[bytes]] | None = None
         self._choices: dict[str, dict[str, str]] = {}
@@ -167,7 +170,8 @@ class Jobs:
 
     def data_report(self, config: RunConfig) -> dict[str, Any]:
         """Return what is known of a run before it trains: rows by label, dropped rows, warnings, updates; of a
-        distillation its rows, by what happens to them, and some of its texts.
+        distillation its rows, by what happens to them, and some of its texts. The last report is kept for
+        `REPORT_KEPT_S`: the events of a page ask several times.
 
         Raises:
             BadRequest: data or settings that cannot be used; says why.
@@ -177,7 +181,10 @@ class Jobs:
             raise Overloaded("another data report is being made", hint="try again in a moment")
         try:
             query = "report" if isinstance(config, TrainConfig) else "corpus"
-            return self._query(query, run_configs.dump(config))
+            key = query, run_configs.dump(config), run_configs.table_versions(config)
+            if self._report is None or self._report[0] != key or time.monotonic() - self._report[2] > REPORT_KEPT_S:
+                self._report = key, self._query(query, key[1]), time.monotonic()
+            return self._report[1]
         finally:
             self._report_lock.release()
 

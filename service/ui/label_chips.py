@@ -18,8 +18,11 @@ INFO = "Type a label and press Enter, or several with commas between them; descr
 DESCRIBED = re.compile(r"([^:]{1,64}):\s+(\S.*)", re.DOTALL)
 
 
-def field(elem_id: str, value: Sequence[str] = (), *, visible: bool = True) -> gr.Dropdown:
-    """Return the connected field."""
+def field(elem_id: str, value: Sequence[str] = (), *, visible: bool = True) -> tuple[gr.Dropdown, Any]:
+    """Return the connected field, and the event that what depends on the labels has to follow.
+
+    Two handlers of the field's own `change` would call each other again and again (Gradio 6.31).
+    """
     labels = gr.Dropdown(
         list(value),
         value=list(value),
@@ -32,9 +35,9 @@ def field(elem_id: str, value: Sequence[str] = (), *, visible: bool = True) -> g
     )
     # in two steps: any update of the field, even an empty one, is a change of it again
     parts = gr.State(None)
-    labels.change(split, [labels], [parts], api_name=False, show_progress="hidden")
+    changed = labels.change(split, [labels], [parts], api_name=False, show_progress="hidden")
     parts.change(_taken, [parts], [labels], api_name=False, show_progress="hidden")
-    return labels
+    return labels, changed
 
 
 def split(chips: list[str] | None) -> list[str] | None:

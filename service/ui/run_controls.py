@@ -16,7 +16,7 @@ from service.ui.results import SAME, reporting
 from service.ui.tab import Page
 
 T = TypeVar("T")
-REFRESH_S, REPORT_TIMEOUT_S = 1.5, 30.0
+REFRESH_S, REPORT_TIMEOUT_S = 1.5, 120.0
 
 
 def connect(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from finetune.core.tables.text_file import PACKINGS, suffix_of
 from service.errors import BadRequest, ServiceError
 from service.ui import upload_folder
 from service.ui.form import AUTOMATIC
-from service.ui.results import HIDDEN, reporting
+from service.ui.results import HIDDEN, SAME, reporting
 from service.ui.tab import Page
 
 PREVIEW_ROWS, MAX_CELL_LENGTH, COLUMNS_SHOWN = 8, 300, 50
@@ -57,6 +56,21 @@ class Fields:
         return [self.upload, self.offered]
 
 
+@dataclass(frozen=True)
+class Example:
+    """A table to try, behind a button.
+
+    Attributes:
+        values, outputs: what the button fills in besides the table.
+    """
+
+    button: gr.Button
+    name: str
+    content: str
+    values: tuple[Any, ...] = ()
+    outputs: tuple[Any, ...] = ()
+
+
 def build(page: Page, tab: gr.Tab, name: str, *, corrections: bool = False) -> Fields:
     """Return the fields, with element ids that begin with `name`.
 
@@ -86,9 +100,12 @@ def build(page: Page, tab: gr.Tab, name: str, *, corrections: bool = False) -> F
     preview = gr.Dataframe(
         label="Preview", interactive=False, visible=False, wrap=True, max_height=320, elem_id=f"{name}-preview"
     )
-    # an upload replaces the selection, and the other way round
+    # an upload replaces the selection, and the other way round; a dropdown also has an `input` event when it loses the
+    # focus (Gradio 6.31), without a choice
     upload.upload(lambda: None, None, [selection], api_name=False, show_progress="hidden")
-    selection.input(lambda: None, None, [upload], api_name=False, show_progress="hidden")
+    selection.input(
+        lambda name: None if name else gr.skip(), [selection], [upload], api_name=False, show_progress="hidden"
+    )
     tab.select(
         lambda: gr.update(choices=(names := offers()), visible=bool(names)),
         None,
@@ -104,14 +121,14 @@ def connect(
     fields: Fields,
     columns: list[gr.Dropdown],
     wanted: tuple[tuple[str, ...], ...],
-    more: tuple[Callable[..., Any], ...] = (),
+    example: Example | None = None,
     reading: tuple[gr.Dropdown, ...] = (),
 ) -> list[Any]:
     """Show a preview of a table, and fill the fields that select its sheet and its columns.
 
     Args:
         wanted: likely column names for each field; none for a field that may stay empty.
-        more: further events that change the table.
+        example: shown together with its preview: a handler that follows a click can be given the field's old value.
         reading: fields of the file's encoding and separator; a change reloads the preview.
 
     Returns:
@@ -148,18 +165,35 @@ def connect(
     async def first_sheet(upload: str | None, name: str | None, sheet: str | None, *formats: str | None) -> list[Any]:
         return await preview(upload, name, None, *formats)  # the sheet was of the table before
 
+    async def of_offered(upload: str | None, name: str | None, sheet: str | None, *formats: str | None) -> list[Any]:
+        return await preview(None, name, None, *formats) if name else [SAME] * len(nothing)
+
+    async def of_example(*formats: str | None) -> list[Any]:
+        assert example is not None
+        file = upload_folder.new_folder(example.content.encode()) / example.name
+        file.write_text(example.content, encoding="utf-8")
+        return [str(file), None, *example.values, *await preview(str(file), None, None, *formats)]
+
     async def sheets(upload: str | None, name: str | None) -> Any:
         return await page.admission.background(_sheets, page, upload, name)
 
-    other_table = (fields.upload.upload, fields.upload.clear, fields.offered.input, *more)
+    other_table = (fields.upload.upload, fields.upload.clear, fields.offered.input)
+    nothing, outputs = [HIDDEN, *[NO_COLUMNS] * len(columns)], [fields.preview, *columns, fields.problem]
     events = []
     for act, triggers in (
-        (first_sheet, other_table),
+        (first_sheet, (fields.upload.upload, fields.upload.clear)),
+        (of_offered, (fields.offered.input,)),
         (preview, (fields.sheet.input, *(field.input for field in reading))),
     ):
-        handler = reporting(act, page.admission.telemetry, otherwise=[HIDDEN, *[NO_COLUMNS] * len(columns)])
-        inputs, outputs = [*fields.inputs, fields.sheet, *reading], [fields.preview, *columns, fields.problem]
+        handler = reporting(act, page.admission.telemetry, otherwise=nothing)
+        inputs = [*fields.inputs, fields.sheet, *reading]
         events += [trigger(handler, inputs, outputs, api_name=False) for trigger in triggers]
+    if example is not None:
+        filled = [*fields.inputs, *example.outputs]
+        handler = reporting(of_example, page.admission.telemetry, otherwise=[*[SAME] * len(filled), *nothing])
+        tried = example.button.click(handler, list(reading), [*filled, *outputs], api_name=False)
+        tried.then(sheets, fields.inputs, [fields.sheet], api_name=False, show_progress="hidden")
+        events.append(tried)
     for trigger in other_table:
         trigger(sheets, fields.inputs, [fields.sheet], api_name=False, show_progress="hidden")
     return events
@@ -185,13 +219,6 @@ def as_shown(names: list[str], rows: list[list[str]]) -> dict[str, Any]:
         lengths = [min(MAX_CHARACTERS, max(MIN_CHARACTERS, *map(len, column))) for column in cells]
         update["column_widths"] = [f"{CHARACTER_PIXELS * (length + 2)}px" for length in lengths]
     return update
-
-
-def example(name: str, content: str) -> list[Any]:
-    """Return values of the two fields for an example table."""
-    file = upload_folder.new_folder(content.encode()) / name
-    file.write_text(content, encoding="utf-8")
-    return [str(file), None]
 
 
 def offered(page: Page) -> dict[str, Path]:

@@ -88,6 +88,20 @@ def test_the_topics_tab_shows_scores_for_labels_of_ones_own(page, tiny_topics):
     assert 98 <= sum(found.values()) <= 102
 
 
+def test_new_labels_are_sent_a_few_times_and_then_no_more(page):
+    open_topics(page)
+    calls = []
+    page.on("request", lambda request: calls.append(request.url) if "queue/join" in request.url else None)
+    set_labels(page, "sports, space")
+    page.wait_for_function("document.querySelectorAll('#topics-labels .token').length === 2")
+    page.wait_for_function("document.querySelector('#topics-preview').innerText.includes('space')")
+    page.wait_for_timeout(1500)
+    assert 1 < len(calls) < 16  # handlers of one `change` once called each other: 25 to 66
+    settled = len(calls)
+    page.wait_for_timeout(1000)
+    assert len(calls) == settled
+
+
 def test_several_labels_at_once_and_a_template_of_ones_own_are_followed(page, tiny_topics):
     open_topics(page)
     page.fill("#topics-text textarea", "the match")

@@ -64,7 +64,7 @@ def build(page: Page, tab: gr.Tab) -> None:
                 elem_id="batch-encoding",
             )
             model = gr.Dropdown(names, value=first, label="Model", elem_id="batch-model")
-            labels = label_chips.field("batch-labels", LABELS, visible=False)
+            labels, _ = label_chips.field("batch-labels", LABELS, visible=False)
             several = gr.Checkbox(label="Allow several labels per text", visible=False, elem_id="batch-several")
             every = gr.Checkbox(label="Add a column for each label's score", elem_id="batch-every")
             kind = gr.Radio(
@@ -100,14 +100,8 @@ def build(page: Page, tab: gr.Tab) -> None:
     links.build(page.blocks, NAME, linked)
 
     texts, _ = table_upload.wanted_columns()
-    shown = example.click(
-        lambda: table_upload.example("example.csv", EXAMPLE),
-        None,
-        fields.inputs,
-        api_name=False,
-        show_progress="hidden",
-    )
-    table_upload.connect(page, fields, [column], (texts,), more=(shown.then,), reading=(encoding,))
+    tried = table_upload.Example(example, "example.csv", EXAMPLE)
+    table_upload.connect(page, fields, [column], (texts,), example=tried, reading=(encoding,))
 
     def for_model(name: str | None) -> list[Any]:
         zero_shot = _is_zero_shot(page, name)

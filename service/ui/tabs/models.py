@@ -53,7 +53,7 @@ def build(page: Page, tab: gr.Tab) -> None:
         )
     texts = gr.Textbox(label="Texts, one per line", value=EXAMPLES, lines=4, max_lines=14, elem_id="models-texts")
     with gr.Accordion("Labels for zero-shot models", open=False, elem_id="models-labels-folded"):
-        labels = label_chips.field("models-labels", LABELS)
+        labels, _ = label_chips.field("models-labels", LABELS)
     compare = gr.Button("Compare", variant="primary", elem_id="models-compare")
     compared = gr.HTML(visible=False, padding=False, elem_id="models-compared-problem")
     table = gr.Dataframe(

@@ -121,7 +121,7 @@ def build(page: Page, tab: gr.Tab) -> None:
                 )
         with gr.Column(scale=5):
             gr.HTML('<h2 class="rehead-step">2. Labels</h2>', padding=False)
-            labels = label_chips.field("no-labels-labels")
+            labels, labels_changed = label_chips.field("no-labels-labels")
             none_of_these = gr.Checkbox(
                 label="Add the label “none of these” for texts that fit no other", elem_id="no-labels-none"
             )
@@ -179,22 +179,17 @@ def build(page: Page, tab: gr.Tab) -> None:
         problem=problem,
     )
 
-    shown = example.click(
-        lambda: [*table_upload.example("example-texts.csv", _example()), list(EXAMPLE_LABELS)],
-        None,
-        [*table.inputs, labels],
-        api_name=False,
-        show_progress="hidden",
-    )
     reported = reporting(partial(_reported, page, jobs), page.admission.telemetry, otherwise=[EMPTY])
     likely, _ = table_upload.wanted_columns()
     data = ([page.token_field, *inputs], [report, data_problem])
+    tried = table_upload.Example(example, "example-texts.csv", _example(), (list(EXAMPLE_LABELS),), (labels,))
     columns = [text, label_column]
-    for event in table_upload.connect(page, table, columns, (likely, ()), more=(shown.then,), reading=tuple(reading)):
+    for event in table_upload.connect(page, table, columns, (likely, ()), example=tried, reading=tuple(reading)):
         event.then(reported, *data, api_name=False)
-    changes = [text.input, label_column.input, labeled.upload, labeled.clear, labels.change, teacher.input]
+    changes = [text.input, label_column.input, labeled.upload, labeled.clear, teacher.input]
     changes += [none_of_these.input, several.input, rows.change]
     gr.on(changes, reported, *data, api_name=False, trigger_mode="always_last")
+    labels_changed.then(reported, *data, api_name=False, trigger_mode="always_last")
 
     def program(language: str, address: str, name: str) -> str:
         return snippets.of_model(page, language, address, name.strip() or "news", EXAMPLE_TEXT, ())

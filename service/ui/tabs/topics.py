@@ -54,7 +54,7 @@ def build(page: Page, tab: gr.Tab) -> None:
             text = gr.Textbox(
                 label="Text", lines=4, max_lines=14, placeholder="Type or paste a text ...", elem_id="topics-text"
             )
-            labels = label_chips.field("topics-labels", LABELS)
+            labels, labels_changed = label_chips.field("topics-labels", LABELS)
             _sets(page, labels)
             several = gr.Checkbox(label="Allow several labels per text", elem_id="topics-several")
             template = gr.Textbox(
@@ -100,18 +100,9 @@ def build(page: Page, tab: gr.Tab) -> None:
     for event in (classify.click, text.submit, examples.load_input_event.then):
         answered = event(act, [model, *question], [*shown, problem], api_name=False)
         answered.then(None, js=scroll_to("topics-answer"))
-    # Gradio's `input` event of a text field is a key press, and a paste is none. One event, one at a time: two updates
-    # could arrive in either order, and the older one would stay
-    gr.on(
-        [template.change, labels.change],
-        _preview,
-        [template, labels],
-        [preview],
-        api_name=False,
-        show_progress="hidden",
-        trigger_mode="always_last",
-        concurrency_limit=1,
-    )
+    # Gradio's `input` event of a text field is a key press, and a paste is none
+    for event in (template.change, labels_changed.then):
+        event(_preview, [template, labels], [preview], api_name=False, show_progress="hidden")
 
     def describe_model(name: str | None, labels: list[str]) -> tuple[str, str, str]:
         return about(admission.store, name), (own := _template(admission.store, name)), _preview(own, labels)

@@ -204,16 +204,10 @@ def _connect_report(page: Page, jobs: Jobs, parts: _Components) -> None:
     """Show the data report whenever the table or its columns change."""
     inputs, outputs = [page.token_field, *parts.inputs], [parts.report, parts.data_problem]
     reported = reporting(_reporting_data(page, jobs), page.admission.telemetry, otherwise=[EMPTY])
-    shown = parts.example.click(
-        lambda: table_upload.example("example-labeled.csv", EXAMPLE),
-        None,
-        parts.table.inputs,
-        api_name=False,
-        show_progress="hidden",
-    )
+    example = table_upload.Example(parts.example, "example-labeled.csv", EXAMPLE)
     reading = tuple(cast("gr.Dropdown", parts.settings[path]) for path in form.SUGGESTED)
     columns, wanted = [parts.text, parts.label], table_upload.wanted_columns()
-    for event in table_upload.connect(page, parts.table, columns, wanted, more=(shown.then,), reading=reading):
+    for event in table_upload.connect(page, parts.table, columns, wanted, example=example, reading=reading):
         event.then(reported, inputs, outputs, api_name=False)
     gr.on([parts.text.input, parts.label.input], reported, inputs, outputs, api_name=False, trigger_mode="always_last")
 

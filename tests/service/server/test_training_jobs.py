@@ -179,6 +179,17 @@ def test_an_event_that_is_half_written_is_not_read_yet(jobs, tmp_path):
     assert [type(one) for one in jobs.job("films").events] == [events.Info]
 
 
+@pytest.mark.slow
+def test_a_data_report_is_kept_until_its_table_changes(jobs, settings, tmp_path):
+    table = write_table(tmp_path / "films.csv")
+    config = jobs.config(None, settings, table)
+    first = jobs.data_report(config)
+    assert jobs.data_report(config) is first
+    with table.open("a") as stream:
+        stream.write("one more film,yes\n")
+    assert jobs.data_report(config)["rows"] != first["rows"]
+
+
 def test_one_table_is_looked_at_at_a_time_and_a_server_that_ends_does_not_wait(jobs, settings, tmp_path, monkeypatch):
     sleeping = ["-c", "import threading; threading.Event().wait()"]
     monkeypatch.setattr("service.server.training_jobs._command", lambda *words: sleeping)
