@@ -48,7 +48,7 @@ class Predictor:
         batch_["score"] = [item["score"] for item in found]
         return batch_
 
-ray.init(address="local", include_dashboard=False, log_to_driver=False)
+ray.init(address="local", num_cpus={cores} + 1, include_dashboard=False, log_to_driver=False)  # one to read with
 ray.data.read_parquet(source).map_batches(
     Predictor, compute=ray.data.ActorPoolStrategy(size=int(actors)), num_cpus=int({cores} / int(actors)), batch_size=512
 ).write_parquet(out)
@@ -107,6 +107,7 @@ def measure(args: argparse.Namespace) -> None:
         for size in ("few", "many"):
             for name, (command, out) in commands(args, size).items():
                 taken[name][size].append(seconds(command, out))
+                print(f"{name}, {size}: {taken[name][size][-1]:.1f} s", file=sys.stderr, flush=True)
     rates = {
         name: rows / (statistics.median(times["many"]) - statistics.median(times["few"]))
         for name, times in taken.items()
@@ -138,6 +139,7 @@ def train(args: argparse.Namespace) -> None:
                 os.environ["OMP_NUM_THREADS"] = str(threads)
                 data = [str(args.work / f"{size}.jsonl"), "--batch-size", str(batch)]
                 taken[name][size].append(seconds([*command, *data, *options], out))
+                print(f"{name}, {size}: {taken[name][size][-1]:.1f} s", file=sys.stderr, flush=True)
     for name, times in taken.items():
         between = statistics.median(times["many"]) - statistics.median(times["few"])
         print(f"{name:36s} {args.rows * (args.many - args.few) / between:6.0f} rows/s")
@@ -200,7 +202,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=5000, help="rows of a file")
     parser.add_argument("--few", type=int, default=2, help="files")
     parser.add_argument("--many", type=int, default=8, help="files")
-    parser.add_argument("--dtypes", nargs="+", default=["float32"], help="of the pipeline")
+    parser.add_argument("--dtypes", nargs="*", default=["float32"], help="of the pipeline")
     parser.add_argument("--batch-size", type=int, default=32, help="of the pipeline")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--kill", type=int, default=0, metavar="N", help="kill at N random points instead")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,30 @@ assert mallopts and os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == str(cli.KEP
 
 def test_the_command_line_sets_malloc_and_the_kernel_cache(tmp_path: Path) -> None:
     run(OBSERVE + COMMAND, tmp_path)
+
+
+UNPINNED = """
+from pathlib import Path
+model = load(sys.argv[1], backend="openvino", precision="float32")
+cores = os.sched_getaffinity(0)
+seen = []
+def watch():
+    while not done.is_set():
+        seen.extend(os.sched_getaffinity(int(task.name)) for task in Path("/proc/self/task").iterdir())
+done = threading.Event()
+watching = threading.Thread(target=watch)
+watching.start()
+for _ in range(50):
+    model(["a good film " * 60] * 64)
+done.set()
+watching.join()
+assert seen and all(found == cores for found in seen), set(map(frozenset, seen))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux shows the cores of each thread")
+def test_a_process_of_one_thread_takes_any_core(tiny_sentiment):
+    pytest.importorskip("openvino")
+    code = "import os, sys, threading\nos.environ['OMP_NUM_THREADS'] = '1'\nfrom service import load\n" + UNPINNED
+    run(code, tiny_sentiment)  # pinned, two of them shared the first core

@@ -58,6 +58,7 @@ class OpenVINOBackend(ExportedBackend):
         inner = "bf16" if self.precision != "float32" and _has_bfloat16() else "f32"
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": inner, "PERFORMANCE_HINT": "LATENCY"}
         options |= {"INFERENCE_NUM_THREADS": self._threads, "CPU_RUNTIME_CACHE_CAPACITY": KEPT_SHAPES}
+        options["ENABLE_CPU_PINNING"] = False  # or two processes of one thread each would share the first core
         request = core.compile_model(str(file / GRAPH), "CPU", options).create_infer_request()
         ports = [port.get_names() for port in request.model_inputs]  # a port may have further names
 
