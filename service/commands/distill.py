@@ -45,7 +45,7 @@ PLAIN = (
 )
 @click.option("--multi-label", is_flag=True, default=None, help="Several labels may hold for a text.")
 @click.option("--none-of-these", is_flag=True, default=None, help="Add a label for texts that fit no other.")
-@click.option("--keep", type=float, help="Fraction of each label's texts that is trained on.  [default: 0.7]")
+@click.option("--keep", type=float, help="Fraction of each label's texts that is trained on.  [default: 0.85]")
 @click.option("--temperature", type=float, help="Temperature of the soft labels.  [default: 1]")
 @click.option("--student-rows", type=click.IntRange(10), help="Most rows of the student's training.  [default: 10000]")
 @click.option("--base", help="Encoder of the student; by default that of the teacher, else topics.")

@@ -76,7 +76,7 @@ class DistillConfig(Part):
     priors: Literal["estimated", "uniform"] | dict[str, float] = "estimated"
     """How frequent the labels are; `estimated` from the scores, `uniform`, or label -> proportion."""
 
-    keep: float = Field(0.7, gt=0, le=1)
+    keep: float = Field(0.85, gt=0, le=1)
     """Fraction of the texts of each label, the most confident ones, that the student is trained on."""
 
     temperature: float = Field(1.0, gt=0)

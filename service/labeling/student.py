@@ -26,7 +26,7 @@ TABLE = "train.parquet"
 DEFAULT_BASE = "topics"
 BATCH = 32
 UPDATES = 250
-FEWEST_EPOCHS, MOST_EPOCHS = 2, 10
+FEWEST_EPOCHS, MOST_EPOCHS = 4, 10
 TAKEN = ("out", "base", "data.train", "data.text", "data.label", "data.soft_label_columns", "data.label_columns")
 """Settings of the student that the run itself makes."""
 
