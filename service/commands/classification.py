@@ -24,6 +24,7 @@ from service.batch.scoring_task import require_sets, scoring_task
 from service.batch.text_arguments import looks_like_file, parse_arguments
 from service.batch.text_columns import texts_of
 from service.commands import render
+from service.commands.ray_flags import RayFlags
 from service.errors import BadRequest
 from service.inference import zero_shot
 from service.inference.engine import Engine
@@ -116,6 +117,26 @@ def answer(request: Request, folder: ModelFolder, zero_shot_request: ZeroShotReq
             sys.stdout.close()  # else Python would try again to print at its end
         place = error.filename or "standard output or a temporary file"
         raise DiskFull(f"{place} could not be written ({error.strerror}): make room, and run it again") from error
+
+
+def answer_on(
+    flags: RayFlags,
+    request: Request,
+    model: str,
+    models_dir: str,
+    folder: ModelFolder,
+    zero_shot_request: ZeroShotRequest | None,
+    *,
+    out: str | None,
+) -> None:
+    """Answer a request here, or on Ray where the flags say so; `out` may be an address there."""
+    if flags.engine == "ray":
+        from service.commands.ray_scoring import score_on_ray
+
+        score_on_ray(request, out, model, models_dir, folder, zero_shot_request, flags)
+        return
+    flags.check_local()
+    answer(request, folder, zero_shot_request)
 
 
 def check(request: Request, folder: ModelFolder, zero_shot_request: ZeroShotRequest | None) -> None:

@@ -65,7 +65,7 @@ def command(
     .feather, .xlsx, .xls, or .txt with one text a line; texts also with .gz or .zst.
     A single - reads texts from standard input, one a line.
     """
-    from service.commands.classification import Request, answer
+    from service.commands.classification import Request, answer_on
     from service.inference.model_store import resolve
     from service.schema import checked_window
 
@@ -88,10 +88,4 @@ def command(
         window=checked_window(window),
     )
     flags = RayFlags(engine, address, actors, num_gpus_per_actor, keep_order)
-    if flags.engine == "ray":
-        from service.commands.ray_scoring import score_on_ray
-
-        score_on_ray(request, out, model, models_dir, folder, None, flags)
-        return
-    flags.check_local()
-    answer(request, folder, None)
+    answer_on(flags, request, model, models_dir, folder, None, out=out)

@@ -79,7 +79,7 @@ def command(
     .feather, .xlsx, .xls, or .txt with one text a line; texts also with .gz or .zst.
     A single - reads texts from standard input, one a line.
     """
-    from service.commands.classification import Request, answer, zero_shot_request
+    from service.commands.classification import Request, answer_on, zero_shot_request
     from service.inference.model_store import resolve
     from service.schema import checked_window
 
@@ -102,10 +102,4 @@ def command(
         device,
     )
     flags = RayFlags(engine, address, actors, num_gpus_per_actor, keep_order)
-    if flags.engine == "ray":
-        from service.commands.ray_scoring import score_on_ray
-
-        score_on_ray(request, out, model, models_dir, folder, candidates, flags)
-        return
-    flags.check_local()
-    answer(request, folder, candidates)
+    answer_on(flags, request, model, models_dir, folder, candidates, out=out)
