@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -76,7 +77,10 @@ def test_a_job_has_the_rows_of_the_local_loop_in_order_and_continues_when_killed
 
     finished = run(tiny_sentiment, inputs, out, "--actors", "1")
     assert finished.returncode == 0, finished.stderr
-    assert f"{FILES * ROWS} rows in {FILES} files, {len(done)} of them finished by an earlier run" in finished.stderr
+    printed = f"{FILES * ROWS} rows in {FILES} files, ([0-9]+) of them finished by an earlier run"
+    resumed = re.search(printed, finished.stderr)
+    # the actor outlives the driver for a moment, and may finish a file after they are listed
+    assert resumed is not None and len(done) <= int(resumed[1]) <= FILES, finished.stderr
     assert f"{FILES} rows could not be scored" in finished.stderr
     same(rows_of(out), wanted)
     assert {name: (out / name).stat().st_mtime_ns for name in done} == done  # not scored again
