@@ -31,12 +31,14 @@ from service.schema import checked_window
 from service.server.admission import Admission
 from service.server.auth import ApiKeys, check_exposure
 from service.server.connections import KEEP_ALIVE_S, Connections, limit_of, protocol_of
+from service.server.feedback import Feedback
 from service.server.middleware import RequestMiddleware
 from service.server.proxy import ProxyMiddleware, add_prefix, trusted_addresses
 from service.server.routes import docs, error_responses, health, huggingface, login, metrics, systemone, tei, vllm
 from service.server.telemetry import Telemetry, quiet_libraries
 from service.server.training_jobs import Jobs
 from service.settings import RuntimeSettings, ServeSettings
+from service.ui.late_page import LatePage, Mounted
 from service.ui.upload_folder import delete_folder, delete_old_files
 
 Say = Callable[[str], None]
@@ -83,16 +85,14 @@ def create_app(
         raise BadRequest(f"there is no folder {settings.tables}: set --tables to a folder of tables")
     jobs = Jobs(settings.models, settings.bases, runtime.device) if settings.allow_training else None
     admission = Admission(store, settings, telemetry)
-    lifespan = partial(_lifespan, admission=admission, jobs=jobs, say=say, page=page)
+    lifespan = partial(_lifespan, admission=admission, jobs=jobs, say=say)
     app = _App(title="rehead", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.store, app.state.admission = store, admission
     login_routes = (login.build(keys, admission.limits.bodies),) if page else ()
     paths = _add_routes(app, admission, metrics_page, *login_routes)
     inner: ASGIApp = app.inner
     if page:
-        from service.ui.mount import mount  # gradio takes seconds to import, and replicas need none
-
-        inner = mount(app, inner, admission, has_key=bool(keys), jobs=jobs)
+        inner = app.page = _page(app, admission, has_key=bool(keys), jobs=jobs, say=say)
     app.outer = ProxyMiddleware(
         RequestMiddleware(
             inner, admission=admission, keys=keys, refusal=error_responses.response, routes=paths, has_login=page
@@ -102,18 +102,38 @@ def create_app(
     return app
 
 
+def _page(app: _App, admission: Admission, *, has_key: bool, jobs: Jobs | None, say: Say) -> LatePage:
+    """Return the page, which is built once the app has started."""
+    settings = admission.settings
+    feedback = Feedback(settings.feedback, settings.max_feedback_rows) if settings.feedback is not None else None
+
+    async def mounted() -> Mounted:
+        from service.ui.mount import mount  # gradio takes seconds to import, and replicas need none
+
+        shown = mount(app, app.inner, admission, has_key=has_key, jobs=jobs, feedback=feedback)
+        gc.freeze()
+        return shown
+
+    def report(error: Exception) -> None:
+        admission.telemetry.crash("page", error)
+        say(f"there is no web UI ({type(error).__name__}: {error}); the API answers")
+
+    return LatePage(app, app.inner, mounted, report)
+
+
 @contextlib.asynccontextmanager
-async def _lifespan(
-    app: FastAPI, *, admission: Admission, jobs: Jobs | None, say: Say, page: bool
-) -> AsyncIterator[None]:
+async def _lifespan(app: _App, *, admission: Admission, jobs: Jobs | None, say: Say) -> AsyncIterator[None]:
     """Load the models before the first request, and close them after the last."""
     store = admission.store
     await run_in_threadpool(_preload, store, say)
     gc.collect()
     gc.freeze()  # loaded models stay: a collection that walks through them would stop every thread
-    cleanup = asyncio.ensure_future(delete_old_files()) if page else None
-    yield
-    if cleanup is not None:
+    if app.page is None:
+        yield
+    else:
+        cleanup = asyncio.ensure_future(delete_old_files())
+        async with app.page.opened():
+            yield
         cleanup.cancel()
     if jobs is not None:
         await run_in_threadpool(jobs.close)
@@ -201,6 +221,7 @@ class _App(FastAPI):
     """The app inside `outer`, which runs before all middleware of FastAPI: under load, most requests end there."""
 
     outer: ASGIApp
+    page: LatePage | None = None
 
     async def inner(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request that was let through."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -13,16 +15,24 @@ from service.server.feedback import Feedback
 from service.server.routes import error_responses
 from service.server.training_jobs import Jobs
 from service.ui import build, theme
+from service.ui.late_page import Mounted
 from service.ui.page_calls import PageCalls
 from service.ui.restrictions import FORM_BYTES, GradioRestrictions, replace_traceback_printing, restrict
 
 
-def mount(app: Any, inner: ASGIApp, admission: Admission, *, has_key: bool, jobs: Jobs | None) -> ASGIApp:
-    """Mount the page at `/`, after the routes that the app has already, and return `inner` behind its restrictions."""
+def mount(
+    app: Any, inner: ASGIApp, admission: Admission, *, has_key: bool, jobs: Jobs | None, feedback: Feedback | None
+) -> Mounted:
+    """Mount the page at `/`, after the routes that the app has already.
+
+    Returns:
+        `inner` behind the page's restrictions, and the context that is open for as long as the page is shown.
+    """
     settings = admission.settings
-    feedback = Feedback(settings.feedback, settings.max_feedback_rows) if settings.feedback is not None else None
     blocks = build.build(admission, has_key=has_key, jobs=jobs, feedback=feedback)
     replace_traceback_printing(partial(admission.telemetry.crash, "page"))
+    # Gradio puts its own context around that of the app, which has begun already
+    lifespan, app.router.lifespan_context = app.router.lifespan_context, _nothing
     gradio.mount_gradio_app(
         app,
         restrict(blocks),
@@ -37,5 +47,12 @@ def mount(app: Any, inner: ASGIApp, admission: Admission, *, has_key: bool, jobs
         theme=theme.theme(),
         css=theme.CSS,
     )
+    of_page, app.router.lifespan_context = app.router.lifespan_context, lifespan
     calls = PageCalls(blocks)
-    return GradioRestrictions(inner, admission=admission, calls=calls, refusal=error_responses.response)
+    restricted = GradioRestrictions(inner, admission=admission, calls=calls, refusal=error_responses.response)
+    return restricted, of_page(app)
+
+
+@asynccontextmanager
+async def _nothing(app: Any) -> AsyncIterator[None]:
+    yield
