@@ -21,7 +21,7 @@ LISTS = ("allowed_hosts", "cors_origins", "bases", "trusted_proxies")
 PREFIX = r"(/[\w.~-]+)+"
 """A path prefix: segments of letters, digits, . _ ~ and -, without a slash at the end."""
 
-PrecisionName = Literal["auto", "float32", "bfloat16", "int8"]
+PrecisionName = Literal["auto", "fastest", "float32", "bfloat16", "int8"]
 
 
 OWN_PATHS = frozenset(
@@ -39,7 +39,8 @@ class RuntimeSettings(BaseModel):
     """The runtime; auto selects the one that is measured to be fastest on this machine with equal answers."""
 
     precision: PrecisionName = "auto"
-    """The precision; auto is selected with the runtime, and is never int8."""
+    """The precision; auto is selected with the runtime, and is never int8; fastest also tries int8 where
+    `rehead export --int8` has made and checked it."""
 
     device: str = "auto"
     """The device; auto, cpu, cuda, cuda:N or mps. auto is the first CUDA GPU where there is one, else the processor."""
@@ -63,11 +64,11 @@ class RuntimeSettings(BaseModel):
         return _settings(cls, values)
 
     def exact(self) -> Self:
-        """Return the same settings, with torch and float32 in place of auto: exact, and nothing to convert."""
+        """Return the same settings, with torch and float32 in place of auto and fastest: exact, and nothing to convert."""
         return self.model_copy(
             update={
                 "backend": "torch" if self.backend == "auto" else self.backend,
-                "precision": "float32" if self.precision == "auto" else self.precision,
+                "precision": "float32" if self.precision in ("auto", "fastest") else self.precision,
             }
         )
 

@@ -68,6 +68,10 @@ def test_int8_is_kept_if_accuracy_holds_and_then_served(tiny_sentiment, cache, t
     scores = [[entry["score"] for entry in classifier(WORDS, top_k=None)[0]] for classifier in (model, exact)]
     assert scores[0] != scores[1] and abs(scores[0][0] - scores[1][0]) < 0.4
 
+    # auto never tries it; fastest does, and says how it compares
+    assert "in int8" not in load(tiny_sentiment, backend="openvino").engine.backend.why
+    assert "openvino in int8" in load(tiny_sentiment, backend="openvino", precision="fastest").engine.backend.why
+
 
 def test_int8_that_loses_more_than_the_limit_is_not_kept(tiny_sentiment, cache, tables, monkeypatch):
     check, other = tables
@@ -100,6 +104,11 @@ def test_int8_of_a_zero_shot_model_is_checked_on_the_labels_of_the_table(tiny_to
     assert list(cache.rglob("one_pass-int8/openvino_model.xml"))
     model = ZeroShotClassifier(tiny_topics, backend="openvino", precision="int8")
     assert len(model("the match", ["sports", "money"])["labels"]) == 2 and read(tiny_topics).is_zero_shot
+    # what other requests need was not made in int8, and is computed as exported
+    pairs = ZeroShotClassifier(tiny_topics, backend="openvino", precision="int8", attention="ordinary")
+    exact = ZeroShotClassifier(tiny_topics, attention="ordinary")
+    scores = [answer("the match", ["sports", "money"])["scores"] for answer in (pairs, exact)]
+    assert scores[0] == pytest.approx(scores[1], abs=0.05)
 
 
 def test_the_validation_rows_of_a_model_are_read_again(tiny_base, tmp_path, cache):

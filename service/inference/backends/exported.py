@@ -9,7 +9,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -36,6 +36,9 @@ _EXPORTING = threading.Lock()
 """torch traces one model at a time."""
 
 STEP = 8
+INT8 = "-int8"
+"""End of the name of a graph in int8."""
+
 FACTS = "facts.json"
 Run = Callable[[Arrays], list[npt.NDArray[np.float32]]]
 """A graph on a runtime: inputs by name in, outputs in order out."""
@@ -114,6 +117,16 @@ class ExportedBackend(ABC):
         return file
 
     @classmethod
+    def has_int8(cls, folder: ModelFolder, settings: RuntimeSettings) -> bool:
+        """Return whether `make_int8` has left its graph in the cache folder, and the runtime is installed."""
+        try:
+            cls.check("int8")
+            home = home_of(folder, settings.cache) / cls._place()
+        except (BackendFailed, PackageNotFoundError):
+            return False
+        return any(is_intact(file) for file in home.glob(f"*{INT8}"))
+
+    @classmethod
     @abstractmethod
     def check(cls, precision: Precision) -> None:
         """Raise BackendFailed where the runtime is not installed, or this machine has not got the precision."""
@@ -184,7 +197,7 @@ class ExportedBackend(ABC):
         if name not in self._opened:
             file = self._file(name)
             if not is_intact(file):
-                if self.precision == "int8":
+                if file.name.endswith(INT8):
                     problem = "was damaged after it was exported" if file.exists() else "has not been exported"
                     raise BackendFailed(
                         f"{self._folder.path.name} {problem} to {self.name} in int8",
@@ -200,7 +213,8 @@ class ExportedBackend(ABC):
         return self._opened[name]
 
     def _file(self, name: str) -> Path:
-        return self._home / (f"{name}-int8" if self.precision == "int8" else name)
+        """Return the place of a graph: of a model in int8, the main one is in int8, and others are as exported."""
+        return self._home / (name + INT8 if self.precision == "int8" and name == self.main_graph else name)
 
     @classmethod
     def _place(cls) -> str:
@@ -255,7 +269,8 @@ class ExportedBackend(ABC):
             except RuntimeError as error:
                 raise BackendFailed(f"{self.name} cannot run {self._folder.path.name}") from error
             for output, expected in zip(outputs, graph.outputs(inputs), strict=True):
-                allowed = tolerance(self.precision, expected, self._folder.settings)
+                precision = "bfloat16" if self.precision == "int8" else self.precision  # int8 is not exported here
+                allowed = tolerance(precision, expected, self._folder.settings)
                 if output.shape != expected.shape or not np.allclose(output, expected, rtol=0, atol=allowed):
                     raise BackendFailed(f"{self._folder.path.name} has other outputs on {self.name} than on torch")
 

@@ -64,18 +64,9 @@ def load(folder: ModelFolder, settings: RuntimeSettings, log: Log = lambda line:
             f"{target.std:g}), which the three digits of bfloat16 cannot tell apart",
             hint="use precision float32 or auto",
         )
-    if settings.backend != "auto" and settings.precision != "auto":
-        return _open(settings.backend, settings.precision, folder, settings)
-    if settings.precision == "int8":
+    if settings.precision == "int8" and settings.backend == "auto":
         raise BackendFailed("precision int8 needs a backend: openvino or onnx")
-    candidates = [
-        (name, precision)
-        for name, precision in (*CANDIDATES, ("onnx", "float32"))
-        if settings.backend in (name, "auto") and settings.precision in (precision, "auto")
-        if precision == "float32" or not _needs_float32(folder)
-        if settings.backend != "auto" or name == "torch" or settings.device in ("auto", "cpu")
-        if settings.backend != "auto" or (name != "onnx" and find_spec(name) is not None)
-    ]
+    candidates = _candidates(folder, settings)
     if len(candidates) == 1:
         return _open(*candidates[0], folder, settings)
     file = home_of(folder, settings.cache) / f"choice-{_machine(settings, candidates)}.json"
@@ -96,6 +87,25 @@ def load(folder: ModelFolder, settings: RuntimeSettings, log: Log = lambda line:
             f"{settings.cache} cannot be written ({error.strerror}), so the next start measures again: set REHEAD_CACHE"
         )
     return backend
+
+
+def _candidates(folder: ModelFolder, settings: RuntimeSettings) -> list[tuple[str, Precision]]:
+    """Return what the settings leave to choose among; one candidate where they name both runtime and precision."""
+    named = settings.precision
+    if settings.backend != "auto" and named != "auto" and named != "fastest":
+        return [(settings.backend, named)]
+    candidates = [
+        (name, precision)
+        for name, precision in (*CANDIDATES, ("onnx", "float32"))
+        if settings.backend in (name, "auto") and settings.precision in (precision, "auto", "fastest")
+        if precision == "float32" or not _needs_float32(folder)
+        if settings.backend != "auto" or name == "torch" or settings.device in ("auto", "cpu")
+        if settings.backend != "auto" or (name != "onnx" and find_spec(name) is not None)
+    ]
+    if settings.precision == "fastest" and settings.device in ("auto", "cpu") and not _needs_float32(folder):
+        names = [name for name in ("openvino", "onnx") if settings.backend in (name, "auto")]
+        candidates += [(name, "int8") for name in names if exported(name).has_int8(folder, settings)]
+    return candidates
 
 
 def _needs_float32(folder: ModelFolder) -> bool:

@@ -298,6 +298,12 @@ def test_a_cache_folder_of_another_user_is_not_used(tiny_sentiment, tmp_path, mo
     assert auto.name == "torch" and "belongs to another user" in auto.why
 
 
+def test_fastest_is_auto_where_nothing_was_exported_to_int8(tiny_sentiment, tmp_path):
+    logged = []
+    backend = selection.load(read(tiny_sentiment), RuntimeSettings(precision="fastest", cache=tmp_path), logged.append)
+    assert "float32" in logged[1] and "in int8" not in logged[1] and backend.precision in ("float32", "bfloat16")
+
+
 def test_a_damaged_outcome_of_a_trial_is_measured_again(tiny_sentiment, tmp_path):
     first = selection.load(read(tiny_sentiment), RuntimeSettings(backend="torch", cache=tmp_path))
     (kept,) = tmp_path.rglob("choice-*.json")
