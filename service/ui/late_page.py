@@ -37,10 +37,14 @@ class LatePage:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
         if self._page is None and scope["type"] != "lifespan" and not self._is_of_api(scope):
-            await self._decided.wait()
+            await self.ready()
             if self._error is not None:
                 raise self._error
         await (self._page or self._inner)(scope, receive, send)
+
+    async def ready(self) -> None:
+        """Return once the page is there, or cannot be."""
+        await self._decided.wait()
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:

@@ -36,6 +36,7 @@ def served(tiny_models, monkeypatch):
         app = asyncio.run(build())
         client = TestClient(app, base_url=base_url, raise_server_exceptions=False, client=(address, 50_000))
         client.__enter__()
+        client.portal.call(app.page.ready)
         client.lines = lines
         clients.append(client)
         return client
