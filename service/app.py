@@ -26,13 +26,14 @@ from finetune.core.errors import FinetuneError
 from finetune.core.model_folder import ModelFolder
 from service.errors import BackendFailed, BadRequest, ServiceError
 from service.inference.engine import Engine
-from service.inference.model_store import ModelStore, describe
+from service.inference.model_store import ModelStore
 from service.schema import checked_window
 from service.server.admission import Admission
 from service.server.auth import ApiKeys, check_exposure
 from service.server.connections import KEEP_ALIVE_S, Connections, limit_of, protocol_of
 from service.server.feedback import Feedback
 from service.server.middleware import RequestMiddleware
+from service.server.preload import Preload
 from service.server.proxy import ProxyMiddleware, add_prefix, trusted_addresses
 from service.server.routes import docs, error_responses, health, huggingface, login, metrics, systemone, tei, vllm
 from service.server.telemetry import Telemetry, quiet_libraries
@@ -56,7 +57,7 @@ def create_app(
     page: bool = True,
     metrics_page: MetricsPage | None = None,
 ) -> FastAPI:
-    """Return the app; models load when it starts.
+    """Return the app; the default model loads when it starts, the others right after.
 
     Args:
         say: receives progress lines, such as which models were loaded.
@@ -85,9 +86,9 @@ def create_app(
         raise BadRequest(f"there is no folder {settings.tables}: set --tables to a folder of tables")
     jobs = Jobs(settings.models, settings.bases, runtime.device) if settings.allow_training else None
     admission = Admission(store, settings, telemetry)
-    lifespan = partial(_lifespan, admission=admission, jobs=jobs, say=say)
+    lifespan = partial(_lifespan, admission=admission, jobs=jobs)
     app = _App(title="rehead", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.state.store, app.state.admission = store, admission
+    app.state.store, app.state.admission, app.state.preload = store, admission, Preload(store, say)
     login_routes = (login.build(keys, admission.limits.bodies),) if page else ()
     paths = _add_routes(app, admission, metrics_page, *login_routes)
     inner: ASGIApp = app.inner
@@ -122,12 +123,13 @@ def _page(app: _App, admission: Admission, *, has_key: bool, jobs: Jobs | None, 
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(app: _App, *, admission: Admission, jobs: Jobs | None, say: Say) -> AsyncIterator[None]:
-    """Load the models before the first request, and close them after the last."""
-    store = admission.store
-    await run_in_threadpool(_preload, store, say)
+async def _lifespan(app: _App, *, admission: Admission, jobs: Jobs | None) -> AsyncIterator[None]:
+    """Load the default model before the first request, and close all after the last."""
+    store, preload = admission.store, app.state.preload
+    await run_in_threadpool(preload.first)
     gc.collect()
     gc.freeze()  # loaded models stay: a collection that walks through them would stop every thread
+    preload.start()
     if app.page is None:
         yield
     else:
@@ -135,6 +137,7 @@ async def _lifespan(app: _App, *, admission: Admission, jobs: Jobs | None, say: 
         async with app.page.opened():
             yield
         cleanup.cancel()
+    await run_in_threadpool(preload.stop)
     if jobs is not None:
         await run_in_threadpool(jobs.close)
     await run_in_threadpool(admission.close)
@@ -210,7 +213,12 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
 def _load(runtime: RuntimeSettings, window: str | None, telemetry: Telemetry, say: Say, folder: ModelFolder) -> Engine:
     name = folder.path.name
     engine = Engine.load(
-        folder, runtime, log=say, on_batch=partial(telemetry.batch, name), on_reload=partial(telemetry.restarted, name)
+        folder,
+        runtime,
+        log=say,
+        on_batch=partial(telemetry.batch, name),
+        on_reload=partial(telemetry.restarted, name),
+        measure_later=True,
     )
     engine.window = checked_window(window) or engine.window
     telemetry.loaded(name, lambda: engine.queued_tokens)
@@ -260,21 +268,6 @@ class _Server(uvicorn.Server):  # type: ignore[misc]  # pyproject skips uvicorn'
         self._app.state.admission.draining = True
         await asyncio.sleep(DRAIN_S)
         await super().shutdown(sockets)
-
-
-def _preload(store: ModelStore[Engine], say: Say) -> None:
-    for name, problem in store.preload():
-        if problem is not None:
-            say(f"skipped {name}: {problem}")
-            continue
-        engine = store.get(name)
-        entry = describe(name, engine.folder)
-        labels = "any labels" if entry["task"] == "zero-shot" else ", ".join(entry["labels"][:8])
-        runtime = f"{engine.backend.name} in {engine.backend.precision}"
-        say(f"loaded {name}: {entry['task']}, {labels}")
-        say(f"    by {engine.backend.why or runtime}")
-    if not store.loaded():
-        raise BackendFailed("no model could be loaded")
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -64,7 +64,7 @@ class RuntimeSettings(BaseModel):
         return _settings(cls, values)
 
     def exact(self) -> Self:
-        """Return the same settings, with torch and float32 in place of auto and fastest: exact, and nothing to convert."""
+        """Return the same settings, with torch and float32 in place of auto and fastest: exact, no conversion."""
         return self.model_copy(
             update={
                 "backend": "torch" if self.backend == "auto" else self.backend,

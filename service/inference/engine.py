@@ -69,6 +69,7 @@ class Engine:
         self.window = folder.settings.window
         self._runner = ModelRunner(encoder, backend, folder.path.name, reload=reload, on_batch=on_batch)
         self._part_rows = max(PART_ROWS, PART_BATCHES * backend.batch.rows)
+        self._to_measure: Callable[[], Backend] | None = None
         self._label_sets = LabelSets(encoder)
         self._label_embeddings = LabelEmbeddings(self._runner)
 
@@ -81,6 +82,7 @@ class Engine:
         log: Log = lambda line: None,
         on_batch: Callable[[Batch], None] | None = None,
         on_reload: Callable[[], None] | None = None,
+        measure_later: bool = False,
     ) -> Engine:
         """Return the engine of a checked folder.
 
@@ -90,6 +92,8 @@ class Engine:
             on_batch: called after every computed batch.
             on_reload: for servers: where a call of the model hangs, the model is loaded again, and this is called.
                 Without it, a call may take any time.
+            measure_later: where runtimes were not measured on this machine yet, compute with torch until `measure` is
+                called.
 
         Raises:
             CheckpointError: the tokenizer cannot be loaded.
@@ -103,13 +107,28 @@ class Engine:
                 on_reload()
             return backend
 
-        return cls(
+        provisional = selection.provisional(folder, settings) if measure_later else None
+        engine = cls(
             folder,
             encoder_of(folder, settings.cache),
-            selection.load(folder, settings, log),
+            provisional or selection.load(folder, settings, log),
             reload=reload if on_reload is not None else None,
             on_batch=on_batch or (lambda batch: None),
         )
+        if provisional is not None:
+            provisional.why = "torch in float32, until the runtimes are measured"
+            engine._to_measure = partial(selection.load, folder, settings, log)
+        return engine
+
+    def measure(self) -> None:
+        """Measure the runtimes if that was put off, and compute with the fastest from then on.
+
+        Raises:
+            BackendFailed: none can be used.
+        """
+        measured, self._to_measure = self._to_measure, None
+        if measured is not None:
+            self._runner.replace(measured())
 
     @property
     def backend(self) -> Backend:

@@ -118,6 +118,10 @@ class ModelRunner:
         items = list(zip(texts, packs, strict=True))
         return self._submit(LabeledKind(width, embeddings), items, lengths, options)
 
+    def replace(self, backend: Backend) -> None:
+        """Compute with another runtime from the next batch on; its batches have the size of the present one's."""
+        self.backend = backend
+
     def close(self) -> None:
         """Finish what is queued, accept nothing more, and release the model."""
         self._queue.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from os import PathLike
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -38,6 +38,8 @@ class ModelStore(Generic[T]):
         self._locks: dict[str, threading.Lock] = {}
         self._failed: dict[str, tuple[list[tuple[str, int, int]], CheckpointError]] = {}
         self._lock = threading.Lock()
+        self._settled = threading.Event()
+        self._settled.set()
         self._default = default
         if default is not None:
             self.folder_path(default)
@@ -121,15 +123,30 @@ class ModelStore(Generic[T]):
         """Return the names that are loaded."""
         return list(self._loaded)
 
-    def preload(self) -> Iterator[tuple[str, str | None]]:
-        """Load every served model; yield each name, with the error message where it failed."""
-        for name in self.names():
-            try:
-                self.get(name)
-            except (ServiceError, FinetuneError) as error:
-                yield name, str(error)
-            else:
-                yield name, None
+    def preload(self) -> Generator[tuple[str, str | None]]:
+        """Load every served model, the default one first; yield each name, with the error message where it failed."""
+        self._settled.clear()
+        try:
+            names = self.names()
+            first = self.default_name if names else None
+            for name in sorted(names, key=lambda name: name != first):
+                try:
+                    self.get(name)
+                except (ServiceError, FinetuneError) as error:
+                    yield name, str(error)
+                else:
+                    yield name, None
+        finally:
+            self._settled.set()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is being preloaded."""
+        return self._settled.is_set()
+
+    def settle(self) -> None:
+        """Return once nothing is being preloaded."""
+        self._settled.wait()
 
 
 def resolve(name: str | PathLike[str], models_dir: str | PathLike[str] | None = "models") -> ModelFolder:

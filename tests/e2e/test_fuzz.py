@@ -30,6 +30,8 @@ def app(tiny_models):
 @pytest.fixture(scope="module")
 def client(app):
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+        app.state.preload.wait()
+        client.portal.call(app.page.ready)
         yield client
 
 

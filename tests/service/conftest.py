@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
+from contextlib import ExitStack
 
 import pytest
+
+from tests.support.app_client import opened
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -19,28 +21,18 @@ def nothing_ships(tmp_path_factory):
 @pytest.fixture
 def served(tiny_models, monkeypatch):
     """Start servers with the settings given and return their clients; `client.lines` holds their log."""
-    from starlette.testclient import TestClient
-
-    from service.app import create_app
     from service.settings import ServeSettings
 
-    clients = []
+    clients = ExitStack()
 
     def start(base_url="http://127.0.0.1", keys="", address="testclient", **settings):
         monkeypatch.setenv("REHEAD_API_KEYS", keys)
         lines = []
-
-        async def build():
-            return create_app(ServeSettings(models=tiny_models, **settings), log=lines.append)
-
-        app = asyncio.run(build())
-        client = TestClient(app, base_url=base_url, raise_server_exceptions=False, client=(address, 50_000))
-        client.__enter__()
-        client.portal.call(app.page.ready)
+        settings = ServeSettings(models=tiny_models, **settings)
+        server = opened(settings, base_url=base_url, client=(address, 50_000), log=lines.append)
+        client = clients.enter_context(server)
         client.lines = lines
-        clients.append(client)
         return client
 
-    yield start
-    for client in clients:
-        client.__exit__(None, None, None)
+    with clients:
+        yield start

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from checkpoints import save_classifier
 from click.testing import CliRunner
-from starlette.testclient import TestClient
 
 import rehead
 from finetune.core import model_folder
 from finetune.core.errors import CheckpointError, ConfigError
 from finetune.core.scores import sigmoid, softmax
 from finetune.core.tables.files import read_table, write_table
-from service.app import create_app
 from service.cli import rehead as command_line
 from service.errors import BadRequest
 from service.schema import TextInput
 from service.settings import ServeSettings
+from tests.support.app_client import opened
 
 pytestmark = pytest.mark.fast
 WORDS = "good bad great awful loved hated film movie it was not the match goal player bank money space planet"
@@ -287,8 +287,5 @@ def test_settings_of_another_label_count_are_refused(tmp_path: Path) -> None:
         model_folder.read(folder)
 
 
-def client(models: Path) -> TestClient:
-    async def build():
-        return create_app(ServeSettings(models=models), log=lambda line: None)
-
-    return TestClient(asyncio.run(build()), base_url="http://127.0.0.1", raise_server_exceptions=False)
+def client(models: Path) -> AbstractContextManager[Any]:
+    return opened(ServeSettings(models=models), log=lambda line: None)

@@ -1,6 +1,5 @@
 """A text in a language that a model was not trained for is answered with a warning: API, command line, tables."""
 
-import asyncio
 import json
 import shutil
 from dataclasses import replace
@@ -8,13 +7,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from starlette.testclient import TestClient
 
 from finetune.core import model_folder
 from finetune.core.tables.files import write_table
-from service.app import create_app
 from service.cli import rehead
 from service.settings import ServeSettings
+from tests.support.app_client import opened
 
 COMPLAINT = "Das Gerät kam kaputt an und niemand antwortet auf meine Nachrichten."
 PRAISE = "What a film, and what a joy from the first minute to the last."
@@ -33,10 +31,7 @@ def models(tiny_models: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def client(models: Path):
-    async def build():
-        return create_app(ServeSettings(models=models), log=lambda line: None)
-
-    with TestClient(asyncio.run(build()), base_url="http://127.0.0.1") as client:
+    with opened(ServeSettings(models=models), log=lambda line: None) as client:
         yield client
 
 

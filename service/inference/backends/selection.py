@@ -37,7 +37,10 @@ CANDIDATES: tuple[tuple[str, Precision], ...] = (
     ("openvino", "float32"),
     ("openvino", "bfloat16"),
 )
-"""What `auto` tries, in this order; torch in float32 is the reference of the others."""
+"""What `auto` tries, in this order."""
+
+REFERENCE: tuple[str, Precision] = ("torch", "float32")
+"""What the outputs of the others are compared with."""
 
 
 def load(folder: ModelFolder, settings: RuntimeSettings, log: Log = lambda line: None) -> Backend:
@@ -53,24 +56,13 @@ def load(folder: ModelFolder, settings: RuntimeSettings, log: Log = lambda line:
         ConfigError: this machine has no such device.
         BackendFailed: the weights are not a classifier's, or the backend or precision is not available here.
     """
-    if settings.device not in ("auto", "cpu"):
-        torch_device(settings.device)  # raises where it is not available
+    _check(folder, settings)
     if settings.backend == "dummy":
         return _open("dummy", "float32", folder, settings)
-    target = folder.settings.target
-    if settings.precision == "bfloat16" and target is not None and not target.survives_bfloat16:
-        raise BackendFailed(
-            f"{folder.path.name} predicts numbers from {target.low:g} to {target.high:g} (standard deviation "
-            f"{target.std:g}), which the three digits of bfloat16 cannot tell apart",
-            hint="use precision float32 or auto",
-        )
-    if settings.precision == "int8" and settings.backend == "auto":
-        raise BackendFailed("precision int8 needs a backend: openvino or onnx")
     candidates = _candidates(folder, settings)
     if len(candidates) == 1:
         return _open(*candidates[0], folder, settings)
-    file = home_of(folder, settings.cache) / f"choice-{_machine(settings, candidates)}.json"
-    outcome = _stored(file, candidates)
+    outcome = _stored(folder, settings, candidates)
     if outcome is not None:
         backend = _open(outcome["backend"], outcome["precision"], folder, settings)
         backend.why = outcome["why"]
@@ -81,12 +73,42 @@ def load(folder: ModelFolder, settings: RuntimeSettings, log: Log = lambda line:
     log(f"{folder.path.name}: {why}")
     try:
         outcome = {"backend": name, "precision": backend.precision, "why": why}
-        put(file, lambda made: write_json(made, outcome))
+        put(_choice_file(folder, settings, candidates), lambda made: write_json(made, outcome))
     except OSError as error:
         log(
             f"{settings.cache} cannot be written ({error.strerror}), so the next start measures again: set REHEAD_CACHE"
         )
     return backend
+
+
+def provisional(folder: ModelFolder, settings: RuntimeSettings) -> Backend | None:
+    """Return torch in float32 on the processor where `load` would first measure; None where it would not.
+
+    A server answers with it until `load` has returned: equal scores, later.
+
+    Raises:
+        ConfigError, BackendFailed: as `load` does.
+    """
+    _check(folder, settings)
+    candidates = [] if settings.backend == "dummy" else _candidates(folder, settings)
+    if REFERENCE not in candidates or len(candidates) == 1 or _stored(folder, settings, candidates) is not None:
+        return None
+    return _open(*REFERENCE, folder, settings) if torch_device(settings.device).type == "cpu" else None
+
+
+def _check(folder: ModelFolder, settings: RuntimeSettings) -> None:
+    """Raise for settings that no runtime can obey."""
+    if settings.device not in ("auto", "cpu"):
+        torch_device(settings.device)  # raises where it is not available
+    target = folder.settings.target
+    if settings.precision == "bfloat16" and target is not None and not target.survives_bfloat16:
+        raise BackendFailed(
+            f"{folder.path.name} predicts numbers from {target.low:g} to {target.high:g} (standard deviation "
+            f"{target.std:g}), which the three digits of bfloat16 cannot tell apart",
+            hint="use precision float32 or auto",
+        )
+    if settings.precision == "int8" and settings.backend == "auto":
+        raise BackendFailed("precision int8 needs a backend: openvino or onnx")
 
 
 def _candidates(folder: ModelFolder, settings: RuntimeSettings) -> list[tuple[str, Precision]]:
@@ -98,7 +120,7 @@ def _candidates(folder: ModelFolder, settings: RuntimeSettings) -> list[tuple[st
         (name, precision)
         for name, precision in (*CANDIDATES, ("onnx", "float32"))
         if settings.backend in (name, "auto") and settings.precision in (precision, "auto", "fastest")
-        if precision == "float32" or not _needs_float32(folder)
+        if precision == "float32" or named == "bfloat16" or not (_needs_float32(folder) or _lacks_bfloat16())
         if settings.backend != "auto" or name == "torch" or settings.device in ("auto", "cpu")
         if settings.backend != "auto" or (name != "onnx" and find_spec(name) is not None)
     ]
@@ -114,10 +136,16 @@ def _needs_float32(folder: ModelFolder) -> bool:
     return folder.labels.task == "regression" and (target is None or not target.survives_bfloat16)
 
 
-def _stored(file: Path, candidates: list[tuple[str, Precision]]) -> dict[str, Any] | None:
+def _choice_file(folder: ModelFolder, settings: RuntimeSettings, candidates: list[tuple[str, Precision]]) -> Path:
+    return home_of(folder, settings.cache) / f"choice-{_machine(settings, candidates)}.json"
+
+
+def _stored(
+    folder: ModelFolder, settings: RuntimeSettings, candidates: list[tuple[str, Precision]]
+) -> dict[str, Any] | None:
     """Return the outcome of an earlier trial, None where there was none, or its file is damaged."""
     try:
-        outcome = json.loads(file.read_text(encoding="utf-8"))
+        outcome = json.loads(_choice_file(folder, settings, candidates).read_text(encoding="utf-8"))
         if (outcome["backend"], outcome["precision"]) in candidates and isinstance(outcome["why"], str):
             return dict(outcome)
     except (OSError, ValueError, TypeError, KeyError):
@@ -154,7 +182,7 @@ def _fastest(
     folder: ModelFolder, settings: RuntimeSettings, candidates: list[tuple[str, Precision]]
 ) -> tuple[Backend, str, str]:
     """Return the fastest candidate with the outputs of torch in float32, its name, and the reason in words."""
-    reference = _open("torch", "float32", folder, settings)
+    reference = _open(*REFERENCE, folder, settings)
     run = _trial(folder)
     expected = run(reference)
     tried: dict[str, Backend] = {}
@@ -162,7 +190,7 @@ def _fastest(
     for name, precision in candidates:
         title = f"{name} in {precision}"
         try:
-            is_reference = (name, precision) == ("torch", "float32")
+            is_reference = (name, precision) == REFERENCE
             backend = reference if is_reference else _open(name, precision, folder, settings)
             if (backend.one_pass, backend.shared_text) < (reference.one_pass, reference.shared_text):
                 raise BackendFailed("it lacks embeddings or the pass over all labels for this model")
@@ -249,3 +277,14 @@ def _processor() -> Iterator[str]:
         yield platform.processor()
     else:
         yield from sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+
+
+def _lacks_bfloat16() -> bool:
+    """Return whether this processor has no instructions for bfloat16, which it then emulates slowly, and no GPU does.
+
+    False where it cannot be known without importing torch.
+    """
+    _, has_gpu, *lines = _processor()
+    words = {word for line in lines for word in line.split()}
+    known = any(line.startswith(("flags", "Features")) for line in lines)
+    return known and has_gpu == "False" and not words & {"avx512_bf16", "amx_bf16", "bf16"}

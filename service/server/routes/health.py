@@ -152,12 +152,14 @@ def build(admission: Admission) -> APIRouter:
 
     @router.get("/models", summary="Served models", response_model=list[ModelEntry])
     def models() -> list[dict[str, Any]]:
-        """Every loaded model, with its task and labels."""
+        """Every model that could be loaded, with its task and labels."""
+        store.settle()
         return [describe(name, store.get(name).folder) for name in store.loaded()]
 
     @router.get("/v1/models", summary="Served models, for clients of vLLM and of typed questions")
     def listed() -> ModelList:
-        """Every loaded model in `data`, and in `models` those that answer typed questions."""
+        """Every model that could be loaded in `data`, and in `models` those that answer typed questions."""
+        store.settle()
         engines = {name: store.get(name) for name in store.loaded()}
         return ModelList(
             object="list",

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from starlette.concurrency import run_in_threadpool
 
 from service.errors import (
     BadRequest,
@@ -218,6 +219,8 @@ def build(admission: Admission) -> APIRouter:
         """An answer to each question, with the probabilities of its options."""
         limits = admission.limits
         body = _parsed(await limits.json(request))
+        if body.model == ALIAS and not admission.store.is_settled:
+            await run_in_threadpool(admission.store.settle)
         engine = await admission.engine(request, _served_name(admission.store, body.model))
         if not engine.folder.is_zero_shot:
             message = f"{body.model} cannot classify by labels of your own: name a zero-shot model"

@@ -86,6 +86,20 @@ def test_a_broken_model_is_reported_and_the_others_load(models):
         store.get("sentiment")
 
 
+def test_the_default_model_is_loaded_first_and_nothing_is_settled_before_the_last(models):
+    shutil.copytree(models / "sentiment", models / "another")
+    store = ModelStore(models, lambda folder: folder, default="topics")
+    assert store.is_settled, "nothing is being loaded"
+    names = store.preload()
+    assert next(names) == ("topics", None) and store.loaded() == ["topics"] and not store.is_settled
+    assert [name for name, _ in names] == ["another", "sentiment"] and store.is_settled
+    abandoned = store.preload()
+    next(abandoned)
+    abandoned.close()
+    assert store.is_settled
+    store.settle()
+
+
 def test_a_failed_load_is_tried_again(models):
     answers = [BackendFailed("no memory"), "loaded"]
 

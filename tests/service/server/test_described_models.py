@@ -1,13 +1,10 @@
 """What the routes say of the models that ship, whose folders have everything that a description may hold."""
 
-import asyncio
-
 import pytest
-from starlette.testclient import TestClient
 
 from finetune.core import model_folder
-from service.app import create_app
 from service.settings import ServeSettings
+from tests.support.app_client import opened
 
 SHIPPED = model_folder.shipped_dir()
 NAMES = sorted(folder.name for folder in SHIPPED.iterdir() if (folder / "config.json").is_file())
@@ -15,10 +12,7 @@ NAMES = sorted(folder.name for folder in SHIPPED.iterdir() if (folder / "config.
 
 @pytest.fixture(scope="module")
 def client():
-    async def build():
-        return create_app(ServeSettings(models=SHIPPED), log=lambda line: None)
-
-    with TestClient(asyncio.run(build()), base_url="http://127.0.0.1") as client:
+    with opened(ServeSettings(models=SHIPPED), log=lambda line: None) as client:
         yield client
 
 

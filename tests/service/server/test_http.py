@@ -10,12 +10,12 @@ import threading
 
 import pytest
 import uvicorn
-from starlette.testclient import TestClient
 
 from service import Classifier, ZeroShotClassifier
 from service.app import create_app, serve
 from service.errors import BadRequest, ModelNotFound
 from service.settings import ServeSettings
+from tests.support.app_client import opened
 from tests.support.waiting import DEADLINE_S, until
 
 pytestmark = pytest.mark.fast
@@ -32,12 +32,7 @@ def said():
 @pytest.fixture(scope="module")
 def client(tiny_models, said):
     settings = ServeSettings(models=tiny_models, max_body_bytes=20_000, max_texts=8, max_labels=4, max_tokens=200)
-
-    async def build():
-        return create_app(settings, say=said.append)
-
-    # outside a running loop gradio makes a loop for each of its locks, and never closes it
-    with TestClient(asyncio.run(build()), base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+    with opened(settings, say=said.append) as client:
         yield client
 
 

@@ -304,7 +304,47 @@ def test_fastest_is_auto_where_nothing_was_exported_to_int8(tiny_sentiment, tmp_
     assert "float32" in logged[1] and "in int8" not in logged[1] and backend.precision in ("float32", "bfloat16")
 
 
-def test_a_damaged_outcome_of_a_trial_is_measured_again(tiny_sentiment, tmp_path):
+@pytest.mark.parametrize(
+    ("lines", "lacks"),
+    [
+        (["flags : fpu avx2"], True),
+        (["flags : fpu avx2 avx512_bf16"], False),
+        (["Features : fp asimd bf16"], False),
+        (["Features : fp asimd"], True),
+        (["Apple M4"], False),
+        (["model name : no flags"], False),
+    ],
+)
+def test_bfloat16_is_not_measured_where_it_is_emulated(tiny_sentiment, tmp_path, monkeypatch, lines, lacks):
+    monkeypatch.setattr(selection, "_processor", lambda: iter(["x86_64", "False", *lines]))
+    candidates = selection._candidates(read(tiny_sentiment), RuntimeSettings(cache=tmp_path))
+    assert (("torch", "bfloat16") not in candidates) is lacks and ("torch", "float32") in candidates
+    named = selection._candidates(read(tiny_sentiment), RuntimeSettings(precision="bfloat16", cache=tmp_path))
+    assert ("torch", "bfloat16") in named
+    monkeypatch.setattr(selection, "_processor", lambda: iter(["x86_64", "True", *lines]))  # with a GPU
+    assert ("torch", "bfloat16") in selection._candidates(read(tiny_sentiment), RuntimeSettings(cache=tmp_path))
+
+
+def test_a_measurement_that_is_put_off_answers_by_torch_and_then_by_the_fastest(tiny_sentiment, tmp_path):
+    folder, settings, logged = read(tiny_sentiment), RuntimeSettings(cache=tmp_path), []
+    engine = Engine.load(folder, settings, log=logged.append, measure_later=True)
+    first = engine.classify([TextInput("a film")])[0].best
+    assert (engine.backend.name, engine.backend.precision, logged) == ("torch", "float32", [])
+    engine.measure()
+    chosen = engine.backend
+    assert len(logged) == 2 and chosen.why in logged[1]
+    then = engine.classify([TextInput("a film")])[0].best
+    assert then.label == first.label and then.score == pytest.approx(first.score, abs=0.01)
+    engine.measure()
+    assert engine.backend is chosen, "it is measured once"
+    again = Engine.load(folder, settings, measure_later=True)
+    assert (again.backend.name, again.backend.why) == (chosen.name, chosen.why), "and never again"
+    assert selection.provisional(folder, RuntimeSettings(backend="torch", precision="float32", cache=tmp_path)) is None
+    assert selection.provisional(folder, RuntimeSettings(backend="dummy", cache=tmp_path)) is None
+
+
+def test_a_damaged_outcome_of_a_trial_is_measured_again(tiny_sentiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(selection, "_lacks_bfloat16", lambda: False)
     first = selection.load(read(tiny_sentiment), RuntimeSettings(backend="torch", cache=tmp_path))
     (kept,) = tmp_path.rglob("choice-*.json")
     for damaged in ("", "{", "[]", '{"backend": "torch"}', '{"backend": "x", "precision": [], "why": ""}'):
@@ -315,6 +355,7 @@ def test_a_damaged_outcome_of_a_trial_is_measured_again(tiny_sentiment, tmp_path
 
 def test_auto_skips_runtimes_with_other_outputs(tiny_sentiment, tmp_path, monkeypatch):
     monkeypatch.setattr(base, "LOGIT_TOLERANCE", LOGIT_TOLERANCE | {"bfloat16": 0.0})
+    monkeypatch.setattr(selection, "_lacks_bfloat16", lambda: False)
     logged = []
     backend = selection.load(read(tiny_sentiment), RuntimeSettings(cache=tmp_path), logged.append)
     assert backend.precision == "float32" and "skipped: torch in bfloat16: its logits differ by" in logged[1]

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 
 import numpy as np
 import pytest
-from starlette.testclient import TestClient
 
 from service import Classifier, ZeroShotClassifier, load
-from service.app import create_app
 from service.server.routes import systemone
 from service.settings import ServeSettings
+from tests.support.app_client import opened
 
 pytestmark = pytest.mark.fast
 
 
 @pytest.fixture(scope="module")
 def client(tiny_models):
-    async def build():
-        return create_app(ServeSettings(models=tiny_models, max_texts=4, max_body_bytes=5000), log=lambda line: None)
-
-    with TestClient(asyncio.run(build()), base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+    settings = ServeSettings(models=tiny_models, max_texts=4, max_body_bytes=5000)
+    with opened(settings, log=lambda line: None) as client:
         yield client
 
 

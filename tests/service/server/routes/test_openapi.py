@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 import jsonschema_rs
 import pytest
-from starlette.testclient import TestClient
 
-from service.app import create_app
 from service.settings import ServeSettings
+from tests.support.app_client import opened
 
 pytestmark = pytest.mark.fast
 
@@ -67,10 +65,7 @@ REQUESTS = [
 
 @pytest.fixture(scope="module")
 def client(tiny_models):
-    async def build():
-        return create_app(ServeSettings(models=tiny_models), log=lambda line: None)
-
-    with TestClient(asyncio.run(build()), base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+    with opened(ServeSettings(models=tiny_models), log=lambda line: None) as client:
         yield client
 
 

@@ -1,0 +1,82 @@
+"""The models of a server: the default one loads before the first request, the others while requests are answered."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable
+
+from service.errors import BackendFailed, ServiceError
+from service.inference.engine import Engine
+from service.inference.model_store import ModelStore, describe
+
+STOP_S = 1.0
+"""Seconds that a server which stops waits for a model that is being loaded or measured."""
+
+
+class Preload:
+    """Loads the models of a store, and measures runtimes that were not measured on this machine yet.
+
+    Args:
+        say: receives a line or two for each model.
+    """
+
+    def __init__(self, store: ModelStore[Engine], say: Callable[[str], None]) -> None:
+        self._store, self._say = store, say
+        self._names = store.preload()
+        self._stop, self._done = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._rest, name="rehead-preload", daemon=True)
+
+    def first(self) -> None:
+        """Load the default model; another one where it cannot be loaded.
+
+        Raises:
+            BackendFailed: no model could be loaded.
+        """
+        for name, problem in self._names:
+            self._tell(name, problem)
+            if problem is None:
+                return
+        raise BackendFailed("no model could be loaded")
+
+    def start(self) -> None:
+        """Load the others, and measure, in a thread."""
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return once everything is loaded and measured."""
+        self._done.wait()
+
+    def stop(self) -> None:
+        """Load and measure nothing more."""
+        self._stop.set()
+        self._thread.join(STOP_S)
+
+    def _rest(self) -> None:
+        try:
+            for name, problem in self._names:
+                self._tell(name, problem)
+                if self._stop.is_set():
+                    return
+            for name in self._store.loaded():
+                if self._stop.is_set():
+                    return
+                try:
+                    self._store.get(name).measure()
+                except ServiceError as error:
+                    self._say(f"{name}: {error}")
+            gc.freeze()  # a collection that walks through loaded models would stop every thread
+        finally:
+            self._names.close()
+            self._done.set()
+
+    def _tell(self, name: str, problem: str | None) -> None:
+        if problem is not None:
+            self._say(f"skipped {name}: {problem}")
+            return
+        engine = self._store.get(name)
+        entry = describe(name, engine.folder)
+        labels = "any labels" if entry["task"] == "zero-shot" else ", ".join(entry["labels"][:8])
+        runtime = f"{engine.backend.name} in {engine.backend.precision}"
+        self._say(f"loaded {name}: {entry['task']}, {labels}")
+        self._say(f"    by {engine.backend.why or runtime}")
