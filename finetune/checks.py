@@ -41,6 +41,12 @@ from finetune.training.run_identity import check_allowed
 TINY_WIDTH, TINY_OUTPUTS, TINY_UPDATES = 8, 3, 10
 
 
+WINDOW_AND_DECISIONS = (
+    "thresholds and coverage are fitted on truncated texts, and would not hold for texts that are read in windows: "
+    "leave out window, or the two of them"
+)
+
+
 def check_settings(config: TrainConfig) -> None:
     """Raise for settings that are invalid whatever the data.
 
@@ -80,6 +86,8 @@ def check_settings(config: TrainConfig) -> None:
         _check_metrics(config, config.data.task)
     _check_lora(model)
     _check_weight(config)
+    if config.window is not None and (config.thresholds is not None or config.coverage is not None):
+        raise ConfigError(WINDOW_AND_DECISIONS)
     if model.head.name != STOCK and config.zero_shot.attention == "alternate":
         raise ConfigError("zero_shot.attention=alternate needs the base's own head: leave out model.head")
 

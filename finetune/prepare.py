@@ -19,6 +19,7 @@ from finetune.core.hub import download
 from finetune.core.target_scale import TargetScale
 from finetune.core.tokenization import TextEncoder
 from finetune.core.weight_files import check_weights
+from finetune.core.windows import Window, window_of
 from finetune.data import near_duplicates, tokenizer_report
 from finetune.data.load import Splits, load_splits
 from finetune.data.near_duplicates import NearDuplicates
@@ -26,6 +27,7 @@ from finetune.data.row_weights import scaled_weights
 from finetune.data.rows import Rows
 from finetune.data.tokenized import Tokens
 from finetune.data.tokenizer_report import TokenizerReport
+from finetune.data.windowed import in_windows
 from finetune.training import processes
 from finetune.training.batch_plan import BatchPlan, batch_plan_for
 from finetune.training.few_shot import AUTO
@@ -54,7 +56,7 @@ class Prepared:
         splits: checked rows, labels and counts.
         objective: labels, loss, output activation and class weights.
         encoder: the base's tokenizer, at the run's maximum length.
-        train: token ids and targets of the training rows.
+        train: token ids and targets of the training rows, or of their windows.
         validation: the same of the validation rows.
         tokenizer_report: how well the tokenizer suits the texts.
         near_duplicates: texts that nearly repeat one another.
@@ -203,6 +205,13 @@ def tokens_of(encoder: TextEncoder, rows: Rows) -> Tokens:
     return Tokens(rows.texts, rows.pairs, encoder)
 
 
+def window_of_texts(config: TrainConfig, rows: Rows) -> Window | None:
+    """Return how the texts of a split are read; None where they are truncated, as pairs and few-shot training are."""
+    if config.window is None or config.few_shot is not None or rows.pairs is not None:
+        return None
+    return window_of(config.window.model_dump())
+
+
 def _emit(emit: Listener, notes: Iterable[str], warnings: Iterable[str]) -> None:
     for sentence in notes:
         emit(Info(sentence))
@@ -252,6 +261,8 @@ def _examples(config: TrainConfig, splits: Splits, objective: Objective, encoder
     from finetune.training.examples import Examples
 
     rows = splits.by_name()[name]
+    if name == "train" and (window := window_of_texts(config, rows)) is not None:
+        rows, _ = in_windows(rows, encoder, window)
     targets = objective.targets_of(rows)
     if splits.target is not None:
         _check_precision(config, splits.target)

@@ -34,7 +34,7 @@ from finetune.evaluation import drift, label_errors
 from finetune.evaluation.evaluate import ScoredSplit, differences, evaluate
 from finetune.evaluation.metrics import best_by
 from finetune.evaluation.score_fitting import ScoreReport
-from finetune.measurement import is_shared, logits_of, measure, with_fitted_scores
+from finetune.measurement import is_shared, logits_of, measure, window_logits_of, with_fitted_scores
 from finetune.modeling.build import body_config, build_model
 from finetune.modeling.heads import STOCK
 from finetune.modeling.interpolation import interpolated
@@ -149,7 +149,8 @@ def _finished(prepared: Prepared, trained: TrainedModel, work: Path, emit: Liste
         settings, fitted = with_fitted_scores(prepared, _settings(prepared, model, emit), logits, emit)
 
         # 6. Measure the model on the validation rows and each test table.
-        measured = measure(prepared, settings, logits)
+        windows = window_logits_of(prepared, model)
+        measured = measure(prepared, settings, logits, windows)
         verdict = _verdict(prepared, trained, model, measured)
         for sentence in verdict.warnings:
             emit(Warned(sentence))
@@ -182,10 +183,11 @@ def measured_run(config: TrainConfig, splits: Splits, work: Path, emit: Listener
     prepared = prepare(config, splits=splits)
     trained = _trained(prepared, work, emit)
     prepared = replace(prepared, config=trained.config)
-    logits = logits_of(prepared, _as_saved(trained.model, prepared, work))
+    model = _as_saved(trained.model, prepared, work)
+    logits = logits_of(prepared, model)
     settings = ClassifierSettings(splits.labels.task, prepared.objective.activation, target=splits.target)
     settings, _ = with_fitted_scores(prepared, settings, logits, emit)
-    return measure(prepared, settings, logits)
+    return measure(prepared, settings, logits, window_logits_of(prepared, model))
 
 
 def _trained(prepared: Prepared, work: Path, emit: Listener) -> TrainedModel:

@@ -121,6 +121,7 @@ def _target(folder: ModelFolder, out: str | PathLike[str] | None, *, overwrite: 
 
 def _plan(folder: ModelFolder, method: str, thresholds: Any, positive: str | None, coverage: float | None) -> ScorePlan:
     """Return what to fit, checked against the model's labels."""
+    from finetune.checks import WINDOW_AND_DECISIONS
     from finetune.config.threshold_rule import threshold_rule
     from finetune.config.training import Choice
     from finetune.evaluation.calibration import method_of
@@ -142,6 +143,9 @@ def _plan(folder: ModelFolder, method: str, thresholds: Any, positive: str | Non
     except ValueError as error:
         raise ConfigError(f"thresholds {thresholds!r}: give f1, precision=0.9 or recall=0.9") from error
     method_of(method, labels.task)
+    window = folder.settings.window
+    if window is not None and window.is_on and (choice is not None or coverage is not None):
+        raise BadRequest(f"{folder.path.name} reads long texts in windows: {WINDOW_AND_DECISIONS}")
     check_thresholds(choice, labels)
     check_coverage(coverage, labels)
     return ScorePlan(method, choice, coverage)

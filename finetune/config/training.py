@@ -348,7 +348,8 @@ class TrainConfig(Part):
     """Zero-shot classification with a model that is trained on entailment labels."""
 
     window: WindowConfig | None = None
-    """How the finished model reads long texts; None truncates them. Training and its metrics read truncated texts."""
+    """How long texts are read; None truncates them. Training takes each window as a row, the windows of a text share
+    its weight, and the metrics of the run are those of whole texts."""
 
     license: str | None = None
     """License of the model for its card, as the Hub spells it (apache-2.0, mit, cc-by-sa-4.0, other)."""

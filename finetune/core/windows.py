@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from finetune.core.scores import Floats
+
 if TYPE_CHECKING:
     from finetune.core.tokenization import PreparedInputs
 
@@ -79,6 +81,20 @@ def window_of(value: Any) -> Window | None:
     if aggregate not in AGGREGATES:
         raise ValueError(f"aggregate of a window must be one of {', '.join(AGGREGATES)}, not {aggregate!r}")
     return Window(tokens, overlap, aggregate)
+
+
+def aggregated(scores: Floats, aggregate: Aggregate, *, sums_to_one: bool) -> Floats:
+    """Return the scores of a text `[C]` from those of its windows `[W, C]`.
+
+    Args:
+        sums_to_one: whether they are probabilities of which one label is true.
+    """
+    values: Floats = scores[0]
+    if aggregate == "first":
+        return values
+    values = scores.max(axis=0) if aggregate == "max" else scores.mean(axis=0)
+    total = float(values.sum()) if sums_to_one else 1.0
+    return values / total
 
 
 def spans(text: str, tokenizer: PreparedInputs, window: Window) -> list[Span]:

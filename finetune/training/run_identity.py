@@ -60,7 +60,6 @@ WITHOUT_EFFECT = (
         "plots",
         "tfidf_baseline",
         "metrics",
-        "window",
     ),
     *("calibration", "thresholds", "coverage"),
     *("save_dtype", "optim.interpolate_base", "base", "precision", "device", "data", "model.revision"),

@@ -9,6 +9,7 @@ from itertools import islice
 
 import numpy as np
 
+from finetune.core import windows as core_windows
 from finetune.core.model_folder import ClassifierSettings
 from finetune.core.tokenization import PreparedInputs, TextEncoder, without_surrogates
 from finetune.core.windows import Span, Window, spans
@@ -106,12 +107,10 @@ def aggregated(answers: Sequence[Answer], parts: Sequence[Span], window: Window,
 
     Scores are aggregated as they are returned: probabilities, unless logits were requested.
     """
-    scores = np.array([answer.scores for answer in answers])
     if window.aggregate == "first":
         return replace(answers[0], window=parts[0])
-    values = scores.max(axis=0) if window.aggregate == "max" else scores.mean(axis=0)
-    if sums_to_one:
-        values = values / values.sum()
+    scores = np.array([answer.scores for answer in answers])
+    values = core_windows.aggregated(scores, window.aggregate, sums_to_one=sums_to_one)
     decisive = int(scores[:, values.argmax()].argmax())
     truncated = any(answer.truncated for answer in answers)
     return replace(answers[0], scores=tuple(values.tolist()), truncated=truncated, window=parts[decisive])
