@@ -5,6 +5,7 @@ The number of updates is fixed: no checkpoint is chosen on a handful of rows.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from finetune.training.fit import AttemptInputs, TrainedModel
 from finetune.training.trainer import predict
 
 FOLDS = 2
-"""Folds of the cross-validation within the training rows; each more costs a training of every way on more rows."""
+"""Folds of the cross-validation within the training rows; each more costs a training of every way that is left."""
 
 MOST_ROWS = 100
 """Mean rows of a label above which they are not few, and `auto` is ordinary fine-tuning."""
@@ -39,19 +40,20 @@ HEAD = ModelConfig(head=Choice(name="linear", dropout=0.0), pooling="mean", drop
 
 @dataclass(frozen=True)
 class TriedWay:
-    """An entry of FEW_SHOT on the training rows: accuracy with its 95% interval, each row by a model of the other
-    folds; and the seconds that took."""
+    """An entry of FEW_SHOT on training rows: accuracy with its 95% interval, each row by a model of the other folds;
+    the seconds that took, and the number of rows: not all where it was left out after a fold."""
 
     name: str
     value: float
     low: float
     high: float
     seconds: float
+    rows: int
 
     def __str__(self) -> str:
         """Return a line of the table."""
         interval = f"[{figure(self.low)}, {figure(self.high)}]"
-        return f"{self.name:<12} accuracy {figure(self.value)} {interval}, {self.seconds:.1f} s"
+        return f"{self.name:<12} accuracy {figure(self.value)} {interval} on {self.rows} rows, {self.seconds:.1f} s"
 
 
 def are_few(rows: Rows, labels: LabelSpace) -> bool:
@@ -82,25 +84,21 @@ def fit(config: TrainConfig, inputs: AttemptInputs, rows: Rows, *, held_out: boo
     texts = list(rows.texts)
     few = FewRows(texts, list(inputs.train.tokens), np.asarray(inputs.train.targets), inputs.train.weights)
     names = ways_of(config.few_shot, inputs.base, labels, rows)
-    logits: dict[str, Any] = {}
     tried: list[TriedWay] = []
+    held: dict[str, Any] = {}
     if len(names) > 1 or held_out:
         folds = folds_of(rows, min(FOLDS, len(rows)), labels, config.seed)
-        for name in names:
-            begin = time.perf_counter()
-            logits[name] = _cross_validated(learner, start, config.few_shot, name, few, folds)
-            correct = int((logits[name].argmax(axis=1) == few.targets).sum())
-            low, high = wilson(correct, len(rows))
-            tried.append(TriedWay(name, correct / len(rows), low, high, time.perf_counter() - begin))
-            inputs.say(Info(f"few-shot, {len(folds)} folds: {tried[-1]}"))
-    best = max(tried, key=lambda way: way.value).name if tried else names[0]
+        tried, held = _cross_validated(learner, start, config.few_shot, names, few, folds)
+        for way in tried:
+            inputs.say(Info(f"few-shot, {len(folds)} folds: {way}"))
+    best = max(held, key=lambda name: _correct(held[name], few).sum()) if held else names[0]
     if len(names) > 1:
         inputs.say(Info(f"few-shot: {best} is best on the held-out rows; it is trained on all {len(rows)} rows"))
     learner.updates = 0
     _train(learner, start, config.few_shot, best, few)
     chosen = config.model_copy(update={"few_shot": Choice(name=best, **_options(config.few_shot))})
     return TrainedModel(
-        learner.model, chosen, [], [], learner.updates, logits.get(best) if held_out else None, tuple(tried)
+        learner.model, chosen, [], [], learner.updates, held.get(best) if held_out else None, tuple(tried)
     )
 
 
@@ -134,15 +132,49 @@ def _train(learner: Learner, start: dict[str, Any], wanted: Choice, name: str, r
 
 
 def _cross_validated(
-    learner: Learner, start: dict[str, Any], wanted: Choice, name: str, rows: FewRows, folds: Sequence[Sequence[int]]
-) -> Any:
-    """Return the logits `[N, C]` of each row by a model of the other folds."""
-    logits = np.zeros((len(rows.targets), len(learner.labels)), dtype=np.float32)
-    for fold in folds:
-        others = sorted(set(range(len(rows.targets))).difference(fold))
-        _train(learner, start, wanted, name, rows.take(others))
-        logits[list(fold)] = predict(learner.model, learner.encoder, rows.take(fold).tokens, shared=False)
-    return logits
+    learner: Learner,
+    start: dict[str, Any],
+    wanted: Choice,
+    names: Sequence[str],
+    rows: FewRows,
+    folds: Sequence[Sequence[int]],
+) -> tuple[list[TriedWay], dict[str, Any]]:
+    """Return each way's accuracy, and the logits `[N, C]` of each row by a model of the other folds, for the ways that
+    were not left out after a fold: those further behind the best one than chance explains (`_is_behind`)."""
+    shape = len(rows.targets), len(learner.labels)
+    logits = {name: np.zeros(shape, dtype=np.float32) for name in names}
+    seconds = dict.fromkeys(names, 0.0)
+    scored: dict[str, list[int]] = {name: [] for name in names}
+    left = list(names)
+    for number, fold in enumerate(folds, 1):
+        others = sorted(set(range(shape[0])).difference(fold))
+        for name in left:
+            begin = time.perf_counter()
+            _train(learner, start, wanted, name, rows.take(others))
+            logits[name][list(fold)] = predict(learner.model, learner.encoder, rows.take(fold).tokens, shared=False)
+            scored[name] += fold
+            seconds[name] += time.perf_counter() - begin
+        if number < len(folds):
+            right = {name: _correct(logits[name], rows, scored[name]) for name in left}
+            best = max(left, key=lambda name: right[name].sum())
+            left = [name for name in left if not _is_behind(right[name], right[best])]
+    tried = []
+    for name in names:
+        correct, count = int(_correct(logits[name], rows, scored[name]).sum()), len(scored[name])
+        tried.append(TriedWay(name, correct / count, *wilson(correct, count), seconds[name], count))
+    return tried, {name: logits[name] for name in left}
+
+
+def _correct(logits: Any, rows: FewRows, places: Sequence[int] | None = None) -> Any:
+    """Return whether each row, or each of those at `places`, is answered right."""
+    right = logits.argmax(axis=1) == rows.targets
+    return right if places is None else right[list(places)]
+
+
+def _is_behind(right: Any, of_best: Any) -> bool:
+    """Return whether a way is behind the best one by more than the standard error of their paired difference."""
+    lost, won = int((of_best & ~right).sum()), int((right & ~of_best).sum())
+    return lost - won > math.sqrt(lost + won)
 
 
 def table_json(trained: TrainedModel) -> dict[str, Any]:
@@ -151,7 +183,13 @@ def table_json(trained: TrainedModel) -> dict[str, Any]:
         "strategy": trained.config.few_shot.name if trained.config.few_shot is not None else None,
         "folds": FOLDS,
         "cross_validated": {
-            way.name: {"value": way.value, "low": way.low, "high": way.high, "seconds": round(way.seconds, 3)}
+            way.name: {
+                "value": way.value,
+                "low": way.low,
+                "high": way.high,
+                "rows": way.rows,
+                "seconds": round(way.seconds, 3),
+            }
             for way in trained.tried
         },
     }
@@ -164,9 +202,10 @@ def sentence_of(trained: TrainedModel) -> str:
     if len(trained.tried) > 1:
         lines = [
             f"{lines[0]} It was chosen by accuracy in cross-validation ({FOLDS} folds) within the training rows:",
-            "| few_shot | accuracy | 95% interval | seconds |\n|---|---|---|---|\n"
+            "| few_shot | accuracy | 95% interval | rows | seconds |\n|---|---|---|---|---|\n"
             + "\n".join(
-                f"| {way.name} | {figure(way.value)} | {figure(way.low)} to {figure(way.high)} | {way.seconds:.1f} |"
+                f"| {way.name} | {figure(way.value)} | {figure(way.low)} to {figure(way.high)} | {way.rows} "
+                f"| {way.seconds:.1f} |"
                 for way in trained.tried
             ),
         ]

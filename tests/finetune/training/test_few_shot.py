@@ -28,7 +28,7 @@ from finetune.training.few_shot import (
     supervised_contrastive,
     write_head,
 )
-from finetune.training.few_shot_run import FOLDS
+from finetune.training.few_shot_run import FOLDS, _is_behind
 
 KINDS = {"film": "a good film we loved {}", "money": "the bank and its money {}", "space": "a planet in space {}"}
 SHORT = {"full": {"passes": 2}, "contrastive": {"passes": 4}, "nli": {"passes": 1, "negatives": 1}, "frozen": {}}
@@ -101,12 +101,22 @@ def test_auto_takes_the_best_way_on_held_out_rows(
     assert list(table["cross_validated"]) == ["frozen", "full"]
     assert table["cross_validated"]["full"]["value"] == pytest.approx(1 / 3)
     best = table["cross_validated"]["frozen"]
+    assert best["rows"] == 18 and table["cross_validated"]["full"]["rows"] == 9, "a way far behind has one fold"
     assert best["low"] < best["value"] <= best["high"] and best["seconds"] > 0
     assert metrics["rows"] == len(rows) and metrics["metrics"]["accuracy"]["value"] == best["value"]
     assert sum("few-shot, 2 folds: " in sentence for sentence in sentences) == 2
     assert "few-shot: frozen is best on the held-out rows; it is trained on all 18 rows" in sentences
     card = (result.path / "README.md").read_text(encoding="utf-8")
     assert "| full | 0.333 |" in card and "somewhat optimistic" in card
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "behind"), [(0, 0, False), (1, 0, False), (2, 0, True), (6, 3, False), (7, 3, True), (3, 7, False)]
+)
+def test_a_way_is_left_out_where_it_is_behind_by_more_than_a_standard_error(lost: int, won: int, behind: bool) -> None:
+    of_best = np.array([True] * lost + [False] * won + [True, False] * 3)
+    right = np.array([False] * lost + [True] * won + [True, False] * 3)
+    assert _is_behind(right, of_best) is behind
 
 
 def test_a_validation_table_is_not_trained_on(few: Callable[..., TrainConfig], rows: list[dict[str, Any]]) -> None:
