@@ -86,8 +86,7 @@ def check_settings(config: TrainConfig) -> None:
         _check_metrics(config, config.data.task)
     _check_lora(model)
     _check_weight(config)
-    if config.window is not None and (config.thresholds is not None or config.coverage is not None):
-        raise ConfigError(WINDOW_AND_DECISIONS)
+    _check_window(config)
     if model.head.name != STOCK and config.zero_shot.attention == "alternate":
         raise ConfigError("zero_shot.attention=alternate needs the base's own head: leave out model.head")
 
@@ -127,6 +126,22 @@ def _auto() -> None:
 def _check_weight(config: TrainConfig) -> None:
     if config.data.weight is not None and config.auxiliary:
         raise ConfigError("data.weight is for the loss, and auxiliary terms count all rows the same: leave one out")
+
+
+def _check_window(config: TrainConfig) -> None:
+    if config.window is None:
+        return
+    if config.thresholds is not None or config.coverage is not None:
+        raise ConfigError(WINDOW_AND_DECISIONS)
+    several = "window makes several rows of a long text"
+    if config.auxiliary:
+        raise ConfigError(f"{several}, and auxiliary terms count all rows the same: leave one out")
+    if config.optim.sampler == "balanced":
+        raise ConfigError(
+            f"{several}, among which optim.sampler=balanced would draw: use class_weights=balanced in its place"
+        )
+    if config.few_shot is not None:
+        raise ConfigError("few_shot trains on truncated texts: leave out window, which a request can set as well")
 
 
 def _check_lora(model: ModelConfig) -> None:

@@ -27,7 +27,7 @@ from finetune.data.row_weights import scaled_weights
 from finetune.data.rows import Rows
 from finetune.data.tokenized import Tokens
 from finetune.data.tokenizer_report import TokenizerReport
-from finetune.data.windowed import in_windows
+from finetune.data.windowed import check_window, in_windows
 from finetune.training import processes
 from finetune.training.batch_plan import BatchPlan, batch_plan_for
 from finetune.training.few_shot import AUTO
@@ -129,6 +129,8 @@ def prepare(
         max_length=config.data.max_length,
         truncation="only_first" if keeps_hypothesis else "longest_first",
     )
+    if (window := window_of(config.window.model_dump() if config.window is not None else None)) is not None:
+        check_window(encoder, window)
     objective = Objective.of(config, splits.labels, splits.train.values, splits.target, scaled_weights(splits.train))
     head = plan_head(base, described, splits.labels, objective.activation, config.model)
     _emit(emit, [str(head)] if str(head) else [], ())
@@ -206,10 +208,8 @@ def tokens_of(encoder: TextEncoder, rows: Rows) -> Tokens:
 
 
 def window_of_texts(config: TrainConfig, rows: Rows) -> Window | None:
-    """Return how the texts of a split are read; None where they are truncated, as pairs and few-shot training are."""
-    if config.window is None or config.few_shot is not None or rows.pairs is not None:
-        return None
-    return window_of(config.window.model_dump())
+    """Return how the texts of a split are read; None where they are read whole, as pairs are."""
+    return None if config.window is None or rows.pairs is not None else window_of(config.window.model_dump())
 
 
 def _emit(emit: Listener, notes: Iterable[str], warnings: Iterable[str]) -> None:

@@ -78,8 +78,11 @@ def create_app(
     if runtime.device not in ("auto", "cpu"):
         torch_device(runtime.device)  # raises here where it is not available, and not once for each model
     telemetry = Telemetry(log)
-    store = ModelStore(
-        settings.models, partial(_load, runtime, settings.window, telemetry, say), default=settings.default
+    store: ModelStore[Engine] = ModelStore(
+        settings.models,
+        # a model that is asked for later is measured before its first answer
+        lambda folder: _load(runtime, settings.window, telemetry, say, folder, measure_later=not store.is_settled),
+        default=settings.default,
     )
     store.pin_default()
     if settings.tables is not None and not settings.tables.is_dir():
@@ -88,7 +91,8 @@ def create_app(
     admission = Admission(store, settings, telemetry)
     lifespan = partial(_lifespan, admission=admission, jobs=jobs)
     app = _App(title="rehead", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.state.store, app.state.admission, app.state.preload = store, admission, Preload(store, say)
+    app.state.store, app.state.admission = store, admission
+    app.state.preload = Preload(store, say, lambda: admission.draining)
     login_routes = (login.build(keys, admission.limits.bodies),) if page else ()
     paths = _add_routes(app, admission, metrics_page, *login_routes)
     inner: ASGIApp = app.inner
@@ -119,7 +123,14 @@ def _page(app: _App, admission: Admission, *, has_key: bool, jobs: Jobs | None, 
         admission.telemetry.crash("page", error)
         say(f"there is no web UI ({type(error).__name__}: {error}); the API answers")
 
-    return LatePage(app, app.inner, mounted, report)
+    return LatePage(
+        app,
+        app.inner,
+        mounted,
+        refusal=error_responses.response,
+        report=report,
+        is_draining=lambda: admission.draining,
+    )
 
 
 @contextlib.asynccontextmanager
@@ -210,7 +221,15 @@ def serve(settings: ServeSettings, *, say: Say) -> None:
                 delete_folder()
 
 
-def _load(runtime: RuntimeSettings, window: str | None, telemetry: Telemetry, say: Say, folder: ModelFolder) -> Engine:
+def _load(
+    runtime: RuntimeSettings,
+    window: str | None,
+    telemetry: Telemetry,
+    say: Say,
+    folder: ModelFolder,
+    *,
+    measure_later: bool,
+) -> Engine:
     name = folder.path.name
     engine = Engine.load(
         folder,
@@ -218,7 +237,7 @@ def _load(runtime: RuntimeSettings, window: str | None, telemetry: Telemetry, sa
         log=say,
         on_batch=partial(telemetry.batch, name),
         on_reload=partial(telemetry.restarted, name),
-        measure_later=True,
+        measure_later=measure_later,
     )
     engine.window = checked_window(window) or engine.window
     telemetry.loaded(name, lambda: engine.queued_tokens)

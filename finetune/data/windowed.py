@@ -21,21 +21,26 @@ def in_windows(rows: Rows, encoder: TextEncoder, window: Window) -> tuple[Rows, 
     The windows of a text share its weight, so that a text counts the same however long it is. Their texts lie on disk.
 
     Raises:
-        ConfigError: a window is longer than the model reads.
+        ConfigError: as `check_window`.
     """
+    check_window(encoder, window)
+    texts, owners = _cut(rows, encoder, window)
+    repeated = replace(rows.take(owners.tolist()), texts=texts)
+    if len(owners) == len(rows):
+        return repeated, owners
+    weights = np.ones(len(rows)) if rows.weights is None else np.asarray(rows.weights)
+    counts = np.bincount(owners, minlength=len(rows))
+    return replace(repeated, weights=(weights / counts)[owners].tolist()), owners
+
+
+def check_window(encoder: TextEncoder, window: Window) -> None:
+    """Raise ConfigError where a window is longer than the model reads."""
     limit = encoder.max_length - encoder.prepared.rust.num_special_tokens_to_add(False)
     if window.tokens > limit:
         raise ConfigError(
             f"window.tokens={window.tokens} is more than the {limit} tokens that are read beside special ones "
             f"(data.max_length={encoder.max_length}): use fewer"
         )
-    texts, owners = _cut(rows, encoder, window)
-    counts = np.bincount(owners, minlength=len(rows))
-    if len(owners) == len(rows) and rows.weights is None:
-        return rows, owners
-    weights = np.ones(len(rows)) if rows.weights is None else np.asarray(rows.weights)
-    repeated = rows.take(owners.tolist())
-    return replace(repeated, texts=texts, weights=(weights / counts)[owners].tolist()), owners
 
 
 def _cut(rows: Rows, encoder: TextEncoder, window: Window) -> tuple[Cells, npt.NDArray[np.int64]]:

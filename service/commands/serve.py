@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
-MODEL_THREADS = "rehead-"
-"""Prefix of the names of threads that run models (service/inference/batch_queue.py)."""
+OWN_THREADS = "rehead-"
+"""Prefix of the names of threads that run or load models, or build the web UI."""
 
 JOIN_TIMEOUT_S = 1.0
 
@@ -72,17 +72,17 @@ def command(**options: Any) -> None:
 
 
 def leave_hung_threads() -> None:
-    """End the process at once where a thread hangs in a model; return where all of them have ended.
+    """End the process at once where a thread hangs in a model, or still loads one; return where all have ended.
 
     A thread in native code cannot be stopped. When such a call returns while the interpreter shuts down, CPython (below
     3.14, gh-87135) ends its thread by unwinding C++ frames, which aborts the process.
     """
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith(MODEL_THREADS)]
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith(OWN_THREADS)]
     for thread in threads:
         thread.join(JOIN_TIMEOUT_S)
     hung = [thread.name for thread in threads if thread.is_alive()]
     if hung:
-        click.echo(f"exiting while a model call hangs (threads: {', '.join(hung)})", err=True)
+        click.echo(f"exiting while work in the background goes on (threads: {', '.join(hung)})", err=True)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)

@@ -70,6 +70,7 @@ class BatchQueue:
         self._run, self._batch_tokens, self._max_tokens, self._padded = run, batch_tokens, max_tokens, padded
         self._restart, self._on_batch, self._family = restart, on_batch, family
         self._computed: set[Hashable] = set()
+        self._runtime = 0
         self._tokens_per_s: float | None = None  # smoothed
         self._ended = 0.0
         self._arrived = 0
@@ -131,6 +132,12 @@ class BatchQueue:
                 self._start()
             self._changed.notify_all()
         return future
+
+    def forget(self) -> None:
+        """Forget how fast batches were computed, and which kinds: another runtime computes from now on."""
+        with self._changed:
+            self._computed.clear()
+            self._tokens_per_s, self._runtime = None, self._runtime + 1
 
     def close(self) -> None:
         """Accept nothing more, finish what is queued, and return when that is done."""
@@ -235,7 +242,7 @@ class BatchQueue:
         batch = [row for row in batch if not row.call.future.done()]
         if not batch:
             return
-        begin = time.monotonic()
+        begin, runtime = time.monotonic(), self._runtime
         try:
             results = self._run(kind, [row.payload for row in batch])
         except Exception as error:  # whatever it is, it is raised in the caller, and this thread continues
@@ -246,18 +253,19 @@ class BatchQueue:
             self._compute(kind, batch[:half])
             self._compute(kind, batch[half:])
             return
-        self._record(kind, batch, begin, time.monotonic() - begin)
+        self._record(kind, batch, begin, time.monotonic() - begin, runtime)
         for row, result in zip(batch, results, strict=True):
             row.call.put(row.place, result)
 
-    def _record(self, kind: Hashable, batch: list[Row], begin: float, seconds: float) -> None:
+    def _record(self, kind: Hashable, batch: list[Row], begin: float, seconds: float, runtime: int) -> None:
         if threading.current_thread() is not self._thread:
             return  # an abandoned thread
-        self._computed.add(self._family(kind))
         tokens, end = sum(row.length for row in batch), begin + seconds
-        # between batches that follow each other, the time in between is part of how long queued rows wait
-        rate = tokens / max(end - max(self._ended, begin - seconds), 1e-6)
-        self._tokens_per_s = rate if self._tokens_per_s is None else 0.8 * self._tokens_per_s + 0.2 * rate
+        if runtime == self._runtime:
+            self._computed.add(self._family(kind))
+            # between batches that follow each other, the time in between is part of how long queued rows wait
+            rate = tokens / max(end - max(self._ended, begin - seconds), 1e-6)
+            self._tokens_per_s = rate if self._tokens_per_s is None else 0.8 * self._tokens_per_s + 0.2 * rate
         self._ended = end
         for call in {id(row.call): row.call for row in batch}.values():
             if call.timings is not None:

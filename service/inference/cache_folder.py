@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +19,12 @@ from finetune.core.model_folder import sha256 as sha256_of
 
 HASHES = "hashes.json"
 """The file that `seal` writes."""
+
+PARTIAL = ".partial-"
+"""Beginning of the names of folders in which files are completed."""
+
+ABANDONED_S = 3600
+"""Age of such a folder, in seconds, from which nobody completes it."""
 
 
 def home_of(folder: ModelFolder, cache: Path) -> Path:
@@ -29,6 +38,22 @@ def hash_of(files: Iterable[Path]) -> str:
     return sha256("".join(hashes).encode()).hexdigest()[:32]
 
 
+def state_of(folder: Path) -> list[tuple[str, int, int]]:
+    """Return name, size and time of change of each file of a folder; empty where there is none."""
+    try:
+        return sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in folder.iterdir())
+    except OSError:
+        return []
+
+
+def delete_abandoned(home: Path) -> None:
+    """Delete what processes that were killed have left half-written."""
+    for staging in home.glob(f"{PARTIAL}*"):
+        with suppress(OSError):
+            if time.time() - staging.stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(staging)
+
+
 def put(file: Path, write: Callable[[Path], None]) -> None:
     """Write a file atomically.
 
@@ -36,7 +61,7 @@ def put(file: Path, write: Callable[[Path], None]) -> None:
         OSError: its folder cannot be written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".partial-") as staging:
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=PARTIAL) as staging:
         partial = Path(staging) / file.name
         write(partial)
         partial.replace(file)

@@ -19,6 +19,7 @@ from service.inference.backends import selection
 from service.inference.backends.base import Backend
 from service.inference.backends.selection import Log
 from service.inference.batch_queue import Batch
+from service.inference.cache_folder import state_of
 from service.inference.cached_tokenizer import encoder_of
 from service.inference.decisions import classified, decides
 from service.inference.label_sets import LabelSets
@@ -69,7 +70,7 @@ class Engine:
         self.window = folder.settings.window
         self._runner = ModelRunner(encoder, backend, folder.path.name, reload=reload, on_batch=on_batch)
         self._part_rows = max(PART_ROWS, PART_BATCHES * backend.batch.rows)
-        self._to_measure: Callable[[], Backend] | None = None
+        self._to_measure: Callable[[], Backend | None] | None = None
         self._label_sets = LabelSets(encoder)
         self._label_embeddings = LabelEmbeddings(self._runner)
 
@@ -117,18 +118,20 @@ class Engine:
         )
         if provisional is not None:
             provisional.why = "torch in float32, until the runtimes are measured"
-            engine._to_measure = partial(selection.load, folder, settings, log)
+            engine._to_measure = partial(_measured, folder, settings, log, state_of(folder.path))
         return engine
 
     def measure(self) -> None:
         """Measure the runtimes if that was put off, and compute with the fastest from then on.
 
+        A folder whose files have changed meanwhile is another model, and is left alone.
+
         Raises:
-            BackendFailed: none can be used.
+            BackendFailed, CheckpointError: no runtime can be used.
         """
         measured, self._to_measure = self._to_measure, None
-        if measured is not None:
-            self._runner.replace(measured())
+        if measured is not None and (backend := measured()) is not None:
+            self._runner.replace(backend)
 
     @property
     def backend(self) -> Backend:
@@ -378,3 +381,14 @@ class Engine:
                 f"{option} is not available for models of the family {family}", hint="use ordinary with scorer nli"
             )
         return attention
+
+
+def _measured(folder: ModelFolder, settings: RuntimeSettings, log: Log, state: object) -> Backend | None:
+    """Return the fastest runtime for a folder that was loaded in this state; None where its files have changed."""
+    if state_of(folder.path) == state:
+        backend = selection.load(folder, settings, log)
+        if state_of(folder.path) == state:
+            return backend
+        backend.close()
+    log(f"{folder.path.name}: its files have changed since it was loaded, so its runtimes are not measured")
+    return None

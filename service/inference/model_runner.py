@@ -121,6 +121,7 @@ class ModelRunner:
     def replace(self, backend: Backend) -> None:
         """Compute with another runtime from the next batch on; its batches have the size of the present one's."""
         self.backend = backend
+        self._queue.forget()
 
     def close(self) -> None:
         """Finish what is queued, accept nothing more, and release the model."""

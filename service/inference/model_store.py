@@ -12,6 +12,7 @@ from finetune.core.errors import CheckpointError, FinetuneError
 from finetune.core.hub import download
 from finetune.core.model_folder import ModelFolder, find, read, served
 from service.errors import ModelNotFound, ServiceError
+from service.inference.cache_folder import state_of
 
 T = TypeVar("T")
 PREFERRED_DEFAULT = "sentiment"
@@ -105,7 +106,7 @@ class ModelStore(Generic[T]):
 
     def _load_once(self, name: str, path: Path) -> T:
         """Load a model; a folder that failed is not read again until it changes."""
-        state = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in path.iterdir())
+        state = state_of(path)
         failed = self._failed.get(name)
         if failed is not None and failed[0] == state:
             raise failed[1]
@@ -134,6 +135,8 @@ class ModelStore(Generic[T]):
                     self.get(name)
                 except (ServiceError, FinetuneError) as error:
                     yield name, str(error)
+                except Exception as error:  # whatever is wrong with a folder, the others are served
+                    yield name, f"{type(error).__name__}: {error}"
                 else:
                     yield name, None
         finally:
@@ -144,9 +147,9 @@ class ModelStore(Generic[T]):
         """Whether nothing is being preloaded."""
         return self._settled.is_set()
 
-    def settle(self) -> None:
-        """Return once nothing is being preloaded."""
-        self._settled.wait()
+    def settle(self, timeout_s: float | None = None) -> bool:
+        """Return once nothing is being preloaded, or after a time; and whether nothing is."""
+        return self._settled.wait(timeout_s)
 
 
 def resolve(name: str | PathLike[str], models_dir: str | PathLike[str] | None = "models") -> ModelFolder:

@@ -60,6 +60,7 @@ TABLES_AT_ONCE, UPLOADS_STORED = 2, 20
 """Tables scored together, and uploads of the largest size that fit into the upload folder."""
 
 UPLOAD_LIFETIME_S = 3600
+SETTLE_POLL_S = 0.5
 CLOCK_S = 1.0
 """Seconds that the clock may be set back without effect on the rate limit, the only limit that uses it."""
 
@@ -108,6 +109,16 @@ class Admission:
         self._background.shutdown(cancel_futures=True)
 
     # models
+
+    def settle(self) -> None:
+        """Return once the models that are served from the start are loaded.
+
+        Raises:
+            ShuttingDown: the server stops before.
+        """
+        while not self.store.settle(SETTLE_POLL_S):
+            if self.draining:
+                raise ShuttingDown("the server is shutting down")
 
     async def engine(self, request: Request, name: str | None = None) -> Engine:
         """Return the engine of a served name, or of the default model, and count the request in.

@@ -6,7 +6,7 @@ import gc
 import threading
 from collections.abc import Callable
 
-from service.errors import BackendFailed, ServiceError
+from service.errors import BackendFailed
 from service.inference.engine import Engine
 from service.inference.model_store import ModelStore, describe
 
@@ -19,10 +19,13 @@ class Preload:
 
     Args:
         say: receives a line or two for each model.
+        is_draining: whether the server shuts down, and nothing more should be loaded.
     """
 
-    def __init__(self, store: ModelStore[Engine], say: Callable[[str], None]) -> None:
-        self._store, self._say = store, say
+    def __init__(
+        self, store: ModelStore[Engine], say: Callable[[str], None], is_draining: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._store, self._say, self._is_draining = store, say, is_draining
         self._names = store.preload()
         self._stop, self._done = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._rest, name="rehead-preload", daemon=True)
@@ -56,19 +59,23 @@ class Preload:
         try:
             for name, problem in self._names:
                 self._tell(name, problem)
-                if self._stop.is_set():
+                if self._is_stopped:
                     return
             for name in self._store.loaded():
-                if self._stop.is_set():
+                if self._is_stopped:
                     return
                 try:
                     self._store.get(name).measure()
-                except ServiceError as error:
-                    self._say(f"{name}: {error}")
+                except Exception as error:  # it answers by torch, and the others are still to be measured
+                    self._say(f"{name}: its runtimes cannot be measured ({error})")
             gc.freeze()  # a collection that walks through loaded models would stop every thread
         finally:
             self._names.close()
             self._done.set()
+
+    @property
+    def _is_stopped(self) -> bool:
+        return self._stop.is_set() or self._is_draining()
 
     def _tell(self, name: str, problem: str | None) -> None:
         if problem is not None:

@@ -22,7 +22,7 @@ from finetune.core.tokenization import Encoded
 from service.errors import BackendFailed
 from service.inference.backends.base import CPU_BATCH, Arrays, Outputs, Precision, tolerance
 from service.inference.backends.packing import Packed, arrays_of, packed
-from service.inference.cache_folder import check_owner, home_of, is_intact, put, seal
+from service.inference.cache_folder import PARTIAL, check_owner, delete_abandoned, home_of, is_intact, put, seal
 from service.settings import RuntimeSettings
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class ExportedBackend(ABC):
         backend = cls(folder, home_of(folder, settings.cache) / cls._place(), "int8", settings.threads)
         file = backend._file(backend.main_graph)
         with (
-            tempfile.TemporaryDirectory(dir=backend._home, prefix=".partial-") as staging,
+            tempfile.TemporaryDirectory(dir=backend._home, prefix=PARTIAL) as staging,
             graph_of(backend.main_graph, folder, backend._source()) as graph,
         ):
             made = Path(staging) / file.name
@@ -251,8 +251,9 @@ class ExportedBackend(ABC):
         """Export a graph, compare it with torch on inputs of several shapes, and move it to its place."""
         from service.inference.backends.graphs import graph_of
 
+        delete_abandoned(self._home)
         with (
-            tempfile.TemporaryDirectory(dir=self._home, prefix=".partial-") as staging,
+            tempfile.TemporaryDirectory(dir=self._home, prefix=PARTIAL) as staging,
             graph_of(name, self._folder, self._source()) as graph,
         ):
             folder = Path(staging) / name

@@ -153,13 +153,13 @@ def build(admission: Admission) -> APIRouter:
     @router.get("/models", summary="Served models", response_model=list[ModelEntry])
     def models() -> list[dict[str, Any]]:
         """Every model that could be loaded, with its task and labels."""
-        store.settle()
+        admission.settle()
         return [describe(name, store.get(name).folder) for name in store.loaded()]
 
     @router.get("/v1/models", summary="Served models, for clients of vLLM and of typed questions")
     def listed() -> ModelList:
         """Every model that could be loaded in `data`, and in `models` those that answer typed questions."""
-        store.settle()
+        admission.settle()
         engines = {name: store.get(name) for name in store.loaded()}
         return ModelList(
             object="list",

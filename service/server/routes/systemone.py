@@ -220,7 +220,7 @@ def build(admission: Admission) -> APIRouter:
         limits = admission.limits
         body = _parsed(await limits.json(request))
         if body.model == ALIAS and not admission.store.is_settled:
-            await run_in_threadpool(admission.store.settle)
+            await run_in_threadpool(admission.settle)
         engine = await admission.engine(request, _served_name(admission.store, body.model))
         if not engine.folder.is_zero_shot:
             message = f"{body.model} cannot classify by labels of your own: name a zero-shot model"

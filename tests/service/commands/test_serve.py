@@ -29,7 +29,7 @@ def run(program):
 def test_a_hung_model_call_does_not_keep_the_process_and_is_logged():
     done = run(HUNG)
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == "exiting while a model call hangs (threads: rehead-batcher)\n"
+    assert done.stderr == "exiting while work in the background goes on (threads: rehead-batcher)\n"
 
 
 def test_a_process_without_hung_threads_ends_as_any_other():

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from finetune.core.errors import CheckpointError
 from service.errors import BackendFailed
 from service.inference.engine import Engine
 from service.inference.model_store import ModelStore
@@ -56,3 +57,28 @@ def test_a_server_without_a_model_that_loads_does_not_start(tiny_models, tmp_pat
     with pytest.raises(BackendFailed, match="no model could be loaded"):
         preload.first()
     assert lines[0].startswith("skipped sentiment: ")
+
+
+def test_what_goes_wrong_in_one_measurement_leaves_the_others_measured(tiny_models, runtime, monkeypatch):
+    lines = []
+    store = ModelStore(tiny_models, lambda folder: Engine.load(folder, runtime, log=lines.append, measure_later=True))
+    preload = Preload(store, lines.append)
+    preload.first()
+
+    def fail():
+        raise CheckpointError("its tokenizer cannot be loaded")
+
+    monkeypatch.setattr(store.get("sentiment"), "measure", fail)
+    preload.start()
+    preload.wait()
+    assert "sentiment: its runtimes cannot be measured (its tokenizer cannot be loaded)" in lines
+    assert "until" not in store.get("topics").backend.why
+
+
+def test_nothing_more_is_loaded_while_the_server_stops(tiny_models, runtime):
+    store = ModelStore(tiny_models, lambda folder: Engine.load(folder, runtime, measure_later=True))
+    preload = Preload(store, lambda line: None, lambda: True)
+    preload.first()
+    preload.start()
+    preload.wait()
+    assert store.is_settled and "until" in store.get("sentiment").backend.why

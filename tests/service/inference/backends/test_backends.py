@@ -330,7 +330,9 @@ def test_a_measurement_that_is_put_off_answers_by_torch_and_then_by_the_fastest(
     engine = Engine.load(folder, settings, log=logged.append, measure_later=True)
     first = engine.classify([TextInput("a film")])[0].best
     assert (engine.backend.name, engine.backend.precision, logged) == ("torch", "float32", [])
+    assert engine.expected_seconds(100) > 0
     engine.measure()
+    assert engine.expected_seconds(100) == 0, "the new runtime has not computed: its first batches may take their time"
     chosen = engine.backend
     assert len(logged) == 2 and chosen.why in logged[1]
     then = engine.classify([TextInput("a film")])[0].best
@@ -341,6 +343,18 @@ def test_a_measurement_that_is_put_off_answers_by_torch_and_then_by_the_fastest(
     assert (again.backend.name, again.backend.why) == (chosen.name, chosen.why), "and never again"
     assert selection.provisional(folder, RuntimeSettings(backend="torch", precision="float32", cache=tmp_path)) is None
     assert selection.provisional(folder, RuntimeSettings(backend="dummy", cache=tmp_path)) is None
+
+
+def test_a_folder_that_is_replaced_before_it_is_measured_keeps_its_loaded_model(tiny_sentiment, tmp_path):
+    folder, logged = shutil.copytree(tiny_sentiment, tmp_path / "mine"), []
+    settings = RuntimeSettings(cache=tmp_path / "cache")
+    engine = Engine.load(read(folder), settings, log=logged.append, measure_later=True)
+    shutil.rmtree(folder)
+    shutil.copytree(tiny_sentiment, folder)
+    (folder / "config.json").touch()
+    engine.measure()
+    assert logged == ["mine: its files have changed since it was loaded, so its runtimes are not measured"]
+    assert engine.backend.name == "torch" and engine.classify([TextInput("a film")])
 
 
 def test_a_damaged_outcome_of_a_trial_is_measured_again(tiny_sentiment, tmp_path, monkeypatch):
