@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -36,8 +37,11 @@ def download(
     from huggingface_hub import snapshot_download
 
     name = location.name
-    known = ", ".join(served(models_dir)) or "none"
-    where = f"no model {name!r}: it is neither a folder nor a served name (served: {known})"
+    names = list(served(models_dir))
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    known = ", ".join(names) or "none"
+    where = f"no model {name!r}: {hint}it is neither a folder nor a served name (served: {known})"
     files = _files_on_hub(name, revision, where)
     reached = files is not None
     if files is not None and not any(file.endswith(".safetensors") for file in files):

@@ -122,6 +122,16 @@ def prune(work: Path, keep: int, best: str | None) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def best_loss(state: Any) -> float:
+    """Return the validation loss of the best checkpoint of a Trainer's state, -inf where it was not measured."""
+    losses = [
+        entry["eval_loss"]
+        for entry in state.log_history
+        if entry.get("step") == state.best_global_step and "eval_loss" in entry
+    ]
+    return float(losses[-1]) if losses else -math.inf
+
+
 def evaluations_without_gain(history: list[dict[str, Any]], metric: str, *, greater_is_better: bool = True) -> int:
     """Return the number of evaluations since the best one.
 

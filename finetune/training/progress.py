@@ -9,7 +9,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from finetune.core.events import Evaluated, Listener, Started, Step
-from finetune.evaluation.metrics import LOWER_IS_BETTER
+from finetune.evaluation.metrics import LOSS, LOWER_IS_BETTER
+from finetune.training.checkpoints import best_loss
 
 FIRST_ESTIMATE = 5
 """Updates after which the remaining time is first reported."""
@@ -32,12 +33,13 @@ class ProgressCallback(TrainerCallback):
         self.paused_from_s = 0.0
         self.first = 0
         self.sign = -1.0 if best_by in LOWER_IS_BETTER else 1.0
-        self.best = -math.inf
+        self.best, self.best_loss = -math.inf, math.inf
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         self.listener(Started(state.max_steps, self.per_epoch, self.rows, self.validation_rows))
         self.first = state.global_step
         self.best = self.sign * state.best_metric if state.best_metric is not None else -math.inf
+        self.best_loss = best_loss(state) if state.best_metric is not None else math.inf
         self.began_s = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
@@ -71,6 +73,8 @@ class ProgressCallback(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **rest: Any) -> None:
         values = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items()}
         score = self.sign * values.get(self.best_by, math.nan)
-        better = score > self.best  # never for NaN
-        self.best = score if better else self.best
+        loss = values.get(LOSS, math.nan)
+        better = score > self.best or (score == self.best and loss < self.best_loss)  # never for NaN
+        if better:
+            self.best, self.best_loss = score, loss
         self.listener(Evaluated(state.global_step, state.epoch or 0.0, values, better, self.best_by))

@@ -25,7 +25,7 @@ from finetune.modeling.cpu_kernels import eager_attention_for
 from finetune.training import processes
 from finetune.training.auxiliary_losses import Term
 from finetune.training.callbacks import EmaCallback, FreezingCallback, GradientMonitorCallback
-from finetune.training.checkpoints import Note, stamp
+from finetune.training.checkpoints import Note, best_loss, stamp
 from finetune.training.ema import EmaWeights
 from finetune.training.losses import Loss
 from finetune.training.optim import Parts, freeze, frozen_depths, optimizer_for, schedule_for
@@ -226,6 +226,16 @@ class HeadTrainer(Trainer):
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         self.norm_of_update = norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         return norm
+
+    @overrides_private
+    def _determine_best_metric(self, metrics: Any, trial: Any) -> bool:
+        """Of checkpoints that are equally good, the one with the lowest loss is the best."""
+        better = bool(super()._determine_best_metric(metrics=metrics, trial=trial))
+        if not better and metrics.get(self.args.metric_for_best_model) == self.state.best_metric:
+            better = metrics.get("eval_loss", math.inf) < best_loss(self.state)
+            if better:
+                self.state.best_global_step = self.state.global_step
+        return better
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **rest: Any) -> Any:
         """Return the reduced loss of one batch; see `transformers.Trainer.compute_loss`."""

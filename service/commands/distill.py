@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from finetune.core.tables.flags import reading_flags
+from service.commands.label_flags import labels_option
 
 PLAIN = (
     *("out", "base", "rows", "refinement", "keep", "temperature", "student_rows", "label_column", "validation"),
@@ -18,7 +19,7 @@ PLAIN = (
 
 @click.command()
 @click.argument("texts", required=False)
-@click.option("--labels", help="Labels with commas between them, or @FILE with a label on each line.")
+@labels_option("Labels with commas between them, or @FILE with a label on each line.")
 @click.option("--label", "single_labels", multiple=True, help="One label, which may hold a comma; repeat it.")
 @click.option("--out", help="Model folder to write.")
 @click.option("--text", multiple=True, metavar="COLUMN", help="Column of the text; repeat it to join several.")
@@ -49,7 +50,7 @@ PLAIN = (
 @click.option("--temperature", type=float, help="Temperature of the soft labels.  [default: 1]")
 @click.option("--student-rows", type=click.IntRange(10), help="Most rows of the student's training.  [default: 10000]")
 @click.option("--base", help="Encoder of the student; by default that of the teacher, else topics.")
-@click.option("--epochs", type=float, help="Passes of the student over its rows.  [default: 2]")
+@click.option("--epochs", type=float, help="Passes of the student over its rows.  [default: 4, for few rows up to 10]")
 @click.option("--label-column", metavar="COLUMN", help="Labels by people, empty where there is none: to measure on.")
 @click.option("--validation", metavar="FILE", help="Texts labeled by people, to measure on.")
 @click.option("--to-label", type=click.IntRange(0), help="Rows to label next.  [default: 50]")

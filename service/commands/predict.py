@@ -25,7 +25,9 @@ from service.commands.ray_flags import RayFlags, ray_flags
 )
 @click.option("--text-pair", "pair_column", metavar="COLUMN", help="The column of FILE that holds the second text.")
 @reading_flags
-@click.option("--window", help="Read long texts in windows: tokens, or tokens=256,overlap=64,aggregate=mean (or max).")
+@click.option(
+    "--window", help="Windows of long texts: off, tokens, or tokens=256,overlap=64,aggregate=mean (max, first)."
+)
 @click.option("--top-k", type=click.IntRange(min=1), help="How many labels to show for each text.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--models", "models_dir", default="models", show_default=True, help="The folder of served names.")

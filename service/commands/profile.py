@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
+from service.commands.label_flags import labels_option
 from service.errors import BadRequest
 
 
 @click.command()
 @click.argument("file")
-@click.option("--labels", required=True, help="Labels with commas between them, or @FILE with a label on each line.")
+@labels_option("Labels with commas between them, or @FILE with a label on each line.", required=True)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The profile to write, a JSON file.")
 @click.option("--text", multiple=True, help="The column of FILE that holds the text; repeat it to join several.")
 @click.option("--label", help="The column of FILE with the labels of some texts; empty cells have none.")

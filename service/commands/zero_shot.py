@@ -9,12 +9,13 @@ import click
 
 from finetune.core.tables.flags import passed, reading_flags
 from finetune.core.tables.options import TableOptions
+from service.commands.label_flags import labels_option
 from service.commands.ray_flags import RayFlags, ray_flags
 
 
 @click.command()
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT... | FILE | -")
-@click.option("--labels", help="Labels with commas between them, or @FILE: a label on each line, or YAML.")
+@labels_option("Labels with commas between them, or @FILE: a label on each line, or YAML.")
 @click.option("--label", "single_labels", multiple=True, help="One label, which may hold a comma; repeat it.")
 @click.option("--multi-label", is_flag=True, help="Score each label independently: several may be true.")
 @click.option("--template", help='The sentence around a label, with exactly one {}: "This text is about {}."')
@@ -33,7 +34,9 @@ from service.commands.ray_flags import RayFlags, ray_flags
     help="The column of FILE that holds the text; repeat it to join several.",
 )
 @reading_flags
-@click.option("--window", help="Read long texts in windows: tokens, or tokens=256,overlap=64,aggregate=mean (or max).")
+@click.option(
+    "--window", help="Windows of long texts: off, tokens, or tokens=256,overlap=64,aggregate=mean (max, first)."
+)
 @click.option("--top-k", type=click.IntRange(min=1), help="How many labels to show for each text.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--models", "models_dir", default="models", show_default=True, help="The folder of served names.")

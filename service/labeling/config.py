@@ -119,6 +119,13 @@ class DistillConfig(Part):
     @classmethod
     def _parsed_labels(cls, value: Any) -> Any:
         names = zero_shot.parse_labels(list(value) if isinstance(value, tuple) else value)
+        if len(names) < 2:
+            raise ValueError(f"{names[0]!r} is one label: give two or more, with commas between them")
+        seen: dict[str, str] = {}
+        for name in names:
+            other = seen.setdefault(" ".join(name.split()).casefold(), name)
+            if other != name:
+                raise ValueError(f"the labels {other!r} and {name!r} differ only in case or blanks: leave one out")
         if NONE_OF_THESE in names:
             raise ValueError(f"{NONE_OF_THESE!r} is added by none_of_these=true: leave it out")
         return names

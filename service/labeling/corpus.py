@@ -27,6 +27,7 @@ from finetune.data.tables_in_memory import splits_in_memory
 from service.batch.text_columns import problem_of, text_columns_of
 from service.errors import BadRequest
 from service.labeling.config import DistillConfig
+from service.labeling.report_files import CHOSEN, IN_DOUBT, RANDOM
 
 FEWEST = 10
 """Distinct texts that a distillation needs."""
@@ -75,6 +76,8 @@ def corpus_of(config: DistillConfig, data: Any = None) -> Corpus:
     measured = _measured(config, table, columns, labels)
     taken = {_digest(text) for text in measured.texts} if measured is not None else set()
     places, counts = _usable(table, columns, cells, labels, taken)
+    if measured is not None:
+        measured, counts["not_measured_on_since_in_doubt"] = _drawn_at_random(measured)
     if len(places) < FEWEST:
         raise DataError(
             f"{len(places)} of {len(table.rows)} rows hold a text without a label that no other row has; distilling "
@@ -126,6 +129,18 @@ def _measured(
     if len(parts) == 2:
         raise BadRequest("label_column and validation are two places for labels by people: name one of them")
     return parts[0] if parts else None
+
+
+def _drawn_at_random(rows: Rows) -> tuple[Rows, int]:
+    """Return the rows without those of `to_label.csv` that were chosen in doubt, and the number of these: models are
+    worse on them than on texts drawn at random."""
+    if rows.origin is None:
+        return rows, 0
+    chosen = [rows.origin.cells(place)[1].get(CHOSEN) for place in range(len(rows))]
+    kept = [place for place, why in enumerate(chosen) if why != IN_DOUBT]
+    if RANDOM not in chosen or len(kept) == len(rows):
+        return rows, 0
+    return rows.take(kept), len(rows) - len(kept)
 
 
 def _rows(

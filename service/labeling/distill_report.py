@@ -18,7 +18,7 @@ from finetune.core.tables.files import write_table
 from finetune.data.rows import Rows
 from finetune.evaluation.evaluate import ScoredSplit, differences, scored_rows
 from service.labeling.config import NONE_OF_THESE, DistillConfig
-from service.labeling.report_files import EXAMPLES, REPORT, TO_LABEL
+from service.labeling.report_files import CHOSEN, EXAMPLES, IN_DOUBT, RANDOM, REPORT, TO_LABEL
 
 EXAMPLES_OF_LABEL = 5
 RARE = 0.2
@@ -230,7 +230,7 @@ def write(
     examples = _examples(config, texts, rows, soft, fit)
     if examples:
         write_table(folder / EXAMPLES, examples)
-    listed = to_label(config, soft, student)
+    listed, drawn = to_label(config, soft, student)
     if len(listed):
         write_table(
             folder / TO_LABEL,
@@ -240,6 +240,7 @@ def write(
                     "text": texts[place],
                     "label": "",
                     "prediction": _names(config, student[place]),
+                    CHOSEN: RANDOM if place in drawn else IN_DOUBT,
                 }
                 for place in listed.tolist()
             ],
@@ -263,14 +264,16 @@ def _examples(
     doubtful = doubtful[np.argsort(fit[doubtful], kind="stable")][:EXAMPLES_OF_LABEL]
     examples += [("fits no label", "", int(index), float(fit[index])) for index in doubtful]
     return [
-        {"kind": kind, "label": label, "row": int(rows[index]), "text": texts[index], "score": round(score, 4)}
+        {"kind": kind, "label": label, "row": int(rows[index]), "text": texts[index], "score": float(f"{score:.6g}")}
         for kind, label, index, score in examples
     ]
 
 
-def to_label(config: DistillConfig, soft: npt.NDArray[Any], student: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return the places of the rows to label next: half of them drawn at random, to measure on, and half those on which
-    student and refined labels agree least, spread over the labels."""
+def to_label(
+    config: DistillConfig, soft: npt.NDArray[Any], student: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.int64], set[int]]:
+    """Return the places of the rows to label next, and which are drawn at random: half of them, to measure on; the
+    other half are those on which student and refined labels agree least, spread over the labels."""
     count = min(config.to_label, len(student))
     drawn = np.random.default_rng(config.seed).permutation(len(student))[: count // 2]
     doubt = 1 - student.max(axis=1) + np.abs(student - soft).max(axis=1)
@@ -283,7 +286,7 @@ def to_label(config: DistillConfig, soft: npt.NDArray[Any], student: npt.NDArray
         turn[index] = seen.get(int(best[index]), 0)
         seen[int(best[index])] = int(turn[index]) + 1
     spread = order[np.argsort(turn[order], kind="stable")]
-    return np.sort(np.concatenate([drawn, spread[: count - len(drawn)]]))
+    return np.sort(np.concatenate([drawn, spread[: count - len(drawn)]])), set(drawn.tolist())
 
 
 def _names(config: DistillConfig, scores: npt.NDArray[Any]) -> str:

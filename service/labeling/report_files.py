@@ -11,6 +11,9 @@ from finetune.core.tables.options import TableOptions
 
 REPORT, TO_LABEL, EXAMPLES = "distillation.json", "to_label.csv", "examples.csv"
 
+CHOSEN, RANDOM, IN_DOUBT = "chosen", "random", "doubt"
+"""The column of `to_label.csv` that says why a row is in it, and its values."""
+
 
 def report_of(model: Path) -> dict[str, Any] | None:
     """Return the report of a model folder (`DistillReport.to_json`), None where it has none."""

@@ -12,8 +12,9 @@ import numpy as np
 from finetune.config import loading
 from finetune.config.training import TrainConfig
 from finetune.core import model_folder
+from finetune.core.disk_space import GO_ON
 from finetune.core.errors import ConfigError
-from finetune.core.events import Finished, Listener, Saved
+from finetune.core.events import Finished, Listener, Saved, Warned
 from finetune.core.scores import Floats
 from finetune.run import TrainResult, train
 from service.inference.engine import Engine
@@ -98,7 +99,9 @@ def train_student(config: TrainConfig, out: str, emit: Listener) -> TrainResult:
     """Train the student into the working folder; its train_config.yaml names the folder that it will be moved to."""
 
     def listener(event: Any) -> None:
-        if not isinstance(event, Finished | Saved):  # the folder is not where it will be yet
+        if isinstance(event, Warned):
+            emit(Warned(event.text.replace(GO_ON, "the same command trains the student again, without scoring")))
+        elif not isinstance(event, Finished | Saved):  # the folder is not where it will be yet
             emit(event)
 
     result = train(config, on_event=listener)

@@ -120,13 +120,32 @@ def test_timed_checkpoints_are_pruned_and_never_chosen_as_the_best(config: Make,
             kept.append([int(path.name.split("-")[1]) for path in checkpoints_of(Path(event.path).parent)])
 
     often = {"every_minutes": 1e-9, "keep": 1}
-    optim = {"epochs": 3, "lr": 1e-7}  # no evaluation is better than the first
+    optim = {"epochs": 3, "lr": 1e-7}  # each evaluation has the accuracy of the first, and a slightly lower loss
     timed = train(config(checkpoint=often, optim=optim, out=str(tmp_path / "timed")), reviews, hear)
-    assert kept[:8] == [[1], [2], [3], [4], [5], [6], [7], [8, 7]] and kept[-1] == [21, 7]
+    assert kept[:8] == [[1], [2], [3], [4], [5], [6], [7], [8, 7]]
+    assert kept[13:15] == [[14], [15, 14]] and kept[-1] == [21]
     assert [event.update for event in seen if isinstance(event, events.Evaluated)] == [7, 14, 21]
     plain = train(config(checkpoint={"every_minutes": 0}, optim=optim, out=str(tmp_path / "plain")), reviews)
     weights = [(result.path / "model.safetensors").read_bytes() for result in (timed, plain)]
     assert weights[0] == weights[1]
+
+
+def test_of_equally_good_checkpoints_the_one_with_the_lowest_loss_is_kept(config: Make) -> None:
+    rows = [{"text": f"{word} {number}", "label": word} for number in range(60) for word in ("good", "bad")]
+    evaluated: list[events.Evaluated] = []
+
+    def listener(event: events.Event) -> None:
+        if isinstance(event, events.Evaluated):
+            evaluated.append(event)
+
+    optim = {"epochs": 8, "lr": 3e-3}
+    result = train(config(optim=optim, calibration="none", checkpoint={"best_by": "accuracy"}), rows, listener)
+    top = max(event.metrics["accuracy"] for event in evaluated)
+    equal = [event for event in evaluated if event.metrics["accuracy"] == top]
+    best = min(equal, key=lambda event: event.metrics["loss"])
+    assert len(equal) > 1 and best is not equal[0], "the run has a tie"
+    assert [event for event in evaluated if event.best][-1] is best
+    assert result.metrics["log_loss"] == pytest.approx(best.metrics["loss"], abs=1e-4)
 
 
 def test_evaluations_since_the_best_one_are_counted() -> None:

@@ -13,8 +13,9 @@ import yaml
 from click.testing import CliRunner
 
 import rehead
-from finetune.core.errors import ConfigError, DataError
+from finetune.core.errors import ConfigError, DataError, ReheadError
 from finetune.core.events import Info
+from service.cli import rehead as command_line
 from service.commands.distill import command
 from service.errors import BadRequest
 from service.labeling.card import AGREEMENT
@@ -95,6 +96,7 @@ def test_unlabeled_texts_become_a_served_model_that_says_how_it_came_to_be(disti
         rows = list(csv.DictReader(stream))
     assert len(rows) == 50
     assert all(row["text"] == texts[int(row["row"]) - 1] and row["label"] == "" for row in rows)
+    assert sorted(row["chosen"] for row in rows) == ["doubt"] * 25 + ["random"] * 25
     with (result.path / "report" / "examples.csv").open() as stream:
         kinds = {(row["kind"], row["label"]) for row in csv.DictReader(stream)}
     assert kinds == {(kind, label) for kind in ("most confident", "least confident") for label in LABELS}
@@ -123,6 +125,42 @@ def test_rows_that_people_labeled_measure_and_are_not_trained_on(distill, tmp_pa
     assert not set(trained) & set(texts[:60])
     assert result.counts["text_of_a_labeled_row"] == 1
     assert "rows labeled by people" in (result.path / "README.md").read_text()
+
+
+def test_rows_that_were_chosen_in_doubt_are_neither_measured_nor_trained_on(distill, tmp_path):
+    import pyarrow.parquet
+
+    texts, _ = texts_of(240)
+    others, truth = texts_of(40, seed=1)
+    chosen = ["random", "doubt"] * 20
+    with (tmp_path / "labeled.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["text", "label", "prediction", "chosen"])
+        writer.writerows(zip(others, truth, truth, chosen, strict=True))
+    result = distill([*texts, others[1]], validation=str(tmp_path / "labeled.csv"))
+    assert result.report.measured.rows == 20 and result.counts["not_measured_on_since_in_doubt"] == 20
+    trained = pyarrow.parquet.read_table(tmp_path / ".topics.distill" / "train.parquet").column("text").to_pylist()
+    assert not set(trained) & set(others)
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        (["sports", "Sports", "science"], "the labels 'sports' and 'Sports' differ only in case or blanks"),
+        ("sports;science", "'sports;science' is one label: give two or more, with commas between them"),
+    ],
+)
+def test_labels_that_are_one_or_hardly_differ_are_refused_before_anything_is_scored(distill, labels, sentence):
+    teacher = Teacher()
+    with pytest.raises(ReheadError, match=re.escape(sentence)):
+        distill(texts_of(40)[0], labels, teacher=teacher)
+
+
+def test_labels_given_twice_are_refused_and_not_replaced():
+    for name in ("zero-shot", "distill"):
+        done = CliRunner().invoke(command_line, [name, "the match", "--labels", "sports", "--labels", "business,money"])
+        assert done.exit_code == 2 and "--labels is given 2 times" in done.output
+        assert "--labels sports,business,money" in done.output
 
 
 def test_the_second_run_takes_the_scores_of_the_first(distill):
