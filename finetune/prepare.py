@@ -138,6 +138,8 @@ def prepare(
 
     # 4. Token ids and targets, and how well the tokenizer suits the texts.
     train, validation = (_examples(config, splits, objective, encoder, name) for name in ("train", "validation"))
+    if len(train) != len(splits.train):
+        emit(Info(f"window: {len(splits.train):,} training texts are read as {len(train):,} windows"))
     fit = tokenizer_report.tokenizer_report(
         encoder, splits.train.texts, train.tokens, base=config.base, seed=config.seed
     )

@@ -349,7 +349,7 @@ class TrainConfig(Part):
 
     window: WindowConfig | None = None
     """How long texts are read; None truncates them. Training takes each window as a row, the windows of a text share
-    its weight, and the metrics of the run are those of whole texts."""
+    its weight, and the metrics of the finished model are those of whole texts."""
 
     license: str | None = None
     """License of the model for its card, as the Hub spells it (apache-2.0, mit, cc-by-sa-4.0, other)."""

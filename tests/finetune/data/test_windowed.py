@@ -92,7 +92,9 @@ def test_a_run_trains_on_windows_and_its_metrics_are_those_of_the_served_model(t
         "calibration": "temperature",
         "plots": False,
     }
-    result = rehead.train(TrainConfig.model_validate(config), table[:80], progress=False)
+    said = []
+    result = rehead.train(TrainConfig.model_validate(config), table[:80], on_event=said.append)
+    assert any("training texts are read as" in getattr(event, "text", "") for event in said) is (aggregate != "first")
     plain = {name: value for name, value in config.items() if name != "window"} | {"out": str(tmp_path / "plain")}
     truncated = rehead.train(TrainConfig.model_validate(plain), table[:80], progress=False)
     assert (result.updates > 2 * truncated.updates) is (aggregate != "first"), "each window is a row"
