@@ -70,15 +70,22 @@ def distill(
     """Train a classifier on texts without labels: a teacher scores them, the corpus refines the scores, and a student
     learns them.
 
+        result = rehead.distill("texts.csv", ["sports", "business", "science"], "models/news")
+        print("\\n".join(result.report.lines()))
+
     Args:
         texts: a table file, or texts in memory: a list of strings, a data frame, a list of dicts.
-        labels: names of the labels, in words that describe the texts.
+        labels: names of the labels, in words that describe the texts; a string has commas between them.
         out: model folder to write.
         teacher: name or path of a zero-shot or fine-tuned model, a function `(texts, labels) -> scores [N, L]`, or
             the settings of a teacher, such as `{"name": "endpoint", "url": ..., "model": ...}`; by default `topics`.
         on_event: called with each event of the run; nothing is printed then.
         progress: print progress to standard error where there is no `on_event`.
-        settings: further settings, as `rehead distill --config` takes them.
+        settings: any other field of `service.labeling.config.DistillConfig`, which the options of `rehead distill` are
+            named after, such as `validation`, `label_column`, `none_of_these`, `refinement`, `rows`, `student`.
+
+    Returns:
+        The model folder's path, and what is known of the model: `report.lines()` says it in sentences.
 
     Raises:
         ReheadError: settings, texts, teacher or base cannot be used, or training failed.
