@@ -9,8 +9,9 @@
     'sports'
 
 `rehead.train(rehead.TrainConfig(base="topics", out="models/reviews"), data=frame)` trains on a pandas DataFrame, and
-`rehead.load("models/reviews")` loads what it wrote. `rehead.distill("texts.csv", labels, "models/news")` trains on texts
-that nobody has labeled. `rehead.__all__` lists the names, each with its own help. Names are imported on first use, so `import rehead` costs nothing.
+`rehead.load("models/reviews")` loads what it wrote. `rehead.distill("texts.csv", labels, "models/news")` trains on
+texts that nobody has labeled. `rehead.__all__` lists the names, each with its own help. Names are imported on first
+use, so `import rehead` costs nothing.
 """
 
 from __future__ import annotations
