@@ -14,6 +14,9 @@ import click
 OWN_THREADS = "rehead-"
 """Prefix of the names of threads that run or load models, or build the web UI."""
 
+STARTING = ("rehead-preload", "rehead-page")
+"""Threads that load models or build the web UI; a server that is stopped meanwhile does not wait for them."""
+
 JOIN_TIMEOUT_S = 1.0
 
 
@@ -80,9 +83,11 @@ def leave_hung_threads() -> None:
     threads = [thread for thread in threading.enumerate() if thread.name.startswith(OWN_THREADS)]
     for thread in threads:
         thread.join(JOIN_TIMEOUT_S)
-    hung = [thread.name for thread in threads if thread.is_alive()]
-    if hung:
-        click.echo(f"exiting while work in the background goes on (threads: {', '.join(hung)})", err=True)
+    left = [thread.name for thread in threads if thread.is_alive()]
+    if left:
+        hung = [name for name in left if name not in STARTING]
+        if hung:
+            click.echo(f"exiting while a model call hangs (threads: {', '.join(hung)})", err=True)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)

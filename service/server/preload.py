@@ -10,6 +10,7 @@ from service.errors import BackendFailed
 from service.inference.engine import Engine
 from service.inference.model_store import ModelStore, describe
 
+THREAD = "rehead-preload"
 STOP_S = 1.0
 """Seconds that a server which stops waits for a model that is being loaded or measured."""
 
@@ -18,7 +19,7 @@ class Preload:
     """Loads the models of a store, and measures runtimes that were not measured on this machine yet.
 
     Args:
-        say: receives a line or two for each model.
+        say: receives a line or two for each model, and a last one that begins with `ready: `.
         is_draining: whether the server shuts down, and nothing more should be loaded.
     """
 
@@ -28,7 +29,7 @@ class Preload:
         self._store, self._say, self._is_draining = store, say, is_draining
         self._names = store.preload()
         self._stop, self._done = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._rest, name="rehead-preload", daemon=True)
+        self._thread = threading.Thread(target=self._rest, name=THREAD, daemon=True)
 
     def first(self) -> None:
         """Load the default model; another one where it cannot be loaded.
@@ -69,6 +70,7 @@ class Preload:
                 except Exception as error:  # it answers by torch, and the others are still to be measured
                     self._say(f"{name}: its runtimes cannot be measured ({error})")
             gc.freeze()  # a collection that walks through loaded models would stop every thread
+            self._say(f"ready: {', '.join(self._store.loaded())}")
         finally:
             self._names.close()
             self._done.set()

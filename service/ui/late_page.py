@@ -17,6 +17,7 @@ from service.errors import BackendFailed, ServiceError, ShuttingDown
 
 Mounted = tuple[ASGIApp, AbstractAsyncContextManager[Any]]
 Mount = Callable[[], Coroutine[Any, Any, Mounted]]
+THREAD = "rehead-page"
 POLL_S = 0.5
 
 
@@ -72,7 +73,7 @@ class LatePage:
         loop, closing = asyncio.get_running_loop(), asyncio.Event()
         mounted: asyncio.Future[Mounted] = loop.create_future()
         # a daemon: gradio's import cannot be stopped, and a server that shuts down does not wait for it
-        threading.Thread(target=self._build, args=(loop, mounted), name="rehead-page", daemon=True).start()
+        threading.Thread(target=self._build, args=(loop, mounted), name=THREAD, daemon=True).start()
         task = asyncio.ensure_future(self._show(mounted, closing))
         try:
             yield

@@ -16,7 +16,7 @@ import pytest
 
 
 class Server:
-    """`rehead serve` on a free port; `lines` is its output until it is ready."""
+    """`rehead serve` on a free port; `lines` is its output until all models are loaded and measured."""
 
     def __init__(self, models: Path, *arguments: str, seconds: float = 600.0, python: str = sys.executable) -> None:
         command = [python, "-m", "service.cli", "serve", "--port", "0", "--models", str(models), *arguments]
@@ -30,15 +30,16 @@ class Server:
         self._logging = threading.Thread(target=self._read_log, daemon=True)
         self._logging.start()
         self.lines: list[str] = []
-        while not self.lines or "answers at" not in self.lines[-1]:
+        while not all(any(said in line for line in self.lines) for said in ("answers at", "ready: ")):
             try:
                 self.lines.append(printed.get(timeout=seconds))
             except queue.Empty:
                 self.stop()
-                raise AssertionError(f"the server printed no address within {seconds} s") from None
+                raise AssertionError(f"the server was not ready within {seconds} s") from None
             if self.lines[-1] == "":
                 raise AssertionError(f"the server stopped: {self.stop()[1]}")
-        self.address = re.search(r"https?://\S+", self.lines[-1])[0]
+        (address,) = (line for line in self.lines if "answers at" in line)
+        self.address = re.search(r"https?://\S+", address)[0]
 
     @staticmethod
     def _read(stream, printed) -> None:

@@ -34,6 +34,7 @@ class Running:
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
         until(lambda: self.server.started, "the server's start")
+        self.app.state.preload.wait()
         self.port = self.server.servers[0].sockets[0].getsockname()[1]
 
     @property

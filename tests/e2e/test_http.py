@@ -94,10 +94,11 @@ def test_the_inference_client_can_ask_what_is_served_and_whether_it_answers(foun
     assert found["healthy"] is True and found["info"]["labels"] == ["negative", "positive"]
 
 
-def test_the_server_says_what_it_loaded_before_its_address(server):
-    assert "loaded sentiment: binary, negative, positive" in server.lines
+def test_the_server_says_what_it_loads_and_answers_as_soon_as_the_default_model_is_there(server):
+    (address,) = (line for line in server.lines if line.startswith("rehead answers at http://127.0.0.1:"))
+    assert server.lines[0] == "loaded sentiment: binary, negative, positive" and address in server.lines[1:]
     assert "loaded topics: zero-shot, any labels" in server.lines
-    assert server.lines[-1].startswith("rehead answers at http://127.0.0.1:")
+    assert "ready: sentiment, topics" in server.lines
 
 
 def get(address, timeout=30.0):

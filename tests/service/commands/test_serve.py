@@ -12,6 +12,7 @@ threading.Thread(target=threading.Event().wait, name="rehead-batcher").start()
 leave_hung_threads()
 print("the interpreter would wait for that thread")
 """
+STARTING = HUNG.replace("rehead-batcher", "rehead-preload")
 ENDED = """
 import atexit, threading
 from service.commands.serve import leave_hung_threads
@@ -29,7 +30,12 @@ def run(program):
 def test_a_hung_model_call_does_not_keep_the_process_and_is_logged():
     done = run(HUNG)
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == "exiting while work in the background goes on (threads: rehead-batcher)\n"
+    assert done.stderr == "exiting while a model call hangs (threads: rehead-batcher)\n"
+
+
+def test_models_that_are_still_loading_do_not_keep_the_process():
+    done = run(STARTING)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_process_without_hung_threads_ends_as_any_other():
