@@ -98,7 +98,7 @@ def test_texts_and_labels_become_a_model_that_answers(opened, workshop, tmp_path
     with again.expect_download() as content:
         again.click("#no-labels-download")
     listed = list(csv.DictReader(content.value.path().read_text(encoding="utf-8").splitlines()))
-    assert len(listed) == 50 and set(listed[0]) == {"row", "text", "label", "prediction"}
+    assert len(listed) == 50 and set(listed[0]) == {"row", "text", "label", "prediction", "chosen"}
     assert all(row["text"] == rows[int(row["row"])][0] for row in listed)
 
     (answers,) = post(workshop.address, "models/short-news", {"inputs": ["the football match"]})
