@@ -30,7 +30,9 @@ class Server:
         self._logging = threading.Thread(target=self._read_log, daemon=True)
         self._logging.start()
         self.lines: list[str] = []
-        while not all(any(said in line for line in self.lines) for said in ("answers at", "ready: ")):
+        # models of replicas are loaded in other processes, which print elsewhere
+        awaited = ("answers at",) if "ray" in arguments else ("answers at", "ready: ")
+        while not all(any(said in line for line in self.lines) for said in awaited):
             try:
                 self.lines.append(printed.get(timeout=seconds))
             except queue.Empty:
