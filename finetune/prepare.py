@@ -19,7 +19,7 @@ from finetune.core.hub import download
 from finetune.core.target_scale import TargetScale
 from finetune.core.tokenization import TextEncoder
 from finetune.core.weight_files import check_weights
-from finetune.core.windows import Window, window_of
+from finetune.core.windows import Window
 from finetune.data import near_duplicates, tokenizer_report
 from finetune.data.load import Splits, load_splits
 from finetune.data.near_duplicates import NearDuplicates
@@ -129,8 +129,8 @@ def prepare(
         max_length=config.data.max_length,
         truncation="only_first" if keeps_hypothesis else "longest_first",
     )
-    if (window := window_of(config.window.model_dump() if config.window is not None else None)) is not None:
-        check_window(encoder, window)
+    if config.window is not None:
+        check_window(encoder, config.window.window())
     objective = Objective.of(config, splits.labels, splits.train.values, splits.target, scaled_weights(splits.train))
     head = plan_head(base, described, splits.labels, objective.activation, config.model)
     _emit(emit, [str(head)] if str(head) else [], ())
@@ -211,7 +211,7 @@ def tokens_of(encoder: TextEncoder, rows: Rows) -> Tokens:
 
 def window_of_texts(config: TrainConfig, rows: Rows) -> Window | None:
     """Return how the texts of a split are read; None where they are read whole, as pairs are."""
-    return None if config.window is None or rows.pairs is not None else window_of(config.window.model_dump())
+    return None if config.window is None or rows.pairs is not None else config.window.window()
 
 
 def _emit(emit: Listener, notes: Iterable[str], warnings: Iterable[str]) -> None:

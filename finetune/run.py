@@ -27,7 +27,6 @@ from finetune.core.events import Finished, Info, Listener, Saved, Warned
 from finetune.core.file_lock import lock_file
 from finetune.core.model_folder import ClassifierSettings, ZeroShotSettings
 from finetune.core.quiet import quiet_transformers
-from finetune.core.windows import window_of
 from finetune.data.load import Splits, load_splits
 from finetune.data.rows import Rows
 from finetune.evaluation import drift, label_errors
@@ -282,7 +281,7 @@ def _settings(prepared: Prepared, model: Any, emit: Listener) -> ClassifierSetti
         target=prepared.splits.target,
         text_columns=config.data.text_columns,
         languages=_languages(prepared),
-        window=window_of(config.window.model_dump()) if config.window is not None else None,
+        window=config.window.window() if config.window is not None else None,
     )
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from finetune.config.data import DataConfig, Part, Source, Template
 from finetune.config.threshold_rule import threshold_rule
-from finetune.core.windows import Aggregate, window_of
+from finetune.core.windows import Aggregate, Window, window_of
 
 DEFAULT_ERROR_ROWS = 50
 
@@ -72,8 +72,18 @@ class WindowConfig(Part):
 
     @model_validator(mode="after")
     def _overlaps_half_at_most(self) -> Self:
-        window_of(self.model_dump())
+        self.window()
         return self
+
+    def window(self) -> Window:
+        """Return the window, its overlap resolved.
+
+        Raises:
+            ValueError: it overlaps too much.
+        """
+        window = window_of(self.model_dump())
+        assert window is not None
+        return window
 
 
 class LoraConfig(Part):

@@ -173,6 +173,11 @@ class TextEncoder:
         _check(source, encoder.prepared)
         return encoder
 
+    @property
+    def longest_text(self) -> int:
+        """Maximum number of tokens of a single text, special tokens not counted."""
+        return int(self.max_length - self.prepared.rust.num_special_tokens_to_add(False))
+
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Encoded]:
         """Return one `Encoded` for each text, or for each pair of a text and its item in `pairs`.
 

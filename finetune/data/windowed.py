@@ -35,11 +35,10 @@ def in_windows(rows: Rows, encoder: TextEncoder, window: Window) -> tuple[Rows, 
 
 def check_window(encoder: TextEncoder, window: Window) -> None:
     """Raise ConfigError where a window is longer than the model reads."""
-    limit = encoder.max_length - encoder.prepared.rust.num_special_tokens_to_add(False)
-    if window.tokens > limit:
+    if window.tokens > encoder.longest_text:
         raise ConfigError(
-            f"window.tokens={window.tokens} is more than the {limit} tokens that are read beside special ones "
-            f"(data.max_length={encoder.max_length}): use fewer"
+            f"window.tokens={window.tokens} is more than the {encoder.longest_text} tokens that are read beside "
+            f"special ones (data.max_length={encoder.max_length}): use fewer"
         )
 
 

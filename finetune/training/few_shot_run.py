@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,9 +91,13 @@ def fit(config: TrainConfig, inputs: AttemptInputs, rows: Rows, *, held_out: boo
     held: dict[str, Any] = {}
     if len(names) > 1 or held_out:
         folds = folds_of(rows, min(FOLDS, len(rows)), labels, config.seed)
-        tried, held = _cross_validated(learner, start, config.few_shot, names, few, folds)
-        for way in tried:
-            inputs.say(Info(f"few-shot, {len(folds)} folds: {way}"))
+        title = f"few-shot, {len(folds)} folds"
+        for way, logits in _cross_validated(learner, start, config.few_shot, names, few, folds):
+            inputs.say(Info(f"{title}: {way}"))
+            tried.append(way)
+            if logits is not None:
+                held[way.name] = logits
+        tried.sort(key=lambda way: names.index(way.name))
     best = max(held, key=lambda name: _correct(held[name], few).sum()) if held else names[0]
     if len(names) > 1:
         inputs.say(Info(f"few-shot: {best} is best on the held-out rows; it is trained on all {len(rows)} rows"))
@@ -141,14 +145,19 @@ def _cross_validated(
     names: Sequence[str],
     rows: FewRows,
     folds: Sequence[Sequence[int]],
-) -> tuple[list[TriedWay], dict[str, Any]]:
-    """Return each way's accuracy, and the logits `[N, C]` of each row by a model of the other folds, for the ways that
-    were not left out after a fold: those further behind the best one than chance explains (`_is_behind`)."""
+) -> Iterator[tuple[TriedWay, Any]]:
+    """Yield each way's accuracy once it is known, with the logits `[N, C]` of each row by a model of the other folds;
+    None for a way that is left out after a fold, being behind the best one (`_is_behind`)."""
     shape = len(rows.targets), len(learner.labels)
     logits = {name: np.zeros(shape, dtype=np.float32) for name in names}
     seconds = dict.fromkeys(names, 0.0)
     scored: dict[str, list[int]] = {name: [] for name in names}
     left = list(names)
+
+    def tried(name: str) -> TriedWay:
+        correct, count = int(_correct(logits[name], rows, scored[name]).sum()), len(scored[name])
+        return TriedWay(name, correct / count, *wilson(correct, count), seconds[name], count)
+
     for number, fold in enumerate(folds, 1):
         others = sorted(set(range(shape[0])).difference(fold))
         for name in left:
@@ -157,18 +166,17 @@ def _cross_validated(
             logits[name][list(fold)] = predict(learner.model, learner.encoder, rows.take(fold).tokens, shared=False)
             scored[name] += fold
             seconds[name] += time.perf_counter() - begin
+            if number == len(folds):
+                yield tried(name), logits[name]
             if number == 1 and len(fold) >= ENOUGH and _correct(logits[name], rows, fold).all():
                 break  # no other way can be told to be better, and those that follow take longer
         left = [name for name in left if scored[name]]
         if number < len(folds):
             right = {name: _correct(logits[name], rows, scored[name]) for name in left}
             best = max(left, key=lambda name: right[name].sum())
-            left = [name for name in left if not _is_behind(right[name], right[best])]
-    tried = []
-    for name in (name for name in names if scored[name]):
-        correct, count = int(_correct(logits[name], rows, scored[name]).sum()), len(scored[name])
-        tried.append(TriedWay(name, correct / count, *wilson(correct, count), seconds[name], count))
-    return tried, {name: logits[name] for name in left}
+            for name in [name for name in left if _is_behind(right[name], right[best])]:
+                yield tried(name), None
+                left.remove(name)
 
 
 def _correct(logits: Any, rows: FewRows, places: Sequence[int] | None = None) -> Any:

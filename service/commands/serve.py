@@ -14,9 +14,6 @@ import click
 OWN_THREADS = "rehead-"
 """Prefix of the names of threads that run or load models, or build the web UI."""
 
-STARTING = ("rehead-preload", "rehead-page")
-"""Threads that load models or build the web UI; a server that is stopped meanwhile does not wait for them."""
-
 JOIN_TIMEOUT_S = 1.0
 
 
@@ -85,7 +82,11 @@ def leave_hung_threads() -> None:
         thread.join(JOIN_TIMEOUT_S)
     left = [thread.name for thread in threads if thread.is_alive()]
     if left:
-        hung = [name for name in left if name not in STARTING]
+        from service.server import preload
+        from service.ui import late_page
+
+        # a server that is stopped meanwhile does not wait for its models and its web UI
+        hung = [name for name in left if name not in (preload.THREAD, late_page.THREAD)]
         if hung:
             click.echo(f"exiting while a model call hangs (threads: {', '.join(hung)})", err=True)
         sys.stdout.flush()

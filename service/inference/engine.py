@@ -108,6 +108,7 @@ class Engine:
                 on_reload()
             return backend
 
+        state = state_of(folder.path)
         provisional = selection.provisional(folder, settings) if measure_later else None
         engine = cls(
             folder,
@@ -118,7 +119,7 @@ class Engine:
         )
         if provisional is not None:
             provisional.why = "torch in float32, until the runtimes are measured"
-            engine._to_measure = partial(_measured, folder, settings, log, state_of(folder.path))
+            engine._to_measure = partial(_measured, folder, settings, log, state)
         return engine
 
     def measure(self) -> None:

@@ -42,7 +42,7 @@ class Reader:
         *,
         requested: bool = False,
     ) -> None:
-        self._tokenizer, self._longest = encoder.prepared, encoder.max_length
+        self._tokenizer, self._longest = encoder.prepared, encoder.longest_text
         self._sums_to_one, self._settings, self._requested = sums_to_one, settings, requested
 
     def inputs(self, inputs: Sequence[TextInput], window: Window, whole: Whole) -> Steps[list[Answer]]:
@@ -94,11 +94,10 @@ class Reader:
         return result
 
     def _check(self, window: Window | None) -> None:
-        rust = self._tokenizer.rust
-        limit = self._longest - rust.num_special_tokens_to_add(False)
-        if window is not None and window.tokens > limit:
+        if window is not None and window.tokens > self._longest:
             raise BadRequest(
-                f"a window has {window.tokens} tokens, and this model reads {limit} beside special tokens: use fewer"
+                f"a window has {window.tokens} tokens, and this model reads {self._longest} beside special tokens: "
+                "use fewer"
             )
 
 

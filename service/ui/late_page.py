@@ -126,13 +126,8 @@ class LatePage:
 
     def _is_of_api(self, scope: Scope) -> bool:
         """Return whether the API answers a request, if only with the methods that its path has, or as a preflight."""
-        if any(route.matches(scope)[0] is not Match.NONE for route in self._routes if not _is_root(scope)):
-            return True
-        if any(route.matches(scope)[0] is Match.FULL for route in self._routes):
+        best = max((route.matches(scope)[0] for route in self._routes), key=lambda match: match.value)
+        # the path of the page itself is also one of the API, by another method
+        if best is Match.FULL or (best is Match.PARTIAL and scope.get("path") != "/"):
             return True
         return scope.get("method") == "OPTIONS" and "access-control-request-method" in Headers(scope=scope)
-
-
-def _is_root(scope: Scope) -> bool:
-    """Return whether the path is that of the page itself, where the API takes POST."""
-    return bool(scope.get("path") == "/")

@@ -116,15 +116,17 @@ def _candidates(folder: ModelFolder, settings: RuntimeSettings) -> list[tuple[st
     named = settings.precision
     if settings.backend != "auto" and named != "auto" and named != "fastest":
         return [(settings.backend, named)]
+    is_exact = _needs_float32(folder)
+    tries_bfloat16 = not is_exact and (named == "bfloat16" or not _lacks_bfloat16())
     candidates = [
         (name, precision)
         for name, precision in (*CANDIDATES, ("onnx", "float32"))
-        if settings.backend in (name, "auto") and settings.precision in (precision, "auto", "fastest")
-        if precision == "float32" or named == "bfloat16" or not (_needs_float32(folder) or _lacks_bfloat16())
+        if settings.backend in (name, "auto") and named in (precision, "auto", "fastest")
+        if precision == "float32" or tries_bfloat16
         if settings.backend != "auto" or name == "torch" or settings.device in ("auto", "cpu")
         if settings.backend != "auto" or (name != "onnx" and find_spec(name) is not None)
     ]
-    if settings.precision == "fastest" and settings.device in ("auto", "cpu") and not _needs_float32(folder):
+    if named == "fastest" and settings.device in ("auto", "cpu") and not is_exact:
         names = [name for name in ("openvino", "onnx") if settings.backend in (name, "auto")]
         candidates += [(name, "int8") for name in names if exported(name).has_int8(folder, settings)]
     return candidates
