@@ -87,6 +87,7 @@ def measure(name: str, args: argparse.Namespace, language: str | None = None) ->
             base=args.base,
             teacher=args.teacher if language is None else MULTILINGUAL,
             embeddings=args.embeddings,
+            priors=args.priors,
         )
         for stage, values in accuracies.items():
             entry_of = result.report.measured.metrics[stage]["accuracy"]
@@ -146,6 +147,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--languages", nargs="+", help="languages of sib200; default is all")
     parser.add_argument("--refinement", default="auto")
+    parser.add_argument("--priors", default="estimated", help="uniform where labels are known to be equally frequent")
     parser.add_argument("--embeddings", nargs="+", default=[], help="models that embed; default is those of distill")
     parser.add_argument("--teacher", default="topics")
     parser.add_argument("--base", default=None)

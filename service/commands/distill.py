@@ -39,7 +39,8 @@ PLAIN = (
     "--embeddings",
     multiple=True,
     metavar="MODEL",
-    help="Model whose embeddings cluster the corpus; repeat it. [default: the teacher's, and topics-multilingual]",
+    help="Model whose embeddings cluster the corpus, or `words` for those of the corpus alone; repeat it.  "
+    "[default: the teacher's, topics-multilingual and words]",
 )
 @click.option(
     "--priors", metavar="WORD", help="How frequent the labels are: estimated or uniform.  [default: estimated]"

@@ -54,7 +54,7 @@ def card_section(config: DistillConfig, teacher: str, report: DistillReport) -> 
     lines = [
         "## Trained without human labels",
         "",
-        f"The labels of the training rows were made by `{teacher}`, and refined by `{config.refinement.name}` from the "
+        f"The labels of the training rows were made by `{teacher}`, and refined by `{report.refinement}` from the "
         f"corpus itself ({report.texts:,} texts, of which {report.trained_on:,} were trained on). "
         "The validation metrics below are agreement with those labels, not accuracy.",
         "",

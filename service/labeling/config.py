@@ -70,8 +70,9 @@ class DistillConfig(Part):
     """How the corpus itself corrects the teacher's scores; `auto` is what `docs/no_labels.md` describes."""
 
     embeddings: tuple[str, ...] = ()
-    """Models whose text embeddings show the corpus what belongs together; several are laid side by side. Without any,
-    the teacher's own (or those of `base`) and, where it is installed, those of `topics-multilingual`."""
+    """Models whose text embeddings show the corpus what belongs together; several are laid side by side. `words` are
+    vectors of the corpus's own words. Without any: the teacher's own (or those of `base`), those of
+    `topics-multilingual` where it is installed, and, where one label holds for a text, `words`."""
 
     priors: Literal["estimated", "uniform"] | dict[str, float] = "estimated"
     """How frequent the labels are; `estimated` from the scores, `uniform`, or label -> proportion."""

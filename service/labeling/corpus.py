@@ -32,6 +32,9 @@ from service.labeling.report_files import CHOSEN, IN_DOUBT, RANDOM
 FEWEST = 10
 """Distinct texts that a distillation needs."""
 
+SAMPLE_ROWS = 50_000
+"""Texts that a refinement and word vectors are fitted on, at most."""
+
 
 @dataclass(frozen=True)
 class Corpus:

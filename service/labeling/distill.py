@@ -140,7 +140,7 @@ def run(
         base = base_of(config, teacher)
 
         # 2. The teacher's scores, in the cache and in files, with an embedding of each text.
-        embedders = Embedders(config, base, teacher.base)
+        embedders = Embedders(config, base, teacher.base, corpus.texts)
         stack.callback(embedders.close)
         emit(Info(teacher.announce(len(corpus.texts), _characters(corpus))))
         scored = score_corpus(config, teacher, corpus, embedders, _progress(emit))
@@ -243,7 +243,9 @@ def _reported(
     logits, _ = scored.parts(places)
     taught = sigmoid(logits) if config.multi_label else softmax(logits)
     soft, fit = labels.soft[places], np.asarray(scored.fit[places])
-    report = distill_report.report_of(config, taught, soft, scores, fit, len(labels.chosen), measured)
+    report = distill_report.report_of(
+        config, taught, soft, scores, fit, len(labels.chosen), labels.refinement, measured
+    )
     report = replace(report, texts=count)
     distill_report.write(folder / "report", config, report, texts, corpus.rows[places], soft, scores, fit)
     return report

@@ -56,6 +56,7 @@ class DistillReport:
 
     Attributes:
         texts, trained_on: texts that were scored, and rows of the student's training.
+        refinement: what corrected the teacher's scores.
         shares: label -> proportion of the texts, by teacher, refined labels and student.
         agreement: proportion of texts on which two of the stages agree.
         warnings: labels that hardly occur or look merged, and texts that fit none.
@@ -63,6 +64,7 @@ class DistillReport:
 
     texts: int
     trained_on: int
+    refinement: str
     shares: dict[str, dict[str, float]]
     agreement: dict[str, float]
     warnings: tuple[str, ...]
@@ -72,6 +74,7 @@ class DistillReport:
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON."""
         content: dict[str, Any] = {"texts": self.texts, "trained_on": self.trained_on}
+        content["refinement"] = self.refinement
         content |= {"shares": self.shares, "agreement": self.agreement, "warnings": list(self.warnings)}
         if self.measured is not None:
             content["measured"] = {
@@ -138,6 +141,7 @@ def report_of(
     student: npt.NDArray[Any],
     fit: npt.NDArray[Any],
     trained_on: int,
+    refinement: str,
     measured: Measured | None,
 ) -> DistillReport:
     """Return the report of a run.
@@ -145,6 +149,8 @@ def report_of(
     Args:
         teacher, soft, student: scores `[N, L]` of the same texts.
         fit: `[N]`, NaN where the teacher has no such number.
+        trained_on: rows of the student's training.
+        refinement: what corrected the teacher's scores.
     """
     if config.multi_label:
         decisions = [(scores >= 0.5) for scores in (teacher, soft, student)]
@@ -160,6 +166,7 @@ def report_of(
     return DistillReport(
         len(soft),
         trained_on,
+        refinement,
         {
             name: {stage: round(float(part[place]), 4) for stage, part in zip(STAGES, shares, strict=True)}
             for place, name in enumerate(config.names)

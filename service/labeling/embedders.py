@@ -15,10 +15,18 @@ from service.inference.cache_folder import hash_of
 from service.inference.engine import Engine
 from service.inference.model_store import resolve
 from service.labeling.config import DistillConfig
+from service.labeling.corpus import SAMPLE_ROWS
+from service.labeling.word_vectors import WordVectors
 from service.settings import RuntimeSettings
 
 SECOND = "topics-multilingual"
 """A second view of the texts, of another family than `topics`: clusters of both are better than those of one."""
+
+WORDS = "words"
+"""The name of `WordVectors` among the models: a third view, which knows the corpus alone."""
+
+WEIGHTS = {WORDS: 0.7}
+"""Length of a view's vectors beside those of the others, where it is not 1."""
 
 WITHOUT = ("none", "priors")
 """Refinements that look at no embeddings."""
@@ -35,10 +43,11 @@ class Embedders:
             has none, and `SECOND` where it is installed.
         base: encoder of the student.
         teacher: the model that the teacher is, None where it is none.
+        texts: the corpus, which word vectors are fitted on.
     """
 
-    def __init__(self, config: DistillConfig, base: str, teacher: str | None) -> None:
-        self._config, self._base, self._teacher = config, base, teacher
+    def __init__(self, config: DistillConfig, base: str, teacher: str | None, texts: Sequence[str]) -> None:
+        self._config, self._base, self._teacher, self._texts = config, base, teacher, texts
         self._loaded: dict[str, tuple[Any, Embed]] = {}
         self._engines: list[Engine] = []
 
@@ -55,10 +64,12 @@ class Embedders:
             return self._config.embeddings
         first = () if teacher_has_own else (self._base,)
         is_there = SECOND in served(self._config.models_dir) and SECOND not in (self._teacher, *first)
-        return (*first, SECOND) if is_there else first
+        words = () if self._config.multi_label else (WORDS,)
+        return (*first, *((SECOND,) if is_there else ()), *words)
 
     def __call__(self, name: str) -> tuple[Any, Embed]:
-        """Return what decides the embeddings of a model, as JSON, and the function that computes them.
+        """Return what decides the embeddings of a model, as JSON, and the function that computes them; the former is
+        None for word vectors, which every run fits anew.
 
         Raises:
             CheckpointError: the model cannot be used.
@@ -74,6 +85,8 @@ class Embedders:
 
     def _load(self, name: str) -> tuple[Any, Embed]:
         config = self._config
+        if name == WORDS:
+            return None, WordVectors(_drawn(self._texts, config.seed), config.seed)
         folder = resolve(name, config.models_dir)
         if folder.is_zero_shot:
             engine = Engine.load(folder, RuntimeSettings.from_environment(device=config.device))
@@ -88,3 +101,9 @@ class Embedders:
         files = sorted({file for pattern in patterns for file in folder.path.glob(pattern)})
         embed = text_embedder(name, models_dir=config.models_dir, device=config.device or "auto")
         return ["embeddings", hash_of(files)], embed
+
+
+def _drawn(texts: Sequence[str], seed: int) -> Sequence[str]:
+    if len(texts) <= SAMPLE_ROWS:
+        return texts
+    return [texts[place] for place in np.random.default_rng(seed).choice(len(texts), SAMPLE_ROWS, False).tolist()]

@@ -16,20 +16,36 @@ import numpy.typing as npt
 from finetune.core.scores import Floats, log_softmax, sigmoid, softmax
 from service.labeling.linear import fit_soft
 
-Refined = Callable[[npt.NDArray[Any], npt.NDArray[Any] | None], Floats]
-"""(logits, embeddings) -> soft labels."""
+
+@dataclass(frozen=True)
+class Refined:
+    """A fitted refinement: (logits, embeddings) -> soft labels.
+
+    Attributes:
+        name: of the refinement, the one that `auto` took where it was asked for.
+    """
+
+    name: str
+    refine: Callable[[npt.NDArray[Any], npt.NDArray[Any] | None], Floats]
+
+    def __call__(self, logits: npt.NDArray[Any], embeddings: npt.NDArray[Any] | None) -> Floats:
+        """Return the soft labels of texts."""
+        return self.refine(logits, embeddings)
+
 
 PRIOR_ROWS = 5.0
 """Rows that every label has before any is counted, so that no label's proportion is 0."""
 
-SHRINKAGE = 0.1
+SHRINKAGE = 0.3
 """Weight of a round covariance beside the estimated one."""
 
 SEED_POWER = 4.0
 """Power of the scores that start the clusters: mostly the texts that the teacher is sure of."""
 
 LOWEST_TEMPERATURE, PER_DOUBLING = 8.0, 3.5
-ROWS_PER_LABEL = 100
+ROWS_PER_LABEL = 20
+"""Texts for each label, at least, for `gaussians` to be taken by `auto`."""
+
 MOST_GROWTH = 2.0
 """A label's share of the refined labels over that of the teacher's, at most, for `gaussians` to be taken by `auto`."""
 
@@ -56,13 +72,13 @@ class Sample:
 
 def none(sample: Sample) -> Refined:
     """The teacher's scores as they are."""
-    return lambda logits, embeddings: softmax(logits)
+    return Refined("none", lambda logits, embeddings: softmax(logits))
 
 
 def prior_correction(sample: Sample, *, strength: float = 1.0) -> Refined:
     """Scores times a factor for each label, so that their mean is the class priors; estimated priors change nothing."""
     bias = strength * _bias(sample.logits, sample.priors)
-    return lambda logits, embeddings: softmax(logits + bias)
+    return Refined("priors", lambda logits, embeddings: softmax(logits + bias))
 
 
 def clusters(
@@ -81,7 +97,7 @@ def clusters(
         near = temperature * unit(_required(embeddings) - mixture.mean) @ mixture.centers.T
         return softmax(near + power * log_softmax(logits + mixture.bias) + mixture.proportions)
 
-    return refined
+    return Refined("clusters", refined)
 
 
 @dataclass(frozen=True)
@@ -116,12 +132,23 @@ def _mixture(sample: Sample, temperature: float, power: float, rounds: int, supp
             centers = unit(soft.T @ vectors)
             proportions = _log_proportions(soft, sample.priors) + absent
             soft = softmax(temperature * vectors @ centers.T + power * own + proportions)
-        unsupported = _unsupported(own.argmax(axis=1), soft.argmax(axis=1), own.shape[1], support)
-        unsupported &= absent == 0
-        unsupported[-1] &= not sample.has_none
-        if sample.priors is not None or not unsupported.any() or (absent == 0).sum() - unsupported.sum() < 2:
+        fewer = _without_unsupported(sample, own, soft, absent, support)
+        if fewer is None:
             return _Mixture(mean, bias, centers, proportions, soft)
-        absent = np.where(unsupported, ABSENT, absent)
+        absent = fewer
+
+
+def _without_unsupported(
+    sample: Sample, own: Floats, soft: Floats, absent: Floats, support: float
+) -> npt.NDArray[Any] | None:
+    """Return `absent` with the labels that have no support either; None where there are none, where proportions are
+    given, or where one label would be left."""
+    unsupported = _unsupported(own.argmax(axis=1), soft.argmax(axis=1), own.shape[1], support)
+    unsupported &= absent == 0
+    unsupported[-1] &= not sample.has_none
+    if sample.priors is not None or not unsupported.any() or (absent == 0).sum() - unsupported.sum() < 2:
+        return None
+    return np.where(unsupported, ABSENT, absent)
 
 
 def _unsupported(
@@ -136,31 +163,38 @@ def gaussians(
     sample: Sample, *, dimensions: int = 128, power: float = 0.5, rounds: int = 10, shrinkage: float = SHRINKAGE
 ) -> Refined:
     """A Gaussian mixture with one covariance for all labels, in principal components of the embeddings, started from
-    `clusters`."""
+    `clusters`, and without the labels that have no support there or in it."""
     if sample.embeddings is None:
         return prior_correction(sample)
     start = _mixture(sample, 0.0, power, 15, SUPPORT)
-    mean, bias, soft = start.mean, start.bias, start.soft
+    mean, bias = start.mean, start.bias
     vectors = unit(sample.embeddings - mean)
     axes, middle = _axes(vectors, dimensions)
     points = (vectors - middle) @ axes
-    own = power * log_softmax(sample.logits + bias)
+    own = log_softmax(sample.logits + bias)
+    soft, absent = start.soft, start.absent
     weights, offsets = np.zeros((points.shape[1], soft.shape[1])), np.zeros(soft.shape[1])
-    for _ in range(rounds):
-        rows = soft.sum(axis=0)
-        centers = soft.T @ points / (rows[:, None] + PRIOR_ROWS)
-        covariance = (points.T @ points - (centers * rows[:, None]).T @ centers) / len(points)
-        width = float(np.trace(covariance)) / len(covariance)
-        covariance = (1 - shrinkage) * covariance + (shrinkage * width + 1e-12) * np.eye(len(covariance))
-        weights = np.linalg.solve(covariance, centers.T)
-        offsets = _log_proportions(soft, sample.priors) - 0.5 * (centers.T * weights).sum(axis=0) + start.absent
-        soft = softmax(points @ weights + offsets + own)
+    while True:
+        for _ in range(rounds):
+            rows = soft.sum(axis=0)
+            centers = soft.T @ points / (rows[:, None] + PRIOR_ROWS)
+            covariance = (points.T @ points - (centers * rows[:, None]).T @ centers) / len(points)
+            width = float(np.trace(covariance)) / len(covariance)
+            covariance = (1 - shrinkage) * covariance + (shrinkage * width + 1e-12) * np.eye(len(covariance))
+            weights = np.linalg.solve(covariance, centers.T)
+            offsets = _log_proportions(soft, sample.priors) - 0.5 * (centers.T * weights).sum(axis=0) + absent
+            soft = softmax(points @ weights + offsets + power * own)
+        fewer = _without_unsupported(sample, own, soft, absent, SUPPORT)
+        if fewer is None:
+            break
+        absent = fewer
+        soft = softmax(np.log(np.maximum(start.soft, 1e-12)) + absent)
 
     def refined(logits: npt.NDArray[Any], embeddings: npt.NDArray[Any] | None) -> Floats:
         projected = (unit(_required(embeddings) - mean) - middle) @ axes
         return softmax(projected @ weights + offsets + power * log_softmax(logits + bias))
 
-    return refined
+    return Refined("gaussians", refined)
 
 
 def auto(sample: Sample) -> Refined:
@@ -208,12 +242,12 @@ def self_training(
         linear = unit(_required(embeddings) - mean) @ weights + offsets
         return softmax(linear + power * log_softmax(logits + bias))
 
-    return refined
+    return Refined("self_training", refined)
 
 
 def several_as_they_are(sample: Sample) -> Refined:
     """The teacher's scores of each label as they are."""
-    return lambda logits, embeddings: sigmoid(logits)
+    return Refined("none", lambda logits, embeddings: sigmoid(logits))
 
 
 def several_linear(sample: Sample, *, regularization: float = 1.0, power: float = 0.5) -> Refined:
@@ -233,7 +267,7 @@ def several_linear(sample: Sample, *, regularization: float = 1.0, power: float 
         linear = unit(_required(embeddings) - mean) @ weights + offsets
         return sigmoid((1 - power) * linear + power * logits)
 
-    return refined
+    return Refined("linear", refined)
 
 
 def confident(soft: Floats, keep: float) -> npt.NDArray[np.int64]:

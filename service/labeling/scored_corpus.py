@@ -13,7 +13,7 @@ import numpy.typing as npt
 from finetune.core.errors import DataError
 from service.labeling.config import DistillConfig
 from service.labeling.corpus import Corpus
-from service.labeling.embedders import Embed, Embedders
+from service.labeling.embedders import WEIGHTS, Embed, Embedders
 from service.labeling.none_of_these import with_none
 from service.labeling.score_cache import NAME, ScoreCache, ScoredText
 from service.labeling.teacher import Teacher
@@ -37,6 +37,7 @@ class ScoredTexts:
         logits: log-scores `[N, L]`, of `none of these` too where the run has it.
         fit: probability that any label fits `[N]`, NaN where the teacher has no such number.
         embeddings: `[N, H]` float16 of each embedding model.
+        weights: length of each model's vectors beside those of the others.
         answered: which texts have an answer `[N]`; logits of the others are zeros.
         computed: texts that were not in the cache.
     """
@@ -44,6 +45,7 @@ class ScoredTexts:
     logits: npt.NDArray[np.float32]
     fit: npt.NDArray[np.float32]
     embeddings: tuple[npt.NDArray[np.float16], ...]
+    weights: tuple[float, ...]
     answered: npt.NDArray[np.bool_]
     computed: int
 
@@ -111,7 +113,10 @@ def _scored(
         _embeddings(store, f"embeddings_{place}", config, corpus, *embedders(name), progress)
         for place, name in enumerate(names)
     ]
-    return ScoredTexts(logits, fit, (*(() if own is None else (own,)), *others), answered, computed)
+    weights = [WEIGHTS.get(name, 1.0) for name in names]
+    if own is not None:
+        others, weights = [own, *others], [1.0, *weights]
+    return ScoredTexts(logits, fit, tuple(others), tuple(weights), answered, computed)
 
 
 def _rows(config: DistillConfig, answers: Sequence[ScoredText]) -> tuple[Any, Any, Any]:
@@ -129,11 +134,11 @@ def _embeddings(
         return [ScoredText(None, float("nan"), vector) for vector in embed(texts)]
 
     embeddings, computed = None, 0
-    cache = ScoreCache(config.work / NAME, identity)
+    cache = ScoreCache(config.work / NAME, identity) if identity is not None else None
     progress("embedded", 0, len(corpus.texts), 0)
     try:
         for start, texts in corpus.chunks(CHUNK):
-            answers, fresh = cache.completed(texts, compute)
+            answers, fresh = cache.completed(texts, compute) if cache is not None else (compute(texts), len(texts))
             computed += fresh
             vectors = np.stack([answer.embedding for answer in answers])  # type: ignore[misc]
             if embeddings is None:
@@ -141,7 +146,8 @@ def _embeddings(
             embeddings[start : start + len(texts)] = vectors
             progress("embedded", start + len(texts), len(corpus.texts), computed)
     finally:
-        cache.close()
+        if cache is not None:
+            cache.close()
     return embeddings
 
 

@@ -15,11 +15,9 @@ from finetune.core.registry import pick
 from finetune.core.scores import Floats, softmax
 from service.labeling import refine
 from service.labeling.config import DistillConfig
+from service.labeling.corpus import SAMPLE_ROWS
 from service.labeling.refine import Sample
 from service.labeling.scored_corpus import ScoredTexts
-
-SAMPLE_ROWS = 50_000
-"""Texts that a refinement is fitted on, at most."""
 
 TEXT = "text"
 FEWEST_ROWS = 4
@@ -33,11 +31,13 @@ class SoftLabels:
         refined: (logits `[N, L]`, embeddings `[N, H]` of each model) -> soft labels of further texts.
         soft: `[N, L]` float32; of several labels, a probability for each.
         chosen: places of the rows that the student is trained on.
+        refinement: name of the refinement, the one that `auto` took where it was asked for.
     """
 
     refined: Callable[[npt.NDArray[Any], Sequence[npt.NDArray[Any]]], Floats]
     soft: npt.NDArray[np.float32]
     chosen: npt.NDArray[np.int64]
+    refinement: str
 
 
 def soft_labels_of(config: DistillConfig, scored: ScoredTexts) -> SoftLabels:
@@ -56,7 +56,7 @@ def soft_labels_of(config: DistillConfig, scored: ScoredTexts) -> SoftLabels:
     logits, parts = scored.parts(places)
     if not config.multi_label and np.ptp(logits, axis=0).max() == 0:  # no refinement finds what no score shows
         _require_two(config, logits)
-    together = side_by_side(parts)
+    together = side_by_side(parts, scored.weights)
     fitted = fit(Sample(logits, together(parts), priors_of(config), config.none_of_these))
 
     def refined(logits: npt.NDArray[Any], parts: Sequence[npt.NDArray[Any]]) -> Floats:
@@ -68,18 +68,18 @@ def soft_labels_of(config: DistillConfig, scored: ScoredTexts) -> SoftLabels:
     chosen = _chosen(config, scored, soft, chance)
     if not config.multi_label:
         _require_two(config, soft[chosen])
-    return SoftLabels(refined, soft, chosen)
+    return SoftLabels(refined, soft, chosen, fitted.name)
 
 
 def side_by_side(
-    sample: Sequence[npt.NDArray[Any]],
+    sample: Sequence[npt.NDArray[Any]], weights: Sequence[float]
 ) -> Callable[[Sequence[npt.NDArray[Any]]], npt.NDArray[Any] | None]:
-    """Return what lays the embeddings of several models side by side: each less the mean of the sample's, of length 1;
-    None where there are none."""
+    """Return what lays the embeddings of several models side by side: each less the mean of the sample's, of the
+    length that its weight is; None where there are none."""
     means = [part.mean(axis=0) for part in sample]
 
     def together(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any] | None:
-        units = [refine.unit(part - mean) for part, mean in zip(parts, means, strict=True)]
+        units = [weight * refine.unit(part - mean) for weight, part, mean in zip(weights, parts, means, strict=True)]
         return np.concatenate(units, axis=1) if units else None
 
     return together

@@ -58,6 +58,13 @@ def test_without_embeddings_every_refinement_still_answers(name):
     np.testing.assert_allclose(soft, softmax(logits))
 
 
+def test_the_choice_of_auto_is_named():
+    _, logits, embeddings = corpus([30] * 5)
+    assert REFINEMENTS["auto"](Sample(logits, embeddings, None)).name == "gaussians"
+    assert REFINEMENTS["auto"](Sample(logits[::2], embeddings[::2], None)).name == "clusters", "15 texts for each label"
+    assert REFINEMENTS["auto"](Sample(logits, None, None)).name == "priors", "nothing to cluster by"
+
+
 def test_a_label_that_does_not_occur_takes_no_texts_of_others():
     truth, logits, embeddings = corpus([200, 200, 200, 0])
     taught = softmax(logits).argmax(axis=1)
