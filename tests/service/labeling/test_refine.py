@@ -60,9 +60,21 @@ def test_without_embeddings_every_refinement_still_answers(name):
 
 def test_the_choice_of_auto_is_named():
     _, logits, embeddings = corpus([30] * 5)
-    assert REFINEMENTS["auto"](Sample(logits, embeddings, None)).name == "gaussians"
-    assert REFINEMENTS["auto"](Sample(logits[::2], embeddings[::2], None)).name == "clusters", "15 texts for each label"
+    known = np.full(5, 0.2)
+    assert REFINEMENTS["auto"](Sample(logits, embeddings, known)).name == "gaussians"
+    assert REFINEMENTS["auto"](Sample(logits[::2], embeddings[::2], known)).name == "clusters", "15 texts for each"
     assert REFINEMENTS["auto"](Sample(logits, None, None)).name == "priors", "nothing to cluster by"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "name"),
+    [([150] * 5, "gaussians, uniform priors"), ([400, 200, 100, 30, 10], "gaussians"), ([200] * 4 + [0], "gaussians")],
+)
+def test_labels_are_equally_frequent_to_auto_only_where_they_are(sizes, name):
+    truth, logits, embeddings = corpus(sizes)
+    refined = REFINEMENTS["auto"](Sample(logits, embeddings, None))
+    assert refined.name == name
+    assert accuracy(refined(logits, embeddings), truth) > 0.93
 
 
 def test_a_label_that_does_not_occur_takes_no_texts_of_others():
@@ -136,7 +148,7 @@ def test_vectors_of_length_zero_stay_zero():
 
 def test_auto_leaves_gaussians_in_which_a_label_takes_the_texts_of_others(monkeypatch):
     _, logits, embeddings = corpus([150] * 5)
-    sample = Sample(logits, embeddings, None)
+    sample = Sample(logits, embeddings, np.full(5, 0.2))
     answers = {name: REFINEMENTS[name](sample)(logits, embeddings) for name in ("auto", "clusters", "gaussians")}
     np.testing.assert_array_equal(answers["auto"], answers["gaussians"])
     taken = np.eye(5)[np.where(np.arange(len(logits)) % 2 == 0, 0, answers["gaussians"].argmax(axis=1))]
