@@ -201,8 +201,8 @@ def gaussians(
 
 
 def auto(sample: Sample) -> Refined:
-    """`gaussians` or `clusters`, with estimated proportions, or with equal ones where those leave as many texts with the
-    label that the teacher gives them: then nothing speaks against labels that are equally frequent."""
+    """`gaussians` or `clusters`, with estimated proportions, or with equal ones where as many texts keep the teacher's
+    label under them: then nothing speaks against labels that are equally frequent."""
     estimated = _gaussians_or_clusters(sample)
     if sample.embeddings is None or sample.priors is not None or sample.has_none:
         return estimated
