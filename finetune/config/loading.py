@@ -221,7 +221,8 @@ def sentence_of(error: ValidationError, where: str | None, model: type[BaseModel
         model: what they were validated as.
     """
     first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
+    # pydantic adds the type that it tried where a setting has several
+    path = [part for part in map(str, first["loc"]) if not part.startswith(("literal[", "dict["))]
     key = ".".join(path)
     prefix = f"{where}: " if where else ""
     if first["type"] == "extra_forbidden":

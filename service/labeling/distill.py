@@ -31,6 +31,7 @@ from service.labeling.config import DistillConfig, build
 from service.labeling.corpus import Corpus, corpus_of
 from service.labeling.distill_report import DistillReport, Measured
 from service.labeling.embedders import Embedders
+from service.labeling.refine import PROPORTIONED
 from service.labeling.scored_corpus import Progress, ScoredTexts, score_corpus, score_texts
 from service.labeling.soft_labels import SoftLabels, soft_labels_of, write_training_table
 from service.labeling.student import TABLE, Student, base_of, publish, student_config, train_student
@@ -148,8 +149,7 @@ def run(
 
         # 3. Soft labels, refined by the corpus, and the rows of each label that are most certain.
         labels = soft_labels_of(config, scored)
-        if config.priors == "estimated" and not config.multi_label:
-            emit(Info(f"refinement: {labels.refinement}; --priors uniform is better where labels are equally frequent"))
+        emit(Info(f"refinement: {labels.refinement}{_hint(config, labels)}"))
         column, _ = write_training_table(config.work / TABLE, config, corpus.texts, labels)
         emit(Info(f"training rows: {len(labels.chosen):,} of {len(corpus.texts):,}, {_sizes(config, labels)}"))
 
@@ -207,6 +207,13 @@ def _announce_scores(scored: ScoredTexts, emit: Listener) -> None:
     missing = count - int(scored.answered.sum())
     if missing:
         emit(Warned(f"the teacher gave no usable answer to {missing:,} of {count:,} texts: they are not trained on"))
+
+
+def _hint(config: DistillConfig, labels: SoftLabels) -> str:
+    """Return what follows the name of a refinement that estimated the proportions of the labels; empty for others."""
+    if config.priors != "estimated" or labels.refinement not in PROPORTIONED:
+        return ""
+    return "; if the labels are equally frequent, priors=uniform (--priors uniform) assigns them better"
 
 
 def _sizes(config: DistillConfig, labels: SoftLabels) -> str:

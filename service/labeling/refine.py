@@ -353,6 +353,9 @@ REFINEMENTS: Mapping[str, Callable[..., Refined]] = {
     "self_training": self_training,
 }
 
+PROPORTIONED = ("priors", "clusters", "gaussians", "self_training")
+"""Refinements that follow the proportions of the labels."""
+
 MULTI_LABEL: Mapping[str, Callable[..., Refined]] = {
     "auto": several_linear,
     "none": several_as_they_are,

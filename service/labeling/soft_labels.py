@@ -74,8 +74,8 @@ def soft_labels_of(config: DistillConfig, scored: ScoredTexts) -> SoftLabels:
 def side_by_side(
     sample: Sequence[npt.NDArray[Any]], weights: Sequence[float]
 ) -> Callable[[Sequence[npt.NDArray[Any]]], npt.NDArray[Any] | None]:
-    """Return what lays the embeddings of several models side by side: each less the mean of the sample's, of the
-    length that its weight is; None where there are none."""
+    """Return what lays the embeddings of several models side by side: each less the mean of the sample's,
+    scaled to the length of its weight; None where there are none."""
     means = [part.mean(axis=0) for part in sample]
 
     def together(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any] | None:

@@ -228,6 +228,7 @@ def test_the_command_distills_a_file_with_the_labels_of_a_zero_shot_model(tiny_t
     [
         ({"labels": ["sports"]}, ConfigError, "labels"),
         ({"labels": [*LABELS, NONE_OF_THESE]}, ConfigError, "is added by none_of_these=true"),
+        ({"priors": "unform"}, ConfigError, "setting 'priors' is 'unform': input should be 'estimated' or 'uniform'"),
         ({"priors": {"sports": 1.0}}, ConfigError, "a proportion of at least 0 for every label"),
         ({"descriptions": {"sport": "x"}}, ConfigError, "'sport', which is none of the labels"),
         ({"multi_label": True, "none_of_these": True}, ConfigError, "with one label for each text"),
