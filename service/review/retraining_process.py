@@ -1,7 +1,7 @@
 """The child process of `retraining`: `python -m service.review.retraining_process WORK` trains one model.
 
-It is trained on the answers, and on the given model's own scores of other rows, so that it keeps what no answer is
-about.
+It is trained on the answers, and on the given model's scores of other rows, corrected by the answers, so that it keeps
+what it knew where no answer speaks against it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from finetune.config import loading
 from finetune.config.training import TrainConfig
 from finetune.core import file_lock, model_folder
 from finetune.core.errors import ReheadError
+from service.review.corrected_scores import corrected_scores
 from service.review.retraining import JOB, LOCK, PROBLEM, TRAIN, append_round, copy_model, store_scores
+from service.review.scoring import embedder
 from service.review.session import ScoredRows
 from service.review.table import hash_of
 
@@ -32,7 +34,7 @@ NICE = 5
 """Niceness: answers of a server, and the reviewer's terminal, go first."""
 
 REHEARSED_PER_ANSWER, FEWEST_REHEARSED, MOST_REHEARSED = 4, 200, 2000
-"""Rows with the given model's own scores as soft labels, for each answer, at least, and at most."""
+"""Other rows, with corrected scores as soft labels, for each answer, at least, and at most."""
 
 BATCH, UPDATES, FEWEST_EPOCHS, MOST_EPOCHS = 16, 250, 2, 10
 TABLE = "train.parquet"
@@ -101,24 +103,27 @@ def write_table(
 
     labels = job["labels"]
     text_column, weight_column = columns_beside(labels)
-    known = {answer["text"] for answer in answers}
-    measuring = set(job["held_out"])
-    free = [place for place, text in enumerate(texts) if place not in measuring and text not in known]
+    place_of = {text: place for place, text in enumerate(texts)}
+    answered = np.array([place_of[answer["text"]] for answer in answers])
+    targets = np.array([labels.index(answer["label"]) for answer in answers])
+    free = np.setdiff1d(np.arange(len(texts)), [*answered, *job["held_out"]])
     wanted = min(MOST_REHEARSED, max(FEWEST_REHEARSED, REHEARSED_PER_ANSWER * len(answers)))
-    drawn = np.random.default_rng(job["seed"]).permutation(free)[:wanted].tolist()
+    drawn = np.random.default_rng(job["seed"]).permutation(free)[:wanted]
     weight = max(1.0, len(drawn) / len(answers))
     rows = [
         {text_column: answer["text"], weight_column: weight}
         | {label: float(label == answer["label"]) for label in labels}
         for answer in answers
     ]
-    for place in drawn:
-        scores = dict(zip(given.names, given.scores[place].tolist(), strict=True))
-        total = sum(scores.values())
-        rows.append(
-            {text_column: texts[place], weight_column: 1.0}
-            | {label: scores.get(label, 0.0) / total for label in labels}
-        )
+    places = np.concatenate([answered, drawn])
+    scores = np.zeros((len(places), len(labels)))
+    scores[:, [labels.index(name) for name in given.names]] = given.scores[places]
+    vectors = embedder(Path(job["base"]), texts, job["device"])(places)
+    soft = corrected_scores(scores, vectors, np.arange(len(answers)), targets, job["seed"])[len(answers) :]
+    rows += [
+        {text_column: texts[place], weight_column: 1.0} | dict(zip(labels, scores_of_row, strict=True))
+        for place, scores_of_row in zip(drawn.tolist(), soft.tolist(), strict=True)
+    ]
     write(file, rows)
     return len(rows)
 
