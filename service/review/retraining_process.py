@@ -45,8 +45,10 @@ DEFAULTS: dict[str, Any] = {
     "error_rows": 0,
     "loss": {"name": "kullback_leibler_divergence"},
     "optim.batch_size": BATCH,
+    "optim.head_lr": 1e-3,
 }
-"""Settings in place of those of `rehead finetune`: most validation labels here are scores of the given model."""
+"""Settings in place of those of `rehead finetune`: most validation labels here are scores, and the kept head
+learns at the rate of a new one: at the body's it does not give up labels that it was sure of in so few updates."""
 
 
 def retrain(work: Path) -> None:
