@@ -19,7 +19,10 @@ from tests.support import waiting
 pty = pytest.importorskip("pty")
 
 WORDS = ("great", "good", "awful", "bad")
-AGAIN_S = 8.0
+READY_S, AGAIN_S = 0.3, 8.0
+"""Seconds from a row on the screen to the first key, which is dropped before the terminal reads single keys, and from
+one try to the next."""
+
 ROW = r"answered[^\n]*; row \d+"
 COMMAND = (sys.executable, "-m", "service.cli", "review", "texts.csv")
 
@@ -45,7 +48,7 @@ class Terminal:
 
         Keys that are pressed before a row is shown, or while the terminal is set to read single keys, are dropped.
         """
-        end, again = time.monotonic() + waiting.DEADLINE_S, 0.0
+        end, again = time.monotonic() + waiting.DEADLINE_S, time.monotonic() + READY_S
         while len(re.findall(pattern, self.text)) < count:
             assert time.monotonic() < end, f"{pattern!r} was not printed:\n{self.text}"
             if pressing and time.monotonic() > again:

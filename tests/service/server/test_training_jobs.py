@@ -89,6 +89,7 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(jobs, settings, tmp_path):
     jobs.stop("films")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc, which this system does not have")
 def test_a_run_ends_with_its_server(settings, tmp_path, tiny_base):
     table = write_table(tmp_path / "films.csv")
@@ -301,6 +302,7 @@ def counted_scores(cache):
         return database.execute("SELECT count(*) FROM answers").fetchone()[0]
 
 
+@pytest.mark.slow
 def test_a_distillation_is_a_run_in_the_same_queue_and_leaves_a_model(distilling, settings, tmp_path):
     table = write_texts(tmp_path / "texts.csv")
     labeled = tmp_path / "answers.csv"

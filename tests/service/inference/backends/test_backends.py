@@ -256,6 +256,7 @@ def logits_of(backend, folder):
     return backend.run(encoder.pad(encoder(["good film"])), attention="ordinary", embeddings=False).logits
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_noticed_when_it_is_read_and_written_again(tiny_sentiment, tmp_path):
     settings, folder = RuntimeSettings(backend="openvino", precision="float32", cache=tmp_path), read(tiny_sentiment)
     expected = logits_of(selection.load(folder, settings), folder)
