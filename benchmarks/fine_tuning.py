@@ -105,6 +105,9 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=8, help="how often a run scores the held-out rows")
     parser.add_argument("--goal", type=float, default=0.98, help=f"fraction of the score of {REFERENCE} to reach")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="for rehead")
+    parser.add_argument(
+        "--float32", action="store_true", help="train informed and grouped in float32: where it is faster"
+    )
     parser.add_argument("--passes", type=float, help="texts that SetFit encodes per row; default: the epochs")
     parser.add_argument("--peer-python", default=sys.executable, help=f"interpreter for {', '.join(ELSEWHERE)}")
     parser.add_argument("--out", help="JSON of every run and the summary")
@@ -115,7 +118,7 @@ def main() -> None:
     report |= {"arguments": vars(args), "versions": {}, "summary": {}, "runs": []}
     for name in args.sets:
         with tempfile.TemporaryDirectory() as folder:
-            job = {key: getattr(args, key) for key in ("base", "epochs", "evaluations", "overrides")}
+            job = {key: getattr(args, key) for key in ("base", "epochs", "evaluations", "overrides", "float32")}
             job |= {"sample": SAMPLE, "threads": THREADS, "passes": args.passes or args.epochs}
             job |= prepare(Path(args.data) / name, Path(folder), args.rows, args.dev_rows)
             for seed, contestant in itertools.product(args.seeds, args.contestants):

@@ -97,6 +97,7 @@ def plain(run: Run, *, lr: float | None = None, padding: str | bool = False, **s
     # transformers infers multi-label from the type of the targets: floats instead of whole numbers
     model = AutoModelForSequenceClassification.from_pretrained(run.base, num_labels=len(run.names), dtype="float32")
     settings["learning_rate"] = lr or 5e-5 * 768 / model.config.hidden_size
+    settings["bf16"] = settings.get("bf16", False) and not run.job["float32"]
     encoded = tokenizer(run.texts, truncation=True, max_length=MAX_LENGTH, padding=padding)
     rows = Dataset.from_dict({**encoded, "labels": run.targets.tolist()})
     collate = transformers.default_data_collator if padding else transformers.DataCollatorWithPadding(tokenizer)
