@@ -2,8 +2,8 @@
 
 The given model's log-scores, times a trust between 0 and 1, are the logits where embeddings say nothing; weights on the
 embeddings are learned from the answers. Trust and regularization are the first of `CORRECTIONS` whose cross-validated
-log loss is within a standard error of the lowest: a good model is kept almost as it is, a weak one gives way to the
-answers. The order and the rule were chosen on trec, snips and banking77.
+log loss is within a standard error of the lowest: a good model is kept almost as it is, a weak one follows
+the answers. The order and the rule were chosen on trec, snips and banking77.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A given model's scores after a person's answers: a weak model gives way, a good one stays."""
+"""A given model's scores after a person's answers: a weak model follows them, a good one is kept."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def corrected(scores, vectors, targets):
     return corrected_scores(scores, vectors, answered, targets[answered])
 
 
-def test_a_model_that_guesses_gives_way_to_the_answers(texts):
+def test_a_model_that_guesses_follows_the_answers(texts):
     vectors, targets = texts
     guesses = scores_of(targets, right=0.1)
     assert accuracy(guesses, targets) < 0.45
