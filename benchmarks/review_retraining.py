@@ -16,6 +16,7 @@ import rehead
 from finetune.core import model_folder
 from finetune.core.tables.files import read_table, write_table
 from finetune.evaluation.intervals import wilson
+from service.review.retraining import FEWEST
 from service.review.review import Given, Retrain, begin, loaded
 from service.review.session import Plan
 from service.review.table import review_table
@@ -24,10 +25,10 @@ from service.review.table import review_table
 def review(name: str, args: argparse.Namespace, seed: int) -> None:
     """Print the accuracy of each model of one review."""
     folder = model_folder.read(args.work / name)
-    rows = read_table(args.work / f"{name}.validation.jsonl").rows
+    rows = list({row["text"]: row for row in read_table(args.work / f"{name}.validation.jsonl").rows}.values())
     rows = [rows[place] for place in np.random.default_rng(seed).permutation(len(rows)).tolist()]
     half = len(rows) // 2
-    work = args.work / "review"
+    work = args.work / ".review_retraining"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     write_table(work / "texts.jsonl", [{"text": row["text"]} for row in rows[:half]])
@@ -72,6 +73,8 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=50, help="answers between two retrainings")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     args = parser.parse_args()
+    if args.every < FEWEST or args.answers % args.every:
+        parser.error(f"--every is {FEWEST} or more, and divides --answers")
     print("| set | seed | answers | accuracy |\n|---|---|---|---|")
     for name in args.models:
         for seed in args.seeds:

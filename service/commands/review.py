@@ -64,7 +64,7 @@ LISTED_CHARACTERS = 80
     type=click.IntRange(0),
     default=25,
     show_default=True,
-    help="Answers between retrainings; 0: none.",
+    help="Answers to train on between retrainings, at least 10 for the first; 0: none.",
 )
 @click.option("--out", metavar="FOLDER", help="Folder of the retrained model.  [default: models/MODEL-reviewed]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any training setting; repeatable.")

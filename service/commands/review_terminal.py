@@ -12,6 +12,7 @@ import click
 
 from service.errors import ServiceError
 from service.review import measures
+from service.review.retraining import Retraining
 from service.review.review import Review
 from service.review.session import Question
 from service.review.typed_names import matching_labels
@@ -32,11 +33,13 @@ def ask(review: Review, reviewer: str) -> int:
     Every answer is on disk before the next row is shown.
     """
     answered, notice = 0, ""
+    models = 0 if review.retraining is None else len(review.retraining.rounds())
     try:
         while True:
             if review.retraining is not None:
                 review.retraining.poll()
-                notice = notice or review.retraining.problem
+                notice = notice or review.retraining.problem or _of_new_model(review.retraining, models)
+                models = len(review.retraining.rounds())
             question = review.session.next(reviewer)
             if question is None:
                 click.echo("No row is left to answer.")
@@ -52,7 +55,14 @@ def ask(review: Review, reviewer: str) -> int:
             click.echo("The model is being retrained; Ctrl-C leaves it for the next time.")
             with suppress(KeyboardInterrupt):
                 review.retraining.wait()
+        click.echo(_of_new_model(review.retraining, models), nl=models < len(review.retraining.rounds()))
     return answered
+
+
+def _of_new_model(retraining: Retraining, known: int) -> str:
+    """Return a sentence about the latest model where there are more than the known ones, else nothing."""
+    rounds = retraining.rounds()
+    return f"retrained on {rounds[-1].answers} answers: {retraining.published}" if len(rounds) > known else ""
 
 
 def _show(review: Review, question: Question, notice: str) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
+from finetune.core.errors import TrainingError
 from finetune.core.scores import Floats, log_softmax, softmax
 from service.labeling.linear import fit_soft
 from service.labeling.refine import unit
@@ -26,8 +28,9 @@ Rows = tuple[Floats, ...]
 """Log-scores of the given model `[N, L]`, vectors `[N, H]` and labels as rows of 0 and 1 `[N, L]`."""
 
 FOLDS = 5
-LOWEST = 1e-4
-"""Score of a label that the given model does not know, and of all others at least."""
+LOWEST, LOWEST_SUM = 1e-4, 0.01
+"""Least score of a label before they are made to sum to 1, also of one that the given model does not know; of many
+labels it is less, so that those without a score have this much together at most."""
 
 
 def corrected_scores(
@@ -42,34 +45,51 @@ def corrected_scores(
     Args:
         scores: of the given model, `[N, L]`; 0 for labels that it does not know.
         embeddings: `[N, H]`.
-        answered: places of the texts with an answer `[A]`, two or more.
+        answered: places of the texts with an answer `[A]`.
         targets: places of their labels `[A]`.
+
+    Raises:
+        TrainingError: a score or an embedding is not finite.
     """
-    given = log_softmax(np.log(np.maximum(scores, LOWEST)))
-    vectors = unit(embeddings - embeddings.mean(axis=0))
+    for what, values in (("scores", scores), ("embeddings", embeddings)):
+        if not np.isfinite(values).all():
+            raise TrainingError(f"the {what} of the model under review are not finite: review with another model")
+    given = log_softmax(np.log(np.maximum(scores, _lowest(scores.shape[1]))))
+    if len(answered) < FOLDS:
+        return softmax(given)
+    vectors = embeddings.astype(np.float64)
+    vectors = unit(vectors - vectors.mean(axis=0))
     soft = np.eye(scores.shape[1])
     stand_ins, named = _stand_ins(scores, answered, targets)
     fixed = given[stand_ins], vectors[stand_ins], soft[named]
     rows = given[answered], vectors[answered], soft[targets]
     folds = np.random.default_rng(seed).permutation(len(targets)) % FOLDS
-    losses = np.stack([_held_out_losses(rows, fixed, folds, *correction) for correction in CORRECTIONS])
-    return _fitted(rows, fixed, *CORRECTIONS[_first_good(losses)])(given, vectors)
+    with threadpool_limits(1):  # threads of small products wait for each other: ten times as long on busy cores
+        losses = np.stack([_held_out_losses(rows, fixed, folds, *correction) for correction in CORRECTIONS])
+        return _fitted(rows, fixed, *CORRECTIONS[_first_good(losses)])(given, vectors)
+
+
+def _lowest(labels: int) -> float:
+    return min(LOWEST, LOWEST_SUM / labels)
 
 
 def _stand_ins(scores: Floats, answered: Places, targets: Places) -> tuple[Places, Places]:
     """Return places of unanswered texts, and of the label that each stands for.
 
-    No answer speaks for a label that was never the answer, so that the fit would give its texts to others. It gets as
-    many texts as the other labels have on average: those where the given model is surest of it.
+    No answer speaks for a label that was never the answer, so that the fit would give its texts to others. It gets the
+    texts where the given model is surest of it, as many as the other labels have on average at most, and fewer the more
+    answers there are to texts that the model gave this label, all of which were other labels.
     """
     seen = np.unique(targets)
-    count = max(1, len(targets) // len(seen))
+    usual = max(1, len(targets) // len(seen))
     said = scores.argmax(axis=1)
+    refuted = np.bincount(said[answered], minlength=scores.shape[1])
     said[answered] = -1
     places: list[int] = []
     labels: list[int] = []
     for label in np.setdiff1d(np.arange(scores.shape[1]), seen).tolist():
         own = np.flatnonzero(said == label)
+        count = round(usual / (1 + refuted[label]))
         surest = own[np.argsort(-scores[own, label], kind="stable")[:count]].tolist()
         places += surest
         labels += [label] * len(surest)
@@ -92,7 +112,7 @@ def _held_out_losses(
         given, vectors, soft = (part[folds == fold] for part in rows)
         others = tuple(part[folds != fold] for part in rows)
         scores = _fitted(others, fixed, trust, regularization)(given, vectors)
-        losses[folds == fold] = -(soft * np.log(np.maximum(scores, LOWEST))).sum(axis=1)
+        losses[folds == fold] = -(soft * np.log(np.maximum(scores, _lowest(soft.shape[1])))).sum(axis=1)
     return losses
 
 

@@ -90,6 +90,11 @@ class Retraining:
         return self._work / "model"
 
     @property
+    def published(self) -> Path:
+        """The folder that a retrained model is published to."""
+        return self.model if self._plan.out is None else self._plan.out
+
+    @property
     def is_running(self) -> bool:
         """Whether a model is being trained, here or in another process."""
         child = self._child

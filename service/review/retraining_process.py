@@ -45,10 +45,12 @@ DEFAULTS: dict[str, Any] = {
     "error_rows": 0,
     "loss": {"name": "kullback_leibler_divergence"},
     "optim.batch_size": BATCH,
-    "optim.head_lr": 1e-3,
 }
-"""Settings in place of those of `rehead finetune`: most validation labels here are scores, and the kept head
-learns at the rate of a new one: at the body's it does not give up labels that it was sure of in so few updates."""
+"""Settings in place of those of `rehead finetune`: most validation labels here are scores."""
+
+HEAD_FASTER, HEAD_LR = 10, 1e-3
+"""Learning rate of the head, which is kept, unless a person sets it: 1e-3, or with `optim.lr` ten times that, up to
+1e-3. At the rate of the body it does not give up labels that it was sure of in so few updates."""
 
 
 def retrain(work: Path) -> None:
@@ -106,11 +108,13 @@ def write_table(
     labels = job["labels"]
     text_column, weight_column = columns_beside(labels)
     place_of = {text: place for place, text in enumerate(texts)}
-    answered = np.array([place_of[answer["text"]] for answer in answers])
-    targets = np.array([labels.index(answer["label"]) for answer in answers])
-    free = np.setdiff1d(np.arange(len(texts)), [*answered, *job["held_out"]])
+    here = [answer for answer in answers if answer["text"] in place_of]  # others' tables may have grown since
+    answered = np.array([place_of[answer["text"]] for answer in here], dtype=np.int64)
+    targets = np.array([labels.index(answer["label"]) for answer in here], dtype=np.int64)
+    known = {answer["text"] for answer in answers}
+    free = [place for place in sorted({*range(len(texts))} - {*job["held_out"]}) if texts[place] not in known]
     wanted = min(MOST_REHEARSED, max(FEWEST_REHEARSED, REHEARSED_PER_ANSWER * len(answers)))
-    drawn = np.random.default_rng(job["seed"]).permutation(free)[:wanted]
+    drawn = np.random.default_rng(job["seed"]).permutation(np.array(free, dtype=np.int64))[:wanted]
     weight = max(1.0, len(drawn) / len(answers))
     rows = [
         {text_column: answer["text"], weight_column: weight}
@@ -121,7 +125,7 @@ def write_table(
     scores = np.zeros((len(places), len(labels)))
     scores[:, [labels.index(name) for name in given.names]] = given.scores[places]
     vectors = embedder(Path(job["base"]), texts, job["device"])(places)
-    soft = corrected_scores(scores, vectors, np.arange(len(answers)), targets, job["seed"])[len(answers) :]
+    soft = corrected_scores(scores, vectors, np.arange(len(here)), targets, job["seed"])[len(here) :]
     rows += [
         {text_column: texts[place], weight_column: 1.0} | dict(zip(labels, scores_of_row, strict=True))
         for place, scores_of_row in zip(drawn.tolist(), soft.tolist(), strict=True)
@@ -163,7 +167,12 @@ def train_config(work: Path, out: Path, job: dict[str, Any], rows: int) -> Train
         "data.soft_label_columns": labels,
         "data.task": "binary" if len(labels) == 2 else "multiclass",
     }
-    return loading.build(loading.laid(loading.laid({}, own), job["settings"]), "the settings of retraining")
+    config = loading.build(loading.laid(loading.laid({}, own), job["settings"]), "the settings of retraining")
+    if config.optim.head_lr is not None:
+        return config
+    lr = config.optim.lr
+    rate = HEAD_LR if lr is None else max(lr, min(HEAD_FASTER * lr, HEAD_LR))
+    return config.model_copy(update={"optim": config.optim.model_copy(update={"head_lr": rate})})
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from finetune.core.errors import TrainingError
 from service.review.corrected_scores import corrected_scores
 
 LABELS, ROWS, ANSWERS = 4, 400, 60
@@ -67,3 +68,34 @@ def test_a_label_without_an_answer_keeps_its_texts(texts):
     scores = corrected_scores(good, vectors, answered, targets[answered])
     others = (targets == 2) & (good.argmax(axis=1) == 2)
     assert (scores.argmax(axis=1)[others] == 2).mean() > 0.9
+
+
+def test_a_label_that_all_its_answers_refute_loses_its_texts(texts):
+    vectors, targets = texts
+    targets = targets % 3  # no text is about label 3
+    said = np.where(np.arange(ROWS) % 2 == 0, 3, targets)
+    scores = 0.7 * np.eye(LABELS)[said] + 0.3 / LABELS
+    assert accuracy(scores, targets) < 0.6
+    result = corrected(scores, vectors, targets)
+    assert (result[ANSWERS:].argmax(axis=1) == 3).mean() < 0.02
+
+
+def test_fewer_answers_than_folds_change_nothing(texts):
+    vectors, targets = texts
+    good = scores_of(targets, right=0.9)
+    np.testing.assert_allclose(corrected_scores(good, vectors, np.arange(3), targets[:3]), good, atol=1e-3)
+
+
+def test_the_floor_takes_little_from_a_sure_score_of_many_labels():
+    scores = np.zeros((2, 1000))
+    scores[:, 0] = 1.0
+    assert corrected_scores(scores, np.ones((2, 4)), np.arange(0), np.arange(0))[0, 0] > 0.98
+
+
+@pytest.mark.parametrize("what", ["scores", "embeddings"])
+def test_what_is_not_finite_is_refused(texts, what):
+    vectors, targets = texts
+    scores = scores_of(targets, right=0.9)
+    (scores if what == "scores" else vectors)[3, 2] = np.nan
+    with pytest.raises(TrainingError, match=f"the {what} of the model under review are not finite"):
+        corrected(scores, vectors, targets)

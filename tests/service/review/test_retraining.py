@@ -155,3 +155,38 @@ def test_label_errors_are_reviewed_and_the_corrected_table_is_whole(tmp_path):
     assert corrections(table, file) == (len(asked) - 3, 3)
     assert write_labeled(tmp_path / "fixed.csv", file, table) == len(TEXTS)
     assert [(row["text"], row["label"]) for row in read_table(tmp_path / "fixed.csv").rows] == TEXTS
+
+
+def test_rows_to_train_on_hold_the_answers_of_a_table_that_has_grown(tmp_path, tiny_sentiment):
+    import numpy as np
+
+    from finetune.core.tables.files import read_table
+    from service.review import retraining_process
+    from service.review.session import ScoredRows
+
+    texts = [text for text, _ in TEXTS]
+    names = ("negative", "positive")
+    scores = np.tile([0.4, 0.6], (len(texts), 1))
+    job = {"labels": [*names, "trade"], "held_out": [0, 1], "seed": 0, "base": str(tiny_sentiment), "device": "cpu"}
+    answers = [{"text": text, "label": label} for text, label in TEXTS[2:14]]
+    answers.append({"text": "of a row that was added later", "label": "trade"})
+    count = retraining_process.write_table(
+        tmp_path / "train.parquet", texts, answers, job, ScoredRows("m", names, scores, ["positive"] * len(texts))
+    )
+    rows = list(read_table(tmp_path / "train.parquet").rows)
+    assert len(rows) == count == len(texts) - 2 + 1
+    assert {row["text"] for row in rows} == {*texts[2:], "of a row that was added later"}
+    assert all(abs(sum(row[name] for name in job["labels"]) - 1) < 1e-6 for row in rows)
+    assert [row["trade"] for row in rows if row["text"] == "of a row that was added later"] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [({}, 1e-3), ({"optim.lr": 5e-5}, 5e-4), ({"optim.lr": 5e-3}, 5e-3), ({"optim.head_lr": 1e-4}, 1e-4)],
+)
+def test_the_head_learns_faster_than_the_body(tmp_path, settings, rate):
+    from service.review.retraining_process import train_config
+
+    job = {"labels": ["a", "b"], "base": "topics", "models_dir": "models", "device": "cpu", "seed": 0}
+    config = train_config(tmp_path, tmp_path / "out", job | {"settings": settings}, 300)
+    assert config.optim.head_lr == pytest.approx(rate)
