@@ -19,7 +19,7 @@ from finetune.core.errors import TrainingError
 from finetune.core.scores import Floats, log_softmax, softmax
 from service.labeling.linear import fit_soft
 from service.labeling.refine import unit
-from service.review.strategies import Places
+from service.review.strategies import Places, closeness
 
 CORRECTIONS = ((1.0, 3.0), (1.0, 30.0), (0.6, 3.0), (0.6, 30.0), (0.3, 3.0), (0.3, 30.0), (0.0, 30.0))
 """Trust and regularization (C), those that stay closest to the given model first."""
@@ -78,12 +78,12 @@ def _stand_ins(scores: Floats, answered: Places, targets: Places) -> tuple[Place
 
     No answer speaks for a label that was never the answer, so that the fit would give its texts to others. It gets the
     texts where the given model is surest of it, as many as the other labels have on average at most, and fewer the more
-    answers there are to texts that the model gave this label, all of which were other labels.
+    answers there are to texts that the model gave this label, and was sure of it: all of them were other labels.
     """
     seen = np.unique(targets)
     usual = max(1, len(targets) // len(seen))
     said = scores.argmax(axis=1)
-    refuted = np.bincount(said[answered], minlength=scores.shape[1])
+    refuted = np.bincount(said[answered], weights=1 - closeness(scores[answered]), minlength=scores.shape[1])
     said[answered] = -1
     places: list[int] = []
     labels: list[int] = []

@@ -49,7 +49,7 @@ class Candidates:
 
 def margin(rows: Candidates) -> Places:
     """Return rows by the difference between their two best scores, the smallest first."""
-    return rows.places[np.argsort(-_closeness(rows.scores[rows.places]), kind="stable")]
+    return rows.places[np.argsort(-closeness(rows.scores[rows.places]), kind="stable")]
 
 
 def entropy(rows: Candidates) -> Places:
@@ -91,7 +91,7 @@ def auto(rows: Candidates) -> Places:
     ordered = margin(rows)
     wanted = min(MOST_CLUSTERED, max(FEWEST_UNCERTAIN, UNCERTAIN_PER_ROW * rows.count))
     part, rest = ordered[:wanted], ordered[wanted:]
-    return np.concatenate([_spread(rows, part, _closeness(rows.scores[part])), rest])
+    return np.concatenate([_spread(rows, part, closeness(rows.scores[part])), rest])
 
 
 def random(rows: Candidates) -> Places:
@@ -110,7 +110,7 @@ def label_errors(rows: Candidates) -> Places:
     return rows.issues[np.isin(rows.issues, rows.places)]
 
 
-def _closeness(scores: Floats) -> Floats:
+def closeness(scores: Floats) -> Floats:
     """Return 1 minus the difference of the two best scores of each row, `[n]`."""
     if scores.shape[1] < 2:
         return np.ones(len(scores))
