@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from service.review.table import ReviewTable
 
 NO_TERMINAL = (
-    "reviewing needs a terminal, and standard input is none: run it in a terminal, write the chosen rows to a table "
-    "with --list -o rows.csv, or use the Review tab of rehead serve --allow-training"
+    "reviewing needs a terminal for input and output: run it in one, write the chosen rows to a table with "
+    "--list -o rows.csv, or use the Review tab of rehead serve --allow-training"
 )
 LISTED_CHARACTERS = 80
 
@@ -128,12 +128,14 @@ def command(
         checked = review_table(table, text, options, label=label or "", seed=seed) if checking else None
         _finish(answers, checked, labeled)
         return
-    if not listing and not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise BadRequest(NO_TERMINAL)
+    if listing and file is not None and file.exists():
+        raise BadRequest(f"{file} exists already: name a new table with -o")
     given = None if model is None else _given(model, models_dir, device)
     recorded = () if given is None else given.folder.settings.text_columns
     column = (label or "") if checking else None
     review_rows = review_table(table, text, options, label=column, recorded=recorded, seed=seed)
+    if not listing and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise BadRequest(NO_TERMINAL)
     plan = Plan(strategy, rows, 0.0 if checking or listing else held_out, overlap, seed)
     target = None if given is None else Path(out or Path(models_dir) / f"{given.folder.path.name}-reviewed")
     retrain = reviews.Retrain(None if listing else target, retrain_every, loading.content_of(None, overrides))
@@ -186,8 +188,6 @@ def _list(review: Review, file: Path | None, count: int) -> None:
     if not rows:
         raise BadRequest("no row is left to choose")
     if file is not None:
-        if file.exists():
-            raise BadRequest(f"{file} exists already: name a new table with -o")
         write_table(file, rows)
         click.echo(f"wrote {file}: {len(rows)} rows", err=True)
         return
@@ -237,6 +237,7 @@ def _print_measures(file: AnswersFile, points: list[Point]) -> None:
         click.echo(measures.sentence_of(agreement))
     for point in points:
         interval = f"[{point.low:.3f}, {point.high:.3f}]"
-        click.echo(f"trained on {point.answers:4d} answers: accuracy {point.accuracy:.3f} {interval}")
+        model = f"retrained on {point.answers} answers" if point.answers else "given model"
+        click.echo(f"{model}: accuracy {point.accuracy:.3f} {interval}")
     if points:
         click.echo(measures.advice(points))

@@ -159,6 +159,9 @@ def test_without_a_terminal_rows_are_listed_and_a_review_says_what_to_do(folder)
         (("--list", "--strategy", "label_errors"), "name the column that holds the label with --label"),
         (("--list", "--model", "sentiment", "--label", "text"), "goes with --strategy label_errors"),
         (("--report",), "there are no answers yet"),
+        (("--model", "no_such"), "no model 'no_such'"),  # and not that there is no terminal
+        (("--model", "sentiment", "--text", "no_such"), "no_such"),
+        (("--list", "--model", "sentiment", "-o", "texts.csv"), "texts.csv exists already"),
     ],
 )
 def test_what_cannot_be_reviewed_gets_one_sentence(folder, monkeypatch, arguments, sentence):
