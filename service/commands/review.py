@@ -128,8 +128,8 @@ def command(
         checked = review_table(table, text, options, label=label or "", seed=seed) if checking else None
         _finish(answers, checked, labeled)
         return
-    if listing and file is not None and file.exists():
-        raise BadRequest(f"{file} exists already: name a new table with -o")
+    if listing and file is not None:
+        _require_new(file, "-o")
     given = None if model is None else _given(model, models_dir, device)
     recorded = () if given is None else given.folder.settings.text_columns
     column = (label or "") if checking else None
@@ -160,6 +160,11 @@ def _answers_file(table: str, file: Path | None) -> Path:
     return file if file is not None else Path(f"{stem_of(Path(table))}-answers.jsonl")
 
 
+def _require_new(file: Path, option: str) -> None:
+    if file.exists():
+        raise BadRequest(f"{file} exists already: name a new table with {option}")
+
+
 def _login_name() -> str:
     try:
         return getpass.getuser()
@@ -188,6 +193,7 @@ def _list(review: Review, file: Path | None, count: int) -> None:
     if not rows:
         raise BadRequest("no row is left to choose")
     if file is not None:
+        _require_new(file, "-o")  # it may have been made while rows were scored
         write_table(file, rows)
         click.echo(f"wrote {file}: {len(rows)} rows", err=True)
         return
@@ -209,8 +215,7 @@ def _finish(answers: Path, checked: ReviewTable | None, labeled: Path | None) ->
     if checked is not None:
         file.check(checked)
     if labeled is not None:
-        if labeled.exists():
-            raise BadRequest(f"{labeled} exists already: name a new table with --labeled")
+        _require_new(labeled, "--labeled")
         rows = reviews.write_labeled(labeled, file, checked)
         click.echo(
             f"wrote {labeled}: {rows} rows; train on it with rehead finetune {labeled} --text text --label label"

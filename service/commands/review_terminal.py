@@ -38,8 +38,10 @@ def ask(review: Review, reviewer: str) -> int:
         while True:
             if review.retraining is not None:
                 review.retraining.poll()
-                notice = notice or review.retraining.problem or _of_new_model(review.retraining, models)
-                models = len(review.retraining.rounds())
+                notice = notice or review.retraining.problem
+                if not notice:
+                    notice = _retrained(review.retraining, models)
+                    models = len(review.retraining.rounds())
             question = review.session.next(reviewer)
             if question is None:
                 click.echo("No row is left to answer.")
@@ -55,12 +57,13 @@ def ask(review: Review, reviewer: str) -> int:
             click.echo("The model is being retrained; Ctrl-C leaves it for the next time.")
             with suppress(KeyboardInterrupt):
                 review.retraining.wait()
-        click.echo(_of_new_model(review.retraining, models), nl=models < len(review.retraining.rounds()))
+        if sentence := _retrained(review.retraining, models):
+            click.echo(sentence)
     return answered
 
 
-def _of_new_model(retraining: Retraining, known: int) -> str:
-    """Return a sentence about the latest model where there are more than the known ones, else nothing."""
+def _retrained(retraining: Retraining, known: int) -> str:
+    """Return a sentence about the latest model where there are more models than the known ones, else nothing."""
     rounds = retraining.rounds()
     return f"retrained on {rounds[-1].answers} answers: {retraining.published}" if len(rounds) > known else ""
 

@@ -112,7 +112,8 @@ def write_table(
     answered = np.array([place_of[answer["text"]] for answer in here], dtype=np.int64)
     targets = np.array([labels.index(answer["label"]) for answer in here], dtype=np.int64)
     known = {answer["text"] for answer in answers}
-    free = [place for place in sorted({*range(len(texts))} - {*job["held_out"]}) if texts[place] not in known]
+    measuring = set(job["held_out"])
+    free = [place for place, text in enumerate(texts) if place not in measuring and text not in known]
     wanted = min(MOST_REHEARSED, max(FEWEST_REHEARSED, REHEARSED_PER_ANSWER * len(answers)))
     drawn = np.random.default_rng(job["seed"]).permutation(np.array(free, dtype=np.int64))[:wanted]
     weight = max(1.0, len(drawn) / len(answers))

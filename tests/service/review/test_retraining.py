@@ -190,3 +190,15 @@ def test_the_head_learns_faster_than_the_body(tmp_path, settings, rate):
     job = {"labels": ["a", "b"], "base": "topics", "models_dir": "models", "device": "cpu", "seed": 0}
     config = train_config(tmp_path, tmp_path / "out", job | {"settings": settings}, 300)
     assert config.optim.head_lr == pytest.approx(rate)
+
+
+def test_the_terminal_names_a_model_that_was_retrained(table, tmp_path, untrained):
+    from service.commands.review_terminal import _retrained
+
+    review = start(table, tmp_path, untrained)
+    rounds = review.retraining.rounds()
+    assert _retrained(review.retraining, len(rounds)) == ""
+    identity = json.loads((tmp_path / ".answers.review" / "rounds.jsonl").read_text().splitlines()[0])["base"]
+    retraining.append_round(tmp_path / ".answers.review", identity, 40, "reviewed", {})
+    told = _retrained(review.retraining, len(rounds))
+    assert told == f"retrained on 40 answers: {tmp_path / 'models' / 'reviewed'}"
