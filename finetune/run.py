@@ -58,9 +58,6 @@ ROUNDING = {False: 1e-5, True: 1e-2}
 """What their logits may differ by, in the largest one, without and with bfloat16."""
 
 
-RESUMES = ": --resume continues from it"
-"""The end of the sentence about checkpoints of an earlier run."""
-
 OWN_LANGUAGE = 0.25
 """Fraction of the training texts from which a language is one of the model's; detection errs on short texts."""
 
@@ -227,7 +224,7 @@ def _warn_of_checkpoints(config: TrainConfig, work: Path, emit: Listener) -> Non
     from finetune.training.checkpoints import last_good_checkpoint
 
     if not config.resume and (last := last_good_checkpoint(work)) is not None:
-        emit(Warned(f"{last} of an earlier run will be replaced as training begins{RESUMES}"))
+        emit(Warned(f"{last} of an earlier run will be replaced as training begins: {GO_ON}"))
 
 
 @contextmanager

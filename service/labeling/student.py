@@ -16,7 +16,7 @@ from finetune.core.disk_space import GO_ON
 from finetune.core.errors import ConfigError
 from finetune.core.events import Finished, Listener, Saved, Warned
 from finetune.core.scores import Floats
-from finetune.run import RESUMES, TrainResult, train
+from finetune.run import TrainResult, train
 from service.inference.engine import Engine
 from service.inference.model_store import resolve
 from service.labeling.config import DistillConfig
@@ -100,8 +100,7 @@ def train_student(config: TrainConfig, out: str, emit: Listener) -> TrainResult:
 
     def listener(event: Any) -> None:
         if isinstance(event, Warned):
-            text = event.text.replace(GO_ON, "the same command trains the student again, without scoring")
-            emit(Warned(text.removesuffix(RESUMES)))  # a student does not resume
+            emit(Warned(event.text.replace(GO_ON, "the same command trains the student again, without scoring")))
         elif not isinstance(event, Finished | Saved):  # the folder is not where it will be yet
             emit(event)
 
