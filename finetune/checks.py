@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from finetune.config.choice import Choice
 from finetune.config.data import DataConfig
-from finetune.config.training import Choice, ModelConfig, TrainConfig
+from finetune.config.model import ModelConfig
+from finetune.config.training import TrainConfig
 from finetune.core import model_folder
 from finetune.core.device import torch_device
 from finetune.core.errors import ConfigError, FinetuneError

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.checks import check_run, check_settings
+from finetune.config.optim import faster_head_lr
 from finetune.config.training import TrainConfig
 from finetune.core import model_folder
 from finetune.core.errors import ConfigError
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
 
 LR_AT_WIDTH, LR_WIDTH = 5e-5, 768
 """Default learning rate, and the width of the base it is for; it falls in proportion to the width."""
-
-HEAD_FASTER, HEAD_LR = 10, 1e-3
-"""Default learning rate of the new head: this many times that of the body, up to this rate."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +227,7 @@ def _resolved(
     if config.few_shot is not None:
         return config.model_copy(update={"data": data})
     lr = config.optim.lr or usual_lr(body)
-    head_lr = config.optim.head_lr or (lr if head.is_whole else max(lr, min(HEAD_FASTER * lr, HEAD_LR)))
+    head_lr = config.optim.head_lr or (lr if head.is_whole else faster_head_lr(lr))
     return config.model_copy(
         update={
             "data": data,

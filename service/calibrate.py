@@ -122,8 +122,8 @@ def _target(folder: ModelFolder, out: str | PathLike[str] | None, *, overwrite: 
 def _plan(folder: ModelFolder, method: str, thresholds: Any, positive: str | None, coverage: float | None) -> ScorePlan:
     """Return what to fit, checked against the model's labels."""
     from finetune.checks import WINDOW_AND_DECISIONS
+    from finetune.config.choice import Choice
     from finetune.config.threshold_rule import threshold_rule
-    from finetune.config.training import Choice
     from finetune.evaluation.calibration import method_of
     from finetune.evaluation.conformal import check_coverage
     from finetune.evaluation.score_fitting import ScorePlan

@@ -15,18 +15,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from finetune.config import choices
+from finetune.config.choice import Choice
 from finetune.config.data import DataConfig, RecastConfig, Source
-from finetune.config.training import (
-    CheckpointConfig,
-    Choice,
-    GradientsConfig,
-    LoraConfig,
-    ModelConfig,
-    OptimConfig,
-    TrainConfig,
-    WindowConfig,
-    ZeroShotConfig,
-)
+from finetune.config.model import LoraConfig, ModelConfig
+from finetune.config.optim import OptimConfig
+from finetune.config.training import CheckpointConfig, GradientsConfig, TrainConfig, WindowConfig, ZeroShotConfig
 from finetune.core.registry import options_of
 
 INTRODUCTION = """# Settings

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import logit
 
-from finetune.config.training import Choice
+from finetune.config.choice import Choice
 from finetune.core.calibration import IsotonicScaling, PredictionSets
 from finetune.core.labels import LabelSpace
 from finetune.core.model_folder import ClassifierSettings

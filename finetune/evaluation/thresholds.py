@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finetune.config.training import Choice
+from finetune.config.choice import Choice
 from finetune.core.errors import ConfigError
 from finetune.core.labels import LabelSpace, shown
 from finetune.core.registry import pick

@@ -9,7 +9,7 @@ from typing import Any
 import numpy.typing as npt
 from transformers import AutoConfig
 
-from finetune.config.training import ModelConfig
+from finetune.config.model import ModelConfig
 from finetune.core.errors import CheckpointError, ConfigError
 from finetune.core.labels import LabelSpace
 from finetune.core.model_folder import Location

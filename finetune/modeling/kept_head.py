@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune.config.training import ModelConfig
+from finetune.config.model import ModelConfig
 from finetune.core import model_folder
 from finetune.core.errors import CheckpointError, ConfigError
 from finetune.core.label_text import name_of

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from finetune.config.training import LoraConfig
+from finetune.config.model import LoraConfig
 from finetune.core.errors import ConfigError, MissingExtra, TrainingError
 
 LARGEST_DIFFERENCE = 1e-3

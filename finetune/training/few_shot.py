@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from finetune.config.data import RecastConfig
-from finetune.config.training import ModelConfig
+from finetune.config.model import ModelConfig
 from finetune.core import model_folder
 from finetune.core.device import torch_device
 from finetune.core.errors import TrainingError

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from finetune.config.training import Choice, ModelConfig, TrainConfig
+from finetune.config.choice import Choice
+from finetune.config.model import ModelConfig
+from finetune.config.training import TrainConfig
 from finetune.core.errors import ConfigError
 from finetune.core.events import Info
 from finetune.core.labels import LabelSpace, SoftLabels

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from finetune.config.training import Choice
+from finetune.config.choice import Choice
 from finetune.core.errors import ConfigError
 from finetune.core.registry import pick
 from finetune.core.scores import ACTIVATION_OF_TASK, Activation

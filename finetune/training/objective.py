@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finetune.config.training import Choice, TrainConfig
+from finetune.config.choice import Choice
+from finetune.config.training import TrainConfig
 from finetune.core.errors import DataError
 from finetune.core.labels import LabelSpace, SoftLabels
 from finetune.core.scores import Activation, Floats, activate

@@ -14,7 +14,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from finetune.config.training import ModelConfig, OptimConfig
+from finetune.config.model import ModelConfig
+from finetune.config.optim import OptimConfig
 from finetune.core.errors import ConfigError
 from finetune.core.registry import pick
 

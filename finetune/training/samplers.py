@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
-from finetune.config.training import OptimConfig
+from finetune.config.optim import OptimConfig
 from finetune.training import processes
 
 POOL = 50

@@ -9,8 +9,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from finetune.config import loading
+from finetune.config.choice import Choice
 from finetune.config.data import Part, Template
-from finetune.config.training import Choice
 from finetune.core.errors import ConfigError
 from finetune.core.tables.options import TableOptions
 from service.inference import zero_shot

@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from finetune.config import loading
+from finetune.config.optim import HEAD_LR, faster_head_lr
 from finetune.config.training import TrainConfig
 from finetune.core import file_lock, model_folder
 from finetune.core.errors import ReheadError
+from finetune.core.scores import Floats
 from service.review.corrected_scores import corrected_scores
 from service.review.retraining import JOB, LOCK, PROBLEM, TRAIN, append_round, copy_model, store_scores
 from service.review.scoring import embedder
@@ -47,10 +50,6 @@ DEFAULTS: dict[str, Any] = {
     "optim.batch_size": BATCH,
 }
 """Settings in place of those of `rehead finetune`: most validation labels here are scores."""
-
-HEAD_FASTER, HEAD_LR = 10, 1e-3
-"""Learning rate of the head, which is kept, unless a person sets it: 1e-3, or with `optim.lr` ten times that, up to
-1e-3. At the rate of the body it does not give up labels that it was sure of in so few updates."""
 
 
 def retrain(work: Path) -> None:
@@ -102,37 +101,46 @@ def scored_rows(folder: Path, texts: list[str], device: str, name: str | None = 
 def write_table(
     file: Path, texts: list[str], answers: list[dict[str, str]], job: dict[str, Any], given: ScoredRows
 ) -> int:
-    """Write the rows to train on, with a column of soft labels for each label, and return their number."""
+    """Write answers and rehearsed rows, with a column of soft labels for each label, and return their number."""
     from finetune.core.tables.files import write_table as write
 
     labels = job["labels"]
     text_column, weight_column = columns_beside(labels)
-    place_of = {text: place for place, text in enumerate(texts)}
-    here = [answer for answer in answers if answer["text"] in place_of]  # others' tables may have grown since
-    answered = np.array([place_of[answer["text"]] for answer in here], dtype=np.int64)
-    targets = np.array([labels.index(answer["label"]) for answer in here], dtype=np.int64)
-    known = {answer["text"] for answer in answers}
-    measuring = set(job["held_out"])
-    free = [place for place, text in enumerate(texts) if place not in measuring and text not in known]
-    wanted = min(MOST_REHEARSED, max(FEWEST_REHEARSED, REHEARSED_PER_ANSWER * len(answers)))
-    drawn = np.random.default_rng(job["seed"]).permutation(np.array(free, dtype=np.int64))[:wanted]
-    weight = max(1.0, len(drawn) / len(answers))
-    rows = [
+    rehearsed, soft = rehearsal(texts, answers, job, given)
+    weight = max(1.0, len(rehearsed) / len(answers))
+    rows: list[dict[str, Any]] = [
         {text_column: answer["text"], weight_column: weight}
         | {label: float(label == answer["label"]) for label in labels}
         for answer in answers
     ]
+    rows += [
+        {text_column: texts[place], weight_column: 1.0} | dict(zip(labels, scores, strict=True))
+        for place, scores in zip(rehearsed.tolist(), soft.tolist(), strict=True)
+    ]
+    write(file, rows)
+    return len(rows)
+
+
+def rehearsal(
+    texts: list[str], answers: list[dict[str, str]], job: dict[str, Any], given: ScoredRows
+) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Return the places `[R]` of rows without an answer, none of them held out, and their corrected scores `[R, L]`."""
+    known, measuring = {answer["text"] for answer in answers}, set(job["held_out"])
+    free = [place for place, text in enumerate(texts) if place not in measuring and text not in known]
+    wanted = min(MOST_REHEARSED, max(FEWEST_REHEARSED, REHEARSED_PER_ANSWER * len(answers)))
+    drawn = np.random.default_rng(job["seed"]).permutation(np.array(free, dtype=np.int64))[:wanted]
+
+    labels = job["labels"]
+    place_of = {text: place for place, text in enumerate(texts)}
+    here = [answer for answer in answers if answer["text"] in place_of]  # others' tables may have grown since
+    answered = np.array([place_of[answer["text"]] for answer in here], dtype=np.int64)
+    targets = np.array([labels.index(answer["label"]) for answer in here], dtype=np.int64)
     places = np.concatenate([answered, drawn])
     scores = np.zeros((len(places), len(labels)))
     scores[:, [labels.index(name) for name in given.names]] = given.scores[places]
     vectors = embedder(Path(job["base"]), texts, job["device"])(places)
-    soft = corrected_scores(scores, vectors, np.arange(len(here)), targets, job["seed"])[len(here) :]
-    rows += [
-        {text_column: texts[place], weight_column: 1.0} | dict(zip(labels, scores_of_row, strict=True))
-        for place, scores_of_row in zip(drawn.tolist(), soft.tolist(), strict=True)
-    ]
-    write(file, rows)
-    return len(rows)
+    corrected = corrected_scores(scores, vectors, np.arange(len(here)), targets, job["seed"])
+    return drawn, corrected[len(here) :]
 
 
 def columns_beside(labels: list[str]) -> tuple[str, str]:
@@ -172,7 +180,8 @@ def train_config(work: Path, out: Path, job: dict[str, Any], rows: int) -> Train
     if config.optim.head_lr is not None:
         return config
     lr = config.optim.lr
-    rate = HEAD_LR if lr is None else max(lr, min(HEAD_FASTER * lr, HEAD_LR))
+    # at the rate of the body the kept head does not give up labels that it was sure of in so few updates
+    rate = HEAD_LR if lr is None else faster_head_lr(lr)
     return config.model_copy(update={"optim": config.optim.model_copy(update={"head_lr": rate})})
 
 

@@ -11,8 +11,9 @@ from gradio.components import Component
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from finetune.config.choice import Choice
 from finetune.config.loading import number
-from finetune.config.training import Choice, TrainConfig
+from finetune.config.training import TrainConfig
 from finetune.core.tables.options import ENCODINGS
 
 AUTOMATIC = "automatic"

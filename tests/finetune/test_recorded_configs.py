@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from finetune.config import loading
-from finetune.config.training import Choice, TrainConfig
+from finetune.config.choice import Choice
+from finetune.config.training import TrainConfig
 from finetune.core import model_folder
 from finetune.core.model_folder import ModelFolder
 from finetune.training.losses import default_loss, output_activation

@@ -7,8 +7,9 @@ import pytest
 from pydantic import BaseModel
 
 from finetune.config import loading
+from finetune.config.optim import OptimConfig
 from finetune.config.renamed import RENAMED, upgraded
-from finetune.config.training import OptimConfig, TrainConfig
+from finetune.config.training import TrainConfig
 from finetune.core.errors import ConfigError
 from finetune.core.registry import pick
 from finetune.training.losses import LOSSES, loss_for

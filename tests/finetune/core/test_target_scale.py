@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.config.training import Choice, TrainConfig
+from finetune.config.choice import Choice
+from finetune.config.training import TrainConfig
 from finetune.core.errors import ConfigError, DataError
 from finetune.core.model_folder import read
 from finetune.core.scores import activate

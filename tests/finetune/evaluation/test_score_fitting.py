@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from finetune.config.training import Choice
+from finetune.config.choice import Choice
 from finetune.core.labels import LabelSpace
 from finetune.core.model_folder import ClassifierSettings
 from finetune.core.scores import decide, softmax

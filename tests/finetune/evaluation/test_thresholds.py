@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from finetune.config.training import Choice, TrainConfig
+from finetune.config.choice import Choice
+from finetune.config.training import TrainConfig
 from finetune.core.errors import ConfigError
 from finetune.core.labels import LabelSpace
 from finetune.core.scores import decide, sigmoid

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.config.training import ModelConfig
+from finetune.config.model import ModelConfig
 from finetune.core.errors import CheckpointError
 from finetune.core.hub import download
 from finetune.core.labels import LabelSpace

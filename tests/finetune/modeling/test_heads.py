@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from finetune.config.training import Choice, ModelConfig
+from finetune.config.choice import Choice
+from finetune.config.model import ModelConfig
 from finetune.core import model_folder
 from finetune.core.errors import ConfigError
 from finetune.core.labels import LabelSpace

@@ -15,7 +15,9 @@ from checkpoints import save_classifier
 from safetensors.torch import load_file, save_file
 
 from finetune import train
-from finetune.config.training import Choice, ModelConfig, TrainConfig
+from finetune.config.choice import Choice
+from finetune.config.model import ModelConfig
+from finetune.config.training import TrainConfig
 from finetune.core.errors import CheckpointError, ConfigError
 from finetune.core.labels import LabelSpace
 from finetune.core.model_folder import find

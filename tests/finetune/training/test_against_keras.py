@@ -31,7 +31,7 @@ from scipy.stats import ks_2samp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from finetune.config.training import Choice
+from finetune.config.choice import Choice
 from finetune.core.errors import ConfigError
 from finetune.core.task import Task
 from finetune.modeling.activations import ACTIVATIONS

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.config.training import Choice, TrainConfig
+from finetune.config.choice import Choice
+from finetune.config.training import TrainConfig
 from finetune.core import events
 from finetune.core.disk_space import checkpoint_bytes, checkpoints_at_once, is_full, require_free
 from finetune.core.errors import ConfigError, StorageError

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.config.training import Choice, LoraConfig, ModelConfig, OptimConfig, TrainConfig
+from finetune.config.choice import Choice
+from finetune.config.model import LoraConfig, ModelConfig
+from finetune.config.optim import OptimConfig
+from finetune.config.training import TrainConfig
 from finetune.core import events
 from finetune.core.errors import ConfigError
 from finetune.core.labels import LabelSpace

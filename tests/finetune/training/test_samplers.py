@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune.config.training import ModelConfig, TrainConfig
+from finetune.config.model import ModelConfig
+from finetune.config.training import TrainConfig
 from finetune.core import events
 from finetune.core.errors import ConfigError
 from finetune.core.labels import LabelSpace
