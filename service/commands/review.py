@@ -139,6 +139,7 @@ def command(
     plan = Plan(strategy, rows, 0.0 if checking or listing else held_out, overlap, seed)
     target = None if given is None else Path(out or Path(models_dir) / f"{given.folder.path.name}-reviewed")
     retrain = reviews.Retrain(None if listing else target, retrain_every, loading.content_of(None, overrides))
+    click.echo(f"choosing among {len(review_rows):,} texts of {review_rows.rows:,} rows ...", err=True)
     with ExitStack() as stack:
         if listing and not answers.exists():
             answers = Path(stack.enter_context(TemporaryDirectory())) / answers.name
@@ -148,7 +149,7 @@ def command(
             _list(review, file, rows)
             return
         name = checked_reviewer(reviewer or _login_name())
-        click.echo(f"{len(review_rows):,} texts of {review_rows.rows:,} rows; reviewer {name}; answers go to {answers}")
+        click.echo(f"reviewer {name}; answers go to {answers}")
         given_answers = terminal.ask(review, name)
         click.echo(f"{given_answers} answers saved in {answers}; the same command continues")
         _print_measures(review.session.answers, review.points)
@@ -241,8 +242,8 @@ def _print_measures(file: AnswersFile, points: list[Point]) -> None:
     for agreement in measures.agreements(answers):
         click.echo(measures.sentence_of(agreement))
     for point in points:
-        interval = f"[{point.low:.3f}, {point.high:.3f}]"
         model = f"retrained on {point.answers} answers" if point.answers else "given model"
-        click.echo(f"{model}: accuracy {point.accuracy:.3f} {interval}")
+        measured = f"on {point.rows} held-out {'answer' if point.rows == 1 else 'answers'}"
+        click.echo(f"{model}: accuracy {point.accuracy:.3f} [{point.low:.3f}, {point.high:.3f}] {measured}")
     if points:
         click.echo(measures.advice(points))

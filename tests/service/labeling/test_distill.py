@@ -290,6 +290,15 @@ def test_many_texts_are_drawn_at_random_and_counted(distill):
     assert (result.counts["duplicates"], result.counts["usable"], result.counts["not_drawn"]) == (1, 200, 140)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({}, r"'texts' \(TEXTS\) is missing"), ({"texts": "a.csv"}, r"'labels' \(--labels\) is missing")],
+)
+def test_a_missing_setting_is_named_as_the_command_takes_it(given, message):
+    with pytest.raises(ConfigError, match=message):
+        build(given | {"out": "o"})
+
+
 def test_a_config_reads_back_as_it_was_written():
     config = build({"texts": "t.csv", "labels": "a,b", "out": "o", "priors": {"a": 1, "b": 3}, "text": "body"})
     assert build(config.model_dump(mode="json")) == config
