@@ -259,9 +259,12 @@ def _build_head(config: TrainConfig) -> None:
 
 
 def _build_optimizer(config: TrainConfig) -> None:
+    """Let torch and transformers check the options of optimizer and schedule, which takes them seconds to import."""
+    optim = config.optim
+    if not optim.optimizer.options and not optim.schedule.options:
+        return
     import torch
 
-    optim = config.optim
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": optim.lr or 1e-4, "weight_decay": 0.0, "l2": 0.0}]
     with _naming("optim.optimizer"):
         optimizer = pick(OPTIMIZERS, optim.optimizer.name, optim.optimizer.options, what="optimizer")(groups)

@@ -100,9 +100,6 @@ def prepare(
     Raises:
         FinetuneError: settings, data, base or checkpoints that cannot be used; names the setting or the row.
     """
-    from finetune.modeling.build import base_config, body_config
-    from finetune.modeling.kept_head import plan_head
-
     # 1. Settings alone, then the base: a mistake there should not cost the reading of a large table.
     check_settings(config)
     if config.base == "auto":
@@ -110,7 +107,6 @@ def prepare(
     base = base_of(config)
     if base.path is not None:
         check_weights(base.path)
-    described = base_config(base)
 
     # 2. The table: columns, task, labels, splits.
     if splits is None:
@@ -119,7 +115,12 @@ def prepare(
     if config.few_shot is not None:
         config = config.model_copy(update={"model": HEAD.model_copy(update={"revision": config.model.revision})})
 
-    # 3. The tokenizer, and the defaults that depend on base and table.
+    # 3. The tokenizer, and the defaults that depend on base and table. A mistake in the table should not cost the
+    # import of transformers, which takes seconds.
+    from finetune.modeling.build import base_config, body_config
+    from finetune.modeling.kept_head import plan_head
+
+    described = base_config(base)
     keeps_hypothesis = splits.labels.nli is not None and splits.train.pairs is not None
     encoder = TextEncoder.load(
         base.source,

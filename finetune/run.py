@@ -34,7 +34,6 @@ from finetune.evaluation.evaluate import ScoredSplit, differences, evaluate
 from finetune.evaluation.metrics import best_by
 from finetune.evaluation.score_fitting import ScoreReport
 from finetune.measurement import is_shared, logits_of, measure, window_logits_of, with_fitted_scores
-from finetune.modeling.build import body_config, build_model
 from finetune.modeling.heads import STOCK
 from finetune.modeling.interpolation import interpolated
 from finetune.modeling.lora import merged
@@ -250,6 +249,8 @@ def _as_saved(model: Any, prepared: Prepared, folder: Path) -> Any:
         adapter = folder / "adapter" if config.model.lora.keep_adapter else None
         model = merged(model, _few_logits(prepared, shared=is_shared(config)), adapter)
     if config.optim.interpolate_base:
+        from finetune.modeling.build import build_model
+
         base = build_model(prepared.base, prepared.splits.labels, config.model)
         model = interpolated(model, base, config.optim.interpolate_base)
     return rounded(model, config.save_dtype)
@@ -298,6 +299,8 @@ def _languages(prepared: Prepared) -> tuple[str, ...]:
 
 
 def _verdict(prepared: Prepared, trained: TrainedModel, model: Any, measured: dict[str, ScoredSplit]) -> Verdict:
+    from finetune.modeling.build import body_config
+
     config, labels = prepared.config, prepared.splits.labels
     return verdict_of(
         config,

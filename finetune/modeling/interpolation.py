@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from finetune.modeling.build import Built
+if TYPE_CHECKING:
+    from finetune.modeling.build import Built
 
 
 def interpolated(model: Any, base: Built, share: float) -> Any:

@@ -26,10 +26,6 @@ from finetune.core.labels import LabelSpace
 from finetune.core.model_folder import Location
 from finetune.core.tokenization import Encoded, TextEncoder
 from finetune.data.nli_pairs import ENTAILMENT, recast, spelled_out
-from finetune.modeling.build import base_config, body_of, build_model
-from finetune.modeling.kept_head import plan_head
-from finetune.training.arguments import use_bfloat16
-from finetune.training.trainer import predict, shared_text_bias
 
 STRENGTH = 30.0
 """Inverse strength C of the L2 penalty, on features of mean length 1."""
@@ -97,6 +93,8 @@ class Learner:
         precision: str,
         device: str,
     ) -> None:
+        from finetune.training.arguments import use_bfloat16
+
         self.base, self.model, self.labels, self.encoder, self.seed = base, model, labels, encoder, seed
         self.updates = 0
         self.place = torch_device(device)
@@ -110,6 +108,8 @@ class Learner:
 
     def embeddings(self, rows: FewRows) -> Array:
         """Return the mean token states `[N, H]`."""
+        from finetune.training.trainer import predict
+
         head, self.model.head = self.model.head, nn.Identity()
         try:
             return np.asarray(predict(self.model, self.encoder, rows.tokens, shared=False))
@@ -265,6 +265,9 @@ def contrastive(learner: Learner, rows: FewRows, *, passes: float = 8, lr: float
 
 def nli(learner: Learner, rows: FewRows, *, passes: float = 2, negatives: int = 1, lr: float = 5e-5) -> None:
     """The body by entailment: each text with its label and with others as hypotheses, then the head"""
+    from finetune.modeling.build import body_of
+    from finetune.training.trainer import shared_text_bias
+
     if len(set(rows.targets.tolist())) < 2:  # no other label to contradict
         learner.fit_head(rows)
         return
@@ -295,6 +298,9 @@ def _updates(rows: int, passes: float, batch: int) -> int:
 
 def _entailment_model(learner: Learner) -> tuple[Any, Any, Any]:
     """Return the base, an entailment model, with its zero-shot settings and the places of its labels."""
+    from finetune.modeling.build import base_config, build_model
+    from finetune.modeling.kept_head import plan_head
+
     folder = model_folder.read(learner.base.source)
     config = ModelConfig(keep_head=True, dropout=0.0)
     plan = plan_head(learner.base, base_config(learner.base), folder.labels, "softmax", config)

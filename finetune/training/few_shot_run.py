@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,10 +25,10 @@ from finetune.core.registry import pick
 from finetune.data.rows import Rows
 from finetune.data.splits import folds_of
 from finetune.evaluation.intervals import wilson
-from finetune.modeling.build import build_model
 from finetune.training.few_shot import AUTO, FEW_SHOT, FewRows, Learner, is_entailment_base
-from finetune.training.fit import AttemptInputs, TrainedModel
-from finetune.training.trainer import predict
+
+if TYPE_CHECKING:
+    from finetune.training.fit import AttemptInputs, TrainedModel
 
 FOLDS = 2
 """Folds of the cross-validation within the training rows; each more costs a training of every way that is left."""
@@ -78,6 +78,9 @@ def fit(config: TrainConfig, inputs: AttemptInputs, rows: Rows, *, held_out: boo
         TrainingError: the loss is not finite.
     """
     from transformers import set_seed
+
+    from finetune.modeling.build import build_model
+    from finetune.training.fit import TrainedModel
 
     assert config.few_shot is not None
     set_seed(config.seed)
@@ -150,6 +153,8 @@ def _cross_validated(
 ) -> Iterator[tuple[TriedWay, Any]]:
     """Yield each way's accuracy once it is known, with the logits `[N, C]` of each row by a model of the other folds;
     None for a way that is left out after a fold, being behind the best one (`_is_behind`)."""
+    from finetune.training.trainer import predict
+
     shape = len(rows.targets), len(learner.labels)
     logits = {name: np.zeros(shape, dtype=np.float32) for name in names}
     seconds = dict.fromkeys(names, 0.0)

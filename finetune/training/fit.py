@@ -45,7 +45,8 @@ from finetune.training.arguments import training_arguments
 from finetune.training.auxiliary_losses import AUXILIARY
 from finetune.training.batch_plan import BatchPlan
 from finetune.training.callbacks import DIVERGED, Diverged, ReportedEarlyStopping
-from finetune.training.checkpoints import CheckpointCallback, Note, Resuming, last_good_checkpoint
+from finetune.training.checkpoint_callbacks import CheckpointCallback, Resuming
+from finetune.training.checkpoints import Note, last_good_checkpoint
 from finetune.training.diagnosis import not_finite
 from finetune.training.examples import Collator, Examples
 from finetune.training.gradient_monitor import GradientSnapshot

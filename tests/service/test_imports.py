@@ -39,3 +39,20 @@ def test_public_names_are_these():
     assert dir(service) == ["Classifier", "ZeroShotClassifier", "load"] and all(
         getattr(service, name) for name in dir(service)
     )
+
+
+def test_a_wrong_setting_or_table_is_refused_before_transformers_is_imported(tmp_path):
+    statement = f"""
+from finetune.config import choices, loading
+from finetune.core.errors import DataError
+from finetune.prepare import prepare
+assert all(choices.sentences(name) for name in choices.TABLES)
+config = loading.load(base="topics", out="news", **{{"data.train": [{{"path": {str(tmp_path / "missing.csv")!r}}}]}})
+try:
+    prepare(config, None, print)
+except DataError as error:
+    assert "there is no such file" in str(error)
+else:
+    raise AssertionError("a file that is missing is read")
+"""
+    assert not imported(statement).intersection({"transformers", "peft", "accelerate", "datasets"})

@@ -15,10 +15,10 @@ from finetune.core import events
 from finetune.core.errors import ConfigError
 from finetune.run import train
 from finetune.training import run_identity
+from finetune.training.checkpoint_callbacks import CheckpointCallback
 from finetune.training.checkpoints import (
     NOTE,
     STAMP,
-    CheckpointCallback,
     Note,
     checkpoints_of,
     evaluations_without_gain,
