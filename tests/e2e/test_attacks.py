@@ -44,6 +44,7 @@ def test_a_server_that_was_killed_leaves_uploads_that_the_next_one_deletes(
     assert not list(tmp_path.glob("*rehead*"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_ipv6(), reason="no IPv6")
 def test_idle_connections_keep_nobody_out_of_a_server_on_ipv6(start_server, tiny_models):
     server = start_server(tiny_models, "--host", "::1", "--max-connections", "20", "--requests-per-minute", "3")

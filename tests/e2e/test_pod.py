@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 import yaml
 
 from tests.support.waiting import until
@@ -17,6 +18,7 @@ KEY = "a-long-enough-key-1"
 ASK = {"inputs": "good film", "parameters": {"candidate_labels": list("abcdefgh")}}
 
 
+@pytest.mark.slow
 def test_a_pod_is_ready_is_stopped_and_answers_what_it_accepted(start_server, tiny_models, tmp_path):
     deployment = next(yaml.safe_load_all(MANIFEST.read_text("utf-8")))
     pod = deployment["spec"]["template"]["spec"]

@@ -16,7 +16,7 @@ KEY = "0123456789abcdef0123"
 PREFIX = "/tools/rehead"
 
 
-@pytest.fixture(scope="module", params=["prefix-removed", "prefix-kept"])
+@pytest.fixture(scope="module", params=["prefix-removed", pytest.param("prefix-kept", marks=pytest.mark.slow)])
 def proxied(request, start_server, tiny_models):
     """The address of a server with a key behind a proxy, and the server."""
     keeps_prefix = request.param == "prefix-kept"

@@ -12,8 +12,10 @@ import sys
 import time
 
 import pytest
+from click.testing import CliRunner
 
 from finetune.core.tables.files import read_table
+from service.cli import rehead
 from tests.support import waiting
 
 pty = pytest.importorskip("pty")
@@ -84,17 +86,16 @@ def folder(tmp_path, tiny_models):
     return tmp_path
 
 
-def run(folder, *arguments):
-    return subprocess.run(
-        [*COMMAND, *arguments], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+def run(*arguments):
+    """Run the command on texts.csv of the working directory, in this process and without a terminal."""
+    return CliRunner().invoke(rehead, ["review", "texts.csv", *arguments])
 
 
 def lines_of(folder, name="texts-answers.jsonl"):
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
-def test_keys_answer_undo_and_add_labels_and_the_same_command_continues(folder):
+def test_keys_answer_undo_and_add_labels_and_the_same_command_continues(folder, monkeypatch):
     terminal = Terminal(folder, "--model", "sentiment", "--reviewer", "Ann", "--retrain-every", "0")
     terminal.until(ROW)
     terminal.answer("1", 2)
@@ -126,21 +127,23 @@ def test_keys_answer_undo_and_add_labels_and_the_same_command_continues(folder):
     again.kill()
     assert len(lines_of(folder)) == 8 and lines_of(folder)[:7] == lines
 
-    reported = run(folder, "--report")
-    assert reported.returncode == 0 and "5 answered, 4 labeled" in reported.stdout
-    assert run(folder, "--labeled", "labeled.jsonl").returncode == 0
+    monkeypatch.chdir(folder)
+    reported = run("--report")
+    assert reported.exit_code == 0 and "5 answered, 4 labeled" in reported.stdout
+    assert run("--labeled", "labeled.jsonl").exit_code == 0
     rows = list(read_table(folder / "labeled.jsonl").rows)
     assert {row["text"] for row in rows} == {
         line["text"] for line in lines_of(folder)[2:] if line["action"] == "label" and not line["held_out"]
     }
 
 
-def test_without_a_terminal_rows_are_listed_and_a_review_says_what_to_do(folder):
-    refused = run(folder, "--model", "sentiment")
-    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
-    assert "needs a terminal" in refused.stderr and "--list -o rows.csv" in refused.stderr
-    listed = run(folder, "--model", "sentiment", "--list", "--rows", "10", "--strategy", "margin", "-o", "rows.csv")
-    assert listed.returncode == 0, listed.stderr
+def test_without_a_terminal_rows_are_listed_and_a_review_says_what_to_do(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    refused = run("--model", "sentiment").exception
+    assert refused.exit_code == 2
+    assert "needs a terminal" in str(refused) and "--list -o rows.csv" in str(refused)
+    listed = run("--model", "sentiment", "--list", "--rows", "10", "--strategy", "margin", "-o", "rows.csv")
+    assert listed.exit_code == 0, listed.stderr
     rows = list(read_table(folder / "rows.csv").rows)
     assert len(rows) == 10
     assert all(row["text"] == f"a {WORDS[(int(row['row']) - 1) % 4]} film {int(row['row']) - 1}" for row in rows)
@@ -165,11 +168,7 @@ def test_without_a_terminal_rows_are_listed_and_a_review_says_what_to_do(folder)
     ],
 )
 def test_what_cannot_be_reviewed_gets_one_sentence(folder, monkeypatch, arguments, sentence):
-    from click.testing import CliRunner
-
-    from service.cli import rehead
-
     monkeypatch.chdir(folder)
-    refused = CliRunner().invoke(rehead, ["review", "texts.csv", *arguments])
+    refused = run(*arguments)
     assert refused.exception.exit_code == 2 and sentence in str(refused.exception)
     assert sorted(path.name for path in folder.iterdir()) == ["models", "texts.csv"]

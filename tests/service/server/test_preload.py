@@ -23,6 +23,7 @@ def runtime(tmp_path):
     return RuntimeSettings(cache=tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_the_default_answers_first_and_the_fastest_runtime_comes_later(tiny_models, runtime):
     lines, others_may_load = [], threading.Event()
 

@@ -254,6 +254,7 @@ def test_a_run_trains_on_the_device_of_the_server(jobs, settings, tmp_path, tiny
     assert there.config(None, settings | {"device": "cpu"}, table).device == "cpu"
 
 
+@pytest.mark.slow
 def test_bases_are_ranked_for_the_table(jobs, settings, tmp_path):
     found = jobs.ranking(jobs.config(None, settings, write_table(tmp_path / "films.csv", 40)))
     assert found["metric"] == "accuracy" and found["rows"] > 20
