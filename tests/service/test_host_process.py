@@ -61,6 +61,7 @@ def run(code: str, *arguments: str | Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_importing_every_module_changes_nothing_of_the_process() -> None:
     run(OBSERVE + IMPORT_ALL)
 

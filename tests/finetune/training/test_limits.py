@@ -64,6 +64,7 @@ def test_a_full_disk_leaves_earlier_checkpoints_whole_and_says_bytes_needed(
     assert result.updates == 14
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="limits files with ulimit of bash, which is not installed")
 def test_the_command_ends_in_a_sentence_where_the_disk_is_full(config: Make, reviews: Any, tmp_path: Path) -> None:
     write_table(tmp_path / "reviews.csv", reviews)

@@ -275,6 +275,7 @@ def test_a_damaged_cache_is_noticed_when_it_is_read_and_written_again(tiny_senti
     assert not list(tmp_path.rglob(".partial-*"))
 
 
+@pytest.mark.slow
 def test_several_that_fill_a_cache_at_once_do_not_disturb_each_other(tiny_sentiment, tmp_path):
     settings, folder = RuntimeSettings(backend="openvino", precision="float32", cache=tmp_path), read(tiny_sentiment)
     with ThreadPoolExecutor(3) as pool:
