@@ -1,6 +1,7 @@
 """Checks of the settings before training: alone, and with the base, the labels and the validation rows.
 
-Heads, optimizers and schedules are built once at a tiny size, so that their own code checks their options. Faults of a
+Heads, optimizers and schedules other than the defaults are built once at a tiny size, so that their own code checks
+their options. Faults of a
 table are raised where it is read.
 """
 
@@ -15,6 +16,7 @@ import numpy as np
 from finetune.config.choice import Choice
 from finetune.config.data import DataConfig
 from finetune.config.model import ModelConfig
+from finetune.config.optim import OptimConfig
 from finetune.config.training import TrainConfig
 from finetune.core import model_folder
 from finetune.core.device import torch_device
@@ -259,9 +261,9 @@ def _build_head(config: TrainConfig) -> None:
 
 
 def _build_optimizer(config: TrainConfig) -> None:
-    """Let torch and transformers check the options of optimizer and schedule, which takes them seconds to import."""
-    optim = config.optim
-    if not optim.optimizer.options and not optim.schedule.options:
+    """Build optimizer and schedule, unless they are the defaults: it takes seconds of imports."""
+    optim, usual = config.optim, OptimConfig()
+    if (optim.optimizer, optim.schedule) == (usual.optimizer, usual.schedule):
         return
     import torch
 

@@ -100,7 +100,7 @@ def prepare(
     Raises:
         FinetuneError: settings, data, base or checkpoints that cannot be used; names the setting or the row.
     """
-    # 1. Settings alone, then the base: a mistake there should not cost the reading of a large table.
+    # 1. Settings alone, then the files of the base: a mistake there should not cost the reading of a large table.
     check_settings(config)
     if config.base == "auto":
         config = _with_recommended_base(config, data, emit)

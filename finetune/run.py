@@ -31,7 +31,7 @@ from finetune.measurement import logits_of, measure, window_logits_of, with_fitt
 from finetune.prepare import Prepared, prepare, usual_lr, work_folder
 from finetune.reports.report import ROW_NUMBERS, evaluation_json, write_evaluation
 from finetune.reports.run_warnings import Verdict, verdict_of
-from finetune.trained_folder import as_saved, save_weights_and_tokenizer, settings_of, write
+from finetune.trained_folder import as_saved, save_weights_and_tokenizer, settings_of, write_files
 from finetune.training import processes, run_lock
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _finished(prepared: Prepared, trained: TrainedModel, work: Path, emit: Liste
             emit(Warned(sentence))
 
         # 7. Write metrics, report, model card, weights and tokenizer; read the weights back.
-        likely_errors = write(folder, settings, prepared, measured, trained, verdict, fitted)
+        likely_errors = write_files(folder, settings, prepared, measured, trained, verdict, fitted)
         if likely_errors is not None:
             emit(Info(likely_errors))
         save_weights_and_tokenizer(model, folder, prepared)

@@ -103,7 +103,7 @@ def _languages(prepared: Prepared) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*found, *(known if len(known) > 1 else ())]))
 
 
-def write(
+def write_files(
     folder: Path,
     settings: ClassifierSettings,
     prepared: Prepared,

@@ -16,6 +16,9 @@ from finetune.core.tables.options import TableOptions
 from service.errors import BadRequest
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from service.inference.engine import Engine
     from service.review.answers import AnswersFile
     from service.review.measures import Point
     from service.review.review import Given, Review
@@ -139,7 +142,6 @@ def command(
     plan = Plan(strategy, rows, 0.0 if checking or listing else held_out, overlap, seed)
     target = None if given is None else Path(out or Path(models_dir) / f"{given.folder.path.name}-reviewed")
     retrain = reviews.Retrain(None if listing else target, retrain_every, loading.content_of(None, overrides))
-    click.echo(f"choosing among {len(review_rows):,} texts of {review_rows.rows:,} rows ...", err=True)
     with ExitStack() as stack:
         if listing and not answers.exists():
             answers = Path(stack.enter_context(TemporaryDirectory())) / answers.name
@@ -149,7 +151,7 @@ def command(
             _list(review, file, rows)
             return
         name = checked_reviewer(reviewer or _login_name())
-        click.echo(f"reviewer {name}; answers go to {answers}")
+        click.echo(f"{len(review_rows):,} texts of {review_rows.rows:,} rows; reviewer {name}; answers go to {answers}")
         given_answers = terminal.ask(review, name)
         click.echo(f"{given_answers} answers saved in {answers}; the same command continues")
         _print_measures(review.session.answers, review.points)
@@ -178,7 +180,12 @@ def _given(model: str, models_dir: str, device: str | None) -> Given:
     from service.review.review import Given, loaded
 
     folder = resolve(model, models_dir)
-    return Given(folder.path.name, folder, lambda: loaded(folder, device), device or "auto", models_dir)
+
+    def engine() -> AbstractContextManager[Engine]:
+        click.echo(f"scoring the texts by {folder.path.name} ...", err=True)
+        return loaded(folder, device)
+
+    return Given(folder.path.name, folder, engine, device or "auto", models_dir)
 
 
 def _list(review: Review, file: Path | None, count: int) -> None:

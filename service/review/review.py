@@ -18,6 +18,7 @@ from service.review.answers import Answer, AnswersFile, decided
 from service.review.leases import Leases
 from service.review.retraining import Retraining, RetrainingPlan
 from service.review.session import Plan, ReviewSession, ScoredRows
+from service.review.strategies import TEACHER_MISSING
 from service.review.table import ReviewTable
 
 CHECKING = "label_errors"
@@ -97,6 +98,8 @@ def begin(
             raise BadRequest(
                 f"the strategy {plan.strategy} orders rows by the scores of a model: name one with --model"
             )
+        if plan.strategy == "disagreement" and teacher is None:
+            raise BadRequest(TEACHER_MISSING)
         scoring.check_model(model.folder, model.name)
         if retrain.out is not None:
             retraining.check_out(retrain.out.resolve(), model.folder.path, work)

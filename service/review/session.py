@@ -49,6 +49,10 @@ class Plan:
     overlap: float = 0.1
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse an unknown strategy, before any text is scored."""
+        pick(STRATEGIES, self.strategy, {}, what="strategy")
+
 
 @dataclass(frozen=True)
 class ScoredRows:
@@ -110,7 +114,7 @@ class ReviewSession:
     ) -> None:
         self.table, self.answers, self.plan, self.scored = table, answers, plan, scored
         self._leases, self._embed, self._teach, self._issues = leases, embed, teach, issues
-        self._choose = pick(STRATEGIES, plan.strategy, {}, what="strategy")
+        self._choose = STRATEGIES[plan.strategy]
         answers.check(table)
         self._place = {name: place for place, name in enumerate(table.hashes)}
         held = np.flatnonzero(table.draws(plan.seed, "held out") < plan.held_out)

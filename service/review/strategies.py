@@ -25,6 +25,8 @@ UNCERTAIN_PER_ROW, FEWEST_UNCERTAIN, MOST_CLUSTERED = 10, 200, 3000
 MOST_TAUGHT = 2000
 """Rows, drawn at random, that the teacher scores."""
 
+TEACHER_MISSING = "the strategy disagreement compares the model with a teacher: name one with --teacher"
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -65,7 +67,7 @@ def disagreement(rows: Candidates) -> Places:
         BadRequest: there is no teacher.
     """
     if rows.teach is None:
-        raise BadRequest("the strategy disagreement compares the model with a teacher: name one with --teacher")
+        raise BadRequest(TEACHER_MISSING)
     drawn = random(rows)
     taught, rest = np.sort(drawn[:MOST_TAUGHT]), drawn[MOST_TAUGHT:]
     first, second = (np.clip(scores, 1e-12, 1.0) for scores in (rows.scores[taught], rows.teach(taught)))

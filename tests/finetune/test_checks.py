@@ -36,6 +36,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"optim.optimizer.name": "adamw", "optim.optimizer.beta1": 2}, "optim.optimizer: Invalid beta"),
     ({"optim.schedule.name": "reduce_on_plateau", "optim.schedule.factor": 2}, "optim.schedule: Factor should be"),
     ({"optim.schedule.name": "linear", "optim.schedule.power": 2}, "has no option 'power'"),
+    (
+        {"optim.optimizer": "adafactor", "optim.schedule": "one_cycle"},
+        "optimizer must support momentum",
+    ),
     ({"optim.optimizer.name": "adam", "optim.weight_decay": 0.1}, "no decoupled weight decay"),
     ({"metrics": ["acuracy"]}, "metrics: 'acuracy' is not built in"),
     ({"metrics": ["samples_f1"]}, "metrics: 'samples_f1' does not fit task binary"),

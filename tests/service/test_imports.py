@@ -41,18 +41,19 @@ def test_public_names_are_these():
     )
 
 
-def test_a_wrong_setting_or_table_is_refused_before_transformers_is_imported(tmp_path):
+def test_choices_are_listed_and_a_wrong_run_is_refused_without_transformers(tmp_path):
     statement = f"""
 from finetune.config import choices, loading
-from finetune.core.errors import DataError
+from finetune.core.errors import ConfigError, DataError
 from finetune.prepare import prepare
 assert all(choices.sentences(name) for name in choices.TABLES)
-config = loading.load(base="topics", out="news", **{{"data.train": [{{"path": {str(tmp_path / "missing.csv")!r}}}]}})
-try:
-    prepare(config, None, print)
-except DataError as error:
-    assert "there is no such file" in str(error)
-else:
-    raise AssertionError("a file that is missing is read")
+table = {{"data.train": [{{"path": {str(tmp_path / "missing.csv")!r}}}]}}
+for settings, refusal in ((table, "there is no such file"), (table | {{"loss": "focl"}}, "did you mean 'focal'")):
+    try:
+        prepare(loading.load(base="topics", out="news", **settings), None, print)
+    except (ConfigError, DataError) as error:
+        assert refusal in str(error), error
+    else:
+        raise AssertionError("it was not refused")
 """
     assert not imported(statement).intersection({"transformers", "peft", "accelerate", "datasets"})
