@@ -141,13 +141,13 @@ def _title(plot: str) -> str:
 
 def _usage(name: str, *, zero_shot: bool, custom: bool) -> str:
     if zero_shot:
-        call = f'ZeroShotClassifier("{name}")("Shares fell sharply.", ["sports", "business"])'
-        return f"```python\nfrom service import ZeroShotClassifier\n\n{call}\n```"
+        call = f'rehead.ZeroShotClassifier("{name}")("Shares fell sharply.", ["sports", "business"])'
+        return f"```python\nimport rehead\n\n{call}\n```"
     more = "import finetune.modeling.build  # rehead: registers the head of this model\n" if custom else ""
     without = "with transformers" if custom else "without rehead"
-    ours = f'```python\nfrom service import load\n\nload("{name}")(["a text"])\n```'
-    stock = f'{more}from transformers import pipeline\n\npipeline("text-classification", "{name}")(["a text"])'
-    return f"{ours}\n\nor {without}:\n\n```python\n{stock}\n```"
+    ours = f'```python\nimport rehead\n\nrehead.load("{name}")(["a text"])\n```'
+    stock = f'{more}from transformers import pipeline\n\npipeline("text-classification", "models/{name}")(["a text"])'
+    return f"{ours}\n\nor {without}, by the path of this folder:\n\n```python\n{stock}\n```"
 
 
 def _score_table(measured: Mapping[str, ScoredSplit]) -> str:

@@ -63,6 +63,16 @@ def test_the_multilingual_model_is_small_and_names_its_languages() -> None:
     assert "license: mit" in card and "base_model: intfloat/multilingual-e5-small" in card
 
 
+@pytest.mark.parametrize("name", ["sentiment", "topics", "topics-multilingual"])
+def test_what_the_card_says_to_run_names_the_model_and_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    card = (model_folder.shipped_dir() / name / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", card.partition("## Use\n")[2], re.DOTALL)
+    assert blocks and all(f'{name}"' in block for block in blocks)
+    for block in blocks:
+        exec(block, {})
+
+
 @pytest.mark.parametrize(
     ("text", "topic"),
     [
