@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,30 @@ def take_screenshot(page: Any, name: str, folder: Path = PICTURES) -> None:
     page.screenshot(path=file, full_page=True)
     with Image.open(file) as picture:
         picture.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(file, optimize=True)
+
+
+@contextmanager
+def served(*flags: str) -> Iterator[tuple[Any, str]]:
+    """Start a server with these flags and a browser; give the browser and the server's address."""
+    from playwright.sync_api import sync_playwright
+
+    server = subprocess.Popen(
+        [sys.executable, "-m", "service.cli", "serve", "--port", "0", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        assert server.stdout is not None
+        address = next(match[0] for line in server.stdout if (match := re.search(r"http://\S+", line)))
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+            yield browser, address
+            browser.close()
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait()
 
 
 def wait_for_text(page: Any, selector: str, text: str) -> None:
@@ -126,50 +152,38 @@ def main() -> None:
     args = parser.parse_args()
     if args.new is None and args.only is None:
         parser.error("name the tables REVIEWS and NEW")
-    from playwright.sync_api import sync_playwright
-
     PICTURES.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--models", f"{home}/models"]
-        command += ["--allow-training", "--feedback", f"{home}/corrections.jsonl"]
-        server = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        )
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        try:
-            assert server.stdout is not None
-            address = next(match[0] for line in server.stdout if (match := re.search(r"http://\S+", line)))
+    with tempfile.TemporaryDirectory() as home:
+        models, corrections = f"{home}/models", f"{home}/corrections.jsonl"
+        with served("--models", models, "--allow-training", "--feedback", corrections) as (browser, address):
             if args.only == "no-labels":
                 distill(browser, address)
-                return
-            trained = False
-            for width, (wide, high) in WIDTHS.items():
-                for theme in ("light", "dark"):
-                    context = browser.new_context(viewport={"width": wide, "height": high}, color_scheme=theme)
-                    page = context.new_page()
-                    page.goto(address)
-                    page.wait_for_selector("#sentiment-text textarea")
-                    if not trained:
-                        begin = time.monotonic()
-                        train(page, args.reviews)
-                        print(f"trained in {time.monotonic() - begin:.0f} s", page.inner_text("#train-status"))
-                        trained = True
-                    for tab in TABS:
-                        fill_tab(page, tab, args.new)
-                        take_screenshot(page, f"{tab.lower()}-{width}-{theme}")
-                        if tab == "Batch" and (width, theme) == ("desktop", "light"):
-                            with page.expect_download() as download:
-                                page.click("#batch-download")
-                            download.value.save_as(args.new.with_name("scored.csv"))
-                    context.close()
-        finally:
-            browser.close()
-            server.send_signal(signal.SIGTERM)
-            server.wait()
+            else:
+                walk_through(browser, address, args.reviews, args.new)
+
+
+def walk_through(browser: Any, address: str, reviews: Path, new: Path) -> None:
+    """Train a model, fill in every tab and take its screenshots, in each size and theme."""
+    trained = False
+    for width, (wide, high) in WIDTHS.items():
+        for theme in ("light", "dark"):
+            context = browser.new_context(viewport={"width": wide, "height": high}, color_scheme=theme)
+            page = context.new_page()
+            page.goto(address)
+            page.wait_for_selector("#sentiment-text textarea")
+            if not trained:
+                begin = time.monotonic()
+                train(page, reviews)
+                print(f"trained in {time.monotonic() - begin:.0f} s", page.inner_text("#train-status"))
+                trained = True
+            for tab in TABS:
+                fill_tab(page, tab, new)
+                take_screenshot(page, f"{tab.lower()}-{width}-{theme}")
+                if tab == "Batch" and (width, theme) == ("desktop", "light"):
+                    with page.expect_download() as download:
+                        page.click("#batch-download")
+                    download.value.save_as(new.with_name("scored.csv"))
+            context.close()
 
 
 if __name__ == "__main__":

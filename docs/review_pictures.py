@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import random
-import re
-import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from page_pictures import FLAGS, TIMEOUT_S, take_screenshot, wait_for_text
+from page_pictures import TIMEOUT_S, served, take_screenshot, wait_for_text
 
 PICTURES = Path(__file__).parent / "pictures" / "review"
 DESKTOP, PHONE = {"width": 1200, "height": 800}, {"width": 390, "height": 800}
@@ -66,15 +62,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2000, help="rows of the table under review")
     parser.add_argument("--answers", type=int, default=110, help="answers until the held-out curve is shown")
     args = parser.parse_args()
-    from playwright.sync_api import sync_playwright
-
     PICTURES.mkdir(parents=True, exist_ok=True)
     with args.table.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     random.Random(0).shuffle(rows)
     rows = rows[: args.rows + FIRST_ROWS]
     labels = {" ".join(row["text"].split()): row["label"] for row in rows}
-    with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as home:
         first, texts = Path(home) / "first.csv", Path(home) / "texts.csv"
         for file, part, columns in (
             (first, rows[:FIRST_ROWS], ("text", "label")),
@@ -84,19 +78,7 @@ def main() -> None:
                 csv.writer(stream).writerows([columns, *([row[name] for name in columns] for row in part)])
         train = ["finetune", str(first), "--base", "topics", "--epochs", "8", "--out", f"{home}/models/{NAME}"]
         subprocess.run([sys.executable, "-m", "service.cli", *train, "--set", "plots=false"], check=True)
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--models", f"{home}/models"]
-        command += ["--allow-training", "--default", NAME]
-        server = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        )
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        try:
-            assert server.stdout is not None
-            address = next(match[0] for line in server.stdout if (match := re.search(r"http://\S+", line)))
+        with served("--models", f"{home}/models", "--allow-training", "--default", NAME) as (browser, address):
             pages = {}
             for name, size, theme in (("desktop-light", DESKTOP, "light"), ("phone-dark", PHONE, "dark")):
                 page = browser.new_context(viewport=size, color_scheme=theme).new_page()
@@ -113,10 +95,6 @@ def main() -> None:
             for name, page in pages.items():
                 page.wait_for_selector("#review-curve", state="visible")
                 take_screenshot(page, f"curve-{name}", PICTURES)
-        finally:
-            browser.close()
-            server.send_signal(signal.SIGTERM)
-            server.wait()
 
 
 if __name__ == "__main__":
