@@ -58,7 +58,9 @@ def rehead(job: dict[str, Any]) -> tuple[list[str], float]:
 
     train = rehead.train  # imported at its first use
     out = f"{job['scratch']}/model"
-    options = {"base": job["base"], "out": out, "seed": job["seed"], "few_shot__name": job["way"]}
+    options = {"base": job["base"], "out": out, "seed": job["seed"]}
+    if job["contestant"] == "rehead":
+        options["few_shot__name"] = job["way"]
     config = loading.load(None, job["overrides"], plots=False, tfidf_baseline=False, **options)
     begin = time.perf_counter()
     train(config, job["train"], progress=False)
@@ -86,7 +88,8 @@ def setfit(job: dict[str, Any]) -> tuple[list[str], float]:
     return [names[int(answer)] for answer in answers], seconds
 
 
-CONTESTANTS = {"rehead": rehead, "setfit": setfit}
+CONTESTANTS = {"rehead": rehead, "setfit": setfit, "fine_tuning": rehead}
+"""`fine_tuning` is rehead's ordinary one, without `few_shot`."""
 
 
 def run(file: Path) -> None:
