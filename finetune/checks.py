@@ -1,8 +1,7 @@
 """Checks of the settings before training: alone, and with the base, the labels and the validation rows.
 
 Heads, optimizers and schedules other than the defaults are built once at a tiny size, so that their own code checks
-their options. Faults of a
-table are raised where it is read.
+their options. Faults of a table are raised where it is read.
 """
 
 from __future__ import annotations
@@ -261,7 +260,8 @@ def _build_head(config: TrainConfig) -> None:
 
 
 def _build_optimizer(config: TrainConfig) -> None:
-    """Build optimizer and schedule, unless they are the defaults: it takes seconds of imports."""
+    """Build optimizer and schedule, unless both are the defaults, which need no check: building them imports
+    transformers, which takes seconds."""
     optim, usual = config.optim, OptimConfig()
     if (optim.optimizer, optim.schedule) == (usual.optimizer, usual.schedule):
         return

@@ -38,7 +38,6 @@ VERIFIED_ROWS = 64
 ROUNDING = {False: 1e-5, True: 1e-2}
 """What their logits may differ by, in the largest one, without and with bfloat16."""
 
-
 OWN_LANGUAGE = 0.25
 """Fraction of the training texts from which a language is one of the model's; detection errs on short texts."""
 

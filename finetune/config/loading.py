@@ -228,8 +228,8 @@ def sentence_of(error: ValidationError, where: str | None, model: type[BaseModel
     if first["type"] == "extra_forbidden":
         return f"{prefix}unknown setting {key!r}: {suggestion(path, model)}"
     if first["type"] == "missing":
-        given_as = {"base": "--base", "out": "--out", "labels": "--labels", "texts": "TEXTS"}.get(key)
-        return f"{prefix}setting {key!r}{f' ({given_as})' if given_as else ''} is missing"
+        given_as = {"base": " (--base)", "out": " (--out)", "labels": " (--labels)", "texts": " (TEXTS)"}.get(key, "")
+        return f"{prefix}setting {key!r}{given_as} is missing"
     message = first["msg"].removeprefix("Value error, ")
     value = "" if isinstance(first["input"], dict | BaseModel) else f" is {first['input']!r}"
     return f"{prefix}setting {key!r}{value}: {message[0].lower()}{message[1:]}"
